@@ -1,0 +1,1 @@
+"""The playground: robots, transforms, policies, the shared worker, views and the page."""
