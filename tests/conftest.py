@@ -1,0 +1,26 @@
+"""Where the reference data lies, and what tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+GOLDENS = ROOT.parent / "shared" / "goldens"
+
+
+def pytest_collection_modifyitems(config, items):
+    """Without the reference data: a failure where CI=true, a skip elsewhere."""
+    if GOLDENS.is_dir() or os.environ.get("CI") == "true":
+        return
+    skip = pytest.mark.skip(reason=f"reference data not found at {GOLDENS}")
+    for item in items:
+        if "goldens" in getattr(item, "fixturenames", ()):
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def goldens() -> Path:
+    """The folder of recorded outputs of openpi and of the FAST tokenizer."""
+    assert GOLDENS.is_dir(), f"reference data is missing: expected it at {GOLDENS}"
+    return GOLDENS
