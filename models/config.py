@@ -1,6 +1,6 @@
-"""Sizes of the models. Every number that distinguishes a 3B model from a small one is a field here.
+"""Sizes of the models: every number in which a 3B model and a small one differ is a field here.
 
-Sources: openpi's `models/gemma.py`, `models/siglip.py`, `models/pi0_config.py`, `models/pi0_fast.py`.
+Sources: openpi's `gemma.py`, `siglip.py`, `pi0_config.py` and `pi0_fast.py` under `models/`.
 """
 
 import dataclasses

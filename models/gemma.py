@@ -1,0 +1,273 @@
+"""Gemma decoder for one expert, or for a pair that shares one attention (mixture of transformers).
+
+Axes: B batch, T query tokens, S key tokens, N query heads, K kv heads, G = N / K, H head dimension,
+D width, F MLP width. Sources: Gemma report (arXiv 2403.08295), pi0 paper (arXiv 2410.24164, IV),
+openpi's `models/gemma.py` and `models/gemma_fast.py` for the numerics.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from models.config import ExpertConfig
+
+# What a forbidden place gets instead of its score; openpi's constant, finite in float32.
+FORBIDDEN = -2.3819763e38
+ROPE_MAX_WAVELENGTH = 10_000
+
+
+class Pair(NamedTuple):
+    """Something of each expert: the vision-language prefix and the action suffix."""
+
+    prefix: object = None
+    suffix: object = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class KVCache:
+    """Keys (after RoPE) and values of every layer: tuples of [B, S, K, H] in the compute dtype."""
+
+    k: tuple[Array, ...]
+    v: tuple[Array, ...]
+
+
+class RMSNorm(nnx.Module):
+    """x / rms(x) * (1 + scale), in float32, returned in x's type. Its gate is None: no gate."""
+
+    def __init__(self, width: int):
+        self.scale = nnx.Param(jnp.zeros((width,), jnp.float32))
+
+    def __call__(self, x: Array, condition: Array | None) -> tuple[Array, None]:
+        return (_normalise(x) * (1 + self.scale[...])).astype(x.dtype), None
+
+
+class AdaRMSNorm(nnx.Module):
+    """RMSNorm whose scale, shift and residual gate come from a condition (pi0.5's time)."""
+
+    def __init__(self, width: int, *, dtype, rngs: nnx.Rngs):
+        zeros = nnx.initializers.zeros_init()
+        self.modulation = nnx.Linear(width, 3 * width, kernel_init=zeros, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Array, condition: Array) -> tuple[Array, Array]:
+        """x [B, T, D], condition [B, D] to (normed [B, T, D], gate [B, 1, D])."""
+        scale, shift, gate = jnp.split(self.modulation(condition)[:, None, :], 3, axis=-1)
+        return (_normalise(x) * (1 + scale) + shift).astype(x.dtype), gate
+
+
+def _normalise(x: Array) -> Array:
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
+
+
+class Block(nnx.Module):
+    """One expert's share of a layer: its norms, projections and MLP. No biases anywhere."""
+
+    def __init__(self, config: ExpertConfig, *, adaptive: bool, dtype, rngs: nnx.Rngs):
+        d, n, k, h = config.width, config.num_heads, config.num_kv_heads, config.head_dim
+        init = nnx.initializers.lecun_normal()
+        self.config = config
+
+        def kernel(rows: int, columns: int) -> nnx.Param:
+            return nnx.Param(init(rngs.params(), (rows, columns), jnp.float32))
+
+        self.attention_norm = _norm(d, adaptive, dtype, rngs)
+        self.query = kernel(d, n * h)
+        self.key = kernel(d, k * h)
+        self.value = kernel(d, k * h)
+        self.out = kernel(n * h, d)
+        self.mlp_norm = _norm(d, adaptive, dtype, rngs)
+        self.gate = kernel(d, config.mlp_dim)
+        self.up = kernel(d, config.mlp_dim)
+        self.down = kernel(config.mlp_dim, d)
+
+    def project(self, x: Array) -> tuple[Array, Array, Array]:
+        """Normed x [B, T, D] to q [B, T, N, H], k and v [B, T, K, H]."""
+        c = self.config
+        q = _dot(x, self.query).reshape(*x.shape[:2], c.num_heads, c.head_dim)
+        k = _dot(x, self.key).reshape(*x.shape[:2], c.num_kv_heads, c.head_dim)
+        v = _dot(x, self.value).reshape(*x.shape[:2], c.num_kv_heads, c.head_dim)
+        return q, k, v
+
+    def finish(self, x: Array, attended: Array, gate, condition) -> Array:
+        """Output projection of attended [B, T, N, H], residual, MLP, residual."""
+        x = _residual(x, _dot(attended.reshape(*x.shape[:2], -1), self.out), gate)
+        y, gate = self.mlp_norm(x, condition)
+        y = _dot(nnx.gelu(_dot(y, self.gate), approximate=True) * _dot(y, self.up), self.down)
+        return _residual(x, y, gate)
+
+
+def _norm(width: int, adaptive: bool, dtype, rngs: nnx.Rngs) -> RMSNorm | AdaRMSNorm:
+    return AdaRMSNorm(width, dtype=dtype, rngs=rngs) if adaptive else RMSNorm(width)
+
+
+def _dot(x: Array, kernel: nnx.Param) -> Array:
+    return x @ kernel[...].astype(x.dtype)
+
+
+def _residual(x: Array, branch: Array, gate: Array | None) -> Array:
+    return x + branch if gate is None else x + branch * gate
+
+
+class Expert(nnx.Module):
+    """The weights of one decoder."""
+
+    def __init__(self, config: ExpertConfig, *, adaptive: bool, dtype, rngs: nnx.Rngs):
+        self.blocks = nnx.List(
+            [Block(config, adaptive=adaptive, dtype=dtype, rngs=rngs) for _ in range(config.depth)]
+        )
+        self.final_norm = _norm(config.width, adaptive, dtype, rngs)
+
+
+class Gemma(nnx.Module):
+    """A token table, the language expert, and (pi0, pi0.5) the action expert beside it.
+
+    `float32_query`: PARITY: the Gemma that FAST uses leaves the rotated query in float32; pi0's
+    rounds it to the compute dtype. They are equal in float32.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        language: ExpertConfig,
+        action: ExpertConfig | None,
+        *,
+        adaptive_action: bool,
+        float32_query: bool,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
+        self.dtype = dtype
+        self.float32_query = float32_query
+        init = nnx.initializers.normal(language.width**-0.5)
+        self.embedding = nnx.Param(init(rngs.params(), (vocab_size, language.width), jnp.float32))
+        self.language = Expert(language, adaptive=False, dtype=dtype, rngs=rngs)
+        if action is not None:
+            self.action = Expert(action, adaptive=adaptive_action, dtype=dtype, rngs=rngs)
+        else:
+            self.action = None
+
+    def embed(self, tokens: Array) -> Array:
+        """int [B, T] to [B, T, D]: rows of the table times sqrt(D), in the compute dtype."""
+        rows = self.embedding[...][tokens]
+        return (rows * jnp.sqrt(rows.shape[-1]).astype(rows.dtype)).astype(self.dtype)
+
+    def logits(self, hidden: Array) -> Array:
+        """[..., D] to [..., vocabulary]: the same table transposed, in the wider of both types."""
+        table = self.embedding[...]
+        dtype = jnp.promote_types(hidden.dtype, table.dtype)
+        return jnp.einsum("...d,vd->...v", hidden.astype(dtype), table.astype(dtype))
+
+    def __call__(
+        self,
+        tokens: Pair,
+        positions: Array,
+        mask: Array,
+        *,
+        condition: Array | None = None,
+        cache: KVCache | None = None,
+        write_at: Array | int | None = None,
+    ) -> tuple[Pair, KVCache, list[Array]]:
+        """Runs the present experts through all layers.
+
+        tokens: [B, T_i, D_i] of each expert that takes part, None for one that does not. positions
+        int [B, T] and mask bool [B, T, S] run over prefix then suffix. condition: [B, D] for the
+        action expert's adaptive norms. cache: without `write_at` it is read only and its keys come
+        before the new ones; with `write_at` the new keys are written into it there.
+
+        Returns the experts' outputs after their final norms, the keys and values that were attended
+        to, and each layer's attention weights, float [B, N, T, S].
+        """
+        experts = Pair(
+            self.language if tokens.prefix is not None else None,
+            self.action if tokens.suffix is not None else None,
+        )
+        present = [i for i, expert in enumerate(experts) if expert is not None]
+        conditions = (None, condition)
+        x = {i: tokens[i].astype(self.dtype) for i in present}
+        splits = [sum(x[i].shape[1] for i in present[:j]) for j in range(1, len(present))]
+        rotation = _rotation(positions, experts[present[0]].blocks[0].config.head_dim)
+        keys, values, attention = [], [], []
+        for layer in range(len(experts[present[0]].blocks)):
+            blocks = {i: experts[i].blocks[layer] for i in present}
+            normed = {i: blocks[i].attention_norm(x[i], conditions[i]) for i in present}
+            # Project per expert, join on the token axis.
+            projected = [blocks[i].project(normed[i][0]) for i in present]
+            q, k, v = (jnp.concatenate(part, axis=1) for part in zip(*projected, strict=True))
+            # Rotate; one softmax over everybody.
+            q, k = _rotate(q, rotation), _rotate(k, rotation).astype(self.dtype)
+            if not self.float32_query:
+                q = q.astype(self.dtype)
+            q = q * q.shape[-1] ** -0.5
+            if cache is not None:
+                k, v = (
+                    _extend(old[layer], new, write_at) for old, new in ((cache.k, k), (cache.v, v))
+                )
+            weights = attention_weights(q, k, mask)
+            attended = apply_attention(weights, v)
+            # Split, project per expert.
+            parts = jnp.split(attended, splits, axis=1)
+            for i, part in zip(present, parts, strict=True):
+                x[i] = blocks[i].finish(x[i], part, normed[i][1], conditions[i])
+            keys.append(k)
+            values.append(v)
+            attention.append(weights)
+        outputs = [
+            experts[i].final_norm(x[i], conditions[i])[0] if i in present else None for i in (0, 1)
+        ]
+        return Pair(*outputs), KVCache(tuple(keys), tuple(values)), attention
+
+
+def _rotation(positions: Array, head_dim: int) -> tuple[Array, Array]:
+    """cos and sin [B, T, 1, H / 2] of the RoPE angles, float32.
+
+    PARITY: the angle is position / timescale with a float32 timescale, not position * frequency;
+    at angles near 1000 rad the rounding shows.
+    """
+    exponent = (2.0 / head_dim) * jnp.arange(head_dim // 2, dtype=jnp.float32)
+    timescale = ROPE_MAX_WAVELENGTH**exponent
+    angle = positions[..., None, None] / timescale
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def _rotate(x: Array, rotation: tuple[Array, Array]) -> Array:
+    """RoPE on [B, T, heads, H]: first and second half form the pairs. Returns float32."""
+    cos, sin = rotation
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def _extend(old: Array, new: Array, write_at: Array | int | None) -> Array:
+    if write_at is None:
+        return jnp.concatenate([old, new], axis=1)
+    return jax.lax.dynamic_update_slice_in_dim(old, new, write_at, axis=1)
+
+
+def attention_weights(q: Array, k: Array, mask: Array) -> Array:
+    """softmax(q k) over the allowed keys: q [B, T, N, H] (scaled), k [B, S, K, H], mask [B, T, S]
+    to [B, N, T, S] in k's type; scores and softmax in float32.
+
+    The query heads of one kv head are folded into the rows of one matrix product: the same numbers,
+    and on a CPU several times faster than one product a head. A query with no allowed key gets
+    uniform weights.
+    """
+    b, t, n, h = q.shape
+    kv_heads = k.shape[2]
+    folded = q.transpose(0, 2, 1, 3).reshape(b, kv_heads, n // kv_heads * t, h)
+    scores = jnp.einsum("bkmh,bskh->bkms", folded, k, preferred_element_type=jnp.float32)
+    scores = scores.reshape(b, n, t, k.shape[1])
+    scores = jnp.where(mask[:, None], scores, FORBIDDEN)
+    return jax.nn.softmax(scores, axis=-1).astype(k.dtype)
+
+
+def apply_attention(weights: Array, v: Array) -> Array:
+    """weights [B, N, T, S], v [B, S, K, H] to [B, T, N, H]."""
+    b, n, t, s = weights.shape
+    kv_heads, h = v.shape[2:]
+    folded = weights.reshape(b, kv_heads, n // kv_heads * t, s)
+    attended = jnp.einsum("bkms,bskh->bkmh", folded, v)
+    return attended.reshape(b, n, t, h).transpose(0, 2, 1, 3)

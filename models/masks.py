@@ -1,0 +1,76 @@
+"""Who may attend to whom, and where everybody stands. True = may attend; rows are queries.
+
+Axes: B batch, T query tokens, S key tokens.
+"""
+
+import jax.numpy as jnp
+from jax import Array
+
+
+def block_causal(input_mask: Array, ar_mask: Array) -> Array:
+    """Attention mask of a sequence of blocks (openpi `make_attn_mask`, after big_vision).
+
+    Each token has an input bit (is it there?) and an autoregressive bit. A 1 opens a new block: its
+    tokens, and the zeros that follow, see every block before and all of their own. With c the
+    running sum of the autoregressive bits, query i may see key j if c[j] <= c[i] and both are
+    there.
+
+    A camera of two tokens, text of two (the second one padding), a state, two actions:
+
+        ar        0  0  0  0  1  1  0        cam cam txt pad sta act act
+        there     1  1  1  0  1  1  1   cam   1   1   1   .   .   .   .
+                                        cam   1   1   1   .   .   .   .
+                                        txt   1   1   1   .   .   .   .
+                                        pad   .   .   .   .   .   .   .
+                                        sta   1   1   1   .   1   .   .
+                                        act   1   1   1   .   1   1   1
+                                        act   1   1   1   .   1   1   1
+
+    input_mask: bool [B, T]; ar_mask: bool or int [T] or [B, T]. Returns bool [B, T, T].
+    """
+    block = jnp.cumsum(jnp.broadcast_to(ar_mask, input_mask.shape).astype(jnp.int32), axis=1)
+    in_reach = block[:, None, :] <= block[:, :, None]
+    return in_reach & input_mask[:, None, :] & input_mask[:, :, None]
+
+
+def positions(input_mask: Array) -> Array:
+    """int32 [B, T]: the running count of valid tokens, from 0; padding does not advance it.
+
+    Padding in front of the first valid token stands at -1, as in openpi.
+    """
+    return jnp.cumsum(input_mask.astype(jnp.int32), axis=1) - 1
+
+
+def suffix_mask(prefix_input_mask: Array, suffix_input_mask: Array, suffix_ar_mask: Array) -> Array:
+    """Mask of a suffix that runs after its prefix: bool [B, T, P + T].
+
+    Every suffix token sees the valid prefix [B, P]; among themselves the blocks decide.
+    """
+    b, t = suffix_input_mask.shape
+    prefix = jnp.broadcast_to(prefix_input_mask[:, None, :], (b, t, prefix_input_mask.shape[1]))
+    return jnp.concatenate([prefix, block_causal(suffix_input_mask, suffix_ar_mask)], axis=2)
+
+
+def right_align_shift(input_mask: Array) -> Array:
+    """int32 [B]: how far to roll each row to the left so that its last valid token ends it."""
+    place = jnp.arange(1, input_mask.shape[1] + 1)
+    return jnp.max(place * input_mask, axis=1)
+
+
+def roll_rows(x: Array, shift: Array, axis: int = 1) -> Array:
+    """Rolls `axis` of each row of x [B, ...] to the left by its own shift [B]."""
+    length = x.shape[axis]
+    index = (jnp.arange(length)[None] + shift[:, None]) % length
+    shape = [x.shape[0] if i == 0 else length if i == axis else 1 for i in range(x.ndim)]
+    return jnp.take_along_axis(x, index.reshape(shape), axis=axis)
+
+
+def decode_mask(valid_len: Array, prefix_len: int, step: Array, total_len: int) -> Array:
+    """Mask of the token decoded at `step` over a right-aligned prefix: bool [B, 1, total_len].
+
+    PARITY: openpi lets it see the last `valid_len` [B] prefix places by count, so a masked camera
+    in the middle of the row shifts the window instead of being left out.
+    """
+    place = jnp.arange(total_len)[None, None, :]
+    start = prefix_len - valid_len[:, None, None]
+    return (place >= start) & (place < prefix_len + step + 1)

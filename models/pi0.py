@@ -1,0 +1,310 @@
+"""pi0 and pi0.5: a chunk of actions by flow matching (arXiv 2410.24164, 2504.16054; openpi's
+`models/pi0.py` for the numerics).
+
+Time: t = 1 is noise, t = 0 the action (the papers' tau is 1 - t). x_t = t noise + (1 - t) actions,
+velocity v = noise - actions, one Euler step x_{t+dt} = x_t + dt v_t with dt = -1 / S.
+
+Axes: B batch, P prefix tokens (cameras, then text), A action horizon, M the model's action
+dimensions, Q suffix tokens (pi0: state and A actions; pi0.5: A actions), S Euler steps.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from models import masks
+from models.compiled import compiled
+from models.config import Pi0Config
+from models.gemma import Gemma, KVCache, Pair
+from models.observation import Observation
+from models.siglip import Siglip
+
+
+class Embedded(NamedTuple):
+    """A run of tokens: [B, T, D], who is there bool [B, T], which open a block bool [T]."""
+
+    tokens: Array
+    input_mask: Array
+    ar_mask: np.ndarray
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Prefix:
+    """The prefix after its pass: keys and values [B, P, K, H] a layer, who is there [B, P]."""
+
+    cache: KVCache
+    input_mask: Array
+
+
+class Trajectory(NamedTuple):
+    """A whole denoising: times [S + 1], x_t [S + 1, B, A, M] (the last is the actions), v_t
+    [S, B, A, M]."""
+
+    times: np.ndarray
+    x_t: Array
+    v_t: Array
+
+
+class DenoisingStep(NamedTuple):
+    """One step as the stepwise way yields it: its number, its time t, x_t and v_t [B, A, M], what
+    follows it, and each layer's attention [B, N, Q, P + Q] when asked for, else ()."""
+
+    index: int
+    time: float
+    x_t: Array
+    v_t: Array
+    x_next: Array
+    attention: tuple[Array, ...]
+
+
+def time_embedding(t: Array, width: int) -> Array:
+    """float [B] to [B, width]: sines then cosines of 2 pi t / period, periods 4e-3 to 4, float32.
+
+    Source: openpi `posemb_sincos`. The shortest period turns by 1571 rad over t in [0, 1], so one
+    rounding of a period is worth 1e-4 here.
+    """
+    fraction = jnp.linspace(0.0, 1.0, width // 2, dtype=jnp.float32)
+    period = 4e-3 * (4.0 / 4e-3) ** fraction
+    angle = t.astype(jnp.float32)[:, None] * (2 * jnp.pi / period)
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+def step_times(num_steps: int) -> np.ndarray:
+    """float32 [S + 1] from 1 towards 0. PARITY: accumulated in float32, so 0.9 is 0.89999998."""
+    if num_steps < 1:
+        raise ValueError(f"num_steps is {num_steps}; expected at least 1")
+    return np.cumsum(np.r_[np.float32(1), np.full(num_steps, -1 / num_steps, np.float32)])
+
+
+class Pi0(nnx.Module):
+    """The flow-matching policy; `config.pi05` chooses pi0.5."""
+
+    def __init__(self, config: Pi0Config, *, rngs: nnx.Rngs):
+        dtype = jnp.dtype(config.dtype)
+        width = config.action_expert.width
+        self.config = config
+        self.vision = Siglip(config.vision, config.language.width, dtype=dtype, rngs=rngs)
+        self.gemma = Gemma(
+            config.vocab_size,
+            config.language,
+            config.action_expert,
+            adaptive_action=config.pi05,
+            float32_query=False,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        # The heads take no compute dtype: they work in the wider of input and weights, float32
+        # during training and for float32 weights.
+        self.action_in_proj = nnx.Linear(config.action_dim, width, rngs=rngs)
+        self.action_out_proj = nnx.Linear(width, config.action_dim, rngs=rngs)
+        if config.pi05:
+            self.time_mlp_in = nnx.Linear(width, width, rngs=rngs)
+            self.time_mlp_out = nnx.Linear(width, width, rngs=rngs)
+        else:
+            self.state_proj = nnx.Linear(config.action_dim, width, rngs=rngs)
+            self.action_time_mlp_in = nnx.Linear(2 * width, width, rngs=rngs)
+            self.action_time_mlp_out = nnx.Linear(width, width, rngs=rngs)
+
+    # --- embeddings -----------------------------------------------------------------------------
+
+    def embed_images(self, images: Array) -> Array:
+        """float32 [B, size, size, 3] in [-1, 1] to [B, tokens a camera, D]."""
+        return self.vision(images)[0]
+
+    def embed_prefix(
+        self, observation: Observation, image_tokens: dict[str, Array] | None = None
+    ) -> Embedded:
+        """Cameras in the config's order, then text: [B, P, D], one bidirectional block.
+
+        A slot that the observation leaves out takes no columns; that changes nothing against a
+        masked one, whose tokens nobody sees and which takes no positions. `image_tokens` (by slot)
+        replaces the pass through SigLIP.
+        """
+        slots = [slot for slot in self.config.image_slots if slot in observation.image_masks]
+        if image_tokens is None:
+            images = jnp.concatenate([observation.images[slot] for slot in slots])
+            tokens = jnp.split(self.embed_images(images), len(slots))
+        else:
+            tokens = [image_tokens[slot] for slot in slots]
+        present = [
+            jnp.broadcast_to(observation.image_masks[slot][:, None], part.shape[:2])
+            for slot, part in zip(slots, tokens, strict=True)
+        ]
+        tokens = jnp.concatenate([*tokens, self.gemma.embed(observation.tokens)], axis=1)
+        input_mask = jnp.concatenate([*present, observation.token_mask], axis=1)
+        return Embedded(tokens, input_mask, np.zeros(tokens.shape[1], bool))
+
+    def embed_suffix(
+        self, observation: Observation, noisy_actions: Array, timestep: Array
+    ) -> tuple[Embedded, Array | None]:
+        """x_t [B, A, M] at t [B] to (suffix tokens [B, Q, D'], pi0.5's adaRMS condition [B, D']).
+
+        The state, then the first action, open a block each: the prefix sees no suffix, the state
+        sees no action. Everything here is float32 (or the weights' wider type).
+        """
+        actions = self.action_in_proj(noisy_actions)  # [B, A, D']
+        b, horizon, width = actions.shape
+        time = time_embedding(timestep, width)
+        if self.config.pi05:
+            condition = nnx.swish(self.time_mlp_out(nnx.swish(self.time_mlp_in(time))))
+            tokens, ar_mask = actions, [True] + [False] * (horizon - 1)
+        else:
+            condition = None
+            time = jnp.broadcast_to(time[:, None, :], actions.shape)
+            hidden = self.action_time_mlp_in(jnp.concatenate([actions, time], axis=-1))
+            actions = self.action_time_mlp_out(nnx.swish(hidden))
+            state = self.state_proj(observation.state)[:, None, :]
+            tokens = jnp.concatenate([state, actions], axis=1)
+            ar_mask = [True, True] + [False] * (horizon - 1)
+        input_mask = jnp.ones((b, tokens.shape[1]), bool)
+        return Embedded(tokens, input_mask, np.array(ar_mask)), condition
+
+    # --- training -------------------------------------------------------------------------------
+
+    def forward(
+        self, observation: Observation, noisy_actions: Array, timestep: Array
+    ) -> tuple[Array, Pair, list[Array]]:
+        """Prefix and suffix in one pass: (v_t [B, A, M], both experts' outputs, attention)."""
+        prefix = self.embed_prefix(observation)
+        suffix, condition = self.embed_suffix(observation, noisy_actions, timestep)
+        input_mask = jnp.concatenate([prefix.input_mask, suffix.input_mask], axis=1)
+        ar_mask = np.concatenate([prefix.ar_mask, suffix.ar_mask])
+        outputs, _, attention = self.gemma(
+            Pair(prefix.tokens, suffix.tokens),
+            masks.positions(input_mask),
+            masks.block_causal(input_mask, ar_mask),
+            condition=condition,
+        )
+        return self._velocity(outputs.suffix), outputs, attention
+
+    def compute_loss(
+        self,
+        key: Array,
+        observation: Observation,
+        actions: Array,
+        noise: Array | None = None,
+        time: Array | None = None,
+    ) -> Array:
+        """Flow-matching loss, mean over action dimensions: float32 [B, A].
+
+        actions: normalised and padded, float32 [B, A, M]. noise [B, A, M] and time [B] are drawn
+        from the key when not given: standard normal, and Beta(1.5, 1) scaled into [0.001, 1].
+        """
+        # The first part of the key is openpi's for image augmentation, which is training's here.
+        _, noise_key, time_key = jax.random.split(key, 3)
+        if noise is None:
+            noise = jax.random.normal(noise_key, actions.shape)
+        if time is None:
+            time = jax.random.beta(time_key, 1.5, 1.0, actions.shape[:1]) * 0.999 + 0.001
+        t = time[:, None, None]
+        v_t, _, _ = self.forward(observation, t * noise + (1 - t) * actions, time)
+        return jnp.mean(jnp.square(v_t - (noise - actions)), axis=-1)
+
+    # --- sampling -------------------------------------------------------------------------------
+
+    def prefill(
+        self, observation: Observation, image_tokens: dict[str, Array] | None = None
+    ) -> tuple[Prefix, list[Array]]:
+        """The prefix pass, once a chunk: (its keys and values, attention [B, N, P, P] a layer).
+
+        Without state or noise in it, it stays valid while images and prompt do.
+        """
+        embedded = self.embed_prefix(observation, image_tokens)
+        mask = masks.block_causal(embedded.input_mask, embedded.ar_mask)
+        positions = masks.positions(embedded.input_mask)
+        _, cache, attention = self.gemma(Pair(prefix=embedded.tokens), positions, mask)
+        return Prefix(cache, embedded.input_mask), attention
+
+    def velocity(
+        self, prefix: Prefix, observation: Observation, x_t: Array, time: Array
+    ) -> tuple[Array, list[Array]]:
+        """v_t [B, A, M] at scalar t over a prefix that has run, and attention [B, N, Q, P + Q].
+
+        Only the observation's state is used (pi0), or nothing of it (pi0.5).
+        """
+        time = jnp.broadcast_to(time, x_t.shape[:1])
+        suffix, condition = self.embed_suffix(observation, x_t, time)
+        offset = jnp.sum(prefix.input_mask, axis=1)[:, None]
+        outputs, _, attention = self.gemma(
+            Pair(suffix=suffix.tokens),
+            offset + masks.positions(suffix.input_mask),
+            masks.suffix_mask(prefix.input_mask, suffix.input_mask, suffix.ar_mask),
+            condition=condition,
+            cache=prefix.cache,
+        )
+        return self._velocity(outputs.suffix), attention
+
+    def sample_trajectory(
+        self, observation: Observation, noise: Array, num_steps: int = 10
+    ) -> Trajectory:
+        """The whole denoising from noise [B, A, M] (t = 1), every step kept."""
+        prefix, _ = self.prefill(observation)
+        return self.denoise_all(prefix, observation, noise, num_steps)
+
+    def denoise_all(
+        self, prefix: Prefix, observation: Observation, noise: Array, num_steps: int
+    ) -> Trajectory:
+        """`sample_trajectory` over a prefix that has run."""
+        times = step_times(num_steps)
+
+        def euler(x_t, t):
+            v_t, _ = self.velocity(prefix, observation, x_t, t)
+            x_next = _euler_step(x_t, v_t, num_steps)
+            return x_next, (x_next, v_t)
+
+        _, (x_t, v_t) = jax.lax.scan(euler, noise, times[:-1])
+        return Trajectory(times, jnp.concatenate([noise[None], x_t]), v_t)
+
+    def sample_actions(self, observation: Observation, noise: Array, num_steps: int = 10) -> Array:
+        """The chunk [B, A, M], float32, from noise [B, A, M]: normalised, padded dimensions too."""
+        return self.sample_trajectory(observation, noise, num_steps).x_t[-1]
+
+    def _velocity(self, suffix_out: Array) -> Array:
+        return self.action_out_proj(suffix_out[:, -self.config.action_horizon :])
+
+
+def _euler_step(x_t: Array, v_t: Array, num_steps: int) -> Array:
+    return x_t + (-1.0 / num_steps) * v_t
+
+
+class Pi0Programs:
+    """The compiled entry points of one model, and the stepwise way to run it from Python."""
+
+    def __init__(self, model: Pi0):
+        self.embed_images = compiled(model, Pi0.embed_images)
+        self.prefill = compiled(model, lambda model, *args: model.prefill(*args)[0])
+        self.prefill_attention = compiled(model, Pi0.prefill)
+        self.sample_actions = compiled(model, Pi0.sample_actions, ("num_steps",))
+        self.sample_trajectory = compiled(model, Pi0.sample_trajectory, ("num_steps",))
+        self.denoise_all = compiled(model, Pi0.denoise_all, ("num_steps",))
+
+        def step(model, prefix, observation, x_t, time, num_steps):
+            v_t, attention = model.velocity(prefix, observation, x_t, time)
+            return v_t, _euler_step(x_t, v_t, num_steps), tuple(attention)
+
+        self._step_attention = compiled(model, step)
+        self._step = compiled(model, lambda *args: (*step(*args)[:2], ()))
+
+    def denoise(
+        self,
+        prefix: Prefix,
+        observation: Observation,
+        noise: Array,
+        num_steps: int = 10,
+        *,
+        attention: bool = False,
+    ) -> Iterator[DenoisingStep]:
+        """Yields every Euler step as it is done; equal to `denoise_all`."""
+        step = self._step_attention if attention else self._step
+        x_t = jnp.asarray(noise)
+        for index, time in enumerate(step_times(num_steps)[:-1]):
+            v_t, x_next, weights = step(prefix, observation, x_t, time, num_steps)
+            yield DenoisingStep(index, float(time), x_t, v_t, x_next, weights)
+            x_t = x_next
