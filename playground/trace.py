@@ -304,4 +304,4 @@ def load(file) -> Trace:
 
 def image_digest(image: np.ndarray) -> str:
     """sha256 of an image's shape and bytes."""
-    return hashlib.sha256(str(image.shape).encode() + np.ascontiguousarray(image)).hexdigest()
+    return hashlib.sha256(str(image.shape).encode() + image.tobytes()).hexdigest()
