@@ -1,0 +1,469 @@
+"""Text and actions to token ids and back.
+
+PaligemmaTokenizer  the prompt formats of pi0 and pi0.5, over a sentencepiece file
+FastActionTokenizer a chunk of actions as a short list of ids: DCT, rounding, byte-pair encoding
+FastTokenizer       both joined: the prompt of pi0-FAST, and its generated ids back to actions
+
+Sources: openpi's `models/tokenizer.py`; FAST, arXiv 2501.09747, section V, and the published
+processor `physical-intelligence/fast`. L tokens, H horizon (steps), D action dimensions.
+"""
+
+import codecs
+import dataclasses
+import itertools
+import json
+import operator
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import scipy.fft
+import sentencepiece
+import tokenizers
+
+PAD, EOS, BOS, UNK = range(4)
+STATE_BINS = 256
+# PaliGemma's vocabulary ends with <loc0000>..<loc1023> <seg000>..<seg127>; FAST ids count down
+# from the last <loc>.
+NUM_LOC, NUM_SEG = 1024, 128
+
+ACTION_MARKER, ACTION_END = "Action: ", "|"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Prompt:
+    """tokens: int64 [L], PAD after the last; mask: bool [L], True on real tokens; text: what the
+    real tokens say, so what the model reads; truncated: how many tokens were cut off at the end."""
+
+    tokens: np.ndarray
+    mask: np.ndarray
+    text: str
+    truncated: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FastPrompt:
+    """A Prompt of pi0-FAST. ar_mask: int64 [L], 1 on the causal postfix (the actions); loss_mask:
+    bool [L], True there; text: what the prefix says, without the actions."""
+
+    tokens: np.ndarray
+    mask: np.ndarray
+    ar_mask: np.ndarray
+    loss_mask: np.ndarray
+    text: str
+    truncated: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Decoding:
+    """What FAST ids decode to. actions: float64 [H, D], or None with the reason in `failure`.
+
+    skipped: ids beyond the vocabulary. openpi drops them without a word and decodes the rest, and
+    so do we, but the caller sees them: a chunk that came with some deserves a warning.
+    """
+
+    actions: np.ndarray | None
+    failure: str | None
+    skipped: tuple[int, ...] = ()
+
+
+def state_bins(state: np.ndarray) -> np.ndarray:
+    """The normalised state, float [S], as int64 [S]: 256 equal bins on [-1, 1], their left edges
+    included. As in openpi, 1 and above is bin 255 and anything below -1 is bin -1.
+
+    Raises ValueError for values that are not finite (openpi makes NaN bin 255).
+    """
+    state = np.asarray(state, np.float64)
+    if state.ndim != 1 or not np.isfinite(state).all():
+        raise ValueError(
+            f"the prompt's state must be a vector of finite numbers, got {state.tolist()}"
+        )
+    left_edges = np.linspace(-1, 1, STATE_BINS + 1)[:-1]
+    return np.searchsorted(left_edges, state, side="right") - 1
+
+
+class PaligemmaTokenizer:
+    """A sentencepiece file with PaliGemma's special ids: <pad> 0, <eos> 1, <bos> 2, <unk> 3.
+
+    Raises ValueError if the file is missing, unreadable or has other special ids. The library has
+    parsed crafted files unsafely before: open only files of known origin.
+    """
+
+    def __init__(self, path: str | Path):
+        try:
+            self._model = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        except (OSError, RuntimeError) as error:
+            raise ValueError(f"cannot read a sentencepiece model from {path}: {error}") from error
+        model = self._model
+        special = (model.pad_id(), model.eos_id(), model.bos_id(), model.unk_id())
+        if special != (PAD, EOS, BOS, UNK):
+            raise ValueError(
+                f"{path} has pad, eos, bos and unk at {special}; PaliGemma has them at 0, 1, 2, 3"
+            )
+        self.vocab_size: int = model.vocab_size()
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of any text, without BOS or EOS. Lone surrogates are read as U+FFFD."""
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return self._model.encode(text)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids; control pieces (<pad>, <eos>, <bos>) vanish, as in sentencepiece."""
+        return self._model.decode(self._check(ids))
+
+    def piece(self, token: int) -> str:
+        """The piece as it stands in the vocabulary: "<eos>", "▁cube" (▁ is a space), "<0x0A>"."""
+        return self._model.id_to_piece(*self._check([token]))
+
+    def _check(self, ids: Iterable[int]) -> list[int]:
+        ids = _integers(ids)
+        if outside := [i for i in ids if not 0 <= i < self.vocab_size]:
+            raise ValueError(f"ids {outside[:5]} are outside the vocabulary of {self.vocab_size}")
+        return ids
+
+    def tokenize(self, prompt: str, max_len: int, state: np.ndarray | None = None) -> Prompt:
+        """pi0's prompt, or with the normalised, unpadded state, float [S], pi0.5's.
+
+        pi0:   BOS, the text, then a newline encoded on its own.
+        pi0.5: BOS, "Task: <text>, State: <bins>;" newline "Action: ".
+        """
+        text = _clean(prompt).replace("\n", " ")
+        if state is None:
+            ids = [BOS, *self.encode(text), *self.encode("\n")]
+        else:
+            ids = [BOS, *self.encode(f"{_task(text, state)}{ACTION_MARKER}")]
+        kept = ids[: _positive(max_len, "max_len")]
+        return Prompt(
+            tokens=_padded(kept, max_len, np.int64),
+            mask=_padded([True] * len(kept), max_len, bool),
+            text=self.decode(kept),
+            truncated=len(ids) - len(kept),
+        )
+
+
+class FastActionTokenizer:
+    """FAST: chunks of normalised actions to ids of a small vocabulary, and back.
+
+    A chunk goes through an orthonormal DCT along time; the coefficients, times `scale` and rounded,
+    minus `min_token`, become characters, frequency by frequency with all dimensions of a frequency
+    together; byte-level BPE joins those into ids.
+    """
+
+    def __init__(self, bpe: tokenizers.Tokenizer, scale: float, min_token: int):
+        self._bpe, self.scale, self.min_token = bpe, scale, min_token
+        self.vocab_size: int = bpe.get_vocab_size()
+        pieces = [bpe.id_to_token(i) for i in range(self.vocab_size)]
+        if None in pieces:
+            raise ValueError(f"the action vocabulary has no entry for id {pieces.index(None)}")
+        self._bytes = [_piece_bytes(piece) for piece in pieces]
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "FastActionTokenizer":
+        """Reads `tokenizer.json` and `processor_config.json`, the layout of the published FAST.
+
+        Raises ValueError that names the file and what is wrong with it.
+        """
+        folder = Path(folder)
+        try:
+            bpe = tokenizers.Tokenizer.from_str((folder / "tokenizer.json").read_text("utf-8"))
+        except OSError as error:
+            raise ValueError(f"no FAST tokenizer in {folder}: {error}") from error
+        except Exception as error:  # the library raises plain Exception for a bad file
+            raise ValueError(f"{folder / 'tokenizer.json'} does not parse: {error}") from error
+        path = folder / "processor_config.json"
+        try:
+            config = json.loads(path.read_text("utf-8"))
+            scale, min_token = config["scale"], config["min_token"]
+            if not isinstance(min_token, int) or not scale > 0:
+                raise ValueError(f"scale {scale!r} and min_token {min_token!r}")
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} must give a positive scale and an integer min_token: {error!r}"
+            ) from error
+        return cls(bpe, scale, min_token)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes what `load` reads, in the published layout's terms."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._bpe.save(str(folder / "tokenizer.json"))
+        config = {
+            "action_dim": None,
+            "min_token": self.min_token,
+            "scale": self.scale,
+            "time_horizon": None,
+            "vocab_size": self.vocab_size,
+        }
+        (folder / "processor_config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+
+    @classmethod
+    def fit(
+        cls, chunks: Iterable[np.ndarray], vocab_size: int = 1024, scale: float = 10
+    ) -> "FastActionTokenizer":
+        """A tokenizer for chunks like these (float [H, D] each, normalised, sizes may differ).
+
+        Two choices differ from the published fit. Every byte that the range of coefficients needs
+        is in the vocabulary, and the range reaches twice as far as the data, so nothing within it
+        is lost (the published fit leaves holes where a value was not seen). And characters merge
+        freely instead of by the letters and digits that their code points happen to be.
+        """
+        rows = [_coefficients(chunk, scale) for chunk in chunks]
+        if not rows:
+            raise ValueError("fitting FAST needs at least one chunk")
+        low, high = (2 * int(pick(row.min() for row in rows)) for pick in (min, max))
+        low, high = min(low, -1), max(high, 1)
+        used = {byte for code in range(high - low + 1) for byte in chr(code).encode()}
+        if vocab_size < len(used):
+            raise ValueError(
+                f"vocab_size {vocab_size} is too small: coefficients from {low} to {high} need "
+                f"{len(used)} byte entries before any merge; raise it or lower the scale"
+            )
+        bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
+        byte_level = tokenizers.pre_tokenizers.ByteLevel
+        bpe.pre_tokenizer = byte_level(add_prefix_space=False, use_regex=False)
+        bpe.decoder = tokenizers.decoders.ByteLevel()
+        trainer = tokenizers.trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            min_frequency=2,
+            show_progress=False,
+            initial_alphabet=sorted(_CHARACTER_OF_BYTE[byte] for byte in used),
+        )
+        bpe.train_from_iterator(("".join(map(chr, row - low)) for row in rows), trainer)
+        return cls(bpe, scale, low)
+
+    def encode(self, chunk: np.ndarray) -> list[int]:
+        """Ids of a chunk of normalised actions, [H, D], any float or integer type.
+
+        Raises ValueError where the published processor loses data silently: coefficients below
+        min_token (it clamps them), and characters without an entry (it drops them, which shifts
+        all that follow); also for NaN, infinity and wrong shapes.
+        """
+        coefficients = _coefficients(chunk, self.scale)
+        codes = coefficients - self.min_token
+        lost = (codes < 0) | (codes > 0x10FFFF) | ((codes >= 0xD800) & (codes <= 0xDFFF))
+        if not lost.any():
+            text = "".join(map(chr, codes))
+            ids = self._bpe.encode(text, add_special_tokens=False).ids
+            if self._join(ids) == text.encode():
+                return ids
+            lost = [self._lacks(character) for character in text]
+        values = sorted(set(coefficients[np.asarray(lost)].tolist()))
+        raise ValueError(
+            f"coefficients {values[:8]} have no token here (smallest {self.min_token}); are the "
+            "actions normalised with the stats this tokenizer was fitted with?"
+        )
+
+    def decode(self, ids: Sequence[int], horizon: int, dim: int) -> Decoding:
+        """The actions of ids, [horizon, dim], or why there are none.
+
+        It fails when ids are negative, when bytes do not make whole characters (the published
+        processor reads U+FFFD there, an action in the thousands) and when the number of
+        coefficients is not horizon x dim. A swapped horizon and dim cannot be noticed.
+        """
+        ids, expected = _integers(ids), _positive(horizon, "horizon") * _positive(dim, "dim")
+        skipped = tuple(i for i in ids if i >= self.vocab_size)
+        data, reasons = self._join(ids), []
+        if negative := [place for place in enumerate(ids) if place[1] < 0]:
+            places = ", ".join(f"{i} at position {position}" for position, i in negative[:5])
+            reasons.append(f"ids below zero are no action tokens: {places}")
+        try:
+            text = data.decode()
+        except UnicodeDecodeError as error:
+            text = data.decode(errors="replace")
+            ends = itertools.accumulate(len(self._token_bytes(i)) for i in ids)
+            position = next(p for p, end in enumerate(ends) if end > error.start)
+            reasons.append(
+                f"id {ids[position]} at position {position} holds part of a character only, and "
+                "the ids beside it do not complete it"
+            )
+        if len(text) != expected:
+            reasons.append(
+                f"{len(text)} coefficients came, {expected} were expected "
+                f"({horizon} steps x {dim} dimensions)"
+            )
+        if reasons and skipped:
+            beyond = ", ".join(map(str, skipped[:5]))
+            reasons.append(f"ids beyond the {self.vocab_size} action tokens were skipped: {beyond}")
+        if reasons:
+            return Decoding(None, "; ".join(reasons), skipped)
+        return Decoding(self._actions(text, horizon, dim), None, skipped)
+
+    def decode_partial(self, ids: Sequence[int], horizon: int, dim: int) -> np.ndarray | None:
+        """The chunk as far as ids tell it, float64 [horizon, dim]: coefficients to come are zero.
+
+        Low frequencies come first, so this starts as each dimension's mean and sharpens. None while
+        there is no coefficient yet, and where `decode` could only fail.
+        """
+        ids, expected = _integers(ids), _positive(horizon, "horizon") * _positive(dim, "dim")
+        if any(i < 0 for i in ids):
+            return None
+        try:
+            text = codecs.getincrementaldecoder("utf-8")().decode(self._join(ids))
+        except UnicodeDecodeError:
+            return None
+        if not 0 < len(text) <= expected:
+            return None
+        return self._actions(text + chr(-self.min_token) * (expected - len(text)), horizon, dim)
+
+    def coefficients(self, token: int) -> tuple[int, ...] | None:
+        """The DCT coefficients (times scale) an id stands for; None for part of a character."""
+        try:
+            return tuple(ord(c) + self.min_token for c in self._token_bytes(token).decode())
+        except UnicodeDecodeError:
+            return None
+
+    def _actions(self, text: str, horizon: int, dim: int) -> np.ndarray:
+        codes = np.array([ord(character) for character in text], np.int64)
+        coefficients = (codes + self.min_token).reshape(horizon, dim) / self.scale
+        return scipy.fft.idct(coefficients, axis=0, norm="ortho")
+
+    def _lacks(self, character: str) -> bool:
+        entries = (_CHARACTER_OF_BYTE[byte] for byte in character.encode())
+        return any(self._bpe.token_to_id(entry) is None for entry in entries)
+
+    def _join(self, ids: Iterable[int]) -> bytes:
+        return b"".join(self._token_bytes(i) for i in ids)
+
+    def _token_bytes(self, token: int) -> bytes:
+        return self._bytes[token] if 0 <= token < self.vocab_size else b""
+
+
+class FastTokenizer:
+    """pi0-FAST's prompts over both tokenizers. FAST id t is the id `vocab_size - 1 - 128 - t`: the
+    pieces from the last <loc> downwards.
+
+    Raises ValueError if the sentencepiece model's last pieces do not carry FAST ids through text.
+    """
+
+    def __init__(self, paligemma: PaligemmaTokenizer, fast: FastActionTokenizer):
+        self.paligemma, self.fast = paligemma, fast
+        top = paligemma.vocab_size - 1 - NUM_SEG
+        carriers = [top - t for t in range(min(fast.vocab_size, NUM_LOC))]
+        # As control or ordinary pieces they would vanish, or fall apart into letters, on their
+        # way through text, and every chunk would fail to decode.
+        if carriers[-1] < 0 or paligemma.encode(paligemma.decode(carriers)) != carriers:
+            raise ValueError(
+                f"this sentencepiece model does not carry {fast.vocab_size} action tokens: the "
+                f"{len(carriers)} pieces below its last {NUM_SEG} must be user-defined <loc> pieces"
+            )
+
+    def tokenize(
+        self, prompt: str, state: np.ndarray, max_len: int, actions: np.ndarray | None = None
+    ) -> FastPrompt:
+        """The prompt for a normalised, unpadded state, float [S]; for training with the normalised
+        actions, [H, D], as postfix.
+
+        Prefix: BOS, "Task: <lower-case text>, State: <bins>;" newline. Postfix: "Action: ", the
+        actions' ids, "|", EOS, each encoded on its own.
+        """
+        prefix = [BOS, *self.paligemma.encode(_task(_clean(prompt).lower(), state))]
+        postfix = []
+        if actions is not None:
+            ids = map(self.swap, self.fast.encode(actions))
+            encode = self.paligemma.encode
+            postfix = [*encode(ACTION_MARKER), *ids, *encode(ACTION_END), EOS]
+        kept = [*prefix, *postfix][: _positive(max_len, "max_len")]
+        in_postfix = [position >= len(prefix) for position in range(len(kept))]
+        return FastPrompt(
+            tokens=_padded(kept, max_len, np.int64),
+            mask=_padded([True] * len(kept), max_len, bool),
+            ar_mask=_padded(in_postfix, max_len, np.int64),
+            loss_mask=_padded(in_postfix, max_len, bool),
+            text=self.paligemma.decode(kept[: len(prefix)]),
+            truncated=len(prefix) + len(postfix) - len(kept),
+        )
+
+    def swap(self, token: int) -> int:
+        """A FAST id to its id in the language vocabulary, or back: the map is its own inverse."""
+        return self.paligemma.vocab_size - 1 - NUM_SEG - token
+
+    def action_ids(self, tokens: Iterable[int]) -> list[int] | None:
+        """The FAST ids in generated tokens (padding and EOS do no harm), or None before "Action: ".
+
+        openpi's way: the ids become text; its part between the first "Action: " and the next one,
+        the first "|" or the end is stripped and becomes ids again.
+        """
+        _, marker, rest = self.paligemma.decode(tokens).partition(ACTION_MARKER)
+        if not marker:
+            return None
+        part = rest.split(ACTION_MARKER)[0].split(ACTION_END)[0].strip()
+        return [self.swap(token) for token in self.paligemma.encode(part)]
+
+    def is_complete(self, tokens: Iterable[int]) -> bool:
+        """Whether the actions have ended with "|": later tokens change nothing."""
+        _, marker, rest = self.paligemma.decode(tokens).partition(ACTION_MARKER)
+        return bool(marker) and ACTION_END in rest
+
+    def extract_actions(self, tokens: Iterable[int], horizon: int, dim: int) -> Decoding:
+        """The actions, normalised, [horizon, dim], that generated tokens hold, or why not."""
+        tokens = list(tokens)
+        ids = self.action_ids(tokens)
+        if ids is None:
+            text = self.paligemma.decode(tokens)
+            shown = repr(text[:60]) + ("..." if len(text) > 60 else "")
+            return Decoding(None, f"the generated text has no {ACTION_MARKER!r}: {shown}")
+        return self.fast.decode(ids, horizon, dim)
+
+    def extract_partial(self, tokens: Iterable[int], horizon: int, dim: int) -> np.ndarray | None:
+        """`extract_actions` for a stream still running: see FastActionTokenizer.decode_partial."""
+        ids = self.action_ids(tokens)
+        return None if ids is None else self.fast.decode_partial(ids, horizon, dim)
+
+
+# --- helpers ------------------------------------------------------------------------------------
+
+
+def _clean(prompt: str) -> str:
+    if not isinstance(prompt, str):
+        raise ValueError(f"the prompt must be text, got {type(prompt).__name__}")
+    return prompt.strip().replace("_", " ")
+
+
+def _task(text: str, state: np.ndarray) -> str:
+    return f"Task: {text}, State: {' '.join(map(str, state_bins(state)))};\n"
+
+
+def _padded(values: list, length: int, dtype) -> np.ndarray:
+    return np.array([*values, *[PAD] * (length - len(values))], dtype)
+
+
+def _positive(value: int, name: str) -> int:
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return value
+
+
+def _integers(ids: Iterable[int]) -> list[int]:
+    try:
+        return [operator.index(i) for i in ids]
+    except TypeError as error:
+        raise ValueError(f"token ids must be whole numbers: {error}") from error
+
+
+def _coefficients(chunk: np.ndarray, scale: float) -> np.ndarray:
+    """Rounded DCT coefficients of [H, D] times scale, int64 [H x D], frequency by frequency."""
+    chunk = np.asarray(chunk)
+    if chunk.ndim != 2 or 0 in chunk.shape:
+        raise ValueError(f"a chunk has the shape [steps, dimensions], got {list(chunk.shape)}")
+    coefficients = np.rint(scipy.fft.dct(chunk, axis=0, norm="ortho") * scale)
+    if not (np.abs(coefficients) < 2**31).all():
+        raise ValueError("a chunk must hold finite, normalised actions; NaN or huge values came")
+    return coefficients.astype(np.int64).ravel()
+
+
+# The byte-level alphabet of GPT-2's BPE, which FAST's vocabulary is written in: printable bytes
+# stand for themselves, the others for the characters from 256 on.
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_HIDDEN = [byte for byte in range(256) if byte not in _PRINTABLE]
+_CHARACTER_OF_BYTE = {byte: chr(byte) for byte in _PRINTABLE} | {
+    byte: chr(256 + index) for index, byte in enumerate(_HIDDEN)
+}
+_BYTE_OF_CHARACTER = {character: byte for byte, character in _CHARACTER_OF_BYTE.items()}
+
+
+def _piece_bytes(piece: str) -> bytes:
+    """What an entry of a byte-level vocabulary stands for. The published fit also left raw control
+    characters in it: an entry outside the alphabet stands for its own text."""
+    if all(character in _BYTE_OF_CHARACTER for character in piece):
+        return bytes(_BYTE_OF_CHARACTER[character] for character in piece)
+    return piece.encode()
