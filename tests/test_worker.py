@@ -1,0 +1,662 @@
+"""The worker seen from the page: order, isolation, and what happens when things break.
+
+The policies here are scripts, not models: what is tested is who gets which answer, and when. A
+policy's prompt is its script, so that a test decides what happens inside the worker's process.
+"""
+
+import gc
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_np
+
+from playground import health, wire
+from playground.events import Done, Failed, Finished, Job, Phase, Queued, Result, Step
+from playground.trace import Options, RawObservation
+from playground.worker import Busy, Down, Worker
+from tests.traces import pi0_trace, policy_info
+
+LIMIT_S = 30  # how long a test waits for what must happen, on however slow a machine
+ROOT = Path(__file__).resolve().parents[1]
+
+
+# --- what runs inside the worker's process ------------------------------------------------------
+
+
+class Scripted:
+    """Does what the words of the prompt say, and answers with the state it was given."""
+
+    def __init__(self, name):
+        self.name = name
+        self.info = policy_info("pi0", title=name)
+
+    def infer(self, observation, options):
+        try:
+            for number, word in enumerate(observation.prompt.split()):
+                verb, _, value = word.partition("=")
+                yield from getattr(self, verb)(number, value, observation)
+            trace = pi0_trace(steps=1, horizon=4, patches=1, prompt=observation.prompt)
+            trace.recipe.versions["state"] = observation.state.tobytes().hex()
+            yield Done(self.name, trace)
+        finally:
+            if "leaves" in observation.images:  # an observation can say where to note the end
+                note(bytes(observation.images["leaves"]).decode(), "left")
+
+    def step(self, number, value, observation):
+        yield Step(self.name, number, 1, 0.5, observation.state)
+
+    def note(self, number, value, observation):
+        note(value, f"{self.name} {observation.state[0]:g}")
+        yield Phase(self.name, "noted", 60.0)
+
+    def gate(self, number, value, observation):
+        yield Phase(self.name, "gate", 60.0)
+        wait_for_file(value)
+
+    def endless(self, number, value, observation):
+        while True:
+            yield Step(self.name, number, 1, 0.5, observation.state)
+            time.sleep(0.01)
+
+    def die(self, number, value, observation):
+        yield Phase(self.name, "die", 60.0)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def hang(self, number, value, observation):
+        yield Phase(self.name, "hang", 0.3)
+        time.sleep(600)
+
+    def refuse(self, number, value, observation):
+        yield Phase(self.name, "refuse", 60.0)
+        raise ValueError("the state has 3 values, expected 14")
+
+    def break_(self, number, value, observation):
+        yield Phase(self.name, "break", 60.0)
+        raise RuntimeError("a secret in /etc/passwd")
+
+    def exhaust(self, number, value, observation):
+        yield Phase(self.name, "exhaust", 60.0)
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes")
+
+
+def note(path, line):
+    with open(path, "a") as file:
+        file.write(line + "\n")
+
+
+def wait_for_file(path):
+    while not os.path.exists(path):
+        time.sleep(0.01)
+
+
+def policies(names=("pi0", "fast")):
+    return {name: Scripted(name) for name in names}
+
+
+def policies_behind(door):
+    """Announces its loading, which lasts until a file is there."""
+    yield Phase("pi0", "loading", 60.0)
+    wait_for_file(door)
+    return policies()
+
+
+def refusing():
+    raise ValueError("the checkpoint at hand needs 12.3 GB, the device has 8.0 GB")
+
+
+def broken():
+    raise RuntimeError("cannot load")
+
+
+def with_jax():
+    import jax
+
+    assert jax.__version__
+    return policies()
+
+
+def echo(policies, arguments):
+    yield Result(arguments)
+
+
+def flood(policies, arguments):
+    for number in range(arguments["count"]):
+        yield Result(number)
+
+
+def process_id(policies, arguments):
+    yield Result((os.getpid(), "jax" in sys.modules))
+
+
+KINDS = {kind: f"{__name__}:{kind}" for kind in ("echo", "flood", "process_id")}
+
+
+# --- what the tests share -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def start():
+    """Starts workers, and ends them when the test is over."""
+    workers = []
+
+    def start(factory="policies", arguments=None, queue_size=16):
+        workers.append(
+            Worker(f"{__name__}:{factory}", arguments or {}, kinds=KINDS, queue_size=queue_size)
+        )
+        return workers[-1]
+
+    yield start
+    for worker in workers:
+        worker.close(drain_s=0.0)
+
+
+def job(script, *names, state=0.0, leaves=None):
+    images = {} if leaves is None else {"leaves": np.frombuffer(str(leaves).encode(), np.uint8)}
+    observation = RawObservation("ALOHA", images, {}, script, np.full(3, state))
+    return Job(names or ("pi0",), observation, Options())
+
+
+def until(condition):
+    """Waits for what must become true."""
+    end = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.01)
+
+
+def of(events, *classes):
+    return [event for event in events if isinstance(event, classes)]
+
+
+def read_until(stream, wanted):
+    """Reads on to the first event of that class."""
+    return next(event for event in stream if isinstance(event, wanted))
+
+
+def held(worker, tmp_path, name="gate"):
+    """A job that runs, and goes on once the file it hands back is made."""
+    gate = tmp_path / name
+    stream = worker.infer(job(f"gate={gate}"))
+    read_until(stream, Phase)
+    return stream, gate
+
+
+def pid_of(worker):
+    return read_until(worker.call("process_id", {}), Result).value[0]
+
+
+def alive(pid):
+    """A zombie that waits for whoever should reap it is dead."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+# --- answers ------------------------------------------------------------------------------------
+
+
+def test_a_job_is_queued_runs_and_finishes(start):
+    worker = start()
+    assert set(worker.metadata(LIMIT_S)) == {"pi0", "fast"}
+    assert worker.metadata()["fast"].title == "fast"
+    events = list(worker.infer(job("step step", "pi0", "fast", state=3.0)))
+    one = [Step, Step, Done]
+    assert [type(event) for event in events] == [Queued, *one, *one, Finished]
+    assert [event.policy for event in events[1:-1]] == ["pi0"] * 3 + ["fast"] * 3
+    np.testing.assert_array_equal(events[1].actions, np.full(3, 3.0))
+    assert worker.ready()
+    assert worker.live()
+
+
+def test_first_come_first_served_and_everybody_sees_their_place(start, tmp_path):
+    worker = start()
+    first, gate = held(worker, tmp_path)
+    notes = tmp_path / "notes"
+    waiting = [worker.infer(job(f"note={notes}", state=float(i))) for i in range(4)]
+    assert [next(stream).position for stream in waiting] == [1, 2, 3, 4]
+    waiting[1].close()
+    assert read_until(waiting[3], Queued).position == 3
+    gate.touch()
+    assert isinstance(list(first)[-1], Finished)
+    for i in (0, 2, 3):
+        assert isinstance(list(waiting[i])[-1], Finished)
+    assert notes.read_text().split("\n")[:-1] == ["pi0 0", "pi0 2", "pi0 3"]
+
+
+def test_the_expected_wait_comes_from_jobs_of_the_same_kind(start, tmp_path):
+    worker = start()
+    worker.metadata(LIMIT_S)
+    first, gate = held(worker, tmp_path)
+    assert next(worker.infer(job("step"))).expected_wait_s is None
+    gate.touch()
+    list(first)
+    second, gate = held(worker, tmp_path, "second")
+    ahead = worker.infer(job("step"))
+    behind = worker.infer(job("step"))
+    assert 0 <= next(ahead).expected_wait_s < next(behind).expected_wait_s
+    gate.touch()
+    list(second)
+
+
+def test_no_visitor_gets_another_ones_answer(start):
+    worker = start(queue_size=64)
+    answers = {}
+
+    def visit(visitor):
+        for round_ in range(5):
+            state = visitor * 100.0 + round_
+            answers[state] = list(worker.infer(job("step step", "fast", "pi0", state=state)))
+
+    threads = [threading.Thread(target=visit, args=(visitor,)) for visitor in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT_S)
+    assert len(answers) == 30
+    for state, events in answers.items():
+        assert isinstance(events[-1], Finished)
+        given_state = np.full(3, state)
+        for step in of(events, Step):
+            np.testing.assert_array_equal(step.actions, given_state)
+        done = of(events, Done)
+        assert [event.policy for event in done] == ["fast", "pi0"]
+        for event in done:
+            assert event.trace.recipe.versions["state"] == given_state.tobytes().hex()
+
+
+def test_a_full_line_says_busy_and_when_to_come_again(start, tmp_path):
+    worker = start(queue_size=2)
+    first, gate = held(worker, tmp_path)
+    second, third = worker.infer(job("step")), worker.infer(job("step"))
+    with pytest.raises(Busy) as busy:
+        worker.infer(job("step"))
+    assert busy.value.retry_s >= 1
+    assert str(busy.value.retry_s) in str(busy.value)
+    third.close()  # which makes a place at once
+    fourth = worker.infer(job("step"))
+    gate.touch()
+    for stream in (first, second, fourth):
+        assert isinstance(list(stream)[-1], Finished)
+    assert worker.status().completed == 3
+
+
+def test_what_cannot_run_is_refused_before_the_line(start):
+    worker = start()
+    worker.metadata(LIMIT_S)
+    with pytest.raises(ValueError, match=r"no policy is called pi9; loaded: pi0, fast"):
+        worker.infer(job("step", "pi0", "pi9"))
+    with pytest.raises(ValueError, match="names no policy"):
+        worker.infer(Job((), job("step").observation, Options()))
+    with pytest.raises(ValueError, match="no kind of job is called 'rollout'"):
+        worker.call("rollout", {})
+    with pytest.raises(TypeError, match="cannot pack"):
+        worker.call("echo", {"value": object()})
+
+
+# --- leaving ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["close", "cancel", "drop"])
+def test_a_visitor_who_leaves_frees_the_worker_at_the_next_event(start, tmp_path, way):
+    worker = start()
+    notes = tmp_path / "notes"
+    stream = worker.infer(job("endless", "pi0", "fast", leaves=notes))
+    read_until(stream, Step)
+    job_id = stream.job_id
+    if way == "close":
+        stream.close()
+    elif way == "cancel":
+        worker.cancel(job_id)
+        assert of(list(stream), Finished, Failed) == []
+    else:
+        del stream
+        gc.collect()
+    assert isinstance(list(worker.infer(job("step")))[-1], Finished)
+    assert notes.read_text() == "left\n"  # once: the job's second policy never ran
+
+
+def test_a_visitor_who_leaves_the_line_costs_nothing(start, tmp_path):
+    worker = start()
+    first, gate = held(worker, tmp_path)
+    notes = tmp_path / "notes"
+    with worker.infer(job(f"note={notes}")) as second:
+        next(second)
+    assert list(second) == []
+    until(lambda: worker.status().waiting == 0)
+    gate.touch()
+    assert isinstance(list(first)[-1], Finished)
+    assert list(first) == []
+    list(worker.infer(job("step")))
+    assert not notes.exists()
+
+
+def test_a_visitor_who_stops_reading_holds_nobody_up(start):
+    worker = start()
+    unread = worker.call("flood", {"count": 100_000})
+    assert isinstance(list(worker.infer(job("step")))[-1], Finished)
+    left = list(unread)
+    assert len(left) == 1
+    assert isinstance(left[0], Failed)
+
+
+# --- faults -------------------------------------------------------------------------------------
+
+
+def test_a_failing_policy_fails_alone(start, caplog):
+    worker = start()
+    refused = list(worker.infer(job("step refuse", "pi0", "fast")))
+    assert [(e.policy, e.message) for e in of(refused, Failed)] == [
+        (name, "the state has 3 values, expected 14") for name in ("pi0", "fast")
+    ]
+    assert isinstance(refused[-1], Finished)
+
+    stream = worker.infer(job("break_"))
+    (failed,) = of(list(stream), Failed)
+    assert failed.job_id == stream.job_id
+    assert stream.job_id in failed.message
+    assert "secret" not in failed.message
+    lines = [json.loads(r.message) for r in caplog.records if stream.job_id in r.message]
+    (line,) = [line for line in lines if line["event"] == "failed"]
+    assert "a secret in /etc/passwd" in line["traceback"]
+    assert "in break_\n" in line["traceback"]
+
+    (failed,) = of(list(worker.infer(job("exhaust"))), Failed)
+    assert "ran out of memory" in failed.message
+    assert isinstance(list(worker.infer(job("step")))[-1], Finished)
+    assert worker.status().crashes == 0
+
+
+def test_a_killed_worker_comes_back_and_the_line_stands(start, tmp_path):
+    door = tmp_path / "door"
+    door.touch()
+    worker = start("policies_behind", {"door": str(door)})
+    pid = pid_of(worker)
+    first, _ = held(worker, tmp_path)
+    second = worker.infer(job("step"))
+    door.unlink()
+    os.kill(pid, signal.SIGKILL)
+    *_, last = first
+    assert isinstance(last, Failed)
+    assert last.policy is None
+    assert first.job_id in last.message
+    assert read_until(second, Phase).phase == "loading"
+    assert not worker.ready()
+    assert worker.live()
+    door.touch()
+    assert isinstance(list(second)[-1], Finished)
+    assert worker.ready()
+    assert pid_of(worker) != pid
+    assert not alive(pid)
+
+
+def test_an_idle_worker_that_is_killed_comes_back(start):
+    worker = start()
+    pid = pid_of(worker)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: worker.status().crashes == 1)
+    assert isinstance(list(worker.infer(job("step")))[-1], Finished)
+
+
+def test_a_hang_ends_at_the_announced_deadline(start, caplog):
+    worker = start()
+    pid = pid_of(worker)
+    first, second = worker.infer(job("hang", "pi0", "fast")), worker.infer(job("step"))
+    assert isinstance(list(first)[-1], Failed)
+    assert isinstance(list(second)[-1], Finished)
+    assert not alive(pid)
+    (line,) = [json.loads(r.message) for r in caplog.records if '"lost"' in r.message]
+    assert line["job"] == first.job_id
+    assert "hung" in line["reason"]
+
+
+def test_ready_is_the_heartbeat_of_the_loop_that_runs_the_jobs(start):
+    worker = start()
+    pid = pid_of(worker)
+    assert worker.ready()
+    os.kill(pid, signal.SIGSTOP)  # alive, its line open, and silent
+    until(lambda: not worker.ready())
+    until(worker.ready)
+    assert pid_of(worker) != pid
+    assert not alive(pid)
+
+
+def test_three_crashes_in_a_row_and_it_stays_down(start):
+    worker = start()
+    jobs = [worker.infer(job("die")) for _ in range(3)]
+    late = worker.infer(job("step"))
+    for stream in jobs:
+        assert "quote job" in list(stream)[-1].message
+    assert "crashed 3 times" in list(late)[-1].message
+    with pytest.raises(Down, match="crashed 3 times"):
+        worker.infer(job("step"))
+    assert not worker.live()
+    assert not worker.ready()
+    assert worker.status().state == "down"
+
+
+def test_a_completed_job_between_crashes_counts_them_anew(start):
+    worker = start()
+    scripts = ["die", "die", "refuse", "step", "die", "die", "step"]
+    ends = [list(worker.infer(job(script)))[-1] for script in scripts]
+    assert [type(end) for end in ends] == [
+        Failed, Failed, Finished, Finished, Failed, Failed, Finished
+    ]  # fmt: skip
+    assert worker.live()
+
+
+def test_a_factory_that_refuses_is_not_asked_again(start):
+    worker = start("refusing")
+    waiting = worker.infer(job("step"))
+    with pytest.raises(Down, match=r"needs 12\.3 GB"):
+        worker.metadata(LIMIT_S)
+    assert "needs 12.3 GB" in list(waiting)[-1].message
+    assert worker.status().crashes == 0
+    assert not worker.live()
+
+
+def test_a_factory_that_breaks_is_tried_three_times(start):
+    worker = start("broken")
+    with pytest.raises(Down, match="crashed 3 times"):
+        worker.metadata(LIMIT_S)
+
+
+# --- the process and its end --------------------------------------------------------------------
+
+PAGE = """
+import sys
+from playground import health
+from playground.events import Finished
+from playground.worker import Worker
+from tests import test_worker as t
+
+worker = Worker("tests.test_worker:with_jax", {}, kinds=t.KINDS)
+pid, jax_there = t.read_until(worker.call("process_id", {}), t.Result).value
+stream = worker.infer(t.job(f"gate={sys.argv[1]}"))
+t.read_until(stream, t.Phase)
+print(pid, jax_there, flush=True)
+health.wait_for_signal()
+worker.close(drain_s=60.0)
+print(type(list(stream)[-1]).__name__, "jax" in sys.modules, flush=True)
+"""
+
+
+@pytest.fixture
+def page(tmp_path):
+    """A program that runs a worker with one job held by the gate; the program and the gate."""
+    gate = tmp_path / "gate"
+    command = [sys.executable, "-c", PAGE, str(gate)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as program:
+        yield program, gate
+        program.kill()
+
+
+def test_sigterm_drains_and_exits_with_0_and_only_the_worker_imports_jax(page):
+    program, gate = page
+    pid, jax_there = program.stdout.readline().split()
+    assert jax_there == "True"
+    program.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        program.wait(timeout=0.5)  # it waits for the job
+    gate.touch()
+    assert program.stdout.readline().split() == ["Finished", "False"]
+    assert program.wait(LIMIT_S) == 0
+    assert not alive(int(pid))
+
+
+def test_a_killed_page_leaves_no_orphan(page):
+    program, _ = page
+    pid = int(program.stdout.readline().split()[0])
+    assert alive(pid)
+    program.kill()
+    program.wait(LIMIT_S)
+    until(lambda: not alive(pid))
+
+
+def test_closing_turns_new_jobs_away_and_gives_up_what_takes_too_long(start, tmp_path):
+    worker = start()
+    pid = pid_of(worker)
+    running, _ = held(worker, tmp_path)
+    waiting = worker.infer(job("step"))
+    worker.close(drain_s=0.1)
+    for stream in (running, waiting):
+        assert "shutting down" in list(stream)[-1].message
+    with pytest.raises(Down, match="shutting down"):
+        worker.infer(job("step"))
+    assert not alive(pid)
+
+
+def test_health_routes_follow_the_worker(start, tmp_path):
+    door = tmp_path / "door"
+    worker = start("policies_behind", {"door": str(door)})
+    app = FastAPI()
+    app.include_router(health.routes(worker))
+    with TestClient(app) as client:
+        assert client.get("/healthz").status_code == 200
+        assert client.get("/readyz").status_code == 503
+        door.touch()
+        worker.metadata(LIMIT_S)
+        assert client.get("/readyz").status_code == 200
+        assert client.get("/readyz").json()["state"] == "up"
+        worker.close(drain_s=0.0)
+        assert client.get("/healthz").status_code == 503
+        assert client.get("/readyz").status_code == 503
+
+
+# --- the wire -----------------------------------------------------------------------------------
+
+
+def travelled(value):
+    """What comes out at the other end of a socket."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        sender = threading.Thread(target=lambda: ours.sendall(wire.encode(value)))
+        sender.start()
+        received = wire.receive(theirs)
+        sender.join()
+    return received
+
+
+def same_bits(a, b):
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+DTYPES = st.one_of(
+    st_np.boolean_dtypes(),
+    st_np.integer_dtypes(endianness="?"),
+    st_np.unsigned_integer_dtypes(endianness="?"),
+    st_np.floating_dtypes(endianness="?"),
+    st_np.complex_number_dtypes(endianness="?"),
+)
+
+
+@given(st_np.arrays(DTYPES, st_np.array_shapes(min_dims=0, min_side=0, max_dims=4)))
+@settings(max_examples=200, deadline=None)
+def test_arrays_travel_bit_for_bit(array):
+    assert same_bits(travelled({"x": array})["x"], array)
+    assert same_bits(travelled((array.T,))[0], np.asarray(array.T))
+
+
+def test_large_arrays_go_through_the_worker_and_back(start):
+    rng = np.random.default_rng(0)
+    arrays = {
+        "image": rng.integers(0, 256, (2160, 3840, 3), np.uint8),
+        "x_t": rng.normal(size=(11, 8, 50, 32)).astype(np.float32),
+        "half": rng.normal(size=(64, 64)).astype(np.float16),
+        "long": rng.integers(-(2**63), 2**63 - 1, (1000,), np.int64),
+        "mask": rng.random((816, 867)) < 0.5,
+        "strided": rng.normal(size=(100, 100))[::3, ::-2],
+        "empty": np.empty((0, 14), np.float32),
+        "scalar": np.array(2.5, np.float64),
+        "bits": np.array([0x7FC00001, 0x80000000, 0xFF800000], np.uint32).view(np.float32),
+    }
+    value = read_until(
+        start().call("echo", {"arrays": arrays, "of": (1, "two", None)}), Result
+    ).value
+    assert value["of"] == (1, "two", None)
+    assert list(value["arrays"]) == list(arrays)
+    for name, array in arrays.items():
+        assert same_bits(value["arrays"][name], array), name
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.array([object()]), np.array(["text"]), np.zeros(2, "i4,f4"), np.zeros(2, "M8[s]")],
+    ids=["objects", "text", "records", "dates"],
+)
+def test_arrays_of_anything_but_numbers_do_not_travel(array):
+    with pytest.raises(TypeError, match="arrays of numbers travel"):
+        wire.encode(array)
+
+
+def frame(header, body=b""):
+    header = json.dumps(header).encode()
+    return len(header).to_bytes(4, "little") + header + body
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\xff\xff\xff\xff",
+        b"\x04\x00\x00\x00\x80\x04N.",  # a pickle
+        frame([]),
+        frame({"tree": None}),
+        frame({"tree": None, "arrays": [["a0", "|O", [1]]]}, bytes(8)),
+        frame({"tree": None, "arrays": [["a0", "<f4", [1 << 40]]]}),
+        frame({"tree": None, "arrays": [["a0", "<f4", [-1]]]}),
+        frame({"tree": {"$array": "a7"}, "arrays": []}),
+        frame({"tree": {"$class": "Popen", "args": "true"}, "arrays": []}),
+    ],
+)
+def test_what_is_no_frame_is_a_value_error(sent):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(sent)
+        with pytest.raises(ValueError, match="not a"):
+            wire.receive(theirs)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_a_frame_cut_short_is_the_end_of_the_stream(data):
+    sent = wire.encode({"x": np.arange(10), "y": "text"})
+    cut = data.draw(st.integers(0, len(sent) - 1))
+    ours, theirs = socket.socketpair()
+    with theirs:
+        with ours:
+            ours.sendall(sent[:cut])
+        with pytest.raises(EOFError):
+            wire.receive(theirs)
