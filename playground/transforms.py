@@ -1,0 +1,305 @@
+"""Numbers and pictures on their way into a model and back: normalisation and its statistics,
+offsets from the current state, padding, and images from a file to the model's square.
+
+Nothing here changes its arguments. Sources: openpi's `transforms.py`, `shared/normalize.py` and
+`openpi_client/image_tools.py`. H horizon (steps), D dimensions, S state dimensions.
+"""
+
+import dataclasses
+import io
+import json
+import struct
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from playground.trace import Stats
+
+Method = Literal["z-score", "quantile"]
+
+# Added to a standard deviation or a quantile range before dividing by it.
+EPSILON = 1e-6
+
+# --- normalisation ------------------------------------------------------------------------------
+
+
+def normalise(values: np.ndarray, stats: Stats, method: Method) -> np.ndarray:
+    """float64 [..., D] in the model's terms, from values in the robot's units.
+
+    z-score: (x - mean) / (std + 1e-6), pi0. quantile: q01..q99 to -1..1 without clipping, pi0.5 and
+    pi0-FAST. The stats must cover exactly D dimensions: cut longer ones with `trim`.
+    """
+    low, span = _scale(values, stats, method)
+    if method == "z-score":
+        return (values - low) / span
+    return (values - low) / span * 2 - 1
+
+
+def unnormalise(values: np.ndarray, stats: Stats, method: Method) -> np.ndarray:
+    """float64 [..., D]: what `normalise` was given."""
+    low, span = _scale(values, stats, method)
+    if method == "z-score":
+        return values * span + low
+    return (values + 1) / 2 * span + low
+
+
+def trim(stats: Stats, dims: int) -> Stats:
+    """The stats of the first `dims` dimensions: openpi's files may describe the model's padded ones
+    too. Raises ValueError if there are fewer."""
+    if len(stats.mean) < dims:
+        raise ValueError(
+            f"the norm stats cover {len(stats.mean)} dimensions, {dims} are needed: they belong to "
+            "another robot"
+        )
+    fields = dataclasses.asdict(stats).items()
+    return Stats(**{name: None if value is None else value[:dims] for name, value in fields})
+
+
+def _scale(values: np.ndarray, stats: Stats, method: Method) -> tuple[np.ndarray, np.ndarray]:
+    dims = np.shape(values)[-1] if np.ndim(values) else None
+    if dims != len(stats.mean):
+        raise ValueError(f"the norm stats cover {len(stats.mean)} dimensions, the data has {dims}")
+    if method == "z-score":
+        return np.array(stats.mean), np.array(stats.std) + EPSILON
+    if method != "quantile":
+        raise ValueError(f"normalisation is 'z-score' or 'quantile', not {method!r}")
+    if stats.q01 is None or stats.q99 is None:
+        raise ValueError(
+            "quantile normalisation needs q01 and q99, which these norm stats lack: compute them "
+            "again, or use z-score if the policy was trained so"
+        )
+    low = np.array(stats.q01)
+    return low, np.array(stats.q99) - low + EPSILON
+
+
+# --- offsets and padding ------------------------------------------------------------------------
+
+
+def to_offsets(actions: np.ndarray, state: np.ndarray, mask: tuple[bool, ...]) -> np.ndarray:
+    """Actions [..., H, D] as offsets from the state [..., S] at the start of the chunk, where the
+    mask says so; the type of the actions stays. Never from the step before: a cumulative sum of
+    offsets is wrong."""
+    return _shifted(actions, state, mask, -1)
+
+
+def to_absolute(actions: np.ndarray, state: np.ndarray, mask: tuple[bool, ...]) -> np.ndarray:
+    """Undoes `to_offsets`."""
+    return _shifted(actions, state, mask, 1)
+
+
+def _shifted(actions, state, mask, sign) -> np.ndarray:
+    actions, state, dims = np.asarray(actions), np.asarray(state), len(mask)
+    if not np.issubdtype(actions.dtype, np.floating):
+        raise ValueError(f"actions must be floats to hold offsets, got {actions.dtype}")
+    if actions.ndim < 2 or actions.shape[-1] < dims or state.ndim < 1 or state.shape[-1] < dims:
+        raise ValueError(
+            f"a mask of {dims} dimensions needs actions [steps, {dims} or more] and a state of at "
+            f"least {dims}; got actions {list(actions.shape)}, state {list(state.shape)}"
+        )
+    shift = sign * np.where(mask, state[..., None, :dims], 0)
+    moved = (actions[..., :dims] + shift).astype(actions.dtype)
+    return np.concatenate([moved, actions[..., dims:]], axis=-1)
+
+
+def pad(values: np.ndarray, dims: int) -> np.ndarray:
+    """[..., D] with zeros at the end up to `dims`; raises ValueError if D is larger."""
+    values = np.asarray(values)
+    missing = dims - values.shape[-1]
+    if missing < 0:
+        raise ValueError(f"{values.shape[-1]} dimensions do not fit the model's {dims}")
+    return np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, missing)])
+
+
+# --- images -------------------------------------------------------------------------------------
+
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
+MAX_PIXELS = 16_000_000
+
+
+def load_image(source: bytes | str | Path | BinaryIO) -> np.ndarray:
+    """A PNG, JPEG or WebP as uint8 [height, width, 3], upright as its EXIF orientation says.
+
+    Of several frames the first; transparency on black; 16-bit greys to their upper 8 bits; CMYK,
+    palettes and the rest as Pillow turns them into RGB. Raises ValueError for anything else, and,
+    before a pixel is decoded, for more than 16 million pixels.
+    """
+    if isinstance(source, bytes):
+        source = io.BytesIO(source)
+    kinds = "PNG, JPEG or WebP"
+    try:
+        image = Image.open(source, formats=IMAGE_FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"the image is far too large: at most {MAX_PIXELS:,} pixels") from error
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
+        raise ValueError(f"this is no readable {kinds} image: save it as one of these") from error
+    with image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise ValueError(
+                f"the image has {width} x {height} pixels, at most {MAX_PIXELS:,} are taken: "
+                "scale it down (the models see 224 x 224)"
+            )
+        try:
+            return _rgb(ImageOps.exif_transpose(image))
+        except (OSError, SyntaxError, ValueError, struct.error, EOFError, IndexError) as error:
+            raise ValueError(f"the {kinds} image is damaged or cut off: export it again") from error
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("I"):
+        grey = np.clip(np.asarray(image, np.int64) >> 8, 0, 255).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
+    return np.asarray(image.convert("RGB"))
+
+
+def as_image(picture: np.ndarray) -> np.ndarray:
+    """uint8 [height, width, 3] from what robots send: channels first or last, uint8 or floats in
+    0..1 (times 255, truncated, as openpi does). Raises ValueError where openpi guesses: no axis of
+    three channels or two of them, floats outside 0..1."""
+    picture = np.asarray(picture)
+    channels = [axis for axis in (0, -1) if picture.ndim == 3 and picture.shape[axis] == 3]
+    if len(channels) != 1 or 0 in picture.shape:
+        raise ValueError(
+            f"an image is [height, width, 3] or [3, height, width], got {list(picture.shape)}"
+        )
+    if np.issubdtype(picture.dtype, np.floating):
+        with np.errstate(invalid="ignore"):
+            levels = np.trunc(picture * 255)
+        if not ((levels >= 0) & (levels <= 255)).all():
+            raise ValueError("a float image must lie in 0..1 (0..255 belongs in uint8)")
+        picture = levels.astype(np.uint8)
+    if picture.dtype != np.uint8:
+        raise ValueError(f"an image is uint8 or float, got {picture.dtype}")
+    return np.moveaxis(picture, channels[0], -1)
+
+
+def resize_with_pad(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """uint8 [h, w, 3] to uint8 [height, width, 3]: scaled (bilinear) to fit, centred on black.
+
+    PARITY: the ratio is a float and scaled sides are truncated, so a side can come out one pixel
+    short (288 to 224 does), and an odd rest pads one more at the bottom or right.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(
+            f"an image is uint8 [height, width, 3], got {image.dtype} {list(image.shape)}"
+        )
+    if image.shape[:2] == (height, width):
+        return image
+    ratio = max(image.shape[1] / width, image.shape[0] / height)
+    fitted_height, fitted_width = int(image.shape[0] / ratio), int(image.shape[1] / ratio)
+    if not (fitted_height and fitted_width):
+        raise ValueError(
+            f"an image of {image.shape[1]} x {image.shape[0]} pixels is too narrow: nothing of it "
+            f"would be left at {width} x {height}; crop it"
+        )
+    fitted = Image.fromarray(image).resize((fitted_width, fitted_height), Image.Resampling.BILINEAR)
+    top, left = (height - fitted_height) // 2, (width - fitted_width) // 2
+    canvas = np.zeros((height, width, 3), np.uint8)
+    canvas[top : top + fitted_height, left : left + fitted_width] = fitted
+    return canvas
+
+
+# --- norm stats ---------------------------------------------------------------------------------
+
+
+def read_norm_stats(path: str | Path) -> dict[str, Stats]:
+    """Stats by key ("state", "actions") from openpi's `norm_stats.json`.
+
+    Raises ValueError that names the key and what is wrong: missing or other values than finite
+    numbers, lengths that differ, negative deviations, q99 below q01.
+    """
+    try:
+        entries = json.loads(Path(path).read_text("utf-8"))["norm_stats"]
+        return {key: _stats(entry) for key, entry in entries.items()}
+    except (OSError, KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        raise ValueError(f"cannot read norm stats from {path}: {error!r}") from error
+
+
+def write_norm_stats(path: str | Path, stats: dict[str, Stats]) -> None:
+    """Writes openpi's `norm_stats.json`; `read_norm_stats` gives the same values back."""
+    entries = {key: dataclasses.asdict(value) for key, value in stats.items()}
+    Path(path).write_text(json.dumps({"norm_stats": entries}, indent=2) + "\n", "utf-8")
+
+
+def _stats(entry: dict) -> Stats:
+    vectors = {name: entry[name] for name in ("mean", "std")}
+    vectors |= {name: entry.get(name) for name in ("q01", "q99")}
+    given = {name: np.array(v, np.float64) for name, v in vectors.items() if v is not None}
+    dims = given["mean"].size
+    for name, vector in given.items():
+        if vector.shape != (dims,) or not dims:
+            raise ValueError(f"{name} is no list of {dims} numbers, as many as mean has")
+        if not np.isfinite(vector).all():
+            raise ValueError(f"{name} holds values that are not finite")
+    if (given["std"] < 0).any():
+        raise ValueError("std is negative somewhere")
+    if len(given) == 4 and (given["q99"] < given["q01"]).any():
+        raise ValueError("q99 is below q01 somewhere: are they swapped?")
+    return Stats(*(tuple(given[n].tolist()) if n in given else None for n in vectors))
+
+
+class RunningStats:
+    """Stats of data that comes in pieces: mean, deviation, and 1 % and 99 % quantiles from one
+    histogram a dimension, whose range grows with the data (openpi's way; a quantile is off by about
+    a bin, range / 5000)."""
+
+    def __init__(self, bins: int = 5000):
+        self._bins = bins
+        self._count = 0
+
+    def update(self, values: np.ndarray) -> None:
+        """Takes in [..., D]; every leading axis counts as more vectors."""
+        values = np.asarray(values, np.float64)
+        rows = values.reshape(-1, values.shape[-1])
+        if not np.isfinite(rows).all():
+            raise ValueError("norm stats need finite values; NaN or infinity came")
+        if not len(rows):
+            return
+        if not self._count:
+            dims = rows.shape[1]
+            self._mean, self._squares = np.zeros(dims), np.zeros(dims)
+            self._low, self._high = rows.min(0), rows.max(0)
+            self._histogram = np.zeros((dims, self._bins))
+        if rows.shape[1] != len(self._mean):
+            raise ValueError(f"{rows.shape[1]} dimensions came, {len(self._mean)} came before")
+        self._widen(np.minimum(self._low, rows.min(0)), np.maximum(self._high, rows.max(0)))
+        for dim, column in enumerate(rows.T):
+            self._histogram[dim] += np.histogram(column, self._edges(dim))[0]
+        # The squared deviations of two sets join without loss (Chan, Golub and LeVeque 1979).
+        difference, total = rows.mean(0) - self._mean, self._count + len(rows)
+        self._squares += rows.var(0) * len(rows) + difference**2 * self._count * len(rows) / total
+        self._mean += difference * len(rows) / total
+        self._count = total
+
+    def finish(self) -> Stats:
+        """The stats so far; raises ValueError for fewer than two vectors."""
+        if self._count < 2:
+            raise ValueError(f"norm stats need at least two vectors, {self._count} came")
+        q01, q99 = (
+            [self._quantile(dim, share) for dim in range(len(self._mean))] for share in (0.01, 0.99)
+        )
+        std = np.sqrt(self._squares / self._count)
+        return Stats(*(tuple(map(float, vector)) for vector in (self._mean, std, q01, q99)))
+
+    def _edges(self, dim: int) -> np.ndarray:
+        margin = 1e-10  # a dimension that never moves still needs bins of some width
+        return np.linspace(self._low[dim] - margin, self._high[dim] + margin, self._bins + 1)
+
+    def _widen(self, low: np.ndarray, high: np.ndarray) -> None:
+        old = [self._edges(dim) for dim in range(len(low))]
+        changed = np.flatnonzero((low < self._low) | (high > self._high))
+        self._low, self._high = low, high
+        for dim in changed:
+            centres = (old[dim][1:] + old[dim][:-1]) / 2
+            self._histogram[dim] = np.histogram(
+                centres, self._edges(dim), weights=self._histogram[dim]
+            )[0]
+
+    def _quantile(self, dim: int, share: float) -> float:
+        below = np.concatenate([[0.0], np.cumsum(self._histogram[dim])])
+        return np.interp(share * below[-1], below, self._edges(dim))
