@@ -344,6 +344,7 @@ def _values(
             yield from zip(row.module_paths(index), row.unpack(layer), strict=True)
             done += layer.nbytes
             report(done, total, row.path)
+            del layer  # a view of an array that the next one's place is needed for
 
 
 def fill(abstract: Policy, values: Iterable[tuple[str, np.ndarray]], dtype: DType | None) -> Policy:
@@ -356,8 +357,10 @@ def fill(abstract: Policy, values: Iterable[tuple[str, np.ndarray]], dtype: DTyp
     filled = {}
     for name, value in values:
         path, parameter = parameters[name]
-        value = np.ascontiguousarray(value, dtype=dtype and DTYPES[dtype]).reshape(parameter.shape)
-        filled[path] = parameter.replace(jax.device_put(value))
+        # Always a copy: JAX lets go late of what it was given, and a view would keep all of the
+        # array it belongs to while the next is read.
+        value = np.array(value, dtype=dtype and DTYPES[dtype], order="C")
+        filled[path] = parameter.replace(jax.device_put(value.reshape(parameter.shape)))
     assert len(filled) == len(parameters), "the caller checks that every parameter has a value"
     return nnx.merge(graphdef, nnx.from_flat_state(filled.items()))
 

@@ -1,0 +1,386 @@
+"""LeRobot's checkpoints of pi0, pi0.5 and pi0-FAST: mapped by a table to openpi's arrays.
+
+A folder holds `model.safetensors`, `config.json` and two processor descriptions with norm stats.
+Weights of linear layers are [out, in], a layer an array; ours come from openpi's layout, so a row
+says which arrays stand side by side in one of openpi's and how each turns into its share of it.
+Source: LeRobot's `policies/{pi0,pi05,pi0_fast}`, transformers' PaliGemma for the names.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from models.checkpoint import CONFIG, WEIGHTS, open_safetensors
+from models.config import (
+    GEMMA_2B,
+    GEMMA_300M,
+    PALIGEMMA_VOCAB,
+    SIGLIP_SO400M,
+    Config,
+    DType,
+    Pi0Config,
+    Pi0FastConfig,
+)
+from models.layout import Policy, Progress, Row, Stored, assemble, check, rows
+
+Shape = tuple[int, ...]
+
+
+class Turn(NamedTuple):
+    """How one of LeRobot's arrays becomes a share of openpi's: the shape that it has there, and
+    the change, both from the share's shape."""
+
+    shape: Callable[[Shape], Shape]
+    change: Callable[[np.ndarray, Shape], np.ndarray]
+
+
+def _kernel(inputs: int) -> Turn:
+    """[out, in] to a kernel whose first `inputs` axes are `in`."""
+    return Turn(
+        lambda s: (math.prod(s[inputs:]), math.prod(s[:inputs])),
+        lambda x, s: x.T.reshape(s),
+    )
+
+
+KERNEL, OUT_KERNEL = _kernel(inputs=1), _kernel(inputs=2)
+VECTOR = Turn(lambda s: (math.prod(s),), lambda x, s: x.reshape(s))
+TABLE = Turn(lambda s: s[-2:], lambda x, s: x.reshape(s))
+# [heads * H, D] to [heads, D, H]
+HEADS = Turn(
+    lambda s: (s[0] * s[2], s[1]),
+    lambda x, s: x.reshape(s[0], s[2], s[1]).transpose(0, 2, 1),
+)
+# [W, 3, rows, columns] to [rows, columns, 3, W]
+PATCHES = Turn(lambda s: (s[3], s[2], s[0], s[1]), lambda x, s: x.transpose(2, 3, 1, 0))
+
+PALIGEMMA = "paligemma_with_expert.paligemma"
+LM_HEAD = f"{PALIGEMMA}.lm_head.weight"
+EMBEDDING = f"{PALIGEMMA}.model.language_model.embed_tokens.weight"
+EXPERT_LM_HEAD = "paligemma_with_expert.gemma_expert.lm_head.weight"
+
+# openpi's path -> (LeRobot's names, `{}` for the layer; how each turns)
+Names = dict[str, tuple[tuple[str, ...], Turn]]
+
+
+def load_lerobot(
+    folder: Path | str,
+    config: Config | None = None,
+    *,
+    dtype: DType | None = None,
+    progress: Progress | None = None,
+) -> Policy:
+    """The model in a folder that LeRobot saved (or the published ones, without `model.` in names).
+
+    config: None for the one that `config.json` describes. dtype: precision of the parameters, None
+    as stored. Raises ValueError as `load_openpi` does.
+    """
+    folder = Path(folder)
+    if not (folder / WEIGHTS).is_file():
+        adapted = (folder / "adapter_config.json").is_file()
+        raise ValueError(
+            f"{folder} has no {WEIGHTS}"
+            + (": it holds PEFT adapters only; merge them in LeRobot first" if adapted else "")
+        )
+    if config is None:
+        config = read_lerobot(folder).config
+    arrays = open_lerobot(folder / WEIGHTS, config)
+    return assemble(config, arrays, where=str(folder), dtype=dtype, progress=progress)
+
+
+def open_lerobot(path: Path, config: Config) -> dict[str, Stored]:
+    """openpi's path -> array of a LeRobot file, nothing read yet but its header."""
+    found = _canonical_names(path, open_safetensors(path), config)
+    table = rows(config)
+    names = _names(config)
+    expected = {}
+    for row in table:
+        theirs, turn = names[row.path]
+        for layer in range(row.layers or 1):
+            expected |= dict.fromkeys((x.format(layer) for x in theirs), turn.shape(row.shape))
+    check(
+        f"{path} does not fit the config:",
+        expected,
+        {name: (stored.shape, stored.dtype) for name, stored in found.items()},
+    )
+    return {row.path: _joined(row, *names[row.path], found) for row in table}
+
+
+def _joined(row: Row, theirs: tuple[str, ...], turn: Turn, found: Mapping[str, Stored]) -> Stored:
+    """One of openpi's arrays, made of LeRobot's a layer at a time."""
+
+    def layers() -> Iterator[np.ndarray]:
+        for layer in range(row.layers or 1):
+            shares = [turn.change(found[x.format(layer)].read(), row.shape) for x in theirs]
+            yield shares[0] if len(shares) == 1 else np.stack(shares)
+
+    dtypes = {found[x.format(i)].dtype for x in theirs for i in range(row.layers or 1)}
+    return Stored(row.stored_shape, np.result_type(*dtypes), layers)
+
+
+def _canonical_names(path: Path, found: dict[str, Stored], config: Config) -> dict[str, Stored]:
+    """The arrays that count, under the names of the table: what differs between versions."""
+    if found and all(name.startswith("model.") for name in found):
+        found = {name.removeprefix("model."): stored for name, stored in found.items()}
+    # The action expert never writes text.
+    found.pop(EXPERT_LM_HEAD, None)
+    # Published files, and those of LeRobot 0.4, hold the token table as the output layer only.
+    if EMBEDDING not in found and LM_HEAD in found:
+        found[EMBEDDING] = found.pop(LM_HEAD)
+    elif LM_HEAD in found:
+        head = found.pop(LM_HEAD)
+        if isinstance(config, Pi0FastConfig) and not _equal(head, found[EMBEDDING]):
+            raise ValueError(
+                f"{path}: lm_head and embed_tokens differ, so this pi0-FAST was fine-tuned with an "
+                "output layer of its own; here, as in openpi, both are one table"
+            )
+    if isinstance(config, Pi0Config) and config.pi05:
+        # LeRobot's own loader makes these two allowances for pi0.5.
+        found = {k: v for k, v in found.items() if not k.startswith("state_proj.")}
+        found = {k.replace("action_time_mlp_", "time_mlp_"): v for k, v in found.items()}
+    return found
+
+
+def _equal(a: Stored, b: Stored) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and np.array_equal(a.read(), b.read())
+
+
+def _names(config: Config) -> Names:
+    names = {
+        **_vision(),
+        "PaliGemma/llm/embedder/input_embedding": ((EMBEDDING,), TABLE),
+        **_expert("", f"{PALIGEMMA}.model.language_model"),
+    }
+    if isinstance(config, Pi0Config):
+        names |= _expert("_1", "paligemma_with_expert.gemma_expert.model")
+        for head in (
+            *("state_proj", "action_in_proj", "action_out_proj"),
+            *("action_time_mlp_in", "action_time_mlp_out", "time_mlp_in", "time_mlp_out"),
+        ):
+            names |= _linear(head, head)
+    return names
+
+
+def _linear(openpi: str, theirs: str, turn: Turn = KERNEL) -> Names:
+    return {
+        f"{openpi}/kernel": ((f"{theirs}.weight",), turn),
+        f"{openpi}/bias": ((f"{theirs}.bias",), VECTOR),
+    }
+
+
+def _vision() -> Names:
+    image, tower = "PaliGemma/img", f"{PALIGEMMA}.model.vision_tower.vision_model"
+    block, theirs = f"{image}/Transformer/encoderblock", f"{tower}.encoder.layers.{{}}"
+    attention = f"{block}/MultiHeadDotProductAttention_0"
+    names = {
+        **_linear(f"{image}/embedding", f"{tower}.embeddings.patch_embedding", PATCHES),
+        f"{image}/pos_embedding": ((f"{tower}.embeddings.position_embedding.weight",), TABLE),
+        **_linear(f"{attention}/out", f"{theirs}.self_attn.out_proj", OUT_KERNEL),
+        **_linear(f"{block}/MlpBlock_0/Dense_0", f"{theirs}.mlp.fc1"),
+        **_linear(f"{block}/MlpBlock_0/Dense_1", f"{theirs}.mlp.fc2"),
+        **_linear(f"{image}/head", f"{PALIGEMMA}.model.multi_modal_projector.linear"),
+    }
+    for ours, name in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj")):
+        names |= _linear(f"{attention}/{ours}", f"{theirs}.self_attn.{name}")
+    for ours, name in (
+        (f"{block}/LayerNorm_0", f"{theirs}.layer_norm1"),
+        (f"{block}/LayerNorm_1", f"{theirs}.layer_norm2"),
+        (f"{image}/Transformer/encoder_norm", f"{tower}.post_layernorm"),
+    ):
+        names[f"{ours}/scale"] = ((f"{name}.weight",), VECTOR)
+        names[f"{ours}/bias"] = ((f"{name}.bias",), VECTOR)
+    return names
+
+
+def _expert(suffix: str, theirs: str) -> Names:
+    layers, layer = "PaliGemma/llm/layers", f"{theirs}.layers.{{}}"
+    attention = {x: f"{layer}.self_attn.{x}_proj.weight" for x in "qkvo"}
+    mlp = {x: f"{layer}.mlp.{x}_proj.weight" for x in ("gate", "up", "down")}
+    names = {
+        f"{layers}/attn/q_einsum{suffix}/w": ((attention["q"],), HEADS),
+        f"{layers}/attn/kv_einsum{suffix}/w": ((attention["k"], attention["v"]), HEADS),
+        f"{layers}/attn/attn_vec_einsum{suffix}/w": ((attention["o"],), OUT_KERNEL),
+        f"{layers}/mlp{suffix}/gating_einsum": ((mlp["gate"], mlp["up"]), KERNEL),
+        f"{layers}/mlp{suffix}/linear": ((mlp["down"],), KERNEL),
+    }
+    for ours, name in (
+        (f"{layers}/pre_attention_norm{suffix}", f"{layer}.input_layernorm"),
+        (f"{layers}/pre_ffw_norm{suffix}", f"{layer}.post_attention_layernorm"),
+        (f"PaliGemma/llm/final_norm{suffix}", f"{theirs}.norm"),
+    ):
+        # Both sides multiply by 1 + scale. pi0.5's action expert has the second kind.
+        names[f"{ours}/scale"] = ((f"{name}.weight",), VECTOR)
+        names |= _linear(f"{ours}/Dense_0", f"{name}.dense")
+    return names
+
+
+# --- config.json and the processors -------------------------------------------------------------
+
+Normalisation = Literal["z-score", "quantile"]
+NORMALISATIONS = {"MEAN_STD": "z-score", "QUANTILES": "quantile"}
+VARIANTS = {"gemma_2b": GEMMA_2B, "gemma_300m": GEMMA_300M}
+IMAGES, STATE, ACTION = "observation.images.", "observation.state", "action"
+
+# Settings that change the numbers and that are not implemented here, with the value that does not;
+# files of older versions lack some.
+PLAIN = {
+    "use_visual_memory": False,
+    "use_proprioceptive_memory": False,
+    "n_obs_steps": 1,
+    "min_period": 4e-3,
+    "max_period": 4.0,
+    "image_resolution": [224, 224],
+    "fast_skip_tokens": 128,
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LeRobotPolicy:
+    """What a LeRobot folder says of its policy beside the weights.
+
+    cameras: the model's slots, in order; `empty_cameras` of them (the last) are never filled.
+    state_dim, action_dim: the robot's own. num_steps: Euler steps, None for FAST. stats: by "state"
+    and "actions", arrays `mean`, `std`, `q01`, `q99`, ... of those widths; empty for a base model
+    without any. epsilon: LeRobot's z-score is (x - mean) / (std + epsilon); its quantile rule adds
+    nothing and replaces a range of zero by epsilon. openpi adds 1e-6 in both.
+    relative_actions: whether actions are offsets from the state at the chunk's start.
+    """
+
+    config: Config
+    cameras: tuple[str, ...]
+    empty_cameras: int
+    state_dim: int
+    action_dim: int
+    num_steps: int | None
+    normalisation: dict[str, Normalisation]
+    stats: dict[str, dict[str, np.ndarray]]
+    epsilon: float
+    relative_actions: bool
+
+
+def read_lerobot(folder: Path | str) -> LeRobotPolicy:
+    """What `config.json` and the processors' files say; ValueError if it cannot be run here."""
+    folder = Path(folder)
+    settings = _json(folder / CONFIG)
+    where = str(folder / CONFIG)
+    kind = settings.get("type")
+    if kind not in ("pi0", "pi05", "pi0_fast"):
+        raise ValueError(f"{where}: policy type is {kind!r}; expected pi0, pi05 or pi0_fast")
+    for name, plain in PLAIN.items():
+        if settings.get(name, plain) != plain:
+            raise ValueError(f"{where}: {name} is {settings[name]!r}; only {plain!r} is supported")
+    try:
+        config, cameras = _config(kind, settings), _cameras(settings)
+        state_dim = settings["input_features"][STATE]["shape"][0]
+        action_dim = settings["output_features"][ACTION]["shape"][0]
+        num_steps = None if kind == "pi0_fast" else settings["num_inference_steps"]
+    except KeyError as error:
+        raise ValueError(f"{where}: {error.args[0]!r} is missing") from error
+    before = _normaliser(folder, "policy_preprocessor.json", "normalizer_processor")
+    after = _normaliser(folder, "policy_postprocessor.json", "unnormalizer_processor")
+    return LeRobotPolicy(
+        config=config,
+        cameras=cameras,
+        empty_cameras=settings.get("empty_cameras", 0),
+        state_dim=state_dim,
+        action_dim=action_dim,
+        num_steps=num_steps,
+        normalisation={
+            "state": _normalisation(before, "STATE"),
+            "actions": _normalisation(after, "ACTION"),
+        },
+        stats={"state": _stats(before, STATE), "actions": _stats(after, ACTION)},
+        epsilon=before.epsilon,
+        relative_actions=settings.get("use_relative_actions", False),
+    )
+
+
+def _cameras(settings: Mapping) -> tuple[str, ...]:
+    features = settings["input_features"].items()
+    return tuple(name.removeprefix(IMAGES) for name, x in features if x["type"] == "VISUAL")
+
+
+def _config(kind: str, settings: Mapping) -> Config:
+    def variant(field: str):
+        if settings[field] not in VARIANTS:
+            raise ValueError(f"{field} is {settings[field]!r}; expected one of {sorted(VARIANTS)}")
+        return VARIANTS[settings[field]]
+
+    shared = dict(
+        vision=SIGLIP_SO400M,
+        language=variant("paligemma_variant"),
+        vocab_size=PALIGEMMA_VOCAB,
+        action_horizon=settings["chunk_size"],
+        max_token_len=settings["tokenizer_max_length"],
+        dtype=settings["dtype"],
+        image_slots=_cameras(settings),
+    )
+    if kind == "pi0_fast":
+        return Pi0FastConfig(action_dim=settings["output_features"][ACTION]["shape"][0], **shared)
+    if settings["max_state_dim"] != settings["max_action_dim"]:
+        raise ValueError(
+            f"max_state_dim is {settings['max_state_dim']} and max_action_dim "
+            f"{settings['max_action_dim']}; here, as in openpi, they are one number"
+        )
+    return Pi0Config(
+        action_expert=variant("action_expert_variant"),
+        action_dim=settings["max_action_dim"],
+        pi05=kind == "pi05",
+        **shared,
+    )
+
+
+class _Normaliser(NamedTuple):
+    where: Path
+    norm_map: Mapping[str, str]
+    epsilon: float
+    arrays: Mapping[str, Stored]
+
+
+def _normaliser(folder: Path, file: str, step: str) -> _Normaliser:
+    """The one step of a processor that normalises. Its tensors' file is named in the step: the
+    number in that name changes between versions."""
+    path = folder / file
+    found = [x for x in _json(path).get("steps", []) if x.get("registry_name") == step]
+    if len(found) != 1:
+        raise ValueError(f"{path}: expected one step {step}, found {len(found)}")
+    settings, state_file = found[0]["config"], found[0].get("state_file")
+    arrays = {}
+    if state_file is not None:
+        if Path(state_file).name != state_file:
+            raise ValueError(f"{path}: state_file is {state_file!r}; expected a name in the folder")
+        arrays = open_safetensors(folder / state_file)
+    return _Normaliser(path, settings["norm_map"], settings["eps"], arrays)
+
+
+def _normalisation(normaliser: _Normaliser, kind: str) -> Normalisation:
+    name = normaliser.norm_map[kind]
+    if name not in NORMALISATIONS:
+        raise ValueError(
+            f"{normaliser.where}: {kind} is normalised by {name}; expected one of "
+            f"{', '.join(NORMALISATIONS)}"
+        )
+    return NORMALISATIONS[name]
+
+
+def _stats(normaliser: _Normaliser, feature: str) -> dict[str, np.ndarray]:
+    prefix = f"{feature}."
+    return {
+        name.removeprefix(prefix): stored.read()
+        for name, stored in normaliser.arrays.items()
+        if name.startswith(prefix)
+    }
+
+
+def _json(path: Path) -> dict:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value

@@ -1,0 +1,485 @@
+"""Checkpoint folders: openpi's arrays byte for byte, and what is refused, by name."""
+
+import dataclasses
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from models import checkpoint, config, layout
+from models.pi0 import Pi0
+from models.pi0_fast import Pi0Fast
+from tests.golden_models import CONFIGS
+
+FOLDERS = [
+    ("pi0", "params"),
+    ("pi05", "params"),
+    ("pi0_fast", "params"),
+    ("pi0_fast", "params_fsdp4"),
+]
+# A model of a few thousand parameters with every kind of module, and more than one kv head.
+SMALL_VISION = config.VisionConfig(
+    width=12, depth=2, mlp_dim=20, num_heads=3, patch_size=2, image_size=6
+)
+SMALL_EXPERT = config.ExpertConfig(
+    width=10, depth=3, mlp_dim=14, num_heads=4, num_kv_heads=2, head_dim=6
+)
+SMALL = {
+    "pi0": config.Pi0Config(
+        vision=SMALL_VISION,
+        language=SMALL_EXPERT,
+        action_expert=dataclasses.replace(SMALL_EXPERT, width=8, mlp_dim=9),
+        vocab_size=30,
+        action_dim=5,
+        action_horizon=4,
+        max_token_len=6,
+        pi05=False,
+        dtype="float32",
+        image_slots=("base_0_rgb",),
+    ),
+    "pi0_fast": config.Pi0FastConfig(
+        vision=SMALL_VISION,
+        language=SMALL_EXPERT,
+        vocab_size=30,
+        action_dim=5,
+        action_horizon=4,
+        max_token_len=6,
+        dtype="float32",
+        image_slots=("base_0_rgb",),
+    ),
+}
+SMALL["pi05"] = dataclasses.replace(SMALL["pi0"], pi05=True)
+
+
+def random_model(cfg):
+    cls = Pi0Fast if isinstance(cfg, config.Pi0FastConfig) else Pi0
+    graphdef, state = nnx.split(cls(cfg, rngs=nnx.Rngs(0)))
+    rng = np.random.default_rng(0)
+    return nnx.merge(
+        graphdef, jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), state)
+    )
+
+
+def random_arrays(cfg):
+    rng = np.random.default_rng(0)
+    manifest = layout.openpi_manifest(cfg)
+    return {
+        path: rng.normal(size=shape).astype(np.float32) for path, (shape, _) in manifest.items()
+    }
+
+
+def parameters(model):
+    return {name: np.asarray(value) for name, value in layout.parameters_of(model).items()}
+
+
+def digests(goldens, family):
+    return json.loads((goldens / family / "params_digest.json").read_text())
+
+
+def sha256(array):
+    return hashlib.sha256(np.ascontiguousarray(array, "<f4")).hexdigest()
+
+
+def editable(source: Path, target: Path) -> Path:
+    """A copy whose files may be changed."""
+    shutil.copytree(source, target, copy_function=shutil.copyfile)
+    for path in target.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    target.chmod(0o755)
+    return target
+
+
+def flip(path: Path, index: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[index] ^= 1
+    path.write_bytes(data)
+
+
+def largest(folder: Path) -> Path:
+    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+# --- openpi's arrays ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("family", "name"), FOLDERS)
+def test_every_array_is_read_as_openpi_wrote_it(goldens, family, name):
+    arrays = checkpoint.open_openpi(goldens / family / name)
+    expected = digests(goldens, family)
+    assert arrays.keys() == expected.keys()
+    for path, stored in arrays.items():
+        assert list(stored.shape) == expected[path]["shape"]
+        assert sha256(stored.read()) == expected[path]["sha256_le"], path
+
+
+@pytest.mark.parametrize(("family", "name"), FOLDERS)
+def test_a_loaded_model_holds_every_array(goldens, family, name):
+    """What each module does with its array is held by the parity tests."""
+    model = checkpoint.load_openpi(goldens / family / name, CONFIGS[family])
+    arrays = layout.to_openpi(model)
+    expected = digests(goldens, family)
+    assert arrays.keys() == expected.keys()
+    for path, array in arrays.items():
+        assert sha256(array) == expected[path]["sha256_le"], path
+    assert model.config == CONFIGS[family]
+
+
+@pytest.mark.parametrize("family", ["pi0", "pi05", "pi0_fast"])
+def test_full_size_manifests(goldens, family):
+    stored = json.loads((goldens / "param_manifests" / f"{family}.json").read_text())
+    expected = {k: (tuple(v["shape"]), v["dtype"]) for k, v in stored["params"].items()}
+    preset = {"pi0": config.PI0, "pi05": config.PI05, "pi0_fast": config.PI0_FAST}[family]
+    manifest = layout.openpi_manifest(preset)
+    assert {k: (shape, str(dtype)) for k, (shape, dtype) in manifest.items()} == expected
+    count = sum(int(np.prod(shape)) for shape, _ in manifest.values())
+    assert count == stored["total_parameters"]
+
+
+@pytest.mark.parametrize("family", SMALL)
+def test_table_covers_every_parameter_once(family):
+    """Several kv heads, widths that all differ: shapes cannot agree by accident."""
+    cfg = SMALL[family]
+    filled = [
+        path
+        for row in layout.rows(cfg)
+        for layer in range(row.layers or 1)
+        for path in row.module_paths(layer)
+    ]
+    assert len(filled) == len(set(filled))
+    assert set(filled) == layout.parameters_of(layout.abstract_model(cfg)).keys()
+
+
+@pytest.mark.parametrize("family", SMALL)
+@pytest.mark.parametrize("kv_heads", [2, 4])
+def test_openpi_round_trip(tmp_path, family, kv_heads):
+    """As many kv heads as query heads: openpi joins all three projections in one array."""
+    cfg = SMALL[family]
+    experts = {"language": cfg.language}
+    if family != "pi0_fast":
+        experts["action_expert"] = cfg.action_expert
+    cfg = dataclasses.replace(
+        cfg,
+        **{k: dataclasses.replace(v, num_kv_heads=kv_heads) for k, v in experts.items()},
+    )
+    model = random_model(cfg)
+    checkpoint.save_openpi(model, tmp_path / "saved")
+    loaded = parameters(checkpoint.load_openpi(tmp_path / "saved", cfg))
+    original = parameters(model)
+    assert loaded.keys() == original.keys()
+    for name, value in original.items():
+        np.testing.assert_array_equal(loaded[name], value, err_msg=name)
+    names = checkpoint.open_openpi(tmp_path / "saved" / "params").keys()
+    assert ("PaliGemma/llm/layers/attn/qkv_einsum/w" in names) == (kv_heads == 4)
+
+
+def test_precision(goldens, tmp_path):
+    stored = parameters(checkpoint.load_openpi(goldens / "pi05", CONFIGS["pi05"], dtype=None))
+    half = checkpoint.load_openpi(goldens / "pi05", CONFIGS["pi05"], dtype="bfloat16")
+    for name, value in parameters(half).items():
+        assert value.dtype == ml_dtypes.bfloat16
+        np.testing.assert_array_equal(value, stored[name].astype(ml_dtypes.bfloat16))
+    # What was stored in bfloat16 stays so unless asked otherwise.
+    checkpoint.save_openpi(half, tmp_path)
+    again = parameters(checkpoint.load_openpi(tmp_path, CONFIGS["pi05"]))
+    assert {str(value.dtype) for value in again.values()} == {"bfloat16"}
+    wide = checkpoint.load_openpi(tmp_path, CONFIGS["pi05"], dtype="float32")
+    for name, value in parameters(wide).items():
+        assert value.dtype == np.float32
+        np.testing.assert_array_equal(value, again[name].astype(np.float32))
+
+
+def test_progress(goldens):
+    calls = []
+    checkpoint.load_openpi(
+        goldens / "pi0", CONFIGS["pi0"], progress=lambda *call: calls.append(call)
+    )
+    done, total, names = zip(*calls, strict=True)
+    size = sum(4 * int(np.prod(x["shape"])) for x in digests(goldens, "pi0").values())
+    assert set(total) == {size}
+    assert done[0] == 0
+    assert done[-1] == size
+    assert sorted(done) == list(done)
+    assert set(names) == digests(goldens, "pi0").keys()
+
+
+MEMORY = """
+import resource, sys
+import jax
+import numpy as np
+from models import checkpoint, config, layout
+
+cfg = config.from_dict({cfg!r})
+layout.abstract_model(cfg)
+jax.device_put(np.zeros(3))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+model = checkpoint.load_openpi({folder!r}, cfg, dtype={dtype!r})
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux only")
+def test_peak_host_memory(tmp_path):
+    """Under 1.3 times the stored size, with the proportions of the 3B models."""
+    expert = config.ExpertConfig(
+        width=512, depth=6, mlp_dim=4096, num_heads=8, num_kv_heads=1, head_dim=64
+    )
+    cfg = dataclasses.replace(SMALL["pi0_fast"], language=expert, vocab_size=16_384)
+    arrays = random_arrays(cfg)
+    size = sum(array.nbytes for array in arrays.values())
+    checkpoint.write_openpi(arrays, tmp_path)
+    del arrays
+    for dtype in ("float32", "bfloat16"):
+        program = MEMORY.format(cfg=config.to_dict(cfg), folder=str(tmp_path), dtype=dtype)
+        run = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=Path(__file__).parents[1],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert int(run.stdout) * 1024 < 1.3 * size, dtype
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+
+def test_every_mismatch_in_one_error(tmp_path):
+    arrays = random_arrays(SMALL["pi0"])
+    del arrays["state_proj/bias"]
+    del arrays["PaliGemma/llm/final_norm/scale"]
+    arrays["novel/kernel"] = np.zeros((2, 3), np.float32)
+    arrays["action_in_proj/kernel"] = np.zeros((8, 5), np.float32)
+    arrays["action_out_proj/bias"] = np.zeros(5, np.int32)
+    checkpoint.write_openpi(arrays, tmp_path)
+    with pytest.raises(ValueError, match="does not fit the config") as error:
+        checkpoint.load_openpi(tmp_path, SMALL["pi0"])
+    assert str(error.value).splitlines() == [
+        f"{tmp_path} does not fit the config (pi0):",
+        "  missing (2):",
+        "    PaliGemma/llm/final_norm/scale [10]",
+        "    state_proj/bias [8]",
+        "  not expected (1):",
+        "    novel/kernel [2, 3]",
+        "  wrong shape (1):",
+        "    action_in_proj/kernel: found [8, 5], expected [5, 8]",
+        "  wrong type (1):",
+        "    action_out_proj/bias: found int32, expected one of float32, bfloat16, float16",
+    ]
+
+
+@pytest.mark.parametrize("theirs", SMALL)
+@pytest.mark.parametrize("ours", SMALL)
+def test_a_checkpoint_of_another_family_is_named(tmp_path, ours, theirs):
+    checkpoint.write_openpi(random_arrays(SMALL[theirs]), tmp_path)
+    if ours == theirs:
+        checkpoint.load_openpi(tmp_path, SMALL[ours])
+        return
+    hint = f"It looks like a {theirs} checkpoint; the config is {ours}'s."
+    with pytest.raises(ValueError, match=re.escape(hint)):
+        checkpoint.load_openpi(tmp_path, SMALL[ours])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_weights_that_are_not_finite(tmp_path, value, dtype):
+    path = "PaliGemma/llm/layers/mlp/linear"
+    arrays = {k: v.astype(dtype) for k, v in random_arrays(SMALL["pi0"]).items()}
+    arrays[path][1, 3, 2] = value
+    checkpoint.write_openpi(arrays, tmp_path)
+    with pytest.raises(ValueError, match=f"{path}, layer 1 holds NaN or infinity"):
+        checkpoint.load_openpi(tmp_path, SMALL["pi0"], dtype="float32")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data(), st.sampled_from([np.float16, np.float32, ml_dtypes.bfloat16]))
+def test_has_nonfinite(data, dtype):
+    bits = np.dtype(f"u{np.dtype(dtype).itemsize}")
+    x = data.draw(hnp.arrays(bits, hnp.array_shapes(max_dims=2, max_side=4))).view(dtype)
+    finite = np.isfinite(x.astype(np.float32)).all()
+    assert layout.has_nonfinite(x) == (not finite)
+    assert layout.has_nonfinite(x.T) == (not finite)
+
+
+@pytest.fixture
+def saved(goldens, tmp_path):
+    """The golden pi0 checkpoint, to be damaged."""
+    return editable(goldens / "pi0", tmp_path / "pi0")
+
+
+def refused(folder, message):
+    with pytest.raises(ValueError, match=message):
+        checkpoint.load_openpi(folder, CONFIGS["pi0"])
+
+
+def test_wrong_folders(goldens, saved, tmp_path):
+    refused(tmp_path / "nowhere", "there is no such folder")
+    refused(tmp_path, "expected a folder with params/ in it")
+    run = tmp_path / "run"
+    for step in ("20000", "9999", "assets"):
+        (run / step).mkdir(parents=True)
+    refused(run, r"steps \(9999, 20000\); choose the folder of one of them")
+    refused(goldens / "lerobot" / "pi0", "it is a LeRobot checkpoint or a bundled policy")
+    (saved / "params" / "manifest.ocdbt").unlink()
+    refused(saved, "manifest.ocdbt is missing, so its download or saving was cut off")
+    refused(saved / "params", "manifest.ocdbt is missing")
+
+
+def test_missing_shard(saved):
+    largest(saved / "params").unlink()
+    refused(saved, r"cannot read params\.\S+: a file of the checkpoint is missing or damaged")
+
+
+def test_cut_off_shard(saved):
+    shard = largest(saved / "params")
+    shard.write_bytes(shard.read_bytes()[:1000])
+    refused(saved, r"cannot read params\.\S+: a file of the checkpoint is missing or damaged")
+
+
+def test_damaged_index(saved):
+    for path in [saved / "params" / "manifest.ocdbt", *(saved / "params" / "d").iterdir()]:
+        flip(path, 60)
+        refused(saved, "a file of the checkpoint is missing or damaged")
+        flip(path, 60)
+    checkpoint.load_openpi(saved, CONFIGS["pi0"])
+
+
+def test_flipped_byte_in_a_weight(saved):
+    """OCDBT does not guard the arrays' own bytes; recorded digests do."""
+    checkpoint.record_digests(saved)
+    checkpoint.load_openpi(saved, CONFIGS["pi0"])
+    shard = largest(saved / "params")
+    flip(shard, shard.stat().st_size // 2)
+    name = shard.relative_to(saved).as_posix()
+    for folder in (saved, saved / "params"):
+        refused(folder, f"not what SHA256SUMS says(.|\n)*{name}: its bytes have changed")
+    shard.unlink()
+    refused(saved, f"{name}: missing")
+
+
+def test_digests_are_those_of_sha256sum(saved):
+    checkpoint.record_digests(saved)
+    command = shutil.which("sha256sum")
+    if command is None:
+        pytest.skip("no sha256sum here")
+    subprocess.run([command, "--check", "--quiet", "SHA256SUMS"], cwd=saved, check=True)
+    (saved / "SHA256SUMS").write_text("no digest\n")
+    refused(saved, "line 1: expected a SHA-256 and a name")
+
+
+def test_revision_follows_the_weights(goldens, saved):
+    revision = checkpoint.revision(saved)
+    assert re.fullmatch("[0-9a-f]{12}", revision)
+    assert checkpoint.revision(goldens / "pi0") == revision
+    assert checkpoint.revision(saved / "params") == revision
+    checkpoint.record_digests(saved)
+    assert checkpoint.revision(saved) == revision
+    (saved / "SHA256SUMS").unlink()
+    flip(largest(saved / "params"), 500)
+    assert checkpoint.revision(saved) != revision
+
+
+# --- bundled policies ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", SMALL)
+@pytest.mark.parametrize("storage", ["float32", "bfloat16", "float16"])
+def test_bundled_round_trip(tmp_path, family, storage):
+    model, metadata = random_model(SMALL[family]), {"badge": "untrained weights", "seed": 3}
+    checkpoint.save_bundled(tmp_path / "a", SMALL[family], model, metadata, storage=storage)
+    cfg, loaded = checkpoint.load_bundled(tmp_path / "a")
+    assert cfg == SMALL[family] == loaded.config
+    assert checkpoint.read_bundled(tmp_path / "a")["metadata"] == metadata
+    original = parameters(model)
+    assert parameters(loaded).keys() == original.keys()
+    for name, value in parameters(loaded).items():
+        assert value.dtype == np.float32
+        np.testing.assert_array_equal(value, original[name].astype(layout.DTYPES[storage]))
+    checkpoint.save_bundled(tmp_path / "b", SMALL[family], model, metadata, storage=storage)
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    digest = hashlib.sha256((tmp_path / "a" / "model.safetensors").read_bytes()).hexdigest()
+    assert checkpoint.revision(tmp_path / "a") == digest[:12]
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
+
+
+def test_bundled_in_bfloat16(tmp_path):
+    cfg = dataclasses.replace(SMALL["pi0"], dtype="bfloat16")
+    checkpoint.save_bundled(tmp_path, cfg, random_model(cfg))
+    _, loaded = checkpoint.load_bundled(tmp_path)
+    assert {str(value.dtype) for value in parameters(loaded).values()} == {"bfloat16"}
+
+
+def test_bundled_weights_beyond_the_storage(tmp_path):
+    model = random_model(SMALL["pi0"])
+    model.action_in_proj.bias[...] = jnp.full(8, 1e5)
+    with pytest.raises(ValueError, match="action_in_proj/bias is not finite in float16"):
+        checkpoint.save_bundled(tmp_path, SMALL["pi0"], model, storage="float16")
+    with pytest.raises(ValueError, match="storage is 'int8'; expected one of float32"):
+        checkpoint.save_bundled(tmp_path, SMALL["pi0"], model, storage="int8")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.fixture
+def bundled(tmp_path):
+    checkpoint.save_bundled(tmp_path / "policy", SMALL["pi0"], random_model(SMALL["pi0"]))
+    return tmp_path / "policy"
+
+
+def edit_config(folder, change):
+    path = folder / "config.json"
+    description = json.loads(path.read_text())
+    change(description)
+    path.write_text(json.dumps(description))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(format=2), "is of format 2; this version reads 1"),
+        (lambda d: d.pop("weights_sha256"), "expected config, format, metadata, weights_sha256"),
+        (lambda d: d.update(weights_sha256="0" * 64), "is not the file that config.json beside"),
+        (lambda d: d["config"].update(model="pi1"), "'model' is 'pi1'"),
+        (lambda d: d["config"].pop("vocab_size"), "missing fields .*vocab_size"),
+        (lambda d: d["config"].update(vocab_size=31), r"gemma/embedding: found \[30, 10\], exp"),
+        (lambda d: d["config"]["vision"].update(depth=1), r"not expected \(16\)"),
+    ],
+)
+def test_bundled_config_that_does_not_fit(bundled, change, message):
+    edit_config(bundled, change)
+    with pytest.raises(ValueError, match=message):
+        checkpoint.load_bundled(bundled)
+
+
+def test_bundled_files_that_are_damaged(bundled, tmp_path):
+    weights = bundled / "model.safetensors"
+    data = weights.read_bytes()
+    flip(weights, len(data) - 5)
+    with pytest.raises(ValueError, match=r"is not the file that config\.json beside it"):
+        checkpoint.load_bundled(bundled)
+    weights.write_bytes(data[:-100])
+    with pytest.raises(ValueError, match="missing, cut off or no safetensors file"):
+        checkpoint.load_bundled(bundled)
+    weights.unlink()
+    with pytest.raises(ValueError, match="missing, cut off or no safetensors file"):
+        checkpoint.load_bundled(bundled)
+    (bundled / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"is no bundled policy: cannot read config\.json"):
+        checkpoint.load_bundled(bundled)
+    with pytest.raises(ValueError, match=r"is no bundled policy: cannot read config\.json"):
+        checkpoint.load_bundled(tmp_path / "nowhere")
