@@ -25,7 +25,7 @@ WASH = "rgba(128, 134, 145, 0.12)"  # shaded regions
 PLOT_CSS = ".js-plotly-plot .plotly text { fill: var(--body-text-color) !important; }"
 
 # Above this many values an array travels in 16 bits a value instead of 32.
-EXACT_VALUES = 65_536
+EXACT_VALUES = 16_384
 _NAN_CODE = 65_535
 
 _BROWSER = Path(__file__).parent / "browser"

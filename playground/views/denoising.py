@@ -1,0 +1,91 @@
+"""The denoising player: how a flow policy's chunk comes out of noise, step by step."""
+
+import numpy as np
+
+from playground.trace import Trace
+from playground.views import theme
+
+# gr.HTML(value, **COMPONENT) with value None or `payload(trace)`.
+COMPONENT = theme.component("player.js", "panels.js", "denoising.js")
+
+
+def payload(
+    trace: Trace,
+    *,
+    paths: dict[str, np.ndarray] | None = None,
+    image: np.ndarray | None = None,
+) -> dict[str, object]:
+    """What the player draws, as plain JSON. S Euler steps, N samples, H horizon, D real dimensions.
+
+    x, v      packed [S + 1, N, H, D] and [S, N, H, D], in the model's (normalised) units; the
+              browser computes x_t - t v_t and |v_t| from them
+    robot     packed [S + 1, N, H, D]: the estimates in the robot's units, then the actions
+    paths     optional: by gripper float [S, N, points, 2], the pixels (column, row) of `image`,
+              uint8 [height, width, 3], that each step's estimate leads it over
+
+    Raises ValueError for a trace without x_t (pi0-FAST: see tokens.py) or paths of another shape.
+    """
+    if trace.x_t is None or trace.actions is None:
+        raise ValueError(
+            f"{trace.info.title} left no x_t to play: the player is for flow policies, "
+            "tokens.payload for pi0-FAST"
+        )
+    width = len(trace.info.actions)
+    return {
+        "policy": theme.identity(trace.info),
+        "summary": describe(trace),
+        "dims": theme.dimensions(trace.info.actions),
+        "hz": trace.info.control_hz,
+        "times": [float(t) for t in trace.times],
+        "x": theme.packed(trace.x_t[..., :width]),
+        "v": theme.packed(trace.v_t[..., :width]),
+        "robot": theme.packed(np.concatenate([trace.estimates, trace.actions[None]])),
+        "paths": _paths(trace, paths, image),
+    }
+
+
+def _paths(trace, paths, image):
+    if not paths:
+        return None
+    if image is None:
+        raise ValueError("paths need the camera image whose pixels they are in")
+    steps, samples = trace.v_t.shape[:2]
+    for name, points in paths.items():
+        if points.ndim != 4 or points.shape[:2] != (steps, samples) or points.shape[3] != 2:
+            raise ValueError(
+                f"path of {name}: expected [{steps} steps, {samples} samples, points, 2], "
+                f"got {list(points.shape)}"
+            )
+    grippers = [
+        {"name": theme.plain(name), "points": theme.packed(np.round(points, 1))}
+        for name, points in paths.items()
+    ]
+    return {"image": theme.picture(image), "grippers": grippers}
+
+
+def describe(trace: Trace) -> str:
+    """The player in words: where the estimate settles and how far the seeds lie apart."""
+    steps, samples = trace.v_t.shape[:2]
+    span = np.maximum(np.ptp(trace.actions, axis=(0, 1)), 1e-6)
+    off = np.abs(trace.estimates - trace.actions).mean(axis=(1, 2)) / span  # [S, D]
+    late = np.flatnonzero(off.mean(axis=1) > 0.05)
+    settled = int(late[-1]) + 1 if len(late) else 0
+    text = (
+        f"{trace.info.title} ({trace.info.badge}) went from noise at t = 1 to the chunk at t = 0 "
+        f"in {steps} Euler steps. "
+    )
+    if settled >= steps:
+        text += "The estimate moved by more than 5 % of the chunk's range up to the last step."
+    else:
+        text += (
+            f"From step {settled} on, the estimate lies within 5 % of the chunk's range of the end."
+        )
+    if samples > 1:
+        spread = trace.actions.std(axis=0, ddof=1).mean(axis=0)  # [D]
+        widest = int((spread / span).argmax())
+        dim = trace.info.actions[widest]
+        text += (
+            f" Over {samples} seeds {dim.name} differs most: "
+            f"{spread[widest]:.3g} {dim.unit} standard deviation."
+        )
+    return text
