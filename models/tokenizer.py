@@ -210,7 +210,8 @@ class FastActionTokenizer:
         rows = [_coefficients(chunk, scale) for chunk in chunks]
         if not rows:
             raise ValueError("fitting FAST needs at least one chunk")
-        low, high = (2 * int(pick(row.min() for row in rows)) for pick in (min, max))
+        low = 2 * min(int(row.min()) for row in rows)
+        high = 2 * max(int(row.max()) for row in rows)
         low, high = min(low, -1), max(high, 1)
         used = {byte for code in range(high - low + 1) for byte in chr(code).encode()}
         if vocab_size < len(used):

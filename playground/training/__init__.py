@@ -1,0 +1,1 @@
+"""Demonstrations, tokenizers and training of the bundled policies."""

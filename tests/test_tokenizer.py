@@ -1,0 +1,427 @@
+"""Tokenizers against openpi's recorded ones, and what must hold for any text, chunk and ids."""
+
+import re
+
+import numpy as np
+import pytest
+import scipy.fft
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.tokenizer import (
+    BOS,
+    EOS,
+    FastActionTokenizer,
+    FastTokenizer,
+    PaligemmaTokenizer,
+    state_bins,
+)
+from playground.training import tokenizers as training
+from tests.openpi_cases import DIFFERENCES, Recorded, difference, hold
+
+
+@pytest.fixture(scope="module")
+def folder(goldens):
+    return goldens / "transforms"
+
+
+@pytest.fixture(scope="module")
+def tiny(folder):
+    return PaligemmaTokenizer(folder / "sentencepiece" / "tiny_paligemma.model")
+
+
+@pytest.fixture(scope="module")
+def recorded_fast(folder):
+    return {name: FastActionTokenizer.load(folder / name) for name in ("fast", "fast_2048")}
+
+
+@pytest.fixture(scope="module")
+def small():
+    return PaligemmaTokenizer(training.MODEL)
+
+
+def smooth_chunks(count, horizon=20, dim=5, seed=0):
+    draw = np.random.default_rng(seed)
+    for _ in range(count):
+        knots = draw.uniform(-1, 1, (4, dim))
+        steps = np.linspace(0, 3, horizon)
+        yield np.stack([np.interp(steps, range(4), column) for column in knots.T], axis=1)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return FastActionTokenizer.fit(smooth_chunks(300), vocab_size=400)
+
+
+# --- against openpi -----------------------------------------------------------------------------
+
+
+def test_prompts_equal_openpi(folder, tiny):
+    for case in Recorded(folder, "paligemma_prompt").data["cases"]:
+        state = np.array(case["state"], case["state_dtype"]) if "state" in case else None
+
+        def check(prompt, case=case):
+            assert prompt.tokens.tolist() == case["tokens"]
+            assert prompt.mask.tolist() == case["mask"]
+            assert prompt.text == case["text_of_valid_tokens"]
+            assert (prompt.tokens.dtype, prompt.mask.dtype) == (np.int64, bool)
+
+        hold(
+            f"prompt/{case['name']}",
+            False,
+            lambda case=case, state=state: tiny.tokenize(case["prompt"], case["max_len"], state),
+            check,
+        )
+
+
+def test_state_outside_the_range_has_openpis_bins(folder):
+    (case,) = [
+        case
+        for case in Recorded(folder, "paligemma_prompt").data["cases"]
+        if case["name"] == "pi05/state_outside"
+    ]
+    bins = re.search("State: (.*);", case["text_of_valid_tokens"])[1].split()
+    state = np.array(case["state"])
+    finite = np.isfinite(state)
+    assert state_bins(state[finite]).tolist() == [
+        int(b) for b, kept in zip(bins, finite, strict=True) if kept
+    ]
+
+
+def test_raw_encoding_equals_sentencepiece(folder, tiny):
+    data = Recorded(folder, "paligemma_prompt").data
+    for case in data["raw_encode"]:
+        assert tiny.encode(case["text"]) == case["ids"]
+        assert [tiny.piece(i) for i in case["ids"]] == case["pieces"]
+        assert tiny.decode(case["ids"]) == case["decoded"]
+    for case in data["raw_decode"]:
+        assert tiny.decode(case["ids"]) == case["text"]
+
+
+def test_fast_encoding_equals_the_published_processor(folder, recorded_fast):
+    recorded = Recorded(folder, "fast_cases")
+    for case in recorded.data["encode"]:
+        actions = recorded.arrays[case["key"]]
+        tokenizer = recorded_fast[case["tokenizer"]]
+        rows = list(actions) if actions.ndim >= 3 else [actions]
+
+        def check(ids, case=case):
+            assert ids == case["tokens"]
+
+        hold(
+            f"encode/{case['name']}",
+            "error" in case,
+            lambda rows=rows, tokenizer=tokenizer: [tokenizer.encode(row) for row in rows],
+            check,
+        )
+
+
+def test_fast_decoding_equals_the_published_processor(folder, recorded_fast):
+    recorded = Recorded(folder, "fast_cases")
+    for case in recorded.data["decode"]:
+        sizes = (case["time_horizon"], case["action_dim"])
+        counts = iter(re.findall(r"size (\d+)|have shape \((\d+), (\d+)\)", case["stdout"]))
+
+        def check(decodings, case=case, counts=counts):
+            failed = 0
+            for decoding, theirs in zip(decodings, recorded.arrays[case["key"]], strict=True):
+                if decoding.failure is None:
+                    np.testing.assert_allclose(decoding.actions, theirs, rtol=0, atol=1e-9)
+                    continue
+                failed += 1
+                assert decoding.actions is None
+                if "coefficients came" in decoding.failure:
+                    size, rows, columns = next(counts)
+                    count = int(size) if size else int(rows) * int(columns)
+                    assert f"{count} coefficients came" in decoding.failure
+            assert failed == case["num_failed_rows"]
+
+        hold(
+            f"decode/{case['name']}",
+            "error" in case,
+            lambda case=case, sizes=sizes: [
+                recorded_fast[case["tokenizer"]].decode(row, *sizes) for row in case["tokens"]
+            ],
+            check,
+        )
+
+
+def test_half_characters_are_named(folder, recorded_fast):
+    for case in Recorded(folder, "fast_cases").data["decode"]:
+        if case["name"] in ("bad/lone_lead_byte", "bad/lone_continuation_byte"):
+            (row,) = case["tokens"]
+            decoding = recorded_fast["fast"].decode(row, case["time_horizon"], case["action_dim"])
+            broken = next(i for i in row if recorded_fast["fast"].coefficients(i) is None)
+            assert decoding.failure.startswith(f"id {broken} at position {row.index(broken)} ")
+
+
+def test_what_each_action_token_stands_for(folder, recorded_fast):
+    recorded = Recorded(folder, "fast_cases").data["coefficients_of_each_token"]
+    tokenizer = recorded_fast[recorded["tokenizer"]]
+    assert len(recorded["values"]) == tokenizer.vocab_size
+    replacement = 0xFFFD + tokenizer.min_token
+    for token, values in enumerate(recorded["values"]):
+        ours = tokenizer.coefficients(token)
+        assert (replacement in values) if ours is None else (list(ours) == values)
+
+
+def test_fast_prompts_equal_openpi(folder, tiny, recorded_fast):
+    recorded = Recorded(folder, "fast_prompt")
+    tokenizers = {name: FastTokenizer(tiny, fast) for name, fast in recorded_fast.items()}
+    for case in recorded.data["tokenize"]:
+        actions = recorded.arrays[case["actions_key"]] if "actions_key" in case else None
+        prompt = tokenizers[case["tokenizer"]].tokenize(
+            case["prompt"], recorded.arrays[case["state_key"]], case["max_len"], actions
+        )
+        ours = (prompt.tokens, prompt.mask, prompt.ar_mask, prompt.loss_mask)
+        theirs = [case[key] for key in ("tokens", "token_mask", "ar_mask", "loss_mask")]
+        assert [array.tolist() for array in ours] == theirs, case["name"]
+        assert [str(array.dtype) for array in ours] == case["dtypes"], case["name"]
+
+
+def test_actions_out_of_generated_text_equal_openpi(folder, tiny, recorded_fast):
+    recorded = Recorded(folder, "fast_prompt")
+    tokenizers = {name: FastTokenizer(tiny, fast) for name, fast in recorded_fast.items()}
+    for case in recorded.data["extract_actions"]:
+        decoding = tokenizers[case["tokenizer"]].extract_actions(
+            case["tokens"], case["action_horizon"], case["action_dim"]
+        )
+        theirs = recorded.arrays[case["key"]]
+        # Zeros without a message mean no marker, zeros with one a failure; nothing else is zero.
+        assert (decoding.actions is None) == case["all_zero"], case["name"]
+        if decoding.actions is None:
+            assert ("no 'Action: '" in decoding.failure) == (not case["stdout"]), case["name"]
+        else:
+            np.testing.assert_allclose(decoding.actions, theirs, rtol=0, atol=1e-9)
+        strays = ("text_inside", "space_inside", "unk_inside", "high_fast_ids", "byte_pieces")
+        if decoding.failure is None:
+            assert bool(decoding.skipped) == (case["name"] in strays), case["name"]
+
+
+# --- what must hold for anything ----------------------------------------------------------------
+
+any_text = st.text(st.characters(exclude_categories=()), max_size=300)
+
+
+@given(text=any_text)
+def test_any_text_comes_back(small, text):
+    # U+2581 is how sentencepiece writes a space; lone surrogates are no text.
+    expected = re.sub("[\ud800-\udfff]", "�", text).replace("▁", " ")
+    assert small.decode(small.encode(text)) == expected
+
+
+@given(
+    text=any_text,
+    max_len=st.integers(1, 250),
+    state=st.none() | st.lists(st.floats(-3, 3), max_size=14).map(np.array),
+)
+def test_any_prompt_fits(small, fitted, text, max_len, state):
+    prompts = [small.tokenize(text, max_len, state)]
+    if state is not None:
+        prompts.append(FastTokenizer(small, fitted).tokenize(text, state, max_len))
+    for prompt in prompts:
+        valid = int(prompt.mask.sum())
+        assert prompt.tokens.shape == prompt.mask.shape == (max_len,)
+        assert prompt.mask[:valid].all()
+        assert prompt.tokens[0] == BOS
+        assert not prompt.tokens[valid:].any()
+        assert prompt.truncated == 0 or valid == max_len
+        assert prompt.text == small.decode(prompt.tokens[:valid])
+
+
+def test_a_long_prompt_says_what_was_cut(small):
+    whole = small.tokenize("pick up the red cube " * 500, 10_000)
+    cut = small.tokenize("pick up the red cube " * 500, 48)
+    assert (whole.truncated, cut.truncated) == (0, int(whole.mask.sum()) - 48)
+    assert whole.text.startswith(cut.text)
+
+
+@given(st.lists(st.floats(-1, 1, exclude_max=True), min_size=1, max_size=20))
+def test_bins_hold_their_values(values):
+    left = -1 + state_bins(np.array(values)) / 128
+    assert ((left <= values) & (values < left + 1 / 128)).all()
+
+
+@given(data=st.data(), scale=st.sampled_from([5, 10, 40]))
+@settings(max_examples=30)
+def test_fast_round_trip_within_rounding(data, scale):
+    tokenizer = FastActionTokenizer.fit(smooth_chunks(40, seed=scale), vocab_size=600, scale=scale)
+    seed = data.draw(st.integers(0, 10_000))
+    (chunk,) = smooth_chunks(1, horizon=20, dim=5, seed=seed)
+    decoding = tokenizer.decode(tokenizer.encode(chunk), 20, 5)
+    # Each coefficient is off by at most half a step, and the transform keeps distances.
+    error = np.linalg.norm(decoding.actions - chunk, axis=0)
+    assert decoding.failure is None
+    assert (error <= 0.5 / scale * np.sqrt(20) + 1e-9).all()
+
+
+@given(st.lists(st.integers(-200, 700), max_size=60))
+def test_any_ids_decode_or_say_why(fitted, ids):
+    decoding = fitted.decode(ids, 4, 3)
+    assert (decoding.actions is None) != (decoding.failure is None)
+    assert list(decoding.skipped) == [i for i in ids if i >= fitted.vocab_size]
+    if decoding.actions is not None:
+        assert decoding.actions.shape == (4, 3)
+
+
+@given(seed=st.integers(0, 1000), cut=st.integers(0, 40))
+def test_partial_decoding_has_the_coefficients_so_far(fitted, seed, cut):
+    (chunk,) = smooth_chunks(1, seed=seed)
+    ids = fitted.encode(chunk)
+    whole = fitted.decode(ids, 20, 5).actions
+    np.testing.assert_array_equal(fitted.decode_partial(ids, 20, 5), whole)
+    known = [fitted.coefficients(i) for i in ids[:cut]]
+    partial = fitted.decode_partial(ids[:cut], 20, 5)
+    if None in known:
+        return  # the cut may split a character
+    count = sum(map(len, known))
+    assert (partial is None) == (count == 0)
+    if partial is not None:
+        spectrum = scipy.fft.dct(whole, axis=0, norm="ortho").ravel()
+        spectrum[count:] = 0
+        ours = scipy.fft.dct(partial, axis=0, norm="ortho").ravel()
+        np.testing.assert_allclose(ours, spectrum, rtol=0, atol=1e-9)
+
+
+def test_partial_decoding_is_none_where_decoding_can_only_fail(fitted):
+    (chunk,) = smooth_chunks(1)
+    ids = fitted.encode(chunk)
+    assert fitted.decode_partial([*ids, ids[0]], 20, 5) is None
+    assert fitted.decode_partial([-1, *ids], 20, 5) is None
+    assert fitted.decode_partial([], 20, 5) is None
+
+
+def test_generated_tokens_become_actions(small, fitted):
+    tokenizer = FastTokenizer(small, fitted)
+    (chunk,) = smooth_chunks(1, seed=5)
+    prompt = tokenizer.tokenize("touch the red cube", np.zeros(5), 200, chunk)
+    generated = prompt.tokens[prompt.loss_mask].tolist()
+    assert small.decode(generated).startswith("Action: <loc")
+    assert generated[-1] == EOS
+    expected = fitted.decode(fitted.encode(chunk), 20, 5).actions
+    np.testing.assert_array_equal(tokenizer.extract_actions(generated, 20, 5).actions, expected)
+    # Complete from the bar on, and nothing after it counts.
+    bar = len(generated) - 2
+    assert not tokenizer.is_complete(generated[:bar])
+    assert tokenizer.is_complete(generated[: bar + 1])
+    more = [*generated, *small.encode("Action: nonsense"), 0, 0]
+    np.testing.assert_array_equal(tokenizer.extract_actions(more, 20, 5).actions, expected)
+    # While tokens come, the partial chunk ends at the whole one.
+    np.testing.assert_array_equal(tokenizer.extract_partial(generated[:bar], 20, 5), expected)
+    assert tokenizer.extract_partial(generated[:2], 20, 5) is None
+
+
+def test_fast_saves_and_loads(tmp_path, fitted):
+    fitted.save(tmp_path)
+    loaded = FastActionTokenizer.load(tmp_path)
+    for chunk in smooth_chunks(20, seed=7):
+        assert loaded.encode(chunk) == fitted.encode(chunk)
+    assert (loaded.scale, loaded.min_token, loaded.vocab_size) == (10, fitted.min_token, 400)
+
+
+def test_fit_leaves_no_holes(fitted):
+    # Twice the range of the data, every value by itself: nothing vanishes, nothing shifts.
+    spectra = [scipy.fft.dct(c, axis=0, norm="ortho") * 10 for c in smooth_chunks(300)]
+    lowest, highest = (int(round(2 * f(spectra))) for f in (np.min, np.max))
+    assert lowest < -20
+    assert highest > 20
+    for value in range(lowest + 2, highest - 1):
+        ids = fitted.encode(np.array([[value / 10, 0.0]]))
+        assert fitted.decode(ids, 1, 2).actions.round(9).tolist() == [[value / 10, 0.0]]
+
+
+# --- refusals -----------------------------------------------------------------------------------
+
+
+def test_broken_files_are_refused(tmp_path, small, fitted):
+    with pytest.raises(ValueError, match=r"cannot read a sentencepiece model from .*nowhere"):
+        PaligemmaTokenizer(tmp_path / "nowhere.model")
+    (tmp_path / "text.model").write_text("not a model")
+    with pytest.raises(ValueError, match="cannot read a sentencepiece model"):
+        PaligemmaTokenizer(tmp_path / "text.model")
+    with pytest.raises(ValueError, match="no FAST tokenizer in"):
+        FastActionTokenizer.load(tmp_path)
+    (tmp_path / "tokenizer.json").write_text('{"model": 1}')
+    with pytest.raises(ValueError, match=r"tokenizer\.json does not parse"):
+        FastActionTokenizer.load(tmp_path)
+    fitted.save(tmp_path)
+    (tmp_path / "processor_config.json").write_text('{"scale": 0, "min_token": -5}')
+    with pytest.raises(ValueError, match="positive scale"):
+        FastActionTokenizer.load(tmp_path)
+
+
+def test_other_layouts_are_refused(tmp_path, fitted):
+    without_tail = training.train(vocab_size=700, count=2000)
+    without_tail = without_tail[: without_tail.index(b"<loc0000>") - 4]
+    (tmp_path / "plain.model").write_bytes(without_tail)
+    plain = PaligemmaTokenizer(tmp_path / "plain.model")
+    assert plain.tokenize("pick up the cube", 20).truncated == 0  # pi0 needs no <loc>
+    with pytest.raises(ValueError, match="does not carry 400 action tokens"):
+        FastTokenizer(plain, fitted)
+
+
+def test_bad_arguments_are_refused(small, fitted):
+    with pytest.raises(ValueError, match="prompt must be text, got bytes"):
+        small.tokenize(b"pick", 48)
+    with pytest.raises(ValueError, match="max_len must be at least 1, got 0"):
+        small.tokenize("pick", 0)
+    with pytest.raises(ValueError, match="vector of finite numbers"):
+        small.tokenize("pick", 48, np.zeros((2, 3)))
+    with pytest.raises(ValueError, match="outside the vocabulary of 2432"):
+        small.decode([5, 2432])
+    with pytest.raises(ValueError, match=r"\[steps, dimensions\], got \[7\]"):
+        fitted.encode(np.zeros(7))
+    with pytest.raises(ValueError, match="actions normalised with the stats"):
+        fitted.encode(np.full((20, 5), 50.0))
+    with pytest.raises(ValueError, match="vocab_size 100 is too small"):
+        FastActionTokenizer.fit(smooth_chunks(10), vocab_size=100)
+    with pytest.raises(ValueError, match="at least one chunk"):
+        FastActionTokenizer.fit([])
+
+
+# --- the shipped model --------------------------------------------------------------------------
+
+
+def test_shipped_model_has_paligemmas_layout(small):
+    assert [small.piece(i) for i in range(5)] == ["<pad>", "<eos>", "<bos>", "<unk>", "\n"]
+    tail = [small.piece(i) for i in range(small.vocab_size - 1152, small.vocab_size)]
+    assert tail == [f"<loc{i:04}>" for i in range(1024)] + [f"<seg{i:03}>" for i in range(128)]
+    assert [small.piece(i) for i in small.encode(" 128\n|")] == ["▁", "1", "2", "8", "\n", "|"]
+
+
+def test_shipped_model_keeps_words_whole(small):
+    for colour in training.COLOURS:
+        for cube in training.CUBES:
+            for sentence in ("pick up the {} {}", "touch the {} {}", "push the {} {} to the left"):
+                text = sentence.format(colour, cube)
+                assert len(small.encode(text)) == len(text.split()), text
+    # A user's own words fall into a few pieces, never into bytes.
+    own = "Robot, could you kindly bring the strawberry yoghurt over here before it melts?"
+    pieces = [small.piece(i) for i in small.encode(own)]
+    assert not any(piece.startswith("<0x") for piece in pieces)
+    assert len(pieces) < len(own) / 2
+
+
+def test_training_is_deterministic():
+    assert training.train(700, count=2000) == training.train(700, count=2000)
+
+
+def test_fit_fast_reports_what_it_saved(tmp_path):
+    chunks = list(smooth_chunks(200))
+    report = training.fit_fast(chunks, tmp_path, vocab_size=400)
+    loaded = FastActionTokenizer.load(tmp_path)
+    lengths = [len(loaded.encode(chunk)) for chunk in chunks]
+    assert report.tokens[2] == max(lengths)
+    errors = [loaded.decode(loaded.encode(c), *c.shape).actions - c for c in chunks]
+    assert report.error[0] == pytest.approx(np.abs(errors).max())
+
+
+def test_rows_about_tokenizers_are_in_use(folder):
+    """A row that matches no case describes nothing."""
+    prompts = Recorded(folder, "paligemma_prompt").data["cases"]
+    fast = Recorded(folder, "fast_cases").data
+    names = [f"prompt/{case['name']}" for case in prompts]
+    names += [f"{kind}/{case['name']}" for kind in ("encode", "decode") for case in fast[kind]]
+    rows = {row.cases for name in names if (row := difference(name))}
+    ours = {r.cases for r in DIFFERENCES if r.cases.split("/")[0] in ("prompt", "encode", "decode")}
+    assert rows == ours
