@@ -226,11 +226,13 @@ def _rotation(positions: Array, head_dim: int) -> tuple[Array, Array]:
     """cos and sin [B, T, 1, H / 2] of the RoPE angles, float32.
 
     PARITY: the angle is position / timescale with a float32 timescale, not position * frequency;
-    at angles near 1000 rad the rounding shows.
+    at angles near 1000 rad the rounding shows. XLA turns a division by something broadcast into a
+    product with its reciprocal, one rounding off; the barrier keeps it a division.
     """
     exponent = (2.0 / head_dim) * jnp.arange(head_dim // 2, dtype=jnp.float32)
-    timescale = ROPE_MAX_WAVELENGTH**exponent
-    angle = positions[..., None, None] / timescale
+    shape = (*positions.shape, 1, head_dim // 2)
+    timescale = jnp.broadcast_to(ROPE_MAX_WAVELENGTH**exponent, shape)
+    angle = positions[..., None, None] / jax.lax.optimization_barrier(timescale)
     return jnp.cos(angle), jnp.sin(angle)
 
 

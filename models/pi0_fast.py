@@ -133,7 +133,7 @@ class Pi0Fast(nnx.Module):
     def log_probabilities(self, observation: Observation) -> Array:
         """float32 [B, L - 1]: the log-probability of text token i + 1 given all before it."""
         hidden, _ = self.forward(observation)
-        logp = jax.nn.log_softmax(self.gemma.logits(hidden), axis=-1)
+        logp = jax.nn.log_softmax(self.gemma.logits(hidden), axis=-1).astype(jnp.float32)
         return jnp.take_along_axis(logp, observation.tokens[:, 1:, None], axis=-1)[..., 0]
 
     def compute_loss(self, observation: Observation) -> Array:
