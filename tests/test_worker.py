@@ -69,7 +69,7 @@ class Scripted:
     def endless(self, number, value, observation):
         while True:
             yield Step(self.name, number, 1, 0.5, observation.state)
-            time.sleep(0.01)
+            time.sleep(0.05)
 
     def die(self, number, value, observation):
         yield Phase(self.name, "die", 60.0)
@@ -78,6 +78,10 @@ class Scripted:
     def hang(self, number, value, observation):
         yield Phase(self.name, "hang", 0.3)
         time.sleep(600)
+
+    def silent(self, number, value, observation):
+        time.sleep(1.0)
+        yield Phase(self.name, "brief", 0.3)
 
     def refuse(self, number, value, observation):
         yield Phase(self.name, "refuse", 60.0)
@@ -115,6 +119,11 @@ def policies_behind(door):
 
 def refusing():
     raise ValueError("the checkpoint at hand needs 12.3 GB, the device has 8.0 GB")
+
+
+def loading_hangs():
+    yield Phase("pi0", "loading", 0.3)
+    time.sleep(600)
 
 
 def broken():
@@ -181,9 +190,24 @@ def of(events, *classes):
     return [event for event in events if isinstance(event, classes)]
 
 
+def in_time(function):
+    """What it returns; a failure instead of a test that never ends."""
+    results = []
+    thread = threading.Thread(target=lambda: results.append(function()), daemon=True)
+    thread.start()
+    thread.join(LIMIT_S)
+    assert results, "it did not come to an end"
+    return results[0]
+
+
+def answer(stream):
+    """All its events."""
+    return in_time(lambda: list(stream))
+
+
 def read_until(stream, wanted):
     """Reads on to the first event of that class."""
-    return next(event for event in stream if isinstance(event, wanted))
+    return in_time(lambda: next(event for event in stream if isinstance(event, wanted)))
 
 
 def held(worker, tmp_path, name="gate"):
@@ -213,7 +237,7 @@ def test_a_job_is_queued_runs_and_finishes(start):
     worker = start()
     assert set(worker.metadata(LIMIT_S)) == {"pi0", "fast"}
     assert worker.metadata()["fast"].title == "fast"
-    events = list(worker.infer(job("step step", "pi0", "fast", state=3.0)))
+    events = answer(worker.infer(job("step step", "pi0", "fast", state=3.0)))
     one = [Step, Step, Done]
     assert [type(event) for event in events] == [Queued, *one, *one, Finished]
     assert [event.policy for event in events[1:-1]] == ["pi0"] * 3 + ["fast"] * 3
@@ -231,9 +255,9 @@ def test_first_come_first_served_and_everybody_sees_their_place(start, tmp_path)
     waiting[1].close()
     assert read_until(waiting[3], Queued).position == 3
     gate.touch()
-    assert isinstance(list(first)[-1], Finished)
+    assert isinstance(answer(first)[-1], Finished)
     for i in (0, 2, 3):
-        assert isinstance(list(waiting[i])[-1], Finished)
+        assert isinstance(answer(waiting[i])[-1], Finished)
     assert notes.read_text().split("\n")[:-1] == ["pi0 0", "pi0 2", "pi0 3"]
 
 
@@ -243,13 +267,13 @@ def test_the_expected_wait_comes_from_jobs_of_the_same_kind(start, tmp_path):
     first, gate = held(worker, tmp_path)
     assert next(worker.infer(job("step"))).expected_wait_s is None
     gate.touch()
-    list(first)
+    answer(first)
     second, gate = held(worker, tmp_path, "second")
     ahead = worker.infer(job("step"))
     behind = worker.infer(job("step"))
     assert 0 <= next(ahead).expected_wait_s < next(behind).expected_wait_s
     gate.touch()
-    list(second)
+    answer(second)
 
 
 def test_no_visitor_gets_another_ones_answer(start):
@@ -259,7 +283,7 @@ def test_no_visitor_gets_another_ones_answer(start):
     def visit(visitor):
         for round_ in range(5):
             state = visitor * 100.0 + round_
-            answers[state] = list(worker.infer(job("step step", "fast", "pi0", state=state)))
+            answers[state] = answer(worker.infer(job("step step", "fast", "pi0", state=state)))
 
     threads = [threading.Thread(target=visit, args=(visitor,)) for visitor in range(6)]
     for thread in threads:
@@ -290,7 +314,7 @@ def test_a_full_line_says_busy_and_when_to_come_again(start, tmp_path):
     fourth = worker.infer(job("step"))
     gate.touch()
     for stream in (first, second, fourth):
-        assert isinstance(list(stream)[-1], Finished)
+        assert isinstance(answer(stream)[-1], Finished)
     assert worker.status().completed == 3
 
 
@@ -321,11 +345,11 @@ def test_a_visitor_who_leaves_frees_the_worker_at_the_next_event(start, tmp_path
         stream.close()
     elif way == "cancel":
         worker.cancel(job_id)
-        assert of(list(stream), Finished, Failed) == []
+        assert of(answer(stream), Finished, Failed) == []
     else:
         del stream
         gc.collect()
-    assert isinstance(list(worker.infer(job("step")))[-1], Finished)
+    assert isinstance(answer(worker.infer(job("step")))[-1], Finished)
     assert notes.read_text() == "left\n"  # once: the job's second policy never ran
 
 
@@ -335,20 +359,20 @@ def test_a_visitor_who_leaves_the_line_costs_nothing(start, tmp_path):
     notes = tmp_path / "notes"
     with worker.infer(job(f"note={notes}")) as second:
         next(second)
-    assert list(second) == []
+    assert answer(second) == []
     until(lambda: worker.status().waiting == 0)
     gate.touch()
-    assert isinstance(list(first)[-1], Finished)
-    assert list(first) == []
-    list(worker.infer(job("step")))
+    assert isinstance(answer(first)[-1], Finished)
+    assert answer(first) == []
+    answer(worker.infer(job("step")))
     assert not notes.exists()
 
 
 def test_a_visitor_who_stops_reading_holds_nobody_up(start):
     worker = start()
     unread = worker.call("flood", {"count": 100_000})
-    assert isinstance(list(worker.infer(job("step")))[-1], Finished)
-    left = list(unread)
+    assert isinstance(answer(worker.infer(job("step")))[-1], Finished)
+    left = answer(unread)
     assert len(left) == 1
     assert isinstance(left[0], Failed)
 
@@ -358,14 +382,14 @@ def test_a_visitor_who_stops_reading_holds_nobody_up(start):
 
 def test_a_failing_policy_fails_alone(start, caplog):
     worker = start()
-    refused = list(worker.infer(job("step refuse", "pi0", "fast")))
+    refused = answer(worker.infer(job("step refuse", "pi0", "fast")))
     assert [(e.policy, e.message) for e in of(refused, Failed)] == [
         (name, "the state has 3 values, expected 14") for name in ("pi0", "fast")
     ]
     assert isinstance(refused[-1], Finished)
 
     stream = worker.infer(job("break_"))
-    (failed,) = of(list(stream), Failed)
+    (failed,) = of(answer(stream), Failed)
     assert failed.job_id == stream.job_id
     assert stream.job_id in failed.message
     assert "secret" not in failed.message
@@ -374,9 +398,9 @@ def test_a_failing_policy_fails_alone(start, caplog):
     assert "a secret in /etc/passwd" in line["traceback"]
     assert "in break_\n" in line["traceback"]
 
-    (failed,) = of(list(worker.infer(job("exhaust"))), Failed)
+    (failed,) = of(answer(worker.infer(job("exhaust"))), Failed)
     assert "ran out of memory" in failed.message
-    assert isinstance(list(worker.infer(job("step")))[-1], Finished)
+    assert isinstance(answer(worker.infer(job("step")))[-1], Finished)
     assert worker.status().crashes == 0
 
 
@@ -397,7 +421,7 @@ def test_a_killed_worker_comes_back_and_the_line_stands(start, tmp_path):
     assert not worker.ready()
     assert worker.live()
     door.touch()
-    assert isinstance(list(second)[-1], Finished)
+    assert isinstance(answer(second)[-1], Finished)
     assert worker.ready()
     assert pid_of(worker) != pid
     assert not alive(pid)
@@ -408,19 +432,25 @@ def test_an_idle_worker_that_is_killed_comes_back(start):
     pid = pid_of(worker)
     os.kill(pid, signal.SIGKILL)
     until(lambda: worker.status().crashes == 1)
-    assert isinstance(list(worker.infer(job("step")))[-1], Finished)
+    assert isinstance(answer(worker.infer(job("step")))[-1], Finished)
 
 
 def test_a_hang_ends_at_the_announced_deadline(start, caplog):
     worker = start()
     pid = pid_of(worker)
     first, second = worker.infer(job("hang", "pi0", "fast")), worker.infer(job("step"))
-    assert isinstance(list(first)[-1], Failed)
-    assert isinstance(list(second)[-1], Finished)
+    assert isinstance(answer(first)[-1], Failed)
+    assert isinstance(answer(second)[-1], Finished)
     assert not alive(pid)
     (line,) = [json.loads(r.message) for r in caplog.records if '"lost"' in r.message]
     assert line["job"] == first.job_id
     assert "hung" in line["reason"]
+
+
+def test_a_deadline_ends_with_the_run_of_its_policy(start):
+    """The second policy is silent for longer than the first one's last phase might have been."""
+    events = answer(start().infer(job("silent", "pi0", "fast")))
+    assert [type(event) for event in events] == [Queued, *[Phase, Done] * 2, Finished]
 
 
 def test_ready_is_the_heartbeat_of_the_loop_that_runs_the_jobs(start):
@@ -439,8 +469,8 @@ def test_three_crashes_in_a_row_and_it_stays_down(start):
     jobs = [worker.infer(job("die")) for _ in range(3)]
     late = worker.infer(job("step"))
     for stream in jobs:
-        assert "quote job" in list(stream)[-1].message
-    assert "crashed 3 times" in list(late)[-1].message
+        assert "quote job" in answer(stream)[-1].message
+    assert "crashed 3 times" in answer(late)[-1].message
     with pytest.raises(Down, match="crashed 3 times"):
         worker.infer(job("step"))
     assert not worker.live()
@@ -451,7 +481,7 @@ def test_three_crashes_in_a_row_and_it_stays_down(start):
 def test_a_completed_job_between_crashes_counts_them_anew(start):
     worker = start()
     scripts = ["die", "die", "refuse", "step", "die", "die", "step"]
-    ends = [list(worker.infer(job(script)))[-1] for script in scripts]
+    ends = [answer(worker.infer(job(script)))[-1] for script in scripts]
     assert [type(end) for end in ends] == [
         Failed, Failed, Finished, Finished, Failed, Failed, Finished
     ]  # fmt: skip
@@ -463,13 +493,14 @@ def test_a_factory_that_refuses_is_not_asked_again(start):
     waiting = worker.infer(job("step"))
     with pytest.raises(Down, match=r"needs 12\.3 GB"):
         worker.metadata(LIMIT_S)
-    assert "needs 12.3 GB" in list(waiting)[-1].message
+    assert "needs 12.3 GB" in answer(waiting)[-1].message
     assert worker.status().crashes == 0
     assert not worker.live()
 
 
-def test_a_factory_that_breaks_is_tried_three_times(start):
-    worker = start("broken")
+@pytest.mark.parametrize("factory", ["broken", "loading_hangs"])
+def test_a_factory_that_breaks_is_tried_three_times(start, factory):
+    worker = start(factory)
     with pytest.raises(Down, match="crashed 3 times"):
         worker.metadata(LIMIT_S)
 
@@ -526,6 +557,26 @@ def test_a_killed_page_leaves_no_orphan(page):
     until(lambda: not alive(pid))
 
 
+def test_the_end_of_the_line_ends_the_process_whatever_it_does(tmp_path):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        command = [sys.executable, "-m", "playground.engine", str(theirs.fileno())]
+        with subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()]) as process:
+            try:
+                setup = {
+                    "factory": f"{__name__}:policies_behind",
+                    "arguments": {"door": str(tmp_path / "never")},
+                    "kinds": {},
+                    "deadline_s": 60.0,
+                }
+                ours.sendall(wire.encode(setup))
+                assert in_time(lambda: wire.receive(ours))["say"] == "loading"
+                ours.shutdown(socket.SHUT_WR)
+                assert process.wait(LIMIT_S) == 0
+            finally:
+                process.kill()
+
+
 def test_closing_turns_new_jobs_away_and_gives_up_what_takes_too_long(start, tmp_path):
     worker = start()
     pid = pid_of(worker)
@@ -533,7 +584,7 @@ def test_closing_turns_new_jobs_away_and_gives_up_what_takes_too_long(start, tmp
     waiting = worker.infer(job("step"))
     worker.close(drain_s=0.1)
     for stream in (running, waiting):
-        assert "shutting down" in list(stream)[-1].message
+        assert "shutting down" in answer(stream)[-1].message
     with pytest.raises(Down, match="shutting down"):
         worker.infer(job("step"))
     assert not alive(pid)
