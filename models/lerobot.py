@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from models.checkpoint import CONFIG, WEIGHTS, open_safetensors
+from models.checkpoint import CONFIG, WEIGHTS, open_safetensors, verify_digests
 from models.config import (
     GEMMA_2B,
     GEMMA_300M,
@@ -86,6 +86,7 @@ def load_lerobot(
             f"{folder} has no {WEIGHTS}"
             + (": it holds PEFT adapters only; merge them in LeRobot first" if adapted else "")
         )
+    verify_digests(folder)
     if config is None:
         config = read_lerobot(folder).config
     arrays = open_lerobot(folder / WEIGHTS, config)
@@ -223,6 +224,7 @@ def _expert(suffix: str, theirs: str) -> Names:
 Normalisation = Literal["z-score", "quantile"]
 NORMALISATIONS = {"MEAN_STD": "z-score", "QUANTILES": "quantile"}
 VARIANTS = {"gemma_2b": GEMMA_2B, "gemma_300m": GEMMA_300M}
+STATISTICS = ("mean", "std", "min", "max", "q01", "q10", "q50", "q90", "q99")
 IMAGES, STATE, ACTION = "observation.images.", "observation.state", "action"
 
 # Settings that change the numbers and that are not implemented here, with the value that does not;
@@ -310,6 +312,8 @@ def _config(kind: str, settings: Mapping) -> Config:
             raise ValueError(f"{field} is {settings[field]!r}; expected one of {sorted(VARIANTS)}")
         return VARIANTS[settings[field]]
 
+    if settings["dtype"] not in ("float32", "bfloat16"):
+        raise ValueError(f"dtype is {settings['dtype']!r}; expected float32 or bfloat16")
     shared = dict(
         vision=SIGLIP_SO400M,
         language=variant("paligemma_variant"),
@@ -368,12 +372,8 @@ def _normalisation(normaliser: _Normaliser, kind: str) -> Normalisation:
 
 
 def _stats(normaliser: _Normaliser, feature: str) -> dict[str, np.ndarray]:
-    prefix = f"{feature}."
-    return {
-        name.removeprefix(prefix): stored.read()
-        for name, stored in normaliser.arrays.items()
-        if name.startswith(prefix)
-    }
+    found = ((name, f"{feature}.{name}") for name in STATISTICS)
+    return {n: normaliser.arrays[key].read() for n, key in found if key in normaliser.arrays}
 
 
 def _json(path: Path) -> dict:

@@ -43,6 +43,8 @@ class Adapters(NamedTuple):
     action: Lora | None = None
 
 
+EXPERTS = Adapters._fields
+
 # openpi's variants gemma_2b_lora and gemma_300m_lora (`models/gemma.py`).
 GEMMA_2B_LORA = Lora(rank=16, alpha=16.0)
 GEMMA_300M_LORA = Lora(rank=32, alpha=32.0)
@@ -138,10 +140,10 @@ def _problems(
             problems += _shape_problems(target, arrays, adapters[target.expert])
     partners = {path for target in targets for path in (target.a, target.b)}
     problems += [f"  {path}: its other half is missing" for path in found.keys() - partners]
-    for expert, lora in zip(("language", "action"), adapters, strict=True):
-        present = {("language", "action")[target.expert] for target in targets}
+    present = {target.expert for target in targets}
+    for expert, lora in enumerate(adapters):
         if lora is not None and expert not in present:
-            problems.append(f"  the {expert} expert has no adapters, though {lora} is expected")
+            problems.append(f"  the {EXPERTS[expert]} expert has no adapters; expected {lora}")
     return sorted(problems)
 
 
@@ -159,9 +161,9 @@ def _shape_problems(target: _Target, arrays: Mapping[str, Stored], lora: Lora | 
 
 
 def _ranks(found: Mapping[str, Stored]) -> str:
-    ranks: dict[str, set[int]] = {}
-    for path, stored in found.items():
-        if path.endswith("lora_a"):
-            expert = ("language", "action")[_target(path).expert]
-            ranks.setdefault(expert, set()).add(stored.shape[-1])
-    return ", ".join(f"{expert}: rank {sorted(rank)}" for expert, rank in sorted(ranks.items()))
+    ranks = {
+        f"{EXPERTS[_target(path).expert]}: rank {stored.shape[-1]}"
+        for path, stored in found.items()
+        if path.endswith("lora_a")
+    }
+    return ", ".join(sorted(ranks))

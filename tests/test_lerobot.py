@@ -1,0 +1,398 @@
+"""LeRobot's checkpoints against recorded runs of LeRobot's own policies."""
+
+import dataclasses
+import functools
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from models import config, layout, lerobot, masks, pi0
+from models.gemma import Pair
+from models.observation import Observation, uint8_to_float
+from tests.golden_models import ACTION, CONFIGS, GOLDENS, LANGUAGE, Case, close
+from tests.test_lora import recorded_time_embedding
+
+FAMILIES = ["pi0", "pi05", "pi0_fast"]
+EXPERTS = {
+    "language": dataclasses.replace(LANGUAGE, num_heads=8),
+    "action_expert": dataclasses.replace(ACTION, num_heads=8),
+}
+CONFIG = {
+    "pi0": dataclasses.replace(CONFIGS["pi0"], vocab_size=1024, **EXPERTS),
+    "pi05": dataclasses.replace(CONFIGS["pi05"], vocab_size=1024, **EXPERTS),
+    "pi0_fast": dataclasses.replace(
+        CONFIGS["pi0_fast"], vocab_size=1024, max_token_len=96, language=EXPERTS["language"]
+    ),
+}
+TABLE = "paligemma_with_expert.paligemma.model.language_model.embed_tokens.weight"
+LM_HEAD = "paligemma_with_expert.paligemma.lm_head.weight"
+flow = pytest.mark.parametrize("family", ["pi0", "pi05"])
+
+
+@functools.cache
+def load(family):
+    return lerobot.load_lerobot(GOLDENS / "lerobot" / family, CONFIG[family])
+
+
+@functools.cache
+def case(family) -> Case:
+    arrays = np.load(GOLDENS / "lerobot" / family / "case_b2.npz", allow_pickle=False)
+    return Case(family, "b2", arrays, json.loads(str(arrays["meta"])))
+
+
+def observation(family, **fields) -> Observation:
+    record, slots = case(family), CONFIG[family].image_slots
+    assert tuple(record.meta["camera_order"]) == slots
+    fields = {
+        "images": {s: uint8_to_float(record["images"][:, i]) for i, s in enumerate(slots)},
+        "image_masks": {s: record["image_masks"][:, i] for i, s in enumerate(slots)},
+        # pi0.5 and FAST have none: nothing may depend on it.
+        "state": record["state"] if "state" in record else np.full((2, 32), np.nan, np.float32),
+        "tokens": record["tokenized_prompt"],
+        "token_mask": record["tokenized_prompt_mask"],
+        **fields,
+    }
+    return Observation(**jax.tree.map(jnp.asarray, fields))
+
+
+# --- numbers ------------------------------------------------------------------------------------
+
+
+@flow
+def test_flow_policies(goldens, monkeypatch, family):
+    record, model, seen = case(family), load(family), observation(family)
+    prefix = model.embed_prefix(seen).tokens
+    close(prefix[:, record["prefix_rows"]], record["prefix_tokens_rows"], 3e-5)
+    for steps in (10, 5):
+        actions = jax.jit(model.sample_actions, static_argnums=2)(seen, record["noise"], steps)
+        close(actions, record[f"actions_{steps}"], 2e-3)
+    monkeypatch.setattr(pi0, "time_embedding", recorded_time_embedding(record))
+    actions = jax.jit(model.sample_actions)(seen, record["noise"])
+    close(actions, record["actions_10"], 1e-4)
+    loss = jax.jit(model.compute_loss)(
+        jax.random.key(0), seen, record["actions"], record["loss_noise"], record["loss_time"]
+    )
+    close(loss, record["loss_per_element"].mean(axis=-1), 2e-4)
+
+
+@flow
+def test_two_cameras_through_the_policy(goldens, monkeypatch, family):
+    """The third camera absent, the state as wide as the robot's: LeRobot pads, masks and cuts."""
+    record, model = case(family), load(family)
+    described = lerobot.read_lerobot(goldens / "lerobot" / family)
+    full = observation(family)
+    absent = described.cameras[2]
+    state = np.array(full.state)
+    state[:, described.state_dim :] = 0
+    seen = dataclasses.replace(
+        full,
+        images={**full.images, absent: jnp.full_like(full.images[absent], -1)},
+        image_masks={**full.image_masks, absent: jnp.zeros(2, bool)},
+        state=jnp.asarray(state),
+    )
+    for slot in described.cameras[:2]:
+        seen.image_masks[slot] = jnp.ones(2, bool)
+    monkeypatch.setattr(pi0, "time_embedding", recorded_time_embedding(record))
+    actions = jax.jit(model.sample_actions)(seen, record["noise"])
+    close(actions[..., : described.action_dim], record["policy_chunk_two_cameras"], 1e-4)
+
+
+def fast_logits(tail, tail_mask, tail_ar):
+    """Logits at the tail of LeRobot's sequence: images, the padded prompt, the tail; positions
+    count valid tokens."""
+    record, model = case("pi0_fast"), load("pi0_fast")
+    blocks = np.zeros_like(record["tokenized_prompt"])
+    embedded = model.embed_inputs(
+        observation(
+            "pi0_fast",
+            tokens=np.concatenate([record["tokenized_prompt"], tail], axis=1),
+            token_mask=np.concatenate([record["tokenized_prompt_mask"], tail_mask], axis=1),
+            token_ar_mask=np.concatenate([blocks, np.broadcast_to(tail_ar, tail.shape)], axis=1),
+        )
+    )
+    outputs, _, _ = model.gemma(
+        Pair(prefix=embedded.tokens),
+        masks.positions(embedded.input_mask),
+        masks.block_causal(embedded.input_mask, embedded.ar_mask),
+    )
+    return np.asarray(model.gemma.logits(outputs.prefix[:, -tail.shape[1] :]))
+
+
+def test_fast(goldens):
+    record = case("pi0_fast")
+    # Generation: the start token belongs to the prompt's block; each token sees those before it.
+    start = np.full((2, 1), 2)
+    tail = np.concatenate([start, record["tokens_greedy"][:, :-1]], axis=1)
+    logits = fast_logits(tail, np.ones(tail.shape, bool), np.arange(tail.shape[1]) > 0)
+    close(logits.transpose(1, 0, 2), record["steps_logits"], 1e-4)
+    np.testing.assert_array_equal(logits.argmax(axis=-1), record["tokens_greedy"])
+    # Training: the start token opens the causal part.
+    tokens, valid = record["action_tokens"], record["action_token_mask"]
+    logits = fast_logits(tokens, valid, 1)
+    close(logits[:, :6], record["train_logits"], 1e-4)
+    logp = jax.nn.log_softmax(logits[:, :-1], axis=-1)
+    logp = np.take_along_axis(np.asarray(logp), tokens[:, 1:, None], axis=-1)[..., 0]
+    close(-np.average(logp, weights=valid[:, 1:]), record["loss"], 1e-5)
+
+
+# --- names --------------------------------------------------------------------------------------
+
+
+def test_published_layout(goldens):
+    """Without `model.` and with the token table under another name: the same arrays."""
+    folder = goldens / "lerobot" / "pi0"
+    saved = lerobot.open_lerobot(folder / "model.safetensors", CONFIG["pi0"])
+    published = lerobot.open_lerobot(folder / "model_published_layout.safetensors", CONFIG["pi0"])
+    assert saved.keys() == published.keys() == layout.openpi_manifest(CONFIG["pi0"]).keys()
+    for path, stored in saved.items():
+        np.testing.assert_array_equal(stored.read(), published[path].read(), err_msg=path)
+
+
+@pytest.mark.parametrize("dtype", ["dtype", "dtype_if_bfloat16"])
+@pytest.mark.parametrize("version", ["main", "saved_by_0.4"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_full_size_manifests(goldens, tmp_path, family, version, dtype):
+    """Every name of the real files finds its array: a file with their header and no data."""
+    manifest = json.loads((goldens / f"lerobot/lerobot_manifests/{family}.json").read_text())
+    names = manifest["params"]
+    if version != "main":
+        names = {k: v for k, v in names.items() if k not in manifest["variants"][version]["absent"]}
+    elif family == "pi0_fast":
+        # The two token tables would be compared, and zeros are not worth reading.
+        names = {k: v for k, v in names.items() if not k.endswith(LM_HEAD)}
+    kinds = {"float32": ("F32", 4), "bfloat16": ("BF16", 2)}
+    header, end = {}, 0
+    for name, entry in names.items():
+        kind, size = kinds[entry[dtype]]
+        start, end = end, end + int(np.prod(entry["shape"])) * size
+        header[name] = {"dtype": kind, "shape": entry["shape"], "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    path = tmp_path / "model.safetensors"
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)  # a hole: takes no space
+    preset = {"pi0": config.PI0, "pi05": config.PI05, "pi0_fast": config.PI0_FAST}[family]
+    arrays = lerobot.open_lerobot(path, preset)
+    expected = {name: shape for name, (shape, _) in layout.openpi_manifest(preset).items()}
+    assert {name: stored.shape for name, stored in arrays.items()} == expected
+    kinds = {str(stored.dtype) for stored in arrays.values()}
+    assert kinds == ({"float32"} if dtype == "dtype" else {"float32", "bfloat16"})
+
+
+@pytest.fixture
+def folder(goldens, tmp_path):
+    """A copy of the golden folders to be changed."""
+    shutil.copytree(goldens / "lerobot", tmp_path / "lerobot", copy_function=shutil.copyfile)
+    for path in (tmp_path / "lerobot").rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return tmp_path / "lerobot"
+
+
+def rewrite(folder, change):
+    """The folder with its arrays changed, by names without `model.`."""
+    path = folder / "model.safetensors"
+    arrays = safetensors.numpy.load(path.read_bytes())
+    arrays = {name.removeprefix("model."): value for name, value in arrays.items()}
+    change(arrays)
+    path.write_bytes(safetensors.numpy.save(arrays))
+    return folder
+
+
+def same_as_golden(folder, family):
+    loaded = layout.to_openpi(lerobot.load_lerobot(folder, CONFIG[family]))
+    expected = layout.to_openpi(load(family))
+    for path, value in expected.items():
+        np.testing.assert_array_equal(loaded[path], value, err_msg=path)
+
+
+def test_fast_with_two_token_tables(folder):
+    def untie(arrays):
+        arrays[LM_HEAD] = arrays[TABLE] + 1
+
+    # The flow policies write no text, so their output layer may be anything.
+    same_as_golden(rewrite(folder / "pi0", untie), "pi0")
+    with pytest.raises(ValueError, match="lm_head and embed_tokens differ"):
+        lerobot.load_lerobot(rewrite(folder / "pi0_fast", untie), CONFIG["pi0_fast"])
+
+    def only_head(arrays):
+        arrays[LM_HEAD] = arrays.pop(TABLE)
+        arrays[LM_HEAD] -= 1
+
+    tied = rewrite(folder / "pi0_fast", lambda a: a.update({LM_HEAD: a[TABLE].copy()}))
+    same_as_golden(tied, "pi0_fast")
+    rewrite(folder / "pi0_fast", only_head)
+    loaded = lerobot.load_lerobot(folder / "pi0_fast", CONFIG["pi0_fast"]).gemma.embedding[...]
+    np.testing.assert_array_equal(loaded, load("pi0_fast").gemma.embedding[...] - 1)
+
+
+def test_pi05_under_pi0s_names(folder):
+    """LeRobot's own loader accepts these."""
+
+    def rename(arrays):
+        for name in [name for name in arrays if name.startswith("time_mlp_")]:
+            arrays["action_" + name] = arrays.pop(name)
+        arrays["state_proj.weight"] = np.zeros((32, 32), np.float32)
+        arrays["state_proj.bias"] = np.zeros(32, np.float32)
+
+    same_as_golden(rewrite(folder / "pi05", rename), "pi05")
+
+
+def test_bfloat16_file(folder):
+    def halve(arrays):
+        for name in arrays:
+            if ".mlp." in name:
+                arrays[name] = arrays[name].astype(ml_dtypes.bfloat16)
+
+    rewrite(folder / "pi0", halve)
+    model = lerobot.load_lerobot(folder / "pi0", CONFIG["pi0"])
+    block, full = model.gemma.language.blocks[2], load("pi0").gemma.language.blocks[2]
+    assert block.down[...].dtype == jnp.bfloat16
+    assert block.query[...].dtype == jnp.float32
+    np.testing.assert_array_equal(block.down[...], full.down[...].astype(jnp.bfloat16))
+    wide = lerobot.load_lerobot(folder / "pi0", CONFIG["pi0"], dtype="float32")
+    assert wide.gemma.language.blocks[2].down[...].dtype == jnp.float32
+
+
+def test_every_mismatch_in_one_error(folder):
+    layer = "paligemma_with_expert.gemma_expert.model.layers.{}.self_attn.k_proj.weight"
+
+    def spoil(arrays):
+        for i in range(3):
+            del arrays[layer.format(i)]
+        arrays["proprio_history_proj.bias"] = np.zeros(4, np.float32)
+        arrays["action_in_proj.weight"] = np.ascontiguousarray(
+            arrays["action_in_proj.weight"].T[:5]
+        )
+        arrays["state_proj.bias"] = arrays["state_proj.bias"].astype(np.float64)
+
+    rewrite(folder / "pi0", spoil)
+    with pytest.raises(ValueError, match="does not fit the config") as error:
+        lerobot.load_lerobot(folder / "pi0", CONFIG["pi0"])
+    assert str(error.value).splitlines()[1:] == [
+        "  missing (3):",
+        f"    {layer.format('*')} [16, 32]  (3 of them)",
+        "  not expected (1):",
+        "    proprio_history_proj.bias [4]",
+        "  wrong shape (1):",
+        "    action_in_proj.weight: found [5, 32], expected [32, 32]",
+        "  wrong type (1):",
+        "    state_proj.bias: found F64, expected one of float32, bfloat16, float16",
+    ]
+
+
+def test_folders_without_weights(folder):
+    (folder / "pi0" / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"has no model\.safetensors$"):
+        lerobot.load_lerobot(folder / "pi0")
+    (folder / "pi0" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="PEFT adapters only; merge them in LeRobot first"):
+        lerobot.load_lerobot(folder / "pi0")
+
+
+# --- config.json and the processors -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("family", "preset"), [("pi0", config.PI0), ("pi05", config.PI05)])
+def test_config_of_the_flow_policies(goldens, family, preset):
+    described = lerobot.read_lerobot(goldens / "lerobot" / family)
+    assert described.config == dataclasses.replace(preset, action_horizon=10, dtype="float32")
+    assert described.num_steps == 10
+
+
+def test_config_of_fast(goldens):
+    described = lerobot.read_lerobot(goldens / "lerobot" / "pi0_fast")
+    assert described.config == dataclasses.replace(
+        config.PI0_FAST, action_dim=7, action_horizon=10, max_token_len=96, dtype="float32"
+    )
+    assert described.num_steps is None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_norm_stats_and_rule(goldens, family):
+    """LeRobot's own results follow from the data that was read."""
+    described = lerobot.read_lerobot(goldens / "lerobot" / family)
+    record = np.load(goldens / "lerobot" / family / "processing.npz")
+    assert record["state"].shape[-1] == described.state_dim
+    assert record["action"].shape[-1] == described.action_dim
+    expected = "quantile" if family == "pi05" else "z-score"
+    assert described.normalisation == {"state": expected, "actions": expected}
+    for name, kind in (("state", "state"), ("action", "actions")):
+        stats, x = described.stats[kind], record[name]
+        if expected == "z-score":
+            low, size, shift = stats["mean"], stats["std"] + described.epsilon, 0
+        else:
+            width = stats["q99"] - stats["q01"]
+            size = np.where(width == 0, described.epsilon, width) / 2
+            low, shift = stats["q01"], 1
+        close((x - low) / size - shift, record[f"{name}_normalized"], 1e-5)
+
+
+def edit(path, change):
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def test_stats_are_found_through_the_state_file(folder):
+    before = lerobot.read_lerobot(folder / "pi05").stats
+    old = folder / "pi05" / "policy_preprocessor_step_3_normalizer_processor.safetensors"
+    old.rename(folder / "pi05" / "stats.safetensors")
+    with pytest.raises(ValueError, match="step_3_normalizer_processor"):
+        lerobot.read_lerobot(folder / "pi05")
+
+    def point(to):
+        return lambda d: d["steps"][3].update(state_file=to)
+
+    processor = folder / "pi05" / "policy_preprocessor.json"
+    edit(processor, point("stats.safetensors"))
+    after = lerobot.read_lerobot(folder / "pi05").stats
+    for kind in ("state", "actions"):
+        assert after[kind].keys() == before[kind].keys() >= {"mean", "std", "q01", "q99"}
+        for name, value in before[kind].items():
+            np.testing.assert_array_equal(after[kind][name], value)
+    edit(processor, point("../pi0/model.safetensors"))
+    with pytest.raises(ValueError, match="expected a name in the folder"):
+        lerobot.read_lerobot(folder / "pi05")
+    # A base model carries none.
+    edit(processor, lambda d: d["steps"][3].pop("state_file"))
+    assert lerobot.read_lerobot(folder / "pi05").stats["state"] == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"type": "pi0fast"}, "policy type is 'pi0fast'; expected pi0, pi05 or pi0_fast"),
+        ({"chunk_size": None}, "'chunk_size' is missing"),
+        ({"paligemma_variant": "gemma_7b"}, "paligemma_variant is 'gemma_7b'; expected one of"),
+        ({"use_proprioceptive_memory": True}, "use_proprioceptive_memory is True; only False"),
+        ({"image_resolution": [448, 448]}, r"image_resolution is \[448, 448\]; only \[224, 224\]"),
+        ({"max_state_dim": 16}, "max_state_dim is 16 and max_action_dim 32"),
+        ({"dtype": "float16"}, "dtype is 'float16'; expected float32 or bfloat16"),
+    ],
+)
+def test_config_that_cannot_be_run(folder, change, message):
+    def spoil(settings):
+        for name, value in change.items():
+            if value is None:
+                del settings[name]
+            else:
+                settings[name] = value
+
+    edit(folder / "pi0" / "config.json", spoil)
+    with pytest.raises(ValueError, match=message):
+        lerobot.load_lerobot(folder / "pi0")
+
+
+def test_unknown_normalisation(folder):
+    edit(
+        folder / "pi0" / "policy_postprocessor.json",
+        lambda d: d["steps"][0]["config"]["norm_map"].update(ACTION="MIN_MAX"),
+    )
+    with pytest.raises(ValueError, match="ACTION is normalised by MIN_MAX; expected one of"):
+        lerobot.read_lerobot(folder / "pi0")
