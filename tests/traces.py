@@ -296,3 +296,20 @@ def fast_trace(
         decode_failure=failure,
         timings_ms={"preprocess": 1.0, "vision": 5.0, "prefix": 8.0, "decode": 60.0},
     )
+
+
+def with_attention(trace, *, layers=3, heads=4, seed=5):
+    """The trace with softmax weights of random logits under its own mask, suffix queries only."""
+    rng = np.random.default_rng(seed)
+    kinds = ("state", "actions", "generated")
+    rows = [r for b in trace.blocks if b.kind in kinds for r in range(b.start, b.stop)]
+    queries = np.array(rows, np.int32)
+    times = np.zeros(0, np.float32) if trace.times is None else trace.times[:-1]
+    shape = (max(1, len(times)), layers, heads, len(queries), trace.mask.shape[1])
+    columns = np.linspace(-3, 3, shape[-1])
+    logits = rng.normal(0, 1, shape) - (columns - rng.uniform(-3, 3, shape[:-1])[..., None]) ** 2
+    logits = np.where(trace.mask[queries] == ALLOWED, logits, -np.inf)
+    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    measured = {"weights": weights.astype(np.float16), "queries": queries, "times": times}
+    return dataclasses.replace(trace, attention=measured)

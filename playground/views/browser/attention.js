@@ -1,0 +1,158 @@
+// Measured attention: an overlay on each camera and the weight on each block, for one step, query,
+// layer and head, or the mean over layers or heads.
+
+const kept = { pass: null, query: 0, layer: -1, head: -1, padding: true }; // -1: the mean
+
+class Attention {
+  constructor(value) {
+    this.value = value;
+    this.overlay = Uint8Array.from(atob(value.overlay), (letter) => letter.charCodeAt(0));
+    const [peak, mass] = [unpack(value.peak), unpack(value.mass)];
+    [this.peak, this.mass, this.axes] = [peak.values, mass.values, peak.shape];
+    this.width = this.overlay.length / this.peak.length;
+    this.build();
+  }
+
+  build() {
+    const { value } = this;
+    const [passes, layers, heads, queries] = this.axes;
+    const clip = (chosen, count) => Math.min(chosen, count - 1);
+    kept.pass = kept.pass === null ? passes - 1 : clip(kept.pass, passes);
+    [kept.query, kept.layer, kept.head] = [clip(kept.query, queries), clip(kept.layer, layers), clip(kept.head, heads)];
+    const mean = (kind) => (i) => (i < 0 ? `mean over ${kind}s` : `${kind} ${i}`);
+    this.pictures = value.cameras.map((camera) => this.camera(camera));
+    this.masses = make("div", { class: "masses" });
+    this.scale = make("span", { class: "number" });
+    view.replaceChildren(
+      heading(value.policy),
+      make("p", { class: "hidden" }, value.summary),
+      make(
+        "div",
+        { class: "picks" },
+        value.passes.length ? this.pick("step", "pass", 0, passes - 1, (i) => value.passes[i]) : "",
+        this.pick("query", "query", 0, queries - 1, (i) => value.queries[i]),
+        this.pick("layer", "layer", -1, layers - 1, mean("layer")),
+        heads > 1 ? this.pick("head", "head", -1, heads - 1, mean("head")) : "",
+      ),
+      make(
+        "ul",
+        { class: "legend" },
+        make("li", {}, "weight of a patch: 0", make("span", { class: "ramp", "aria-hidden": "true" }), this.scale),
+      ),
+      make("div", { class: "cameras" }, ...this.pictures.map(({ node }) => node)),
+      check("count padding", kept.padding, (padding) => this.change({ padding })),
+      this.masses,
+      make("p", { class: "caveat" }, value.caveat),
+      make("p", { class: "notice" }, `${value.kept}. `, value.policy.notice),
+    );
+    this.themes = new MutationObserver(() => this.draw());
+    this.themes.observe(document.body, { attributes: true, attributeFilter: ["class"] });
+    this.draw();
+  }
+
+  close() {
+    this.themes.disconnect();
+  }
+
+  change(changes) {
+    Object.assign(kept, changes);
+    this.draw();
+  }
+
+  pick(label, name, min, max, words) {
+    const input = make("input", { type: "range", min, max, step: 1, value: kept[name], "aria-label": label });
+    const output = make("output", {}, words(kept[name]));
+    const tell = () => {
+      output.textContent = words(kept[name]);
+      output.title = words(kept[name]);
+      input.setAttribute("aria-valuetext", words(kept[name]));
+    };
+    input.addEventListener("input", () => {
+      this.change({ [name]: Number(input.value) });
+      tell();
+    });
+    tell();
+    return make("label", {}, make("span", {}, label), input, output);
+  }
+
+  camera({ label, side, image, padding }) {
+    const canvas = make("canvas", { width: side, height: side, "aria-hidden": "true" });
+    const alt = image ? `${label}: what the model saw` : "";
+    const photo = image ? make("img", { src: image.url, alt }) : null;
+    const caption = make("figcaption", {});
+    const node = make("figure", {}, make("div", { class: "photo" }, photo, canvas), caption);
+    const note = image ? "" : padding ? ", hidden from attention" : ", black";
+    return { node, canvas, caption, title: label + note, side };
+  }
+
+  /** (flat index into [P, L, K, Q]) of each row that the choice averages over. */
+  rows() {
+    const [, layers, heads, queries] = this.axes;
+    const all = (chosen, count) => (chosen < 0 ? Array.from({ length: count }, (_, i) => i) : [chosen]);
+    return all(kept.layer, layers).flatMap((l) =>
+      all(kept.head, heads).map((k) => ((kept.pass * layers + l) * heads + k) * queries + kept.query),
+    );
+  }
+
+  draw() {
+    const rows = this.rows();
+    const weights = new Float32Array(this.width);
+    for (const row of rows)
+      for (let c = 0; c < this.width; c++)
+        weights[c] += ((this.overlay[row * this.width + c] / 255) * this.peak[row]) / rows.length;
+    const most = weights.reduce((a, b) => Math.max(a, b), 0);
+    this.scale.textContent = percent(most);
+    const colour = rgb(getComputedStyle(view.querySelector(".dot")).backgroundColor);
+    let start = 0;
+    for (const { canvas, caption, title, side } of this.pictures) {
+      const patches = weights.subarray(start, start + side * side);
+      paint(canvas, patches, most, colour);
+      caption.textContent = `${title} · ${percent(patches.reduce((a, b) => a + b, 0))}`;
+      start += side * side;
+    }
+    this.drawMasses(rows);
+  }
+
+  drawMasses(rows) {
+    const { blocks } = this.value;
+    let mass = blocks.map((_, b) => rows.reduce((sum, row) => sum + this.mass[row * blocks.length + b], 0) / rows.length);
+    if (!kept.padding) {
+      mass = mass.map((share, b) => (blocks[b].padding ? null : share));
+      const whole = mass.reduce((a, b) => a + (b || 0), 0) || 1;
+      mass = mass.map((share) => (share === null ? null : share / whole));
+    }
+    this.masses.replaceChildren(
+      ...mass.flatMap((share, b) => {
+        if (share === null) return [];
+        const { label, padding } = blocks[b];
+        const name = label + (padding && label !== "padding" ? " (padding)" : "");
+        return [
+          make("span", { class: padding ? "pad" : "" }, make("bdi", {}, name)),
+          make("span", { class: "meter" }, make("i", { style: `width:${100 * share}%` })),
+          make("span", { class: "number" }, percent(share)),
+        ];
+      }),
+    );
+  }
+}
+
+/** Patches as one colour, more opaque with more weight. */
+function paint(canvas, patches, most, [red, green, blue]) {
+  const image = new ImageData(canvas.width, canvas.height);
+  patches.forEach((weight, i) => image.data.set([red, green, blue, most ? (235 * weight) / most : 0], 4 * i));
+  canvas.getContext("2d").putImageData(image, 0, 0);
+}
+
+/** [red, green, blue] of a CSS colour. */
+function rgb(colour) {
+  const context = make("canvas", { width: 1, height: 1 }).getContext("2d");
+  context.fillStyle = colour;
+  context.fillRect(0, 0, 1, 1);
+  return [...context.getImageData(0, 0, 1, 1).data.slice(0, 3)];
+}
+
+let shown = null;
+begin("Run a policy with attention measured to see where it looks.", (value) => {
+  if (shown) shown.close();
+  shown = new Attention(value);
+});
