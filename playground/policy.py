@@ -1,0 +1,612 @@
+"""A policy: a checkpoint with its robot. It turns a raw observation into what the model eats, runs
+the model step by step, and turns the answer back into the robot's units, as events and a trace.
+
+S Euler steps, N samples, H horizon, D the robot's action dimensions, M the model's, C mask columns.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import importlib.metadata
+import time
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from models import masks
+from models.config import Config
+from models.observation import Observation, uint8_to_float
+from models.pi0 import Pi0, Pi0Programs
+from models.pi0_fast import Pi0Fast, Pi0FastPrograms, StopAfter
+from models.tokenizer import (
+    ACTION_END,
+    ACTION_MARKER,
+    FastPrompt,
+    FastTokenizer,
+    PaligemmaTokenizer,
+    Prompt,
+)
+from playground import robots, transforms
+from playground.events import Done, Event, Phase, Step, TokenEvent
+from playground.robots import Robot
+from playground.trace import (
+    ALLOWED,
+    BLOCKED,
+    PADDING,
+    DecodedToken,
+    Options,
+    PolicyInfo,
+    RawObservation,
+    Recipe,
+    TokenBlock,
+    Trace,
+    image_digest,
+)
+
+COMPILE_DEADLINE_S = 600.0
+CALL_DEADLINE_S = 120.0
+MAX_STEPS, MAX_SAMPLES, MAX_TOKENS = 100, 32, 512
+_KEPT_IMAGES, _KEPT_PREFIXES = 64, 8
+# Attention beyond this is averaged over heads: one run of a 3B model would take over 100 MB.
+_MAX_ATTENTION_BYTES = 32 << 20
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Prepared:
+    """An observation at the model's door. images: what the model sees, uint8 [size, size, 3] by
+    slot, in the model's order; modes: by slot; state: float64 [D], normalised; prompt: its tokens;
+    warnings: plain sentences."""
+
+    images: dict[str, np.ndarray]
+    modes: dict[str, str]
+    state: np.ndarray
+    prompt: Prompt | FastPrompt
+    warnings: tuple[str, ...]
+
+
+class Policy:
+    """What both kinds share: the way in, the caches, and the frame of a trace."""
+
+    def __init__(self, info: PolicyInfo, robot: Robot, config: Config, programs):
+        self.info, self.robot, self.config = info, robot, config
+        self._programs = programs
+        self._image_tokens = _Recent(_KEPT_IMAGES)
+        self._prefixes = _Recent(_KEPT_PREFIXES)
+        self._compiled: set[tuple] = set()
+
+    def tokenize(self, prompt: str, state: np.ndarray) -> Prompt | FastPrompt:
+        """The prompt's tokens for a normalised state [D]."""
+        raise NotImplementedError
+
+    def prepare(self, raw: RawObservation) -> Prepared:
+        """Raises ValueError for what the robot or the policy cannot take."""
+        info = self.info
+        if raw.robot != info.robot:
+            raise ValueError(
+                f"{info.title} drives {info.robot}; the observation is from {raw.robot}"
+            )
+        given = robots.to_model(
+            self.robot, info.family, raw, info.state_stats, info.normalisation, info.image_size
+        )
+        prompt = self.tokenize(raw.prompt, given.state)
+        return Prepared(given.images, given.modes, given.state, prompt, self._warnings(raw, prompt))
+
+    def infer(self, raw: RawObservation, options: Options) -> Iterator[Event]:
+        """The run as it happens: Phase before whatever blocks, Step or TokenEvent, then Done."""
+        check_options(options)
+        timer = _Timer()
+        with timer("preprocess"):
+            prepared = self.prepare(raw)
+        reused: list[str] = []
+        tokens = {}
+        for slot, image in self._seen(prepared).items():
+            digest = image_digest(image)
+            if (known := self._image_tokens.get(digest)) is None:
+                yield self._phase("vision", ("vision",))
+                with timer("vision"):
+                    known = self._programs.embed_images(uint8_to_float(image)[None])
+                    self._image_tokens.put(digest, known.block_until_ready())
+            else:
+                reused.append(f"image embedding of {slot}")
+            tokens[slot] = known
+        trace = yield from self._run(raw, prepared, options, tokens, timer, reused)
+        trace = dataclasses.replace(trace, timings_ms=timer.ms, reused=tuple(reused))
+        yield Done(self.info.name, trace)
+
+    def _seen(self, prepared: Prepared) -> dict[str, np.ndarray]:
+        """The images that go through the vision transformer."""
+        raise NotImplementedError
+
+    def _run(self, raw, prepared, options, tokens, timer, reused):
+        raise NotImplementedError
+
+    def _warnings(self, raw: RawObservation, prompt: Prompt | FastPrompt) -> tuple[str, ...]:
+        found = []
+        if prompt.truncated:
+            found.append(
+                f"The prompt is cut off: {prompt.truncated} of its tokens did not fit into "
+                f"{self.info.max_token_len}."
+            )
+        stats = self.info.state_stats
+        if stats is not None and stats.q01 is not None:
+            state = self.robot.state_to_model(np.asarray(raw.state, np.float64))
+            for dimension, value, low, high in zip(
+                self.info.state, state, stats.q01, stats.q99, strict=True
+            ):
+                # Constant dimensions of the training data carry no scale to judge by.
+                slack = 0.1 * (high - low) + 1e-3
+                if not low - slack <= value <= high + slack:
+                    found.append(
+                        f"{dimension.name} is {value:.3g} {dimension.unit}, outside the "
+                        f"{low:.3g} to {high:.3g} of 98 % of the training data."
+                    )
+        return tuple(found)
+
+    def _phase(self, what: str, program: tuple) -> Phase:
+        """`program` stands for one compiled function with its shapes."""
+        if program in self._compiled:
+            return Phase(self.info.name, what, CALL_DEADLINE_S)
+        self._compiled.add(program)
+        return Phase(self.info.name, f"compiling {what}", COMPILE_DEADLINE_S)
+
+    def _observation(self, prepared: Prepared, slots: tuple[str, ...], batch: int) -> Observation:
+        """Without pictures: their tokens travel apart."""
+        prompt = prepared.prompt
+        rows = lambda array: jnp.asarray(np.repeat(array[None], batch, axis=0))  # noqa: E731
+        fast = isinstance(prompt, FastPrompt)
+        return Observation(
+            images={},
+            image_masks={
+                slot: jnp.full((batch,), prepared.modes[slot] != "masked") for slot in slots
+            },
+            state=rows(transforms.pad(prepared.state, self.config.action_dim).astype(np.float32)),
+            tokens=rows(prompt.tokens.astype(np.int32)),
+            token_mask=rows(prompt.mask),
+            token_ar_mask=rows(prompt.ar_mask.astype(np.int32)) if fast else None,
+            token_loss_mask=rows(prompt.loss_mask) if fast else None,
+        )
+
+    def _to_robot(self, actions: np.ndarray, raw: RawObservation) -> np.ndarray:
+        """Model actions [..., H, M] in the robot's units, float32 [..., H, D]."""
+        info = self.info
+        actions = robots.from_model(
+            self.robot, actions, raw.state, info.action_stats, info.normalisation
+        )
+        if not np.isfinite(actions).all():
+            raise ValueError(
+                f"{info.title} produced actions that are not finite numbers; its weights or norm "
+                "stats are damaged, or the state is far from anything it was trained on"
+            )
+        return actions.astype(np.float32)
+
+    def _trace(self, raw: RawObservation, prepared: Prepared, options: Options, **fields) -> Trace:
+        prompt = prepared.prompt
+        ids = prompt.tokens[prompt.mask].tolist()
+        return Trace(
+            info=self.info,
+            recipe=Recipe(
+                policy=self.info.name,
+                revision=self.info.revision,
+                robot=self.info.robot,
+                prompt=raw.prompt,
+                state=tuple(np.asarray(raw.state, np.float64).tolist()),
+                modes=dict(prepared.modes),
+                image_sha256={slot: image_digest(image) for slot, image in raw.images.items()},
+                options=options,
+                versions=versions(),
+            ),
+            images=prepared.images,
+            text=prompt.text,
+            prompt_tokens=tuple((i, self.piece(i)) for i in ids),
+            truncated=prompt.truncated,
+            warnings=prepared.warnings,
+            **fields,
+        )
+
+    def piece(self, token: int) -> str:
+        """A token's text as the vocabulary has it."""
+        raise NotImplementedError
+
+
+class FlowPolicy(Policy):
+    """pi0 and pi0.5."""
+
+    def __init__(self, info: PolicyInfo, robot: Robot, model: Pi0, tokenizer: PaligemmaTokenizer):
+        super().__init__(info, robot, model.config, Pi0Programs(model))
+        self.tokenizer = tokenizer
+
+    def tokenize(self, prompt: str, state: np.ndarray) -> Prompt:
+        state = state if self.config.pi05 else None
+        return self.tokenizer.tokenize(prompt, self.config.max_token_len, state)
+
+    def piece(self, token: int) -> str:
+        return self.tokenizer.piece(token)
+
+    def _seen(self, prepared: Prepared) -> dict[str, np.ndarray]:
+        # A masked camera is seen by nobody and takes no positions: leaving it out is exact.
+        return {
+            s: prepared.images[s] for s in self.config.image_slots if self._present(prepared, s)
+        }
+
+    @staticmethod
+    def _present(prepared: Prepared, slot: str) -> bool:
+        return prepared.modes[slot] != "masked"
+
+    def _run(self, raw, prepared, options, tokens, timer, reused):
+        slots, n = tuple(tokens), options.num_samples
+        key = _digest(prepared, slots, options.attention)
+        if (known := self._prefixes.get(key)) is None:
+            yield self._phase("prefix", ("prefix", slots, options.attention))
+            with timer("prefix"):
+                observation = self._observation(prepared, slots, 1)
+                prefill = self._programs.prefill
+                if options.attention:
+                    prefill = self._programs.prefill_attention
+                result = jax.block_until_ready(prefill(observation, tokens))
+                known = result if options.attention else (result, ())
+                self._prefixes.put(key, known)
+        else:
+            reused.append("prefix")
+        prefix, prefix_attention = known
+        observation = self._observation(prepared, slots, n)
+        prefix = jax.tree.map(lambda x: jnp.repeat(x, n, axis=0), prefix)
+        noise = sample_noise(options.seed, n, self.config.action_horizon, self.config.action_dim)
+        yield self._phase("denoising", ("step", slots, n, options.attention))
+        x_t, v_t, estimates, attention = [noise], [], [], []
+        steps = self._programs.denoise(
+            prefix, observation, noise, options.num_steps, attention=options.attention
+        )
+        times = [1.0]
+        while (step := timer.next("denoise", steps)) is not None:
+            with timer("postprocess"):
+                x, v = np.asarray(step.x_t), np.asarray(step.v_t, np.float32)
+                estimates.append(self._to_robot(x - step.time * v, raw))
+                x_t.append(np.asarray(step.x_next))
+                v_t.append(v)
+                times.append(max(0.0, 1 - (step.index + 1) / options.num_steps))
+                if options.attention:
+                    attention.append(
+                        np.stack([np.asarray(w[0], np.float16) for w in step.attention])
+                    )
+            yield Step(
+                self.info.name, step.index + 1, options.num_steps, times[-1], estimates[-1][0]
+            )
+        with timer("postprocess"):
+            final = x_t[-1]
+            columns = self._columns(prepared, slots)
+            trace = self._trace(
+                raw,
+                prepared,
+                options,
+                actions=self._to_robot(final, raw),
+                actions_normalised=final[..., : len(self.info.actions)],
+                times=np.asarray(times, np.float32),
+                x_t=np.stack(x_t),
+                v_t=np.stack(v_t),
+                estimates=np.stack(estimates),
+                attention=_attention(attention, prefix_attention, columns),
+                **self._layout(prepared),
+            )
+        return trace
+
+    def _layout(self, prepared: Prepared) -> dict:
+        """Blocks, token texts and the mask over every place, masked cameras included."""
+        config, prompt = self.config, prepared.prompt
+        each = config.vision.num_tokens
+        blocks = _Blocks()
+        valid = []
+        for slot in config.image_slots:
+            blocks.add(slot, "image", each)
+            valid += [self._present(prepared, slot)] * each
+        written = int(prompt.mask.sum())
+        blocks.add("text", "text", written, [self.piece(i) for i in prompt.tokens[:written]])
+        blocks.add("padding", "padding", config.max_token_len - written)
+        valid += prompt.mask.tolist()
+        if not config.pi05:
+            blocks.add("state", "state", 1, ["state"])
+        names = [f"action {i}" for i in range(config.action_horizon)]
+        blocks.add("actions", "actions", len(names), names)
+        opens = np.zeros(blocks.width, bool)
+        # The state opens a block, and so does the first action.
+        opens[config.prefix_len : config.prefix_len + (1 if config.pi05 else 2)] = True
+        valid = np.array(valid + [True] * (blocks.width - len(valid)))
+        mask = np.asarray(masks.block_causal(valid[None], opens))[0]
+        return {
+            "blocks": blocks.blocks,
+            "token_texts": blocks.texts,
+            "mask": _codes(mask, valid),
+        }
+
+    def _columns(self, prepared: Prepared, slots: tuple[str, ...]) -> np.ndarray:
+        """Where the columns that ran stand among all columns."""
+        each = self.config.vision.num_tokens
+        prefix = self.config.prefix_len
+        present = [
+            np.arange(i * each, (i + 1) * each)
+            for i, slot in enumerate(self.config.image_slots)
+            if slot in slots
+        ]
+        rest = np.arange(len(self.config.image_slots) * each, prefix + self.config.suffix_len)
+        return np.concatenate([*present, rest])
+
+
+class FastPolicy(Policy):
+    """pi0-FAST."""
+
+    def __init__(self, info: PolicyInfo, robot: Robot, model: Pi0Fast, tokenizer: FastTokenizer):
+        super().__init__(info, robot, model.config, Pi0FastPrograms(model))
+        self.tokenizer = tokenizer
+        encode = tokenizer.paligemma.encode
+        end = encode(ACTION_END)
+        # Where "|" is no piece of its own there is no early end; the result is the same.
+        self._stop = StopAfter(tuple(encode(ACTION_MARKER)), end[0]) if len(end) == 1 else None
+
+    def tokenize(self, prompt: str, state: np.ndarray) -> FastPrompt:
+        return self.tokenizer.tokenize(prompt, state, self.config.max_token_len)
+
+    def piece(self, token: int) -> str:
+        return self.tokenizer.paligemma.piece(token)
+
+    def _seen(self, prepared: Prepared) -> dict[str, np.ndarray]:
+        return {slot: prepared.images[slot] for slot in self.config.image_slots}
+
+    def _run(self, raw, prepared, options, tokens, timer, reused):
+        slots = tuple(tokens)
+        how = {"max_decoding_steps": options.max_tokens}
+        key = _digest(prepared, slots, options.attention, options.max_tokens)
+        if (known := self._prefixes.get(key)) is None:
+            yield self._phase("prefix", ("prefix", options.max_tokens, options.attention))
+            with timer("prefix"):
+                observation = self._observation(prepared, slots, 1)
+                prefill = self._programs.prefill
+                if options.attention:
+                    prefill = self._programs.prefill_attention
+                result = jax.block_until_ready(prefill(observation, tokens, **how))
+                known = result if options.attention else (result, ())
+                self._prefixes.put(key, known)
+        else:
+            reused.append("prefix")
+        state, prefix_attention = known
+        yield self._phase("decoding", ("step", options.max_tokens, options.temperature))
+        steps = self._programs.decode(
+            state,
+            jax.random.key(options.seed),
+            max_decoding_steps=options.max_tokens,
+            temperature=options.temperature,
+            stop=self._stop,
+            attention=options.attention,
+        )
+        written, partials, attention = [], [], []
+        while (step := timer.next("decode", steps)) is not None:
+            with timer("postprocess"):
+                written.append(self._decoded(step))
+                partials.append(self._partial(written, raw))
+                if options.attention:
+                    attention.append(
+                        np.stack([np.asarray(w[0], np.float16) for w in step.attention])
+                    )
+            yield TokenEvent(
+                self.info.name, step.index, options.max_tokens, written[-1], partials[-1]
+            )
+        with timer("postprocess"):
+            result = self._extract(written)
+            actions = None if result.actions is None else np.float32(result.actions)[None]
+            warnings = prepared.warnings
+            if result.skipped:
+                warnings += (
+                    f"{len(result.skipped)} tokens between the actions are no action tokens and "
+                    "were skipped, as openpi does.",
+                )
+            trace = self._trace(
+                raw,
+                dataclasses.replace(prepared, warnings=warnings),
+                options,
+                actions=None if actions is None else self._to_robot(actions, raw),
+                actions_normalised=actions,
+                tokens=tuple(written),
+                partial_actions=self._stack(partials),
+                decode_failure=result.failure,
+                attention=_attention(attention, prefix_attention, None),
+                **self._layout(prepared, written),
+            )
+        return trace
+
+    def _decoded(self, step) -> DecodedToken:
+        token = int(step.token[0])
+        others = zip(step.top_ids[0].tolist(), step.top_probabilities[0].tolist(), strict=True)
+        return DecodedToken(
+            id=token,
+            text=self.piece(token),
+            probability=float(step.probability[0]),
+            runners_up=tuple((i, self.piece(i), p) for i, p in others if i != token),
+        )
+
+    def _extract(self, written: list[DecodedToken]):
+        ids = [token.id for token in written]
+        return self.tokenizer.extract_actions(ids, self.config.action_horizon, self._dims)
+
+    @property
+    def _dims(self) -> int:
+        return len(self.info.actions)
+
+    def _partial(self, written: list[DecodedToken], raw: RawObservation) -> np.ndarray | None:
+        ids = [token.id for token in written]
+        chunk = self.tokenizer.extract_partial(ids, self.config.action_horizon, self._dims)
+        return None if chunk is None else self._to_robot(chunk, raw)
+
+    def _stack(self, partials: list[np.ndarray | None]) -> np.ndarray:
+        nothing = np.full((self.config.action_horizon, self._dims), np.nan, np.float32)
+        return np.stack([nothing if chunk is None else chunk for chunk in partials])
+
+    def _layout(self, prepared: Prepared, written: list[DecodedToken]) -> dict:
+        """Blocks, token texts and the mask in the order of the cache: the prefix aligned to the
+        right, so padding comes first; rows of generated tokens follow the decoding loop."""
+        config, prompt = self.config, prepared.prompt
+        each, count = config.vision.num_tokens, int(prompt.mask.sum())
+        valid = [
+            prepared.modes[slot] != "masked" for slot in config.image_slots for _ in range(each)
+        ]
+        valid = jnp.asarray([valid + prompt.mask.tolist()])
+        shift = masks.right_align_shift(valid)
+        aligned = masks.roll_rows(valid, shift)
+        prefix = np.asarray(masks.block_causal(aligned, jnp.zeros(config.prefix_len, bool)))[0]
+        blocks = _Blocks()
+        blocks.add("padding", "padding", config.prefix_len - int(shift[0]))
+        for slot in config.image_slots:
+            blocks.add(slot, "image", each)
+        blocks.add("text", "text", count, [self.piece(i) for i in prompt.tokens[:count]])
+        blocks.add("generated", "generated", len(written), [token.text for token in written])
+        mask = np.zeros((blocks.width, blocks.width), bool)
+        mask[: config.prefix_len, : config.prefix_len] = prefix
+        steps = np.arange(len(written))[:, None]
+        rows = masks.decode_mask(aligned.sum(axis=1), config.prefix_len, steps, blocks.width)
+        mask[config.prefix_len :] = np.asarray(rows)[0]
+        valid = np.r_[np.asarray(aligned)[0], np.ones(len(written), bool)]
+        return {
+            "blocks": blocks.blocks,
+            "token_texts": blocks.texts,
+            "mask": _codes(mask, valid),
+        }
+
+
+# --- pieces -------------------------------------------------------------------------------------
+
+
+def check_options(options: Options) -> None:
+    """Raises ValueError that names the option out of range."""
+    limits = {
+        "num_steps": (1, MAX_STEPS),
+        "num_samples": (1, MAX_SAMPLES),
+        "max_tokens": (1, MAX_TOKENS),
+        "temperature": (0, 10),
+        "seed": (0, 2**31 - 1),
+    }
+    for name, (low, high) in limits.items():
+        value = getattr(options, name)
+        if not low <= value <= high:
+            raise ValueError(f"{name} is {value}; it goes from {low} to {high}")
+
+
+def sample_noise(seed: int, samples: int, horizon: int, dims: int) -> np.ndarray:
+    """Standard normal float32 [N, H, M]; sample i comes from seed + i alone."""
+    draw = (np.random.default_rng(seed + i) for i in range(samples))
+    return np.stack([rng.standard_normal((horizon, dims), np.float32) for rng in draw])
+
+
+def versions() -> dict[str, str]:
+    """What a result may depend on besides the recipe."""
+    found = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "numpy")}
+    return {**found, "device": jax.devices()[0].device_kind}
+
+
+class _Recent(collections.OrderedDict):
+    """The most recently used few."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self._size = size
+
+    def get(self, key):
+        if key not in self:
+            return None
+        self.move_to_end(key)
+        return self[key]
+
+    def put(self, key, value):
+        self[key] = value
+        self.move_to_end(key)
+        if len(self) > self._size:
+            self.popitem(last=False)
+
+
+class _Timer:
+    """Milliseconds by stage; what is measured has finished on the device."""
+
+    def __init__(self):
+        self.ms: dict[str, float] = {}
+        self._stage, self._began = "", 0.0
+
+    def __call__(self, stage: str) -> "_Timer":
+        self._stage = stage
+        return self
+
+    def __enter__(self):
+        self._began = time.perf_counter()
+
+    def __exit__(self, *_):
+        passed = (time.perf_counter() - self._began) * 1e3
+        self.ms[self._stage] = self.ms.get(self._stage, 0.0) + passed
+
+    def next(self, stage: str, steps: Iterator):
+        """The next of `steps` when it has really been computed, or None."""
+        with self(stage):
+            step = next(steps, None)
+            return None if step is None else jax.block_until_ready(step)
+
+
+class _Blocks:
+    """Columns of a mask, named as they are laid down."""
+
+    def __init__(self):
+        self.blocks: tuple[TokenBlock, ...] = ()
+        self.texts: tuple[str, ...] = ()
+
+    @property
+    def width(self) -> int:
+        return len(self.texts)
+
+    def add(self, name: str, kind: str, length: int, texts: list[str] | None = None) -> None:
+        if length:
+            self.blocks += (TokenBlock(name, kind, self.width, self.width + length),)
+            self.texts += tuple(texts or [""] * length)
+
+
+def _codes(mask: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """PADDING where query or key is not there, unless the cell is allowed all the same."""
+    there = valid[:, None] & valid[None, :]
+    return np.where(mask, ALLOWED, np.where(there, BLOCKED, PADDING)).astype(np.uint8)
+
+
+def _digest(prepared: Prepared, slots: tuple[str, ...], *more) -> str:
+    """What a prefix depends on."""
+    images = [image_digest(prepared.images[slot]) for slot in slots]
+    modes = [prepared.modes[slot] for slot in slots]
+    what = repr((slots, images, modes, more)).encode() + prepared.prompt.tokens.tobytes()
+    return hashlib.sha256(what).hexdigest()
+
+
+def _attention(
+    steps: list[np.ndarray], prefix: list, columns: np.ndarray | None
+) -> dict[str, np.ndarray]:
+    """Measured weights of the first sample, float16; {} when not asked for.
+
+    suffix: [steps or tokens, layers, heads, queries, C]; prefix: [layers, heads, queries, C]; where
+    that is too much, heads are averaged away (their axis has length 1). Columns that did not run
+    are zero.
+    """
+    if not steps:
+        return {}
+    suffix = _fit(np.stack(steps))
+    prefix = _fit(np.stack([np.asarray(layer[0], np.float16) for layer in prefix]))
+    if columns is not None:
+        suffix = _spread(suffix, columns, columns[-1] + 1)
+        prefix = _spread(prefix, columns[: prefix.shape[-1]], columns[-1] + 1)
+        rows = columns[: prefix.shape[-2]]
+        full = np.zeros((*prefix.shape[:-2], rows[-1] + 1, prefix.shape[-1]), np.float16)
+        full[..., rows, :] = prefix
+        prefix = full
+    return {"suffix": suffix, "prefix": prefix}
+
+
+def _fit(weights: np.ndarray) -> np.ndarray:
+    if weights.nbytes <= _MAX_ATTENTION_BYTES:
+        return weights
+    return weights.mean(axis=-3, keepdims=True, dtype=np.float32).astype(np.float16)
+
+
+def _spread(weights: np.ndarray, columns: np.ndarray, width: int) -> np.ndarray:
+    full = np.zeros((*weights.shape[:-1], width), weights.dtype)
+    full[..., columns] = weights
+    return full
