@@ -29,6 +29,8 @@ NUM_LOC, NUM_SEG = 1024, 128
 
 ACTION_MARKER, ACTION_END = "Action: ", "|"
 
+FIRST_SURROGATE = 0xD800
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Prompt:
@@ -213,6 +215,8 @@ class FastActionTokenizer:
         low = 2 * min(int(row.min()) for row in rows)
         high = 2 * max(int(row.max()) for row in rows)
         low, high = min(low, -1), max(high, 1)
+        if high - low >= FIRST_SURROGATE:
+            raise ValueError(f"coefficients from {low} to {high} are too many: lower the scale")
         used = {byte for code in range(high - low + 1) for byte in chr(code).encode()}
         if vocab_size < len(used):
             raise ValueError(
@@ -241,7 +245,8 @@ class FastActionTokenizer:
         """
         coefficients = _coefficients(chunk, self.scale)
         codes = coefficients - self.min_token
-        lost = (codes < 0) | (codes > 0x10FFFF) | ((codes >= 0xD800) & (codes <= 0xDFFF))
+        # No tokenizer's range comes near the code points that are no characters.
+        lost = (codes < 0) | (codes >= FIRST_SURROGATE)
         if not lost.any():
             text = "".join(map(chr, codes))
             ids = self._bpe.encode(text, add_special_tokens=False).ids
@@ -304,7 +309,7 @@ class FastActionTokenizer:
             return None
         if not 0 < len(text) <= expected:
             return None
-        return self._actions(text + chr(-self.min_token) * (expected - len(text)), horizon, dim)
+        return self._actions(text, horizon, dim)
 
     def coefficients(self, token: int) -> tuple[int, ...] | None:
         """The DCT coefficients (times scale) an id stands for; None for part of a character."""
@@ -314,9 +319,10 @@ class FastActionTokenizer:
             return None
 
     def _actions(self, text: str, horizon: int, dim: int) -> np.ndarray:
-        codes = np.array([ord(character) for character in text], np.int64)
-        coefficients = (codes + self.min_token).reshape(horizon, dim) / self.scale
-        return scipy.fft.idct(coefficients, axis=0, norm="ortho")
+        coefficients = np.zeros(horizon * dim)
+        coefficients[: len(text)] = [ord(character) + self.min_token for character in text]
+        spectrum = coefficients.reshape(horizon, dim) / self.scale
+        return scipy.fft.idct(spectrum, axis=0, norm="ortho")
 
     def _lacks(self, character: str) -> bool:
         entries = (_CHARACTER_OF_BYTE[byte] for byte in character.encode())

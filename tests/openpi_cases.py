@@ -8,12 +8,14 @@ of the table that no longer describes a difference fails, too.
 import dataclasses
 import fnmatch
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pytest
+
+from playground.trace import Stats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,3 +137,28 @@ class Recorded:
         if kind == "str0d":
             return np.array(node["value"])
         return None if kind == "none" else node["value"]
+
+
+def cases(recorded: Recorded, pattern: str) -> Iterator[tuple]:
+    """(name, params, inputs, outputs or None where openpi raised) of the matching cases."""
+    found = [c for c in recorded.data["cases"] if fnmatch.fnmatchcase(c["name"], pattern)]
+    assert found, pattern
+    for case in found:
+        outputs = recorded.tree(case["outputs"]) if "outputs" in case else None
+        yield case["name"], case["params"], recorded.tree(case["inputs"]), outputs
+
+
+def to_stats(entry: dict) -> Stats:
+    vectors = (entry.get(name) for name in ("mean", "std", "q01", "q99"))
+    return Stats(*(None if v is None else tuple(np.float64(v).tolist()) for v in vectors))
+
+
+def close(ours, theirs) -> None:
+    theirs = np.asarray(theirs)
+    rtol = 2e-6 if theirs.dtype == np.float32 else 1e-12
+    np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=rtol)
+
+
+def equal(ours, theirs) -> None:
+    np.testing.assert_array_equal(ours, theirs)
+    assert ours.dtype == np.asarray(theirs).dtype

@@ -12,8 +12,7 @@ from models.tokenizer import FastActionTokenizer, FastTokenizer, PaligemmaTokeni
 from playground import robots, transforms
 from playground.robots import ALOHA, ALOHA_SIM, DROID, LIBERO, ROBOTS, TABLETOP
 from playground.trace import RawObservation, Stats
-from tests.openpi_cases import Recorded, hold
-from tests.test_transforms import cases, close, equal, to_stats
+from tests.openpi_cases import Recorded, cases, close, equal, hold, to_stats
 
 FAMILIES = ("pi0", "pi05", "pi0_fast")
 VARIANTS = (

@@ -1,6 +1,5 @@
 """Transforms against openpi's recorded ones, and what must hold for any numbers and pictures."""
 
-import fnmatch
 import io
 import json
 import zipfile
@@ -16,7 +15,16 @@ from PIL import Image
 from models.observation import uint8_to_float
 from playground import transforms
 from playground.trace import Stats
-from tests.openpi_cases import DIFFERENCES, Recorded, difference, hold
+from tests.openpi_cases import (
+    DIFFERENCES,
+    Recorded,
+    cases,
+    close,
+    difference,
+    equal,
+    hold,
+    to_stats,
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,32 +32,8 @@ def recorded(goldens):
     return Recorded(goldens / "transforms", "transforms")
 
 
-def cases(recorded, pattern):
-    found = [c for c in recorded.data["cases"] if fnmatch.fnmatchcase(c["name"], pattern)]
-    assert found, pattern
-    for case in found:
-        outputs = recorded.tree(case["outputs"]) if "outputs" in case else None
-        yield case["name"], case["params"], recorded.tree(case["inputs"]), outputs
-
-
-def to_stats(entry):
-    vectors = (entry.get(name) for name in ("mean", "std", "q01", "q99"))
-    return Stats(*(None if v is None else tuple(np.float64(v).tolist()) for v in vectors))
-
-
 def method_of(params):
     return "quantile" if params["use_quantiles"] else "z-score"
-
-
-def close(ours, theirs):
-    theirs = np.asarray(theirs)
-    rtol = 2e-6 if theirs.dtype == np.float32 else 1e-12
-    np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=rtol)
-
-
-def equal(ours, theirs):
-    np.testing.assert_array_equal(ours, theirs)
-    assert ours.dtype == np.asarray(theirs).dtype
 
 
 # --- against openpi -----------------------------------------------------------------------------
