@@ -150,6 +150,39 @@ PI0_FAST = Pi0FastConfig(
     image_slots=FAST_SLOTS,
 )
 
+# The bundled policies of the simulated table: the same models, small enough to be learned on a CPU
+# in hours. 112 pixels a side are 64 tokens; the vocabulary is playground/training/tokenizers.py's.
+_TABLETOP_VISION = VisionConfig(
+    width=128, depth=3, mlp_dim=384, num_heads=4, patch_size=14, image_size=112
+)
+_TABLETOP_LANGUAGE = ExpertConfig(
+    width=128, depth=4, mlp_dim=256, num_heads=4, num_kv_heads=1, head_dim=32
+)
+_TABLETOP_ACTION = dataclasses.replace(_TABLETOP_LANGUAGE, mlp_dim=192)
+TABLETOP_VOCAB = 2432
+PI0_TABLETOP = Pi0Config(
+    vision=_TABLETOP_VISION,
+    language=_TABLETOP_LANGUAGE,
+    action_expert=_TABLETOP_ACTION,
+    vocab_size=TABLETOP_VOCAB,
+    action_dim=14,
+    action_horizon=50,
+    max_token_len=48,
+    pi05=False,
+    dtype="float32",
+    image_slots=PI0_SLOTS,
+)
+PI0_FAST_TABLETOP = Pi0FastConfig(
+    vision=_TABLETOP_VISION,
+    language=_TABLETOP_LANGUAGE,
+    vocab_size=TABLETOP_VOCAB,
+    action_dim=14,
+    action_horizon=50,
+    max_token_len=180,
+    dtype="float32",
+    image_slots=PI0_SLOTS,
+)
+
 
 def to_dict(config: Config) -> dict:
     """A config as plain JSON values, with the model's family under `model`."""

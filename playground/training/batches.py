@@ -1,0 +1,160 @@
+"""From demonstrations to what the models are trained on: prompts, normalised chunks, tokens, and
+the places that the auxiliary losses ask for.
+
+Axes: I images, P prompts an image, B = I * P rows (an image's prompts side by side), L text tokens.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from models.config import Config, Pi0FastConfig
+from models.tokenizer import FastActionTokenizer, FastTokenizer, PaligemmaTokenizer
+from playground.robots import TABLETOP
+from playground.tabletop import kinematics
+from playground.tabletop.scene import COLOURS
+from playground.tabletop.tasks import VERBS, WORDINGS
+from playground.trace import Stats
+from playground.training import demonstrations, tokenizers
+from playground.training.demonstrations import Looks
+from playground.transforms import Method, RunningStats, normalise, to_offsets
+
+# All six requests of a look, as (colour's number, pick up rather than touch).
+REQUESTS = np.array([(colour, pick) for colour in range(len(COLOURS)) for pick in (0, 1)])
+# Places are learned in units of about the workspace's half size, around its middle.
+PLACE_MIDDLE, PLACE_UNIT = np.array([0.0, 0.5, 0.05]), np.array([0.16, 0.12, 0.06])
+# Training pads text to its own lengths, shorter than a person's prompt may be: padding is seen by
+# nobody, so only time depends on it.
+PI0_TEXT, FAST_TEXT = 12, 136
+# Half of the rows are starts: what a policy is first asked on the page.
+_STARTS_SHARE = 0.5
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """images uint8 [I, size, size, 3]; patches int32 [I, 3], the patch that holds each cube's
+    centre; places float32 [I, 3, 3], where the cubes are, in PLACE_UNITs; named int32 [B], which
+    cube the prompt names; states float32 [B, 14] and actions float32 [B, 50, 14], normalised;
+    tokens, token_mask, ar_mask, loss_mask [B, L] as in models.Observation."""
+
+    images: np.ndarray
+    patches: np.ndarray
+    places: np.ndarray
+    named: np.ndarray
+    states: np.ndarray
+    actions: np.ndarray
+    tokens: np.ndarray
+    token_mask: np.ndarray
+    ar_mask: np.ndarray
+    loss_mask: np.ndarray
+
+
+def method_of(config: Config) -> Method:
+    """z-score for pi0, quantiles for pi0-FAST, as in openpi."""
+    return "quantile" if isinstance(config, Pi0FastConfig) else "z-score"
+
+
+def model_actions(chunks: np.ndarray, states: np.ndarray) -> np.ndarray:
+    """Joint targets [..., H, 14] as the robot's policy learns them (openpi's offsets)."""
+    flat = [
+        to_offsets(chunk, state, TABLETOP.offsets)
+        for chunk, state in zip(
+            TABLETOP.actions_to_model(chunks).reshape(-1, *chunks.shape[-2:]),
+            TABLETOP.state_to_model(states).reshape(-1, states.shape[-1]),
+            strict=True,
+        )
+    ]
+    return np.stack(flat).reshape(chunks.shape)
+
+
+def norm_stats(looks: Looks, limit: int = 4000) -> dict[str, Stats]:
+    """Stats of the states and of the offsets over all six requests of up to `limit` looks."""
+    rows = np.random.default_rng(0).permutation(len(looks))[:limit]
+    running = {"state": RunningStats(), "actions": RunningStats()}
+    for part in np.array_split(rows, max(1, len(rows) // 200)):
+        running["state"].update(looks.states[part])
+        for colour, pick in REQUESTS:
+            full = np.full(len(part), colour), np.full(len(part), bool(pick))
+            chunks = demonstrations.labels(looks, part, *full)
+            running["actions"].update(model_actions(chunks, looks.states[part]))
+    return {name: stats.finish() for name, stats in running.items()}
+
+
+def fit_fast(looks: Looks, stats: dict[str, Stats], folder: Path, limit: int = 3000) -> str:
+    """Fits FAST to these demonstrations; returns a line that says how well."""
+    rng = np.random.default_rng(1)
+    rows = rng.integers(len(looks), size=limit)
+    colours, picks = REQUESTS[rng.integers(len(REQUESTS), size=limit)].T
+    chunks = demonstrations.labels(looks, rows, colours, picks.astype(bool))
+    chunks = normalise(model_actions(chunks, looks.states[rows]), stats["actions"], "quantile")
+    return str(tokenizers.fit_fast(list(chunks), folder))
+
+
+class Batcher:
+    """Draws batches of one policy's training rows; batch `step` of a seed is always the same."""
+
+    def __init__(
+        self, looks: Looks, config: Config, stats: dict[str, Stats], fast_folder: Path, seed: int
+    ):
+        self._looks, self._config, self._stats, self._seed = looks, config, stats, seed
+        self._method = method_of(config)
+        self._starts = np.flatnonzero(looks.starts)
+        self._later = np.flatnonzero(~looks.starts)
+        self._text = PaligemmaTokenizer(tokenizers.MODEL)
+        self._fast = None
+        if isinstance(config, Pi0FastConfig):
+            self._fast = FastTokenizer(self._text, FastActionTokenizer.load(fast_folder))
+        self._patches, self._places = _places(looks, config.vision.patch_size)
+
+    def batch(self, step: int, images: int, prompts: int) -> Batch:
+        """`images` looks with `prompts` different requests each."""
+        rng = np.random.default_rng([self._seed, step])
+        starts = rng.binomial(images, _STARTS_SHARE) if len(self._later) else images
+        looked = np.concatenate(
+            [rng.choice(self._starts, starts), rng.choice(self._later, images - starts)]
+        )
+        asked = np.stack([rng.permutation(len(REQUESTS))[:prompts] for _ in range(images)])
+        rows, (colours, picks) = np.repeat(looked, prompts), REQUESTS[asked.ravel()].T
+        states = self._looks.states[rows]
+        chunks = demonstrations.labels(self._looks, rows, colours, picks.astype(bool))
+        actions = normalise(model_actions(chunks, states), self._stats["actions"], self._method)
+        states = normalise(states, self._stats["state"], self._method)
+        words = [
+            WORDINGS[VERBS[pick]][rng.integers(len(WORDINGS[VERBS[pick]]))].format(COLOURS[colour])
+            for colour, pick in zip(colours, picks, strict=True)
+        ]
+        return Batch(
+            self._looks.images[looked],
+            self._patches[looked],
+            self._places[looked],
+            colours.astype(np.int32),
+            states.astype(np.float32),
+            actions.astype(np.float32),
+            *self._tokens(words, states, actions),
+        )
+
+    def _tokens(self, words, states, actions) -> tuple[np.ndarray, ...]:
+        if self._fast is None:
+            prompts = [self._text.tokenize(text, PI0_TEXT) for text in words]
+            tokens, mask = (np.stack([getattr(p, n) for p in prompts]) for n in ("tokens", "mask"))
+            return tokens.astype(np.int32), mask, np.zeros_like(tokens), np.zeros_like(mask)
+        prompts = [
+            self._fast.tokenize(text, state, FAST_TEXT, chunk)
+            for text, state, chunk in zip(words, states, actions, strict=True)
+        ]
+        names = ("tokens", "mask", "ar_mask", "loss_mask")
+        tokens, mask, ar, loss = (np.stack([getattr(p, n) for p in prompts]) for n in names)
+        return tokens.astype(np.int32), mask, ar.astype(np.int32), loss
+
+
+def _places(looks: Looks, patch: int) -> tuple[np.ndarray, np.ndarray]:
+    """The patch of each cube's centre, int32 [n, 3] (the nearest one where it is out of the
+    picture), and where the cubes are, float32 [n, 3, 3] in PLACE_UNITs."""
+    size = looks.images.shape[1]
+    pixels = kinematics.project(looks.cubes, size)
+    column, row = np.clip(pixels // patch, 0, size // patch - 1).astype(np.int32).T
+    patches = (row * (size // patch) + column).T
+    return patches, ((looks.cubes - PLACE_MIDDLE) / PLACE_UNIT).astype(np.float32)

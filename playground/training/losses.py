@@ -1,0 +1,185 @@
+"""What training minimises: the models' own losses, and beside them grounding, without which a
+small policy trained from nothing learns to move but not to listen.
+
+Grounding asks the image tokens where the cubes are, and the language model's outputs where the
+named one is. Its heads exist in training only.
+
+Axes: I images, P prompts an image, B = I * P, R noise draws a row, T image tokens, D width.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import Array
+
+from models import masks
+from models.config import Config, Pi0FastConfig
+from models.gemma import KVCache, Pair
+from models.observation import Observation, uint8_to_float
+from models.pi0 import Pi0, Prefix
+from models.pi0_fast import Pi0Fast
+from playground.tabletop.scene import COLOURS
+from playground.training.batches import Batch
+
+_GROUNDING_WEIGHT = 0.1
+_PLACE_WEIGHT = 1.0
+
+
+class Grounding(nnx.Module):
+    """The heads: each cube's patch and place from the image tokens; the named cube's from the
+    language model's outputs, its place also from the words' outputs."""
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs):
+        self.cube_patch = nnx.Linear(width, len(COLOURS), rngs=rngs)
+        self.cube_place = nnx.Linear(width, 3, rngs=rngs)
+        self.named_patch = nnx.Linear(width, 1, rngs=rngs)
+        self.named_place = nnx.Linear(width, 3, rngs=rngs)
+        self.word_place = nnx.Linear(width, 3, rngs=rngs)
+
+
+class Trainee(nnx.Module):
+    """A policy with its training-only heads."""
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        family = Pi0Fast if isinstance(config, Pi0FastConfig) else Pi0
+        self.policy = family(config, rngs=rngs)
+        self.grounding = Grounding(config.language.width, rngs=rngs)
+
+
+def loss(trainee: Trainee, batch: Batch, key: Array, draws: int) -> tuple[Array, dict[str, Array]]:
+    """The sum to minimise, and its parts with what they mean in centimetres and shares."""
+    config = trainee.policy.config
+    size = config.vision.image_size
+    images = uint8_to_float(batch.images)
+    fast = isinstance(config, Pi0FastConfig)
+    if fast:
+        # The missing cameras are black and attended to: one more image serves the whole batch.
+        images = jnp.concatenate([images, jnp.full((1, size, size, 3), -1.0)])
+    seen = trainee.policy.embed_images(images)  # [I (+ 1), T, D]
+    count = batch.images.shape[0]
+    rows = batch.named.shape[0]
+    tokens = {config.image_slots[0]: jnp.repeat(seen[:count], rows // count, axis=0)}
+    if fast:
+        black = jnp.broadcast_to(seen[-1:], (rows, *seen.shape[1:]))
+        tokens |= dict.fromkeys(config.image_slots[1:], black)
+    observation = Observation(
+        images={},
+        image_masks={slot: jnp.ones(rows, bool) for slot in tokens},
+        state=batch.states,
+        tokens=batch.tokens,
+        token_mask=batch.token_mask,
+        token_ar_mask=batch.ar_mask,
+        token_loss_mask=batch.loss_mask,
+    )
+    if fast:
+        main, outputs, words = fast_loss(trainee.policy, observation, tokens)
+    else:
+        main, outputs, words = flow_loss(
+            trainee.policy, observation, tokens, batch.actions, key, draws
+        )
+    grounded, figures = _grounding(trainee.grounding, batch, seen[:count], outputs, words)
+    main = jnp.mean(main)
+    return main + grounded, {"policy": main, **figures}
+
+
+def flow_loss(
+    policy: Pi0,
+    observation: Observation,
+    image_tokens: dict[str, Array],
+    actions: Array,
+    key: Array,
+    draws: int,
+) -> tuple[Array, Array, Array]:
+    """`Pi0.compute_loss` with one prefix pass for `draws` draws of noise and time: (loss
+    [B * R, A], the language model's outputs [B, P, D], which of them are words, bool [B, P])."""
+    embedded = policy.embed_prefix(observation, image_tokens)
+    mask = masks.block_causal(embedded.input_mask, embedded.ar_mask)
+    outputs, cache, _ = policy.gemma(
+        Pair(prefix=embedded.tokens), masks.positions(embedded.input_mask), mask
+    )
+
+    def repeat(x: Array) -> Array:
+        return jnp.repeat(x, draws, axis=0)
+
+    cache = KVCache(tuple(map(repeat, cache.k)), tuple(map(repeat, cache.v)))
+    repeated = Observation({}, {}, repeat(observation.state), observation.tokens, mask)
+    actions = repeat(actions)
+    noise_key, time_key = jax.random.split(key)
+    noise = jax.random.normal(noise_key, actions.shape)
+    time = jax.random.beta(time_key, 1.5, 1.0, actions.shape[:1]) * 0.999 + 0.001
+    t = time[:, None, None]
+    x_t = t * noise + (1 - t) * actions
+    v_t, _ = policy.velocity(Prefix(cache, repeat(embedded.input_mask)), repeated, x_t, time)
+    loss = jnp.mean(jnp.square(v_t - (noise - actions)), axis=-1)
+    words = embedded.input_mask.at[:, : -observation.tokens.shape[1]].set(False)
+    return loss, outputs.prefix, words
+
+
+def fast_loss(
+    policy: Pi0Fast, observation: Observation, image_tokens: dict[str, Array]
+) -> tuple[Array, Array, Array]:
+    """`Pi0Fast.compute_loss`, but with each token where decoding will put it (one position later
+    than openpi trains, see `Pi0Fast.decode_step`): (loss [B], outputs [B, P, D], which of them are
+    the prompt's words, bool [B, P])."""
+    embedded = policy.embed_inputs(observation, image_tokens)
+    mask = masks.block_causal(embedded.input_mask, embedded.ar_mask)[:, :-1, :-1]
+    positions = jnp.arange(mask.shape[1]) + (embedded.ar_mask[:, :-1] > 0)
+    outputs, _, _ = policy.gemma(Pair(prefix=embedded.tokens[:, :-1]), positions, mask)
+    length = observation.tokens.shape[1]
+    hidden = outputs.prefix[:, -(length - 1) :]
+    logp = jax.nn.log_softmax(policy.gemma.logits(hidden), axis=-1)
+    logp = jnp.take_along_axis(logp, observation.tokens[:, 1:, None], axis=-1)[..., 0]
+    counts = observation.token_loss_mask[:, 1:]
+    loss = -jnp.sum(logp * counts, axis=-1) / jnp.maximum(jnp.sum(counts, axis=-1), 1)
+    prompt = observation.token_mask & (observation.token_ar_mask == 0)
+    words = jnp.zeros(outputs.prefix.shape[:2], bool).at[:, -(length - 1) :].set(prompt[:, :-1])
+    return loss, outputs.prefix, words
+
+
+def sight_loss(trainee: Trainee, batch: Batch) -> tuple[Array, dict[str, Array]]:
+    """Where the cubes are, from SigLIP alone: what training begins with, for a fraction of the
+    work of the whole."""
+    seen = trainee.policy.embed_images(uint8_to_float(batch.images))
+    patches, places, figures = _cubes(trainee.grounding, batch, seen)
+    return _GROUNDING_WEIGHT * patches + _PLACE_WEIGHT * places, figures
+
+
+_softmax = optax.softmax_cross_entropy_with_integer_labels
+
+
+def _cubes(heads: Grounding, batch: Batch, seen: Array) -> tuple[Array, Array, dict[str, Array]]:
+    """seen [I, T, D] from SigLIP: (loss of the cubes' patches, of their places, figures)."""
+    found = heads.cube_patch(seen).swapaxes(1, 2)  # [I, 3, T]
+    at_cubes = jnp.take_along_axis(seen, batch.patches[:, :, None], axis=1)  # [I, 3, D]
+    off = jnp.mean(jnp.abs(heads.cube_place(at_cubes) - batch.places))
+    right = jnp.mean(jnp.argmax(found, -1) == batch.patches)
+    figures = {"cube patch right": right, "cube place off": off}
+    return jnp.mean(_softmax(found, batch.patches)), off, figures
+
+
+def _grounding(
+    heads: Grounding, batch: Batch, seen: Array, outputs: Array, words: Array
+) -> tuple[Array, dict[str, Array]]:
+    """seen [I, T, D] from SigLIP, outputs [B, P, D] of the language model with the table's camera
+    first: (the weighted sum, figures)."""
+    cube_patches, cube_places, figures = _cubes(heads, batch, seen)
+    prompts = batch.named.shape[0] // batch.images.shape[0]
+    row = jnp.arange(batch.named.shape[0])
+    patch = batch.patches[row // prompts, batch.named]  # [B]
+    place = batch.places[row // prompts, batch.named]  # [B, 3]
+    pictured = outputs[:, : seen.shape[1]]
+    named = heads.named_patch(pictured)[..., 0]  # [B, T]
+    named_off = jnp.mean(jnp.abs(heads.named_place(pictured[row, patch]) - place))
+    words_off = jnp.mean(jnp.abs(heads.word_place(outputs) - place[:, None]), axis=-1)
+    weights = words / jnp.sum(words, axis=1, keepdims=True)
+    words_off = jnp.mean(jnp.sum(words_off * weights, axis=1))
+
+    figures |= {
+        "named patch right": jnp.mean(jnp.argmax(named, -1) == patch),
+        "named place off": named_off,
+        "words place off": words_off,
+    }
+    patches = cube_patches + jnp.mean(_softmax(named, patch))
+    places = cube_places + named_off + words_off
+    return _GROUNDING_WEIGHT * patches + _PLACE_WEIGHT * places, figures

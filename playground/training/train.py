@@ -1,0 +1,249 @@
+"""Trains a bundled policy: `python -m playground.training.train pi0` (or pi0_fast).
+
+The same command after a stop goes on from the last checkpoint, with whatever demonstrations there
+are by then. On a machine that is shared, one thread a process is fastest: prefix `taskset -c 0`.
+"""
+
+import argparse
+import csv
+import dataclasses
+import functools
+import json
+import signal
+import threading
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from flax import nnx
+
+from models.config import PI0_FAST_TABLETOP, PI0_TABLETOP
+from playground.training import batches, demonstrations, losses
+from playground.training.curves import draw
+from playground.transforms import read_norm_stats, write_norm_stats
+
+RUNS = Path("runs")
+FIGURES = (
+    "loss",
+    "policy",
+    "cube patch right",
+    "cube place off",
+    "named patch right",
+    "named place off",
+    "words place off",
+    "gradient",
+)
+CONFIGS = {"pi0": PI0_TABLETOP, "pi0_fast": PI0_FAST_TABLETOP}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a policy is trained. steps: length of the cosine schedule; sight: how many of them, at
+    first, train sight alone; images x prompts rows a step; draws: of noise and time a row (pi0)."""
+
+    steps: int
+    sight: int
+    images: int
+    prompts: int
+    draws: int
+    peak: float = 1.5e-3
+    warmup: int = 200
+    final: float = 0.02
+    clip: float = 1.0
+    decay: float = 1e-4
+    ema: float = 0.998
+    seed: int = 0
+
+
+RECIPES = {
+    "pi0": Recipe(steps=4_000, sight=800, images=16, prompts=2, draws=2),
+    "pi0_fast": Recipe(steps=3_000, sight=0, images=12, prompts=2, draws=1, peak=1e-3),
+}
+
+
+def optimiser(recipe: Recipe) -> optax.GradientTransformation:
+    """AdamW under a cosine schedule with warm-up, gradients clipped by their global norm."""
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, recipe.peak, recipe.warmup, recipe.steps, recipe.peak * recipe.final
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(recipe.clip),
+        optax.adamw(schedule, b2=0.99, weight_decay=recipe.decay),
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Trainer:
+    """The compiled step of a policy: graph and optimiser are fixed, `state` goes in and out. A
+    state is a dict of step, params, ema (of the params) and optimiser."""
+
+    recipe: Recipe
+    graph: nnx.GraphDef
+    tx: optax.GradientTransformation
+
+    def begin(self, params: nnx.State) -> dict:
+        return {
+            "step": jnp.int32(0),
+            "params": params,
+            "ema": params,
+            "optimiser": self.tx.init(params),
+        }
+
+    @functools.partial(jax.jit, static_argnums=(0, 3), donate_argnums=1)
+    def step(self, state: dict, batch: batches.Batch, sight: bool) -> tuple[dict, dict]:
+        """One update, of sight alone or of everything: (the next state, figures)."""
+        key = jax.random.fold_in(jax.random.key(self.recipe.seed), state["step"])
+
+        def total(params):
+            trainee = nnx.merge(self.graph, params)
+            if sight:
+                return losses.sight_loss(trainee, batch)
+            return losses.loss(trainee, batch, key, self.recipe.draws)
+
+        (value, figures), gradients = jax.value_and_grad(total, has_aux=True)(state["params"])
+        updates, optimiser = self.tx.update(gradients, state["optimiser"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        # Early on the average is over what there is: no memory of the random start.
+        keep = jnp.minimum(self.recipe.ema, (1.0 + state["step"]) / (10.0 + state["step"]))
+        ema = jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, state["ema"], params)
+        figures = {"loss": value, **figures, "gradient": optax.global_norm(gradients)}
+        state = {"step": state["step"] + 1, "params": params, "ema": ema, "optimiser": optimiser}
+        return state, figures
+
+
+def trainee_of(name: str, seed: int) -> losses.Trainee:
+    return losses.Trainee(CONFIGS[name], rngs=nnx.Rngs(seed))
+
+
+def checkpoints(folder: Path) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
+    return ocp.CheckpointManager((folder / "checkpoints").resolve(), options=options)
+
+
+def restore(manager: ocp.CheckpointManager, like: dict, step: int | None = None) -> dict:
+    """A training state as `like`. Raises ValueError if it is of another model or recipe."""
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    step = manager.latest_step() if step is None else step
+    return manager.restore(step, args=ocp.args.StandardRestore(abstract))
+
+
+def warm_start(state: dict, source: str) -> dict:
+    """Sight and language from another policy's average (pi0-FAST from pi0, both of whose real
+    sizes begin from one vision-language model); everything else stays as it begins."""
+    recipe = RECIPES[source]
+    graph, params = nnx.split(trainee_of(source, recipe.seed))
+    manager = checkpoints(RUNS / source)
+    if manager.latest_step() is None:
+        raise ValueError(f"no checkpoint of {source} in {RUNS / source} to start from")
+    other = restore(manager, Trainer(recipe, graph, optimiser(recipe)).begin(params))["ema"]
+    learned = dict(nnx.to_flat_state(other))
+    flat = [
+        (
+            path,
+            learned[path]
+            if path in learned and path[:3] != ("policy", "gemma", "action")
+            else value,
+        )
+        for path, value in nnx.to_flat_state(state["params"])
+    ]
+    params = nnx.from_flat_state(flat)
+    return {**state, "params": params, "ema": jax.tree.map(jnp.copy, params)}
+
+
+def prepare(name: str, looks: demonstrations.Looks, folder: Path) -> dict:
+    """Norm stats and, for pi0-FAST, the fitted tokenizer: made once a run, then kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "norm_stats.json"
+    if not path.exists():
+        stats = batches.norm_stats(looks)
+        if name == "pi0_fast":
+            print(batches.fit_fast(looks, stats, folder / "fast"), flush=True)
+        write_norm_stats(path, stats)
+    return read_norm_stats(path)
+
+
+def train(name: str, recipe: Recipe, folder: Path, data: Path, start_from: str | None) -> None:
+    """Trains until the recipe's last step; prints and logs every 50 steps, saves every few
+    minutes."""
+    looks = demonstrations.load(data)
+    stats = prepare(name, looks, folder)
+    batcher = batches.Batcher(looks, CONFIGS[name], stats, folder / "fast", recipe.seed)
+    graph, params = nnx.split(trainee_of(name, recipe.seed))
+    trainer = Trainer(recipe, graph, optimiser(recipe))
+    state, manager = trainer.begin(params), checkpoints(folder)
+    if manager.latest_step() is not None:
+        state = restore(manager, state)
+    elif start_from:
+        state = warm_start(state, start_from)
+    # Donated buffers must not be shared between the average and the parameters.
+    state = jax.tree.map(jnp.copy, state)
+    count = sum(leaf.size for leaf in jax.tree.leaves(state["params"]["policy"]))
+    first = int(state["step"])
+    print(f"{name}: {count:,} parameters, {len(looks):,} looks, from step {first}", flush=True)
+    (folder / "recipe.json").write_text(json.dumps(dataclasses.asdict(recipe), indent=1) + "\n")
+
+    # A polite stop (SIGTERM) saves first.
+    stopped = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    begun, saved, recent = time.monotonic(), time.monotonic(), []
+    for step in range(first, recipe.steps):
+        batch = batcher.batch(step, recipe.images, recipe.prompts)
+        state, figures = trainer.step(state, batch, step < recipe.sight)
+        recent.append(figures)
+        if (step + 1) % 50 == 0:
+            seconds = (time.monotonic() - begun) / 50
+            _log(folder, step + 1, seconds, recent, len(looks))
+            recent, begun = [], time.monotonic()
+        if time.monotonic() - saved > 240 or step + 1 == recipe.steps or stopped.is_set():
+            manager.save(step + 1, args=ocp.args.StandardSave(state))
+            manager.wait_until_finished()
+            saved = time.monotonic()
+            draw(folder / "log.csv", folder / "curves.png", name)
+        if stopped.is_set():
+            print(f"stopped after step {step + 1}; the same command goes on", flush=True)
+            return
+
+
+def _log(folder: Path, step: int, seconds: float, recent: list[dict], looks: int) -> None:
+    # While sight is trained alone the other figures do not exist: NaN, empty in a plot.
+    means = {
+        key: float(np.mean([figures.get(key, np.nan) for figures in recent])) for key in FIGURES
+    }
+    print(
+        f"step {step}, {seconds:.2f} s a step: "
+        + ", ".join(f"{key} {value:.4g}" for key, value in means.items()),
+        flush=True,
+    )
+    row = {"step": step, "looks": looks, "seconds_a_step": round(seconds, 3), **means}
+    path = folder / "log.csv"
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Trains a bundled policy; resumes where it was.")
+    parser.add_argument("policy", choices=CONFIGS)
+    parser.add_argument("--steps", type=int, help="length of the schedule")
+    parser.add_argument("--demonstrations", type=Path, default=demonstrations.FOLDER)
+    parser.add_argument("--run", type=Path, help="default: runs/<policy>")
+    parser.add_argument(
+        "--start-from", choices=CONFIGS, help="sight and language from this policy's run"
+    )
+    args = parser.parse_args()
+    jax.config.update("jax_compilation_cache_dir", str(RUNS.resolve() / "compiled"))
+    recipe = RECIPES[args.policy]
+    if args.steps:
+        recipe = dataclasses.replace(recipe, steps=args.steps)
+    train(args.policy, recipe, args.run or RUNS / args.policy, args.demonstrations, args.start_from)
+
+
+if __name__ == "__main__":
+    main()
