@@ -9,31 +9,25 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+import jax
 import numpy as np
-import safetensors
 import safetensors.numpy
-import tensorstore as ts
+from flax import nnx
 
 from models import config as configs
 from models import lora
-from models.config import Config, DType
-from models.layout import (
-    DTYPES,
-    Policy,
-    Progress,
-    Stored,
-    abstract_model,
-    assemble,
-    check,
-    fill,
-    has_nonfinite,
-    is_stacked,
-    parameters_of,
-    to_openpi,
-)
+from models.config import Config, DType, Pi0FastConfig
+from models.layout import Row, family_of, is_stacked, rows
+from models.pi0 import Pi0
+from models.pi0_fast import Pi0Fast
+from models.stored import DTYPES, Stored, check, has_nonfinite, open_orbax, open_safetensors
+
+Policy = Pi0 | Pi0Fast
+# bytes done, bytes in all, name of the array at hand
+Progress = Callable[[int, int, str], None]
 
 DIGESTS = "SHA256SUMS"
 WEIGHTS = "model.safetensors"
@@ -101,48 +95,11 @@ def open_openpi(params: Path) -> dict[str, Stored]:
     A training save ends every path in `value`, a bare one does not (`restore_params` in openpi's
     `models/model.py`).
     """
-    # No cache: every chunk is read once.
-    context = ts.Context({"cache_pool": {"total_bytes_limit": 0}})
-    database = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{params.absolute()}/"}}
-    keys = _reading(params, lambda: ts.KvStore.open(database, context=context).result().list())
-    names = [key.decode().removesuffix("/.zarray") for key in keys if key.endswith(b"/.zarray")]
-    if not names:
-        raise ValueError(f"{params} holds no zarr arrays; expected parameters written by Orbax")
-    arrays = {}
-    for name in names:
-        spec = {"driver": "zarr", "kvstore": {**database, "path": f"{name}/"}}
-        array = _reading(name, lambda spec=spec: ts.open(spec, read=True, context=context))
-        arrays[name.replace(".", "/").removeprefix("params/")] = (name, array)
-    if all(path.endswith("/value") for path in arrays):
-        arrays = {path.removesuffix("/value"): entry for path, entry in arrays.items()}
-    return {path: _stored(path, *entry) for path, entry in arrays.items()}
-
-
-def _stored(path: str, name: str, array: ts.TensorStore) -> Stored:
-    stacked = is_stacked(path)
-
-    def layers() -> Iterator[np.ndarray]:
-        if not stacked:
-            yield _reading(name, lambda: array.read())
-            return
-        # As many layers at a time as one chunk holds: to read one, all of it must be decoded.
-        step = array.chunk_layout.read_chunk.shape[0]
-        for start in range(0, array.shape[0], step):
-            stop = min(start + step, array.shape[0])
-            yield from _reading(name, lambda: array[start:stop].read())  # noqa: B023
-
-    return Stored(tuple(array.shape), array.dtype.numpy_dtype, layers)
-
-
-def _reading(what, begin):
-    """The result of a tensorstore operation; its failure as a ValueError that names the array."""
-    try:
-        return begin().result()
-    except ValueError as error:
-        raise ValueError(
-            f"cannot read {what}: a file of the checkpoint is missing or damaged, so copy or "
-            f"download it again ({error})"
-        ) from error
+    arrays = open_orbax(params, is_stacked)
+    suffix = "/value" if all(path.endswith("/value") for path in arrays) else ""
+    return {
+        path.removeprefix("params/").removesuffix(suffix): stored for path, stored in arrays.items()
+    }
 
 
 def save_openpi(model: Policy, folder: Path | str) -> None:
@@ -183,7 +140,7 @@ def save_bundled(
     """
     if storage not in DTYPES:
         raise ValueError(f"storage is {storage!r}; expected one of {', '.join(DTYPES)}")
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for name, value in sorted(parameters_of(model).items()):
         with np.errstate(over="ignore"):
             arrays[name] = np.ascontiguousarray(value, DTYPES[storage])
@@ -253,28 +210,104 @@ def read_bundled(folder: Path | str) -> dict:
     return description
 
 
-# --- files --------------------------------------------------------------------------------------
-
-_SAFETENSORS_TYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+# --- models -------------------------------------------------------------------------------------
 
 
-def open_safetensors(path: Path) -> dict[str, Stored]:
-    """Name -> array of a safetensors file, nothing read yet but its header."""
-    try:
-        file = safetensors.safe_open(path, framework="numpy")
-    except (OSError, safetensors.SafetensorError) as error:
-        raise ValueError(
-            f"{path} is missing, cut off or no safetensors file; get it again ({error})"
-        ) from error
+def abstract_model(config: Config) -> Policy:
+    """The model with shapes in place of arrays."""
+    model = Pi0Fast if isinstance(config, Pi0FastConfig) else Pi0
+    return nnx.eval_shape(lambda: model(config, rngs=nnx.Rngs(0)))
+
+
+def assemble(
+    config: Config,
+    arrays: Mapping[str, Stored],
+    *,
+    where: str,
+    dtype: DType | None,
+    progress: Progress | None = None,
+) -> Policy:
+    """The model that openpi's arrays make, its parameters in `dtype` (None: as stored).
+
+    Everything is checked before the first array is read; each array is then read, checked for NaN
+    and infinity, cast and put on the default device before the next. The largest come first, while
+    there is the most room. Raises ValueError; never returns a model with anything left out.
+    """
+    table = rows(config)
+    ours, theirs = family_of(row.path for row in table), family_of(arrays)
+    hint = f"It looks like a {theirs} checkpoint; the config is {ours}'s." if ours != theirs else ""
+    check(
+        f"{where} does not fit the config ({ours}):",
+        {row.path: row.stored_shape for row in table},
+        {path: (stored.shape, stored.dtype) for path, stored in arrays.items()},
+        hint,
+    )
+    return fill(abstract_model(config), _values(table, arrays, where, progress), dtype)
+
+
+def _values(
+    table: tuple[Row, ...], arrays: Mapping[str, Stored], where: str, progress: Progress | None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """(nnx path, array with its axes in our order) of everything, the largest first."""
+    done, total = 0, sum(stored.nbytes for stored in arrays.values())
+    report = progress or (lambda *_: None)
+    for row in sorted(table, key=lambda row: -arrays[row.path].nbytes):
+        report(done, total, row.path)
+        for index, layer in enumerate(arrays[row.path].layers()):
+            if has_nonfinite(layer):
+                which = row.path if row.layers is None else f"{row.path}, layer {index}"
+                raise ValueError(
+                    f"{where}: {which} holds NaN or infinity, so the training run that wrote it "
+                    "diverged or the file is damaged; use an earlier step or copy it again"
+                )
+            yield from zip(row.module_paths(index), row.unpack(layer), strict=True)
+            done += layer.nbytes
+            report(done, total, row.path)
+            del layer  # a view of an array that the next one's place is needed for
+
+
+def fill(abstract: Policy, values: Iterable[tuple[str, np.ndarray]], dtype: DType | None) -> Policy:
+    """The model whose parameters are the values, by nnx path.
+
+    Each is reshaped to its parameter, cast and put on the default device as it comes.
+    """
+    graphdef, state = nnx.split(abstract)
+    parameters = {_name(path): (path, parameter) for path, parameter in nnx.to_flat_state(state)}
+    filled = {}
+    for name, value in values:
+        path, parameter = parameters[name]
+        # Always a copy: JAX lets go late of what it was given, and a view would keep all of the
+        # array it belongs to while the next is read.
+        value = np.array(value, dtype=dtype and DTYPES[dtype], order="C")
+        filled[path] = parameter.replace(jax.device_put(value.reshape(parameter.shape)))
+    assert len(filled) == len(parameters), "the caller checks that every parameter has a value"
+    return nnx.merge(graphdef, nnx.from_flat_state(filled.items()))
+
+
+def _name(path: tuple) -> str:
+    return "/".join(map(str, path))
+
+
+def parameters_of(model: Policy) -> dict:
+    """A model's parameters by nnx path: arrays, or shapes and types if it is abstract."""
+    state = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    return {_name(path): parameter.get_value() for path, parameter in state}
+
+
+def to_openpi(model: Policy) -> dict[str, np.ndarray]:
+    """A model's parameters as openpi's arrays, by openpi's path, on the host."""
+    ours = parameters_of(model)
     arrays = {}
-    for name in file.keys():  # noqa: SIM118  (it is no dict)
-        header = file.get_slice(name)
-        kind = header.get_dtype()
-        dtype = DTYPES.get(_SAFETENSORS_TYPES.get(kind), kind)
-        arrays[name] = Stored(
-            tuple(header.get_shape()), dtype, lambda name=name: iter([file.get_tensor(name)])
-        )
+    for row in rows(model.config):
+        layers = [
+            row.pack(np.asarray(ours[path]) for path in row.module_paths(i))
+            for i in range(row.layers or 1)
+        ]
+        arrays[row.path] = layers[0] if row.layers is None else np.stack(layers)
     return arrays
+
+
+# --- files --------------------------------------------------------------------------------------
 
 
 def revision(folder: Path | str) -> str:
@@ -284,8 +317,8 @@ def revision(folder: Path | str) -> str:
         return _sha256(folder / WEIGHTS)[:12]
     params = params_folder(folder)
     known = _read_digests(params.parent)
-    names = _files(params, params.parent)
-    lines = [f"{known.get(name) or _sha256(params.parent / name)}  {name}" for name in names]
+    names = _files(params, params)
+    lines = [f"{known.get(f'params/{name}') or _sha256(params / name)}  {name}" for name in names]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 
 

@@ -3,55 +3,18 @@
 The canonical layout of a checkpoint is openpi's: paths such as
 `PaliGemma/llm/layers/attn/q_einsum/w`, layers stacked on axis 0, the action expert's arrays with
 the suffix `_1`. A row of the table says which of our modules an array holds and how its axes turn
-into ours. Loaders of every format end in `fill`; nothing else makes a model from a file.
+into ours.
 
 Axes: L layers, N query heads, K kv heads, H head dimension, D width, F MLP width, V vocabulary.
 """
 
 import dataclasses
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
-import jax
-import ml_dtypes
 import numpy as np
-from flax import nnx
 
-from models.config import Config, DType, ExpertConfig, Pi0FastConfig, VisionConfig
-from models.pi0 import Pi0
-from models.pi0_fast import Pi0Fast
-
-Policy = Pi0 | Pi0Fast
-# done bytes, all bytes, name of the array at hand
-Progress = Callable[[int, int, str], None]
-
-DTYPES = {
-    "float32": np.dtype(np.float32),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-    "float16": np.dtype(np.float16),
-}
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Stored:
-    """An array of a checkpoint that has not been read.
-
-    `layers` reads it: along axis 0 if it stacks layers, else once and whole. It may be called again
-    and then reads again, so that no more than a layer or an array is held at a time.
-    """
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    layers: Callable[[], Iterator[np.ndarray]]
-
-    @property
-    def nbytes(self) -> int:
-        return int(np.prod(self.shape)) * self.dtype.itemsize
-
-    def read(self) -> np.ndarray:
-        """The whole array."""
-        layers = list(self.layers())
-        return layers[0] if layers[0].ndim == len(self.shape) else np.stack(layers)
+from models.config import Config, ExpertConfig, Pi0FastConfig, VisionConfig
+from models.stored import DTYPES
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -223,166 +186,9 @@ def openpi_manifest(config: Config) -> dict[str, tuple[tuple[int, ...], np.dtype
     return {row.path: (row.stored_shape, DTYPES["float32"]) for row in rows(config)}
 
 
-# --- checks -------------------------------------------------------------------------------------
-
-
-def check(
-    title: str,
-    expected: Mapping[str, tuple[int, ...]],
-    found: Mapping[str, tuple[tuple[int, ...], np.dtype]],
-    hint: str = "",
-) -> None:
-    """Raises one ValueError that lists every array that is missing, too many, or of another shape
-    or number type (anything but float32, bfloat16 and float16)."""
-    wrong_shape, wrong_type = [], []
-    for name in expected.keys() & found.keys():
-        shape, dtype = found[name]
-        if tuple(shape) != tuple(expected[name]):
-            wrong_shape.append(f"{name}: found {_show(shape)}, expected {_show(expected[name])}")
-        if dtype not in DTYPES.values():
-            wrong_type.append(f"{name}: found {dtype}, expected one of {', '.join(DTYPES)}")
-    groups = {
-        "missing": [f"{x} {_show(expected[x])}" for x in expected.keys() - found.keys()],
-        "not expected": [f"{x} {_show(found[x][0])}" for x in found.keys() - expected.keys()],
-        "wrong shape": wrong_shape,
-        "wrong type": wrong_type,
-    }
-    if any(groups.values()):
-        lines = [title]
-        for group, entries in groups.items():
-            lines += _fold(group, entries)
-        raise ValueError("\n".join([*lines, hint] if hint else lines))
-
-
-def _show(shape) -> str:
-    return f"[{', '.join(map(str, shape))}]"
-
-
-def _fold(group: str, entries: list[str]) -> list[str]:
-    """One line an entry; entries that differ only in the number of their layer share one."""
-    if not entries:
-        return []
-    folded: dict[str, int] = {}
-    for entry in sorted(entries):
-        pattern = re.sub(r"(?<=[./])\d+(?=[./])", "*", entry)
-        folded[pattern] = folded.get(pattern, 0) + 1
-    lines = [f"    {x}" + (f"  ({n} of them)" if n > 1 else "") for x, n in folded.items()]
-    return [f"  {group} ({len(entries)}):", *lines]
-
-
-def has_nonfinite(x: np.ndarray) -> bool:
-    """Whether a float array holds NaN or infinity; needs no second array, unlike `isfinite`.
-
-    With the exponent all ones a value is not finite; so among the positive ones it is no less than
-    infinity as an integer, and likewise among the negative ones.
-    """
-    size = x.itemsize
-    infinity = int(np.array(np.inf, x.dtype).view(f"u{size}"))
-    sign = 1 << (8 * size - 1)
-    x = np.ascontiguousarray(x)
-    return x.view(f"i{size}").max() >= infinity or x.view(f"u{size}").max() >= infinity | sign
-
-
-# --- models -------------------------------------------------------------------------------------
-
-
-def abstract_model(config: Config) -> Policy:
-    """The model with shapes in place of arrays."""
-    model = Pi0Fast if isinstance(config, Pi0FastConfig) else Pi0
-    return nnx.eval_shape(lambda: model(config, rngs=nnx.Rngs(0)))
-
-
 def family_of(paths: Iterable[str]) -> str:
     """What kind of model openpi's paths make: pi0, pi05 or pi0_fast."""
     paths = set(paths)
     if "action_in_proj/kernel" not in paths:
         return "pi0_fast"
     return "pi05" if "time_mlp_in/kernel" in paths else "pi0"
-
-
-def assemble(
-    config: Config,
-    arrays: Mapping[str, Stored],
-    *,
-    where: str,
-    dtype: DType | None,
-    progress: Progress | None = None,
-) -> Policy:
-    """The model that openpi's arrays make, its parameters in `dtype` (None: as stored).
-
-    Everything is checked before the first array is read; each array is then read, checked for NaN
-    and infinity, cast and put on the default device before the next. The largest come first, while
-    there is the most room. Raises ValueError; never returns a model with anything left out.
-    """
-    table = rows(config)
-    ours, theirs = family_of(row.path for row in table), family_of(arrays)
-    hint = f"It looks like a {theirs} checkpoint; the config is {ours}'s." if ours != theirs else ""
-    check(
-        f"{where} does not fit the config ({ours}):",
-        {row.path: row.stored_shape for row in table},
-        {path: (stored.shape, stored.dtype) for path, stored in arrays.items()},
-        hint,
-    )
-    return fill(abstract_model(config), _values(table, arrays, where, progress), dtype)
-
-
-def _values(
-    table: tuple[Row, ...], arrays: Mapping[str, Stored], where: str, progress: Progress | None
-) -> Iterator[tuple[str, np.ndarray]]:
-    """(nnx path, array with its axes in our order) of everything, the largest first."""
-    done, total = 0, sum(stored.nbytes for stored in arrays.values())
-    report = progress or (lambda *_: None)
-    for row in sorted(table, key=lambda row: -arrays[row.path].nbytes):
-        report(done, total, row.path)
-        for index, layer in enumerate(arrays[row.path].layers()):
-            if has_nonfinite(layer):
-                which = row.path if row.layers is None else f"{row.path}, layer {index}"
-                raise ValueError(
-                    f"{where}: {which} holds NaN or infinity, so the training run that wrote it "
-                    "diverged or the file is damaged; use an earlier step or copy it again"
-                )
-            yield from zip(row.module_paths(index), row.unpack(layer), strict=True)
-            done += layer.nbytes
-            report(done, total, row.path)
-            del layer  # a view of an array that the next one's place is needed for
-
-
-def fill(abstract: Policy, values: Iterable[tuple[str, np.ndarray]], dtype: DType | None) -> Policy:
-    """The model whose parameters are the values, by nnx path.
-
-    Each is reshaped to its parameter, cast and put on the default device as it comes.
-    """
-    graphdef, state = nnx.split(abstract)
-    parameters = {_name(path): (path, parameter) for path, parameter in nnx.to_flat_state(state)}
-    filled = {}
-    for name, value in values:
-        path, parameter = parameters[name]
-        # Always a copy: JAX lets go late of what it was given, and a view would keep all of the
-        # array it belongs to while the next is read.
-        value = np.array(value, dtype=dtype and DTYPES[dtype], order="C")
-        filled[path] = parameter.replace(jax.device_put(value.reshape(parameter.shape)))
-    assert len(filled) == len(parameters), "the caller checks that every parameter has a value"
-    return nnx.merge(graphdef, nnx.from_flat_state(filled.items()))
-
-
-def _name(path: tuple) -> str:
-    return "/".join(map(str, path))
-
-
-def parameters_of(model: Policy) -> dict:
-    """A model's parameters by nnx path: arrays, or shapes and types if it is abstract."""
-    state = nnx.to_flat_state(nnx.state(model, nnx.Param))
-    return {_name(path): parameter.get_value() for path, parameter in state}
-
-
-def to_openpi(model: Policy) -> dict[str, np.ndarray]:
-    """A model's parameters as openpi's arrays, by openpi's path, on the host."""
-    ours = parameters_of(model)
-    arrays = {}
-    for row in rows(model.config):
-        layers = [
-            row.pack(np.asarray(ours[path]) for path in row.module_paths(i))
-            for i in range(row.layers or 1)
-        ]
-        arrays[row.path] = layers[0] if row.layers is None else np.stack(layers)
-    return arrays

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from models.checkpoint import CONFIG, WEIGHTS, open_safetensors, verify_digests
+from models.checkpoint import CONFIG, WEIGHTS, Policy, Progress, assemble, verify_digests
 from models.config import (
     GEMMA_2B,
     GEMMA_300M,
@@ -26,7 +26,8 @@ from models.config import (
     Pi0Config,
     Pi0FastConfig,
 )
-from models.layout import Policy, Progress, Row, Stored, assemble, check, rows
+from models.layout import Row, rows
+from models.stored import Stored, check, open_safetensors
 
 Shape = tuple[int, ...]
 

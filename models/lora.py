@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.layout import Stored
+from models.stored import Stored
 
 # What openpi adapts, by its name in the layer without the expert's suffix.
 _ATTENTION = ("q_einsum", "kv_einsum", "qkv_einsum", "attn_vec_einsum")

@@ -22,6 +22,7 @@ from hypothesis.extra import numpy as hnp
 from models import checkpoint, config, layout
 from models.pi0 import Pi0
 from models.pi0_fast import Pi0Fast
+from models.stored import DTYPES, has_nonfinite
 from tests.golden_models import CONFIGS
 
 FOLDERS = [
@@ -82,7 +83,7 @@ def random_arrays(cfg):
 
 
 def parameters(model):
-    return {name: np.asarray(value) for name, value in layout.parameters_of(model).items()}
+    return {name: np.asarray(value) for name, value in checkpoint.parameters_of(model).items()}
 
 
 def digests(goldens, family):
@@ -129,7 +130,7 @@ def test_every_array_is_read_as_openpi_wrote_it(goldens, family, name):
 def test_a_loaded_model_holds_every_array(goldens, family, name):
     """What each module does with its array is held by the parity tests."""
     model = checkpoint.load_openpi(goldens / family / name, CONFIGS[family])
-    arrays = layout.to_openpi(model)
+    arrays = checkpoint.to_openpi(model)
     expected = digests(goldens, family)
     assert arrays.keys() == expected.keys()
     for path, array in arrays.items():
@@ -159,7 +160,7 @@ def test_table_covers_every_parameter_once(family):
         for path in row.module_paths(layer)
     ]
     assert len(filled) == len(set(filled))
-    assert set(filled) == layout.parameters_of(layout.abstract_model(cfg)).keys()
+    assert set(filled) == checkpoint.parameters_of(checkpoint.abstract_model(cfg)).keys()
 
 
 @pytest.mark.parametrize("family", SMALL)
@@ -219,10 +220,10 @@ MEMORY = """
 import resource, sys
 import jax
 import numpy as np
-from models import checkpoint, config, layout
+from models import checkpoint, config
 
 cfg = config.from_dict({cfg!r})
-layout.abstract_model(cfg)
+checkpoint.abstract_model(cfg)
 jax.device_put(np.zeros(3))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 model = checkpoint.load_openpi({folder!r}, cfg, dtype={dtype!r})
@@ -309,8 +310,8 @@ def test_has_nonfinite(data, dtype):
     bits = np.dtype(f"u{np.dtype(dtype).itemsize}")
     x = data.draw(hnp.arrays(bits, hnp.array_shapes(max_dims=2, max_side=4))).view(dtype)
     finite = np.isfinite(x.astype(np.float32)).all()
-    assert layout.has_nonfinite(x) == (not finite)
-    assert layout.has_nonfinite(x.T) == (not finite)
+    assert has_nonfinite(x) == (not finite)
+    assert has_nonfinite(x.T) == (not finite)
 
 
 @pytest.fixture
@@ -406,7 +407,7 @@ def test_bundled_round_trip(tmp_path, family, storage):
     assert parameters(loaded).keys() == original.keys()
     for name, value in parameters(loaded).items():
         assert value.dtype == np.float32
-        np.testing.assert_array_equal(value, original[name].astype(layout.DTYPES[storage]))
+        np.testing.assert_array_equal(value, original[name].astype(DTYPES[storage]))
     checkpoint.save_bundled(tmp_path / "b", SMALL[family], model, metadata, storage=storage)
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()

@@ -13,6 +13,7 @@ import pytest
 import safetensors.numpy
 
 from models import config, layout, lerobot, masks, pi0
+from models.checkpoint import to_openpi
 from models.gemma import Pair
 from models.observation import Observation, uint8_to_float
 from tests.golden_models import ACTION, CONFIGS, GOLDENS, LANGUAGE, Case, close
@@ -205,8 +206,8 @@ def rewrite(folder, change):
 
 
 def same_as_golden(folder, family):
-    loaded = layout.to_openpi(lerobot.load_lerobot(folder, CONFIG[family]))
-    expected = layout.to_openpi(load(family))
+    loaded = to_openpi(lerobot.load_lerobot(folder, CONFIG[family]))
+    expected = to_openpi(load(family))
     for path, value in expected.items():
         np.testing.assert_array_equal(loaded[path], value, err_msg=path)
 

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from models import checkpoint, layout, lora, pi0
+from models import checkpoint, lora, pi0
 from models.lora import Adapters, Lora
 from models.pi0_fast import Pi0Fast
 from tests.golden_models import CONFIGS, GOLDENS, case, close, same
@@ -73,7 +73,7 @@ def test_stored_precision(goldens):
     """A merged weight is float32 whatever it was before; the rest stays as stored."""
     folder = goldens / "lora" / "pi0" / "params_trained"
     model = checkpoint.load_openpi(folder, CONFIG["pi0"], adapters=Adapters(PLAIN, PLAIN))
-    dtypes = {name: str(value.dtype) for name, value in layout.parameters_of(model).items()}
+    dtypes = {name: str(value.dtype) for name, value in checkpoint.parameters_of(model).items()}
     assert dtypes["gemma/language/blocks/0/query"] == "float32"
     assert dtypes["gemma/language/blocks/0/attention_norm/scale"] == "bfloat16"
     assert dtypes["gemma/embedding"] == "bfloat16"

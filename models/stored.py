@@ -1,0 +1,172 @@
+"""Arrays of a checkpoint that have not been read: opened by name, checked, read one at a time.
+
+Two containers: an OCDBT database of zarr arrays, as Orbax writes it, and safetensors. Nothing here
+knows what the arrays mean. Never unpickles.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import safetensors
+import tensorstore as ts
+
+DTYPES = {
+    "float32": np.dtype(np.float32),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float16": np.dtype(np.float16),
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stored:
+    """An array of a checkpoint that has not been read.
+
+    `layers` reads it: along axis 0 if it stacks layers, else once and whole. It may be called again
+    and then reads again, so that no more than a layer or an array is held at a time.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    layers: Callable[[], Iterator[np.ndarray]]
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+    def read(self) -> np.ndarray:
+        """The whole array."""
+        layers = list(self.layers())
+        return layers[0] if layers[0].ndim == len(self.shape) else np.stack(layers)
+
+
+# --- containers ---------------------------------------------------------------------------------
+
+
+def open_orbax(folder: Path, is_stacked: Callable[[str], bool]) -> dict[str, Stored]:
+    """Path (keys joined by "/") -> array of an Orbax folder. `is_stacked`: of a path, whether the
+    array's axis 0 are layers, to be read one at a time."""
+    # No cache: every chunk is read once.
+    context = ts.Context({"cache_pool": {"total_bytes_limit": 0}})
+    database = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder.absolute()}/"}}
+    keys = _reading(folder, lambda: ts.KvStore.open(database, context=context).result().list())
+    names = [key.decode().removesuffix("/.zarray") for key in keys if key.endswith(b"/.zarray")]
+    if not names:
+        raise ValueError(f"{folder} holds no zarr arrays; expected parameters written by Orbax")
+    arrays = {}
+    for name in names:
+        spec = {"driver": "zarr", "kvstore": {**database, "path": f"{name}/"}}
+        array = _reading(name, lambda spec=spec: ts.open(spec, read=True, context=context))
+        path = name.replace(".", "/")
+        arrays[path] = _stored(name, array, is_stacked(path))
+    return arrays
+
+
+def _stored(name: str, array: ts.TensorStore, stacked: bool) -> Stored:
+    def layers() -> Iterator[np.ndarray]:
+        if not stacked:
+            yield _reading(name, lambda: array.read())
+            return
+        # As many layers at a time as one chunk holds: to read one, all of it must be decoded.
+        step = array.chunk_layout.read_chunk.shape[0]
+        for start in range(0, array.shape[0], step):
+            stop = min(start + step, array.shape[0])
+            yield from _reading(name, lambda: array[start:stop].read())  # noqa: B023
+
+    return Stored(tuple(array.shape), array.dtype.numpy_dtype, layers)
+
+
+def _reading(what, begin):
+    """The result of a tensorstore operation; its failure as a ValueError that names the array."""
+    try:
+        return begin().result()
+    except ValueError as error:
+        raise ValueError(
+            f"cannot read {what}: a file of the checkpoint is missing or damaged, so copy or "
+            f"download it again ({error})"
+        ) from error
+
+
+_SAFETENSORS_TYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+
+
+def open_safetensors(path: Path) -> dict[str, Stored]:
+    """Name -> array of a safetensors file, nothing read yet but its header."""
+    try:
+        file = safetensors.safe_open(path, framework="numpy")
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ValueError(
+            f"{path} is missing, cut off or no safetensors file; get it again ({error})"
+        ) from error
+    arrays = {}
+    for name in file.keys():  # noqa: SIM118  (it is no dict)
+        header = file.get_slice(name)
+        kind = header.get_dtype()
+        dtype = DTYPES.get(_SAFETENSORS_TYPES.get(kind), kind)
+        arrays[name] = Stored(
+            tuple(header.get_shape()), dtype, lambda name=name: iter([file.get_tensor(name)])
+        )
+    return arrays
+
+
+# --- checks -------------------------------------------------------------------------------------
+
+
+def check(
+    title: str,
+    expected: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, tuple[tuple[int, ...], np.dtype]],
+    hint: str = "",
+) -> None:
+    """Raises one ValueError that lists every array that is missing, too many, or of another shape
+    or number type (anything but float32, bfloat16 and float16)."""
+    wrong_shape, wrong_type = [], []
+    for name in expected.keys() & found.keys():
+        shape, dtype = found[name]
+        if tuple(shape) != tuple(expected[name]):
+            wrong_shape.append(f"{name}: found {_show(shape)}, expected {_show(expected[name])}")
+        if dtype not in DTYPES.values():
+            wrong_type.append(f"{name}: found {dtype}, expected one of {', '.join(DTYPES)}")
+    groups = {
+        "missing": [f"{x} {_show(expected[x])}" for x in expected.keys() - found.keys()],
+        "not expected": [f"{x} {_show(found[x][0])}" for x in found.keys() - expected.keys()],
+        "wrong shape": wrong_shape,
+        "wrong type": wrong_type,
+    }
+    if any(groups.values()):
+        lines = [title]
+        for group, entries in groups.items():
+            lines += _fold(group, entries)
+        raise ValueError("\n".join([*lines, hint] if hint else lines))
+
+
+def _show(shape) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def _fold(group: str, entries: list[str]) -> list[str]:
+    """One line an entry; entries that differ only in the number of their layer share one."""
+    if not entries:
+        return []
+    folded: dict[str, int] = {}
+    for entry in sorted(entries):
+        pattern = re.sub(r"(?<=[./])\d+(?=[./])", "*", entry)
+        folded[pattern] = folded.get(pattern, 0) + 1
+    lines = [f"    {x}" + (f"  ({n} of them)" if n > 1 else "") for x, n in folded.items()]
+    return [f"  {group} ({len(entries)}):", *lines]
+
+
+def has_nonfinite(x: np.ndarray) -> bool:
+    """Whether a float array holds NaN or infinity; needs no second array, unlike `isfinite`.
+
+    With the exponent all ones a value is not finite; so among the positive ones it is no less than
+    infinity as an integer, and likewise among the negative ones.
+    """
+    size = x.itemsize
+    infinity = int(np.array(np.inf, x.dtype).view(f"u{size}"))
+    sign = 1 << (8 * size - 1)
+    x = np.ascontiguousarray(x)
+    return x.view(f"i{size}").max() >= infinity or x.view(f"u{size}").max() >= infinity | sign
