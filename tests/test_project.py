@@ -1,0 +1,83 @@
+"""The project keeps its own rules: layout of imports, style, and what README promises."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+SOURCES = sorted(
+    path for folder in ("models", "playground", "tests") for path in (ROOT / folder).rglob("*.py")
+)
+README = (ROOT / "README.md").read_text()
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of the modules that a file imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def tops(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imported(path)}
+
+
+def test_imports_go_one_way():
+    for path in SOURCES:
+        room = path.relative_to(ROOT).parts
+        if room[0] == "models":
+            assert not tops(path) & {"playground", "gradio", "plotly", "app"}, path
+        if room[0] == "playground":
+            assert not tops(path) & {"app", "tests"}, path
+        if room[:2] in (("playground", "views"), ("playground", "ui")):
+            assert not tops(path) & {"jax", "flax", "optax"}, path
+            assert not any(name.startswith("models.pi0") for name in imported(path)), path
+
+
+def test_the_page_starts_without_jax():
+    """Only the worker's process pays for it, and the page is up at once."""
+    check = "import app, sys; sys.exit('jax' in sys.modules)"
+    environment = os.environ | {"GRADIO_ANALYTICS_ENABLED": "False"}
+    subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=True, env=environment)
+
+
+def test_nothing_is_unpickled():
+    for path in SOURCES:
+        assert not tops(path) & {"pickle", "cloudpickle", "dill", "joblib", "shelve"}, path
+        if path.name != Path(__file__).name:
+            assert "allow_pickle=True" not in path.read_text(), path
+
+
+@pytest.mark.parametrize("command", [["format", "--check"], ["check"]])
+def test_style(command):
+    subprocess.run([sys.executable, "-m", "ruff", *command, "."], cwd=ROOT, check=True)
+
+
+def test_readme_commands_are_what_ci_runs():
+    """The set-up and test commands of README are those of .ci/run, and the page's parses."""
+    ci = (ROOT / ".ci" / "run").read_text()
+    tests = next(block for block in code_blocks() if "pytest" in block)
+    for command in re.split(r"\s*&&\s*|\n", tests.strip()):
+        plain = command.replace("pip install -q", "pip install")
+        assert plain in ci.replace("pip install -q", "pip install"), f"{command} is not in .ci/run"
+    assert any("python app.py" in block for block in code_blocks())
+    subprocess.run([sys.executable, "app.py", "--help"], cwd=ROOT, check=True, capture_output=True)
+
+
+def code_blocks() -> list[str]:
+    return re.findall(r"```(?:bash|sh)\n(.*?)```", README, re.DOTALL)
+
+
+def test_readme_names_files_that_exist():
+    for target in re.findall(r"\]\((?!https?:|#)([^)]+)\)", README):
+        assert (ROOT / target).exists(), target
