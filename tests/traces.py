@@ -299,17 +299,25 @@ def fast_trace(
 
 
 def with_attention(trace, *, layers=3, heads=4, seed=5):
-    """The trace with softmax weights of random logits under its own mask, suffix queries only."""
+    """The trace with softmax weights of random logits under its own mask."""
     rng = np.random.default_rng(seed)
+    columns = trace.mask.shape[1]
+
+    def weights(rows, passes):
+        shape = (passes, layers, heads, len(rows), columns)
+        centre = rng.uniform(-3, 3, shape[:-1])[..., None]
+        logits = rng.normal(0, 1, shape) - (np.linspace(-3, 3, columns) - centre) ** 2
+        logits = np.where(trace.mask[rows] == ALLOWED, logits, -1e9)  # like a masked softmax
+        found = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        return (found / found.sum(axis=-1, keepdims=True)).astype(np.float16)
+
     kinds = ("state", "actions", "generated")
-    rows = [r for b in trace.blocks if b.kind in kinds for r in range(b.start, b.stop)]
-    queries = np.array(rows, np.int32)
-    times = np.zeros(0, np.float32) if trace.times is None else trace.times[:-1]
-    shape = (max(1, len(times)), layers, heads, len(queries), trace.mask.shape[1])
-    columns = np.linspace(-3, 3, shape[-1])
-    logits = rng.normal(0, 1, shape) - (columns - rng.uniform(-3, 3, shape[:-1])[..., None]) ** 2
-    logits = np.where(trace.mask[queries] == ALLOWED, logits, -np.inf)
-    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    weights /= weights.sum(axis=-1, keepdims=True)
-    measured = {"weights": weights.astype(np.float16), "queries": queries, "times": times}
-    return dataclasses.replace(trace, attention=measured)
+    split = min(block.start for block in trace.blocks if block.kind in kinds)
+    if trace.times is None:
+        suffix = np.moveaxis(weights(np.arange(split, columns), 1)[0], 2, 0)[:, :, :, None]
+        # The cache of the decoding loop is longer than what was written.
+        suffix = np.pad(suffix, [(0, 0)] * 4 + [(0, 5)])
+    else:
+        suffix = weights(np.arange(split, columns), len(trace.times) - 1)
+    prefix = weights(np.arange(split), 1)[0]
+    return dataclasses.replace(trace, attention={"suffix": suffix, "prefix": prefix})

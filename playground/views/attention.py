@@ -1,16 +1,16 @@
 """Measured attention over the camera images and per block: how much, of whom, at which step.
 
-What `Trace.attention` holds when a run was asked for it (arrays only; empty otherwise):
+`Trace.attention` holds softmax weights, float16, first sample, over at least the mask's columns:
 
-    weights   float16 [P, L, K, Q, C]: softmax weights of Q chosen queries over the mask's C
-              columns, in P passes, L layers and K heads; a row sums to 1. A flow policy has one
-              pass for each Euler step that was kept; pi0-FAST has one pass for all its tokens.
-              K = 1 where only the mean over heads was kept.
-    queries   int32 [Q]: the mask row of each query, which says its block and text
-    times     float32 [P]: t of each pass; of length 0 for pi0-FAST
+    suffix    [steps or tokens, L, K, Q, C]: a flow policy's Q suffix rows at each Euler step, or
+              the row of each token that pi0-FAST generated (Q = 1)
+    prefix    [L, K, Q, C]: the prefix's rows, in the order of the mask
+
+L layers; K heads, 1 where only their mean was kept. Here P passes (steps), Q queries (mask rows).
 """
 
 import base64
+from typing import Literal
 
 import numpy as np
 
@@ -28,33 +28,34 @@ MAX_CELLS = 600_000  # bytes of overlay sent at most
 _QUERIES, _PASSES = 16, 5
 
 
-def payload(trace: Trace) -> dict[str, object]:
-    """What the component draws, as plain JSON, after `reduced`: P, L, K, Q as there.
+def payload(trace: Trace, which: Literal["suffix", "prefix"] = "suffix") -> dict[str, object]:
+    """What the component draws, as plain JSON: the weights of the suffix's queries or of the
+    prefix's text, after `reduced`.
 
-    cameras    {name, label, side, image, padding} of each camera; image: JPEG data URL or None
+    cameras    {label, side, image, note} of each camera; image: a picture or None
     overlay    base64 uint8 [P, L, K, Q, columns of all cameras], full scale at the row's `peak`
     peak       packed [P, L, K, Q]: the largest weight of a camera column
     mass       packed [P, L, K, Q, blocks]: the weight on each block; they sum to 1
     blocks     {label, padding} of each block
-    passes, queries, layers, heads      labels of the axes
+    passes     "t ..., τ ..." of each Euler step; empty where there is one pass
+    queries    [name, text] of each query
     kept       what of the measurement is shown, in words
 
     Raises ValueError for a trace without attention or with arrays of other shapes.
     """
-    weights, queries, times = _measured(trace)
-    weights, passes, chosen = reduced(weights, _camera_columns(trace).size)
-    queries = queries[chosen]
-    overlay = weights[..., _camera_columns(trace)]
+    measured, queries, times = measurement(trace, which)
+    columns = _camera_columns(trace)
+    weights, passes, chosen = reduced(measured, columns.size)
+    overlay = weights[..., columns]
     peak = overlay.max(axis=-1)
-    scale = np.where(peak > 0, peak, 1)[..., None]
-    total = trace.attention["weights"].shape
+    codes = np.rint(overlay / np.where(peak > 0, peak, 1)[..., None] * 255).astype(np.uint8)
     p, layers, heads, q = peak.shape
     return {
         "policy": theme.identity(trace.info),
         "summary": describe(trace),
         "caveat": CAVEAT,
         "cameras": _cameras(trace),
-        "overlay": base64.b64encode(np.rint(overlay / scale * 255).astype(np.uint8)).decode(),
+        "overlay": base64.b64encode(codes.tobytes()).decode("ascii"),
         "peak": theme.packed(peak),
         "mass": theme.packed(_mass(trace, weights)),
         "blocks": [
@@ -62,13 +63,40 @@ def payload(trace: Trace) -> dict[str, object]:
             for block in trace.blocks
         ],
         "passes": [f"t {times[i]:.2f}, τ {1 - times[i]:.2f}" for i in passes] if len(times) else [],
-        "queries": [_query_label(trace, row) for row in queries],
-        "layers": layers,
-        "heads": heads,
-        "kept": f"shown: {q} of {total[3]} queries, {layers} layers, "
-        + (f"{heads} heads" if heads > 1 else "the mean over heads")
-        + (f", {p} of {total[0]} steps" if len(times) else ""),
+        "queries": [_query(trace, row) for row in queries[chosen]],
+        "kept": f"Shown: {q} of {len(queries)} queries, {layers} layers, "
+        + (f"{heads} heads" if heads > 1 else "one head or the mean over heads")
+        + (f", {p} of {len(times)} steps" if len(times) else ""),
     }
+
+
+def measurement(trace: Trace, which: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(weights [P, L, K, Q, C], mask rows of the queries [Q], t of each pass) of a trace.
+
+    The tokens of pi0-FAST become queries of one pass; of the prefix only the text's rows are taken.
+    t has length 0 where there are no Euler steps. Raises ValueError as `payload` does.
+    """
+    if which not in trace.attention:
+        raise ValueError(
+            f"this run of {trace.info.title} measured no attention of its {which}: "
+            "run it with Options(attention=True)"
+        )
+    weights, columns = trace.attention[which], trace.mask.shape[1]
+    rank = 5 if which == "suffix" else 4
+    if weights.ndim != rank or weights.shape[-1] < columns:
+        raise ValueError(
+            f"expected {which} weights of {rank} axes over at least {columns} columns, "
+            f"got {list(weights.shape)}"
+        )
+    weights, none = weights[..., :columns], np.zeros(0, np.float32)
+    if which == "prefix":
+        rows = [r for b in trace.blocks if b.kind == "text" for r in range(b.start, b.stop)]
+        return weights[None, :, :, rows], np.array(rows), none
+    start = mask.suffix_start(trace)
+    if trace.times is None:
+        weights = np.moveaxis(weights[..., 0, :], 0, 2)[None]
+        return weights, start + np.arange(weights.shape[3]), none
+    return weights, start + np.arange(weights.shape[3]), trace.times[:-1]
 
 
 def reduced(weights: np.ndarray, columns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -97,7 +125,7 @@ def reduced(weights: np.ndarray, columns: int) -> tuple[np.ndarray, np.ndarray, 
 
 def describe(trace: Trace) -> str:
     """The measurement in words: the mean weight on each block over layers, heads and queries."""
-    weights, queries, _ = _measured(trace)
+    weights, queries, _ = measurement(trace, "suffix")
     mass = _mass(trace, weights.astype(np.float32)).mean(axis=(0, 1, 2, 3))
     order = np.argsort(-mass)
     parts = [f"{mask.label(trace.blocks[i])} {mass[i]:.0%}" for i in order if mass[i] >= 0.005]
@@ -108,27 +136,6 @@ def describe(trace: Trace) -> str:
 
 
 # --- parts --------------------------------------------------------------------------------------
-
-
-def _measured(trace):
-    missing = {"weights", "queries", "times"} - trace.attention.keys()
-    if missing:
-        raise ValueError(
-            f"this run of {trace.info.title} measured no attention (missing: "
-            f"{', '.join(sorted(missing))}): run it with Options(attention=True)"
-        )
-    weights, queries, times = (trace.attention[k] for k in ("weights", "queries", "times"))
-    passes = len(times) or 1
-    if weights.ndim != 5 or weights.shape[0] != passes or weights.shape[3] != len(queries):
-        raise ValueError(
-            f"expected weights [{passes} passes, layers, heads, {len(queries)} queries, columns], "
-            f"got {list(weights.shape)}"
-        )
-    if weights.shape[4] != trace.mask.shape[1]:
-        raise ValueError(
-            f"weights over {weights.shape[4]} columns, but the mask has {trace.mask.shape[1]}"
-        )
-    return weights, queries, times
 
 
 def _mass(trace, weights):
@@ -150,26 +157,25 @@ def _is_padding(trace, block):
 
 
 def _cameras(trace):
+    notes = {"masked": "hidden from attention", "black": "black"}
+    images = trace.images
     return [
         {
-            "name": theme.plain(block.name),
             "label": mask.label(block),
             "side": round((block.stop - block.start) ** 0.5),
-            "image": theme.picture(trace.images[block.name])
-            if block.name in trace.images
-            else None,
-            "padding": bool(_is_padding(trace, block)),
+            "image": theme.picture(images[block.name]) if block.name in images else None,
+            "note": notes.get(trace.recipe.modes.get(block.name), ""),
         }
         for block in _image_blocks(trace)
     ]
 
 
-def _query_label(trace, row):
+def _query(trace, row):
+    """[name, text] of a query; an empty text where the name says it all."""
     block = next(b for b in trace.blocks if b.start <= row < b.stop)
-    text = trace.token_texts[row] if row < len(trace.token_texts) else ""
-    own = block.kind in ("generated", "text") and text
     place = f" {row - block.start}" if block.stop - block.start > 1 else ""
-    return theme.plain(mask.label(block) + place + (f" “{text}”" if own else ""))
+    text = trace.token_texts[row] if block.kind in ("generated", "text") else ""
+    return [mask.label(block) + place, theme.plain(text)]
 
 
 def _spread(count, most):

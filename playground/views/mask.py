@@ -120,18 +120,23 @@ def compare(a: Trace, b: Trace) -> str:
 
 
 def _camera_sentences(a, b):
-    """Cameras that one policy attends to and the other does not."""
+    """Cameras that one policy attends to and the other does not, alike ones together."""
     cameras_a = {block.name: block for block in a.blocks if block.kind == "image"}
     cameras_b = {block.name: block for block in b.blocks if block.kind == "image"}
+    alike: dict[tuple[bool, bool], list[str]] = {}
     for name in cameras_a.keys() & cameras_b.keys():
         seen_a, seen_b = _seen(a, cameras_a[name]), _seen(b, cameras_b[name])
-        if seen_a == seen_b:
-            continue
-        one, other = (a, b) if seen_a else (b, a)
-        black = ", which is black," if one.recipe.modes.get(name) == "black" else ""
+        if seen_a != seen_b:
+            modes = (a if seen_a else b).recipe.modes
+            key = (seen_a, modes.get(name) == "black")
+            alike.setdefault(key, []).append(label(cameras_a[name]))
+    for (in_a, black), cameras in alike.items():
+        one, other = (a, b) if in_a else (b, a)
+        many = len(cameras) > 1
         yield (
-            f"{one.info.title} attends to the camera {label(cameras_a[name])}{black} while in "
-            f"{other.info.title} no token may attend to it."
+            f"{one.info.title} attends to the camera{'s' * many} {theme.listed(sorted(cameras))}"
+            + (f", which {'are' if many else 'is'} black," * black)
+            + f" while in {other.info.title} no token may attend to {'them' if many else 'it'}."
         )
 
 

@@ -19,6 +19,7 @@ class Attention {
     const clip = (chosen, count) => Math.min(chosen, count - 1);
     kept.pass = kept.pass === null ? passes - 1 : clip(kept.pass, passes);
     [kept.query, kept.layer, kept.head] = [clip(kept.query, queries), clip(kept.layer, layers), clip(kept.head, heads)];
+    const query = ([name, text]) => (text ? `${name} “${visible(text)}”` : name);
     const mean = (kind) => (i) => (i < 0 ? `mean over ${kind}s` : `${kind} ${i}`);
     this.pictures = value.cameras.map((camera) => this.camera(camera));
     this.masses = make("div", { class: "masses" });
@@ -30,7 +31,7 @@ class Attention {
         "div",
         { class: "picks" },
         value.passes.length ? this.pick("step", "pass", 0, passes - 1, (i) => value.passes[i]) : "",
-        this.pick("query", "query", 0, queries - 1, (i) => value.queries[i]),
+        this.pick("query", "query", 0, queries - 1, (i) => query(value.queries[i])),
         this.pick("layer", "layer", -1, layers - 1, mean("layer")),
         heads > 1 ? this.pick("head", "head", -1, heads - 1, mean("head")) : "",
       ),
@@ -75,14 +76,13 @@ class Attention {
     return make("label", {}, make("span", {}, label), input, output);
   }
 
-  camera({ label, side, image, padding }) {
+  camera({ label, side, image, note }) {
     const canvas = make("canvas", { width: side, height: side, "aria-hidden": "true" });
     const alt = image ? `${label}: what the model saw` : "";
     const photo = image ? make("img", { src: image.url, alt }) : null;
     const caption = make("figcaption", {});
     const node = make("figure", {}, make("div", { class: "photo" }, photo, canvas), caption);
-    const note = image ? "" : padding ? ", hidden from attention" : ", black";
-    return { node, canvas, caption, title: label + note, side };
+    return { node, canvas, caption, title: note ? `${label}, ${note}` : label, side };
   }
 
   /** (flat index into [P, L, K, Q]) of each row that the choice averages over. */
@@ -102,7 +102,7 @@ class Attention {
         weights[c] += ((this.overlay[row * this.width + c] / 255) * this.peak[row]) / rows.length;
     const most = weights.reduce((a, b) => Math.max(a, b), 0);
     this.scale.textContent = percent(most);
-    const colour = rgb(getComputedStyle(view.querySelector(".dot")).backgroundColor);
+    const colour = pixel(getComputedStyle(view.querySelector(".dot")).backgroundColor);
     let start = 0;
     for (const { canvas, caption, title, side } of this.pictures) {
       const patches = weights.subarray(start, start + side * side);
@@ -141,14 +141,6 @@ function paint(canvas, patches, most, [red, green, blue]) {
   const image = new ImageData(canvas.width, canvas.height);
   patches.forEach((weight, i) => image.data.set([red, green, blue, most ? (235 * weight) / most : 0], 4 * i));
   canvas.getContext("2d").putImageData(image, 0, 0);
-}
-
-/** [red, green, blue] of a CSS colour. */
-function rgb(colour) {
-  const context = make("canvas", { width: 1, height: 1 }).getContext("2d");
-  context.fillStyle = colour;
-  context.fillRect(0, 0, 1, 1);
-  return [...context.getImageData(0, 0, 1, 1).data.slice(0, 3)];
 }
 
 let shown = null;

@@ -57,6 +57,7 @@ function number(value, span) {
 }
 
 function percent(p) {
+  if (p === 0) return "0 %";
   if (p > 0 && p < 0.001) return "< 0.1 %";
   return `${(100 * p).toFixed(p < 0.1 ? 1 : 0)} %`;
 }
@@ -107,4 +108,12 @@ function iconButton(label, path, onclick) {
   const button = make("button", { type: "button", class: "icon", "aria-label": label, title: label }, icon);
   button.addEventListener("click", onclick);
   return button;
+}
+
+/** [red, green, blue, alpha] of a CSS colour, 0 to 255. */
+function pixel(colour) {
+  const context = make("canvas", { width: 1, height: 1 }).getContext("2d");
+  context.fillStyle = colour;
+  context.fillRect(0, 0, 1, 1);
+  return context.getImageData(0, 0, 1, 1).data;
 }

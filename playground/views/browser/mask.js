@@ -161,8 +161,8 @@ class Mask {
 
   /** The bitmap of codes and the padding's hatching, in the colours of the page's theme. */
   colour() {
-    const colours = this.keys.map((key) => rgba(getComputedStyle(key).backgroundColor));
-    const black = rgba("black");
+    const colours = this.keys.map((key) => word(getComputedStyle(key).backgroundColor));
+    const black = word("black");
     this.bitmap = bitmap(this.columns, this.rows, this.codes, colours);
     this.hatched = bitmap(this.columns, this.rows, this.codes, [0, 0, black]);
     this.layer = make("canvas");
@@ -418,7 +418,12 @@ function inSight({ start, stop, from, scale }, offset, length) {
   return [start + first, last - first, origin + first * size, (last - first) * size];
 }
 
-/** A canvas of one pixel a cell; colours: by code, as `rgba` gives them. */
+/** A CSS colour as image data holds it, in one number. */
+function word(colour) {
+  return new Uint32Array(pixel(colour).buffer)[0];
+}
+
+/** A canvas of one pixel a cell; colours: by code, as `word` gives them. */
 function bitmap(width, height, codes, colours) {
   const canvas = make("canvas", { width, height });
   const image = new ImageData(width, height);
@@ -444,14 +449,6 @@ function hatch(context, width, height, ink) {
     context.lineTo(x + height, 0);
   }
   context.stroke();
-}
-
-/** A CSS colour as one pixel of image data. */
-function rgba(colour) {
-  const context = make("canvas", { width: 1, height: 1 }).getContext("2d");
-  context.fillStyle = colour;
-  context.fillRect(0, 0, 1, 1);
-  return new Uint32Array(context.getImageData(0, 0, 1, 1).data.buffer)[0];
 }
 
 let shown = null;

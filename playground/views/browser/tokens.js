@@ -10,6 +10,7 @@ class Tokens {
     this.failure = value.failure;
     const [, horizon, width] = value.partial ? value.partial.shape : [0, value.horizon, value.dims.length];
     Object.assign(this, { horizon, width, focus: null });
+    this.anything = value.actions || (this.partial && this.partial.some((v) => !Number.isNaN(v)));
     this.final = value.actions ? unpack(value.actions).values : null;
     const drawn = [this.partial, this.final].filter(Boolean);
     this.limits = ranges(drawn, width);
@@ -64,8 +65,8 @@ class Tokens {
       this.detail,
       this.legend(),
       this.state,
-      this.panels.grid,
-      this.panels.reader,
+      this.anything ? this.panels.grid : "",
+      this.anything ? this.panels.reader : "",
       make("p", { class: "notice" }, value.policy.notice),
     );
     this.player.setLooping(kept.looping);
@@ -77,8 +78,8 @@ class Tokens {
     const scale = make("span", { class: "scale", "aria-hidden": "true" });
     const entries = [
       make("li", {}, "probability 0", scale, "1"),
-      make("li", {}, swatch("estimate"), "decoded from the tokens so far"),
     ];
+    if (this.anything) entries.push(make("li", {}, swatch("estimate"), "decoded from the tokens so far"));
     if (this.final) entries.push(make("li", {}, swatch("final"), "whole chunk"));
     return make("ul", { class: "legend" }, ...entries);
   }
