@@ -1,0 +1,394 @@
+"""Measures a bundled policy: `python -m playground.training.evaluate assets/pi0_tabletop`.
+
+Everything is measured on the exported weights, on scenes that training never drew (and, where said,
+in words it never read), through the same way in and out as on the page. Each figure has its 95 %
+interval: Wilson's for shares, by bootstrap for medians. The controls say what the figures would be
+without listening and without seeing.
+"""
+
+import argparse
+import dataclasses
+import json
+import platform
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from models.checkpoint import load_bundled, record_digests, revision
+from models.observation import Observation, uint8_to_float
+from models.pi0 import Pi0, Pi0Programs
+from models.pi0_fast import Pi0FastPrograms, StopAfter
+from models.tokenizer import ACTION_END, ACTION_MARKER
+from playground import robots
+from playground.loading import open_bundled
+from playground.policy import Prepared, sample_noise
+from playground.tabletop import expert, kinematics
+from playground.tabletop.rollout import observe, rollout
+from playground.tabletop.scene import COLOURS, TIE, Table, nearer_arm, random_scene
+from playground.tabletop.tasks import HELD_OUT_WORDINGS, VERBS, WORDINGS, Task
+from playground.trace import RawObservation
+
+# Far from the seeds of demonstrations, which are small numbers.
+SCENES_SEED = 7_000_003
+NUM_STEPS, MAX_TOKENS = 10, 128
+EXECUTE = 25
+# Where the verbs differ for certain: a picker has opened and not yet closed, a toucher has closed.
+_GRIPPER_STEPS = slice(14, 26)
+
+TARGETS = {
+    "pi0": {
+        "correct arm": 0.99,
+        "named cube nearest": 0.97,
+        "tip error cm": 2.0,
+        "colour swapped": 0.95,
+        "verb swapped": 0.95,
+        "held-out wordings, named cube nearest": 0.95,
+        "closed loop touch": 0.90,
+        "closed loop pick up": 0.85,
+    },
+    "pi0_fast": {
+        "correct arm": 0.99,
+        "named cube nearest": 0.95,
+        "tip error cm": 2.5,
+        "colour swapped": 0.95,
+        "verb swapped": 0.95,
+        "held-out wordings, named cube nearest": 0.90,
+        "closed loop touch": 0.85,
+        "closed loop pick up": 0.75,
+        "chunks that do not decode": 0.01,
+    },
+}
+
+
+# --- asking -------------------------------------------------------------------------------------
+
+
+class Asker:
+    """A bundled policy asked for many prompts over one picture at once, always `rows` of them.
+
+    The observation goes in and the chunk comes out as in `playground.policy`; only the batch is
+    this class's own.
+    """
+
+    def __init__(self, folder: Path, rows: int):
+        self.policy = open_bundled(folder)
+        _, self._model = load_bundled(folder)
+        self.flow = isinstance(self._model, Pi0)
+        self._rows = rows
+        self._programs = (Pi0Programs if self.flow else Pi0FastPrograms)(self._model)
+        if not self.flow:
+            encode = self.policy.tokenizer.paligemma.encode
+            self._stop = StopAfter(tuple(encode(ACTION_MARKER)), encode(ACTION_END)[0])
+
+    def chunks(self, raws: Sequence[RawObservation], seed: int) -> list[np.ndarray | None]:
+        """The chunk of each, float64 [horizon, 14] in the robot's units; None where FAST's tokens
+        do not decode. All share their pictures, and pi0's noise."""
+        prepared = [self.policy.prepare(raw) for raw in raws]
+        prepared += [prepared[-1]] * (self._rows - len(prepared))
+        tokens = self._image_tokens(prepared[0])
+        observation = self._observation(prepared, tuple(tokens))
+        if self.flow:
+            config = self._model.config
+            noise = sample_noise(seed, 1, config.action_horizon, config.action_dim)
+            noise = jnp.repeat(jnp.asarray(noise), self._rows, axis=0)
+            prefix = self._programs.prefill(observation, tokens)
+            path = self._programs.denoise_all(prefix, observation, noise, num_steps=NUM_STEPS)
+            found = list(np.asarray(path.x_t[-1], np.float64))
+        else:
+            state = self._programs.prefill(observation, tokens, max_decoding_steps=MAX_TOKENS)
+            written = np.asarray(self._programs.decode_all(state, temperature=0.0, stop=self._stop))
+            info = self.policy.info
+            found = [
+                self.policy.tokenizer.extract_actions(
+                    row.tolist(), info.horizon, len(info.actions)
+                ).actions
+                for row in written
+            ]
+        return [self._to_robot(c, raw) for c, raw in zip(found, raws, strict=False)]
+
+    def _to_robot(self, actions: np.ndarray | None, raw: RawObservation) -> np.ndarray | None:
+        info = self.policy.info
+        if actions is None:
+            return None
+        return robots.from_model(
+            self.policy.robot, actions, raw.state, info.action_stats, info.normalisation
+        )
+
+    def _image_tokens(self, prepared: Prepared) -> dict:
+        """Each attended picture once, for all rows."""
+        return {
+            slot: jnp.repeat(
+                self._programs.embed_images(uint8_to_float(image)[None]), self._rows, axis=0
+            )
+            for slot, image in prepared.images.items()
+            if prepared.modes[slot] != "masked"
+        }
+
+    def _observation(self, prepared: list[Prepared], slots: tuple[str, ...]) -> Observation:
+        stack = lambda name: np.stack([getattr(p.prompt, name) for p in prepared])  # noqa: E731
+        return Observation(
+            images={},
+            image_masks={slot: jnp.ones(self._rows, bool) for slot in slots},
+            state=np.stack([p.state for p in prepared]).astype(np.float32),
+            tokens=stack("tokens").astype(np.int32),
+            token_mask=stack("mask"),
+            token_ar_mask=None if self.flow else stack("ar_mask").astype(np.int32),
+            token_loss_mask=None if self.flow else stack("loss_mask"),
+        )
+
+
+# --- first chunks -------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Answer:
+    """What a policy does in its first chunk when asked. task: what was asked; decoded; arm: the one
+    that moves; nearest: the cube nearest to its fingertips at the end (in the plane of the table);
+    error_cm: how far the serving arm's fingertips end from where the expert's chunk takes them;
+    expert_tip: where that is; opens: whether the serving gripper is open halfway."""
+
+    task: Task
+    cube: tuple[float, float, float]
+    decoded: bool
+    arm: str
+    nearest: str
+    error_cm: float
+    expert_tip: tuple[float, float, float]
+    opens: bool
+
+
+def answer(table: Table, task: Task, state: np.ndarray, chunk: np.ndarray | None) -> Answer:
+    """Judges one first chunk. One that does not decode moves nothing: the arms stay."""
+    cube = table.cube(task.colour)
+    server = nearer_arm(cube[0])
+    right = expert.chunk(state, cube, np.array(-1), np.array(task.verb == "pick"))
+    played = np.tile(state, (expert.HORIZON, 1)) if chunk is None else chunk
+    arm = kinematics.moving_arm(state, played)
+    tip = kinematics.tip_paths(played)[arm][-1]
+    gaps = {c: float(np.linalg.norm(table.cube(c)[:2] - tip[:2])) for c in COLOURS}
+    ends = [kinematics.tip_paths(c)[server][-1] for c in (played, right)]
+    gripper = played[_GRIPPER_STEPS, 6 if server == "left" else 13]
+    return Answer(
+        task=task,
+        cube=tuple(cube),
+        decoded=chunk is not None,
+        arm=arm if chunk is not None else "",
+        nearest=min(gaps, key=gaps.get),
+        error_cm=float(np.linalg.norm(ends[0] - ends[1]) * 100),
+        expert_tip=tuple(ends[1]),
+        opens=bool(gripper.mean() > 0.5),
+    )
+
+
+def first_chunks(
+    asker: Asker, scenes: int, wording: Callable[[str, int], str], black: bool = False
+) -> list[list[Answer]]:
+    """By scene, the answers to all six requests, colours first; `wording` chooses the words of a
+    verb in a scene. `black` shows a black picture in place of the table."""
+    found = []
+    for index in range(scenes):
+        table = Table(held_out_scene(index))
+        tasks = [Task(verb, c, wording(verb, index)) for verb in VERBS for c in COLOURS]
+        raw = observe(table, "")
+        if black:
+            images = {slot: np.zeros_like(image) for slot, image in raw.images.items()}
+            raw = dataclasses.replace(raw, images=images)
+        raws = [dataclasses.replace(raw, prompt=task.prompt) for task in tasks]
+        chunks = asker.chunks(raws, seed=index)
+        found.append(
+            [answer(table, t, raw.state, chunk) for t, chunk in zip(tasks, chunks, strict=True)]
+        )
+        if (index + 1) % 20 == 0:
+            print(f"{index + 1}/{scenes} scenes", flush=True)
+    return found
+
+
+def held_out_scene(index: int):
+    return random_scene(np.random.default_rng([SCENES_SEED, index]))
+
+
+def known_words(verb: str, index: int) -> str:
+    return WORDINGS[verb][index % len(WORDINGS[verb])]
+
+
+def unknown_words(verb: str, index: int) -> str:
+    return HELD_OUT_WORDINGS[verb][index % len(HELD_OUT_WORDINGS[verb])]
+
+
+# --- figures ------------------------------------------------------------------------------------
+
+
+def share(hits: Sequence[bool]) -> dict:
+    """A share with Wilson's 95 % interval."""
+    n, p, z = len(hits), float(np.mean(hits)), 1.959964
+    middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    low, high = max(0.0, middle - half), min(1.0, middle + half)
+    return {"value": round(p, 4), "low": round(low, 4), "high": round(high, 4), "n": n}
+
+
+def median(values: Sequence[float]) -> dict:
+    """A median with its 95 % interval by bootstrap."""
+    values = np.array(values)
+    draws = np.random.default_rng(0).choice(values, (2000, len(values)))
+    low, high = np.quantile(np.median(draws, axis=1), (0.025, 0.975))
+    value = round(float(np.median(values)), 3)
+    return {"value": value, "low": round(low, 3), "high": round(high, 3), "n": len(values)}
+
+
+def figures(scenes: list[list[Answer]], unknown: list[list[Answer]], flow: bool) -> dict:
+    """The table of the first chunks."""
+    flat = [a for scene in scenes for a in scene]
+    clear = [a for a in flat if abs(a.cube[0]) > TIE]
+    swaps, verbs = [], []
+    count = len(COLOURS)
+    for scene in scenes:
+        for verb in range(len(VERBS)):
+            same_verb = scene[verb * count : (verb + 1) * count]
+            for a in same_verb:
+                for b in same_verb:
+                    if a is not b:
+                        swaps.append(a.nearest != b.task.colour and b.nearest == b.task.colour)
+        for touch, pick in zip(scene[:count], scene[count:], strict=True):
+            verbs += [pick.opens and not touch.opens]
+    found = {
+        "correct arm": share([a.arm == nearer_arm(a.cube[0]) for a in clear]),
+        "named cube nearest": share([a.nearest == a.task.colour and a.decoded for a in flat]),
+        "tip error cm": median([a.error_cm for a in flat]),
+        "colour swapped": share(swaps),
+        "verb swapped": share(verbs),
+        "held-out wordings, named cube nearest": share(
+            [a.nearest == a.task.colour and a.decoded for scene in unknown for a in scene]
+        ),
+    }
+    if not flow:
+        found["chunks that do not decode"] = share([not a.decoded for a in flat])
+    return found
+
+
+def controls(scenes: list[list[Answer]], black: list[list[Answer]]) -> dict:
+    """What remains without words and without sight."""
+    rng = np.random.default_rng(1)
+    permuted = []
+    for scene in scenes:
+        for verb in range(len(VERBS)):
+            three = scene[verb * len(COLOURS) : (verb + 1) * len(COLOURS)]
+            order = rng.permutation(len(COLOURS))
+            permuted += [
+                a.nearest == three[other].task.colour for a, other in zip(three, order, strict=True)
+            ]
+    flat = [a for scene in scenes for a in scene]
+    return {
+        "prompts permuted across colours, named cube nearest": share(permuted),
+        "black picture, tip error cm": median([a.error_cm for scene in black for a in scene]),
+        "best blind guess, tip error cm": median(_blind_errors(flat)),
+    }
+
+
+def _blind_errors(answers: list[Answer]) -> list[float]:
+    """Errors (cm) of the best predictor that sees prompt and state alone: for each verb and arm the
+    one place that minimises the mean distance (Weiszfeld), fitted on these very answers. It is told
+    which arm serves, so a policy without sight can at best do as well."""
+    errors = []
+    for verb in VERBS:
+        for arm in kinematics.ARMS:
+            tips = np.array(
+                [
+                    a.expert_tip
+                    for a in answers
+                    if a.task.verb == verb and nearer_arm(a.cube[0]) == arm
+                ]
+            )
+            if not len(tips):
+                continue
+            guess = tips.mean(0)
+            for _ in range(100):
+                weights = 1 / np.maximum(np.linalg.norm(tips - guess, axis=1), 1e-6)
+                guess = (tips * weights[:, None]).sum(0) / weights.sum()
+            errors += (np.linalg.norm(tips - guess, axis=1) * 100).tolist()
+    return errors
+
+
+# --- closed loop --------------------------------------------------------------------------------
+
+
+def closed_loop(asker: Asker, verb: str, episodes: int) -> dict:
+    """The share of episodes that succeed, and why the others did not."""
+    hits, reasons = [], {}
+    for index in range(episodes):
+        table = Table(held_out_scene(index))
+        task = Task(verb, COLOURS[index % len(COLOURS)], known_words(verb, index))
+
+        def infer(raw: RawObservation) -> np.ndarray:
+            chunk = asker.chunks([raw], seed=0)[0]
+            # A chunk that does not decode moves nothing.
+            return np.tile(raw.state, (expert.HORIZON, 1)) if chunk is None else chunk
+
+        frames = rollout(table, task, infer, execute=EXECUTE, every=None)
+        outcome = [frame.outcome for frame in frames][-1]
+        hits.append(outcome.success)
+        reason = outcome.reason.replace(task.colour, "named")
+        for colour in COLOURS:
+            reason = reason.replace(colour, "other")
+        reasons[reason] = reasons.get(reason, 0) + 1
+        if (index + 1) % 10 == 0:
+            print(f"{verb}: {sum(hits)}/{index + 1}", flush=True)
+    return {**share(hits), "outcomes": reasons}
+
+
+def evaluate(folder: Path, scenes: int, episodes: int) -> dict:
+    """Everything the evaluation file holds."""
+    six = Asker(folder, rows=len(COLOURS) * len(VERBS))
+    known = first_chunks(six, scenes, known_words)
+    unknown = first_chunks(six, scenes, unknown_words)
+    black = first_chunks(six, max(1, scenes // 3), known_words, black=True)
+    found = figures(known, unknown, six.flow)
+    one = Asker(folder, rows=1)
+    found["closed loop touch"] = closed_loop(one, "touch", episodes)
+    found["closed loop pick up"] = closed_loop(one, "pick", episodes)
+    targets = TARGETS["pi0" if six.flow else "pi0_fast"]
+    return {
+        "policy": folder.name,
+        "revision": revision(folder),
+        "command": f"python -m playground.training.evaluate assets/{folder.name}"
+        f" --scenes {scenes} --episodes {episodes}",
+        "scenes": scenes,
+        "pairs": scenes * len(COLOURS) * len(VERBS),
+        "episodes": episodes,
+        "executed_steps": EXECUTE,
+        "machine": platform.machine(),
+        "figures": {name: {**found[name], "target": targets[name]} for name in targets},
+        "controls": controls(known, black),
+    }
+
+
+def table_of(result: dict) -> str:
+    """The figures as a Markdown table."""
+    lines = ["| figure | measured | 95 % interval | target |", "|---|---|---|---|"]
+    shown = {**result["figures"], **result["controls"]}
+    for name, figure in shown.items():
+        cm = name.endswith(" cm")
+        text = (lambda v: f"{v:.1f} cm") if cm else (lambda v: f"{100 * v:.1f} %")
+        target = text(figure["target"]) if "target" in figure else "control"
+        interval = f"{text(figure['low'])} to {text(figure['high'])}"
+        label = name.removesuffix(" cm")
+        lines.append(f"| {label} | {text(figure['value'])} | {interval} | {target} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measures an exported policy.")
+    parser.add_argument("folder", type=Path, help="such as assets/pi0_tabletop")
+    parser.add_argument("--scenes", type=int, default=100, help="six requests each")
+    parser.add_argument("--episodes", type=int, default=100, help="closed-loop episodes a verb")
+    args = parser.parse_args()
+    result = evaluate(args.folder, args.scenes, args.episodes)
+    (args.folder / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
+    record_digests(args.folder)
+    print(table_of(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Writes a trained policy as the product ships it: `python -m playground.training.export pi0`.
+
+The folder holds weights (bfloat16, the average of the run's weights), config, norm stats, for
+pi0-FAST its action tokenizer, the training log with its curves, and a model card.
+"""
+
+import argparse
+import csv
+import json
+import shutil
+from pathlib import Path
+
+from flax import nnx
+
+from models.checkpoint import record_digests, save_bundled
+from playground.robots import TABLETOP
+from playground.training.batches import method_of
+from playground.training.train import (
+    CONFIGS,
+    RECIPES,
+    RUNS,
+    Trainer,
+    checkpoints,
+    optimiser,
+    restore,
+    trainee_of,
+)
+from playground.transforms import read_norm_stats
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
+MOST_BYTES = 9_500_000
+
+_CARD = """---
+license: apache-2.0
+library_name: pi0-playground
+pipeline_tag: robotics
+---
+# {name}: a small bundled policy
+
+{title} at {parameters:,} parameters, trained from nothing by this project's own command on
+demonstrations it makes at a simulated table: two ALOHA arms, three coloured cubes, one camera,
+"touch" and "pick up" in several wordings. It knows only this table. On any other picture its answer
+shows how such a model works, not what it can do.
+
+- Model code: the same `models/` that runs the published checkpoints; only sizes differ
+  (`config.json`).
+- Input: camera `base_0_rgb` at {size} x {size}, 14 joint values in ALOHA's order, a prompt; the two
+  wrist cameras are {missing}. Output: 50 steps of 14 joint targets at 50 Hz.
+- Trained: {steps:,} steps on {looks:,} looks (six requests each), CPU only. The curves are in
+  `curves.png`, the numbers in `log.csv`, the recipe in `training.json`.
+- Measured on scenes and wordings that training never saw: `evaluation.json`, where present, by
+  `python -m playground.training.evaluate assets/{name}`.
+
+Repeat it: `python -m playground.training.demonstrations`, `python -m playground.training.train
+{policy}`, `python -m playground.training.export {policy}`.
+
+The robot's model is read from the gym-aloha package (Apache-2.0), which is not part of these
+weights.
+"""
+
+
+def export(name: str, folder: Path, run: Path) -> None:
+    """Writes the folder. Raises ValueError without a checkpoint, or if a file grows too large."""
+    manager = checkpoints(run)
+    if manager.latest_step() is None:
+        raise ValueError(f"no checkpoint in {run}: run python -m playground.training.train {name}")
+    recipe, config = RECIPES[name], CONFIGS[name]
+    graph, params = nnx.split(trainee_of(name, recipe.seed))
+    state = restore(manager, Trainer(recipe, graph, optimiser(recipe)).begin(params))
+    policy = nnx.merge(graph, state["ema"]).policy
+    metadata = {"robot": TABLETOP.name, "normalisation": method_of(config), "policy": name}
+    if folder.exists():
+        shutil.rmtree(folder)
+    save_bundled(folder, config, policy, metadata, storage="bfloat16")
+
+    read_norm_stats(run / "norm_stats.json")
+    shutil.copy(run / "norm_stats.json", folder)
+    if (run / "fast").is_dir():
+        shutil.copytree(run / "fast", folder / "fast")
+    for file in ("log.csv", "curves.png"):
+        shutil.copy(run / file, folder)
+    with (run / "log.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    steps = int(state["step"])
+    told = {"steps": steps, "looks": int(rows[-1]["looks"]), "recipe": _recipe(run)}
+    (folder / "training.json").write_text(json.dumps(told, indent=1) + "\n")
+    count = sum(leaf.size for _, leaf in nnx.to_flat_state(nnx.state(policy, nnx.Param)))
+    fast = name == "pi0_fast"
+    card = _CARD.format(
+        name=folder.name,
+        policy=name,
+        title="pi0-FAST" if fast else "pi0",
+        parameters=count,
+        size=config.vision.image_size,
+        missing="black and attended to" if fast else "masked",
+        steps=steps,
+        looks=told["looks"],
+    )
+    (folder / "README.md").write_text(card)
+    record_digests(folder)
+    for path in folder.rglob("*"):
+        if path.is_file() and path.stat().st_size > MOST_BYTES:
+            raise ValueError(f"{path} has {path.stat().st_size:,} bytes; at most {MOST_BYTES:,}")
+    print(f"wrote {folder}: {steps} steps, {count:,} parameters")
+
+
+def _recipe(run: Path) -> dict:
+    return json.loads((run / "recipe.json").read_text())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Writes a trained policy into assets/.")
+    parser.add_argument("policy", choices=CONFIGS)
+    parser.add_argument("--folder", type=Path, help="default: assets/<policy>_tabletop")
+    parser.add_argument("--run", type=Path, help="default: runs/<policy>")
+    args = parser.parse_args()
+    folder = args.folder or ASSETS / f"{args.policy}_tabletop"
+    export(args.policy, folder, args.run or RUNS / args.policy)
+
+
+if __name__ == "__main__":
+    main()
