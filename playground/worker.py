@@ -60,13 +60,15 @@ class Down(RuntimeError):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Status:
-    """waiting: jobs in line, without the running one. crashes: since the last completed job."""
+    """waiting: jobs in line, without the running one. crashes: since the last completed job.
+    loading: what is being done in that state, say "compiling pi0", else ""."""
 
     state: State
     running: bool
     waiting: int
     crashes: int
     completed: int
+    loading: str
 
 
 class Worker:
@@ -114,6 +116,7 @@ class Worker:
         self._typical_s: dict[str, float] = {}
         self._crashes = 0
         self._completed = 0
+        self._loading = ""
         self._thread = threading.Thread(target=self._dispatch, name="worker", daemon=True)
         self._thread.start()
 
@@ -190,7 +193,8 @@ class Worker:
         with self._lock:
             waiting = sum(not ticket.closed for ticket in self._queue)
             busy = self._running is not None
-            return Status(self._state, busy, waiting, self._crashes, self._completed)
+            loading = self._loading if self._state == "loading" else ""
+            return Status(self._state, busy, waiting, self._crashes, self._completed, loading)
 
     def close(self, drain_s: float = 30.0) -> None:
         """Takes no more jobs, lets those in line finish for up to `drain_s`, ends the process."""
@@ -287,11 +291,14 @@ class Worker:
     def _take(self, message: dict) -> None:
         match message["say"]:
             case "loading":
+                phase = from_plain(message["event"])
                 with self._lock:
+                    self._loading = f"{phase.phase} {phase.policy}"
                     for ticket in self._queue:  # who waits may know what for
-                        ticket.put(from_plain(message["event"]))
+                        ticket.put(phase)
             case "ready":
                 self._metadata = message["metadata"]
+                self._loading = ""
                 self._become("up")
                 _log(logging.INFO, "ready", {"policies": list(self._metadata)})
             case "refused":
