@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models import masks
 from models.config import Config
 from models.observation import Observation, uint8_to_float
 from models.pi0 import Pi0, Pi0Programs
@@ -28,19 +27,15 @@ from models.tokenizer import (
     PaligemmaTokenizer,
     Prompt,
 )
-from playground import robots, transforms
+from playground import columns, robots, transforms
 from playground.events import Done, Event, Phase, Step, TokenEvent
 from playground.robots import Robot
 from playground.trace import (
-    ALLOWED,
-    BLOCKED,
-    PADDING,
     DecodedToken,
     Options,
     PolicyInfo,
     RawObservation,
     Recipe,
-    TokenBlock,
     Trace,
     image_digest,
 )
@@ -49,8 +44,6 @@ COMPILE_DEADLINE_S = 600.0
 CALL_DEADLINE_S = 120.0
 MAX_STEPS, MAX_SAMPLES, MAX_TOKENS = 100, 32, 512
 _KEPT_IMAGES, _KEPT_PREFIXES = 64, 8
-# Attention beyond this is averaged over heads: one run of a 3B model would take over 100 MB.
-_MAX_ATTENTION_BYTES = 32 << 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -275,7 +268,6 @@ class FlowPolicy(Policy):
             )
         with timer("postprocess"):
             final = x_t[-1]
-            columns = self._columns(prepared, slots)
             trace = self._trace(
                 raw,
                 prepared,
@@ -286,50 +278,12 @@ class FlowPolicy(Policy):
                 x_t=np.stack(x_t),
                 v_t=np.stack(v_t),
                 estimates=np.stack(estimates),
-                attention=_attention(attention, prefix_attention, columns),
-                **self._layout(prepared),
+                attention=columns.attention(
+                    attention, prefix_attention, columns.that_ran(self.config, slots)
+                ),
+                **columns.flow(self.config, prepared.prompt, prepared.modes, self.piece),
             )
         return trace
-
-    def _layout(self, prepared: Prepared) -> dict:
-        """Blocks, token texts and the mask over every place, masked cameras included."""
-        config, prompt = self.config, prepared.prompt
-        each = config.vision.num_tokens
-        blocks = _Blocks()
-        valid = []
-        for slot in config.image_slots:
-            blocks.add(slot, "image", each)
-            valid += [self._present(prepared, slot)] * each
-        written = int(prompt.mask.sum())
-        blocks.add("text", "text", written, [self.piece(i) for i in prompt.tokens[:written]])
-        blocks.add("padding", "padding", config.max_token_len - written)
-        valid += prompt.mask.tolist()
-        if not config.pi05:
-            blocks.add("state", "state", 1, ["state"])
-        names = [f"action {i}" for i in range(config.action_horizon)]
-        blocks.add("actions", "actions", len(names), names)
-        opens = np.zeros(blocks.width, bool)
-        # The state opens a block, and so does the first action.
-        opens[config.prefix_len : config.prefix_len + (1 if config.pi05 else 2)] = True
-        valid = np.array(valid + [True] * (blocks.width - len(valid)))
-        mask = np.asarray(masks.block_causal(valid[None], opens))[0]
-        return {
-            "blocks": blocks.blocks,
-            "token_texts": blocks.texts,
-            "mask": _codes(mask, valid),
-        }
-
-    def _columns(self, prepared: Prepared, slots: tuple[str, ...]) -> np.ndarray:
-        """Where the columns that ran stand among all columns."""
-        each = self.config.vision.num_tokens
-        prefix = self.config.prefix_len
-        present = [
-            np.arange(i * each, (i + 1) * each)
-            for i, slot in enumerate(self.config.image_slots)
-            if slot in slots
-        ]
-        rest = np.arange(len(self.config.image_slots) * each, prefix + self.config.suffix_len)
-        return np.concatenate([*present, rest])
 
 
 class FastPolicy(Policy):
@@ -408,8 +362,14 @@ class FastPolicy(Policy):
                 tokens=tuple(written),
                 partial_actions=self._stack(partials),
                 decode_failure=result.failure,
-                attention=_attention(attention, prefix_attention, None),
-                **self._layout(prepared, written),
+                attention=columns.attention(attention, prefix_attention),
+                **columns.fast(
+                    self.config,
+                    prepared.prompt,
+                    prepared.modes,
+                    self.piece,
+                    [token.text for token in written],
+                ),
             )
         return trace
 
@@ -439,36 +399,6 @@ class FastPolicy(Policy):
     def _stack(self, partials: list[np.ndarray | None]) -> np.ndarray:
         nothing = np.full((self.config.action_horizon, self._dims), np.nan, np.float32)
         return np.stack([nothing if chunk is None else chunk for chunk in partials])
-
-    def _layout(self, prepared: Prepared, written: list[DecodedToken]) -> dict:
-        """Blocks, token texts and the mask in the order of the cache: the prefix aligned to the
-        right, so padding comes first; rows of generated tokens follow the decoding loop."""
-        config, prompt = self.config, prepared.prompt
-        each, count = config.vision.num_tokens, int(prompt.mask.sum())
-        valid = [
-            prepared.modes[slot] != "masked" for slot in config.image_slots for _ in range(each)
-        ]
-        valid = jnp.asarray([valid + prompt.mask.tolist()])
-        shift = masks.right_align_shift(valid)
-        aligned = masks.roll_rows(valid, shift)
-        prefix = np.asarray(masks.block_causal(aligned, jnp.zeros(config.prefix_len, bool)))[0]
-        blocks = _Blocks()
-        blocks.add("padding", "padding", config.prefix_len - int(shift[0]))
-        for slot in config.image_slots:
-            blocks.add(slot, "image", each)
-        blocks.add("text", "text", count, [self.piece(i) for i in prompt.tokens[:count]])
-        blocks.add("generated", "generated", len(written), [token.text for token in written])
-        mask = np.zeros((blocks.width, blocks.width), bool)
-        mask[: config.prefix_len, : config.prefix_len] = prefix
-        steps = np.arange(len(written))[:, None]
-        rows = masks.decode_mask(aligned.sum(axis=1), config.prefix_len, steps, blocks.width)
-        mask[config.prefix_len :] = np.asarray(rows)[0]
-        valid = np.r_[np.asarray(aligned)[0], np.ones(len(written), bool)]
-        return {
-            "blocks": blocks.blocks,
-            "token_texts": blocks.texts,
-            "mask": _codes(mask, valid),
-        }
 
 
 # --- pieces -------------------------------------------------------------------------------------
@@ -546,67 +476,9 @@ class _Timer:
             return None if step is None else jax.block_until_ready(step)
 
 
-class _Blocks:
-    """Columns of a mask, named as they are laid down."""
-
-    def __init__(self):
-        self.blocks: tuple[TokenBlock, ...] = ()
-        self.texts: tuple[str, ...] = ()
-
-    @property
-    def width(self) -> int:
-        return len(self.texts)
-
-    def add(self, name: str, kind: str, length: int, texts: list[str] | None = None) -> None:
-        if length:
-            self.blocks += (TokenBlock(name, kind, self.width, self.width + length),)
-            self.texts += tuple(texts or [""] * length)
-
-
-def _codes(mask: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """PADDING where query or key is not there, unless the cell is allowed all the same."""
-    there = valid[:, None] & valid[None, :]
-    return np.where(mask, ALLOWED, np.where(there, BLOCKED, PADDING)).astype(np.uint8)
-
-
 def _digest(prepared: Prepared, slots: tuple[str, ...], *more) -> str:
     """What a prefix depends on."""
     images = [image_digest(prepared.images[slot]) for slot in slots]
     modes = [prepared.modes[slot] for slot in slots]
     what = repr((slots, images, modes, more)).encode() + prepared.prompt.tokens.tobytes()
     return hashlib.sha256(what).hexdigest()
-
-
-def _attention(
-    steps: list[np.ndarray], prefix: list, columns: np.ndarray | None
-) -> dict[str, np.ndarray]:
-    """Measured weights of the first sample, float16; {} when not asked for.
-
-    suffix: [steps or tokens, layers, heads, queries, C]; prefix: [layers, heads, queries, C]; where
-    that is too much, heads are averaged away (their axis has length 1). Columns that did not run
-    are zero.
-    """
-    if not steps:
-        return {}
-    suffix = _fit(np.stack(steps))
-    prefix = _fit(np.stack([np.asarray(layer[0], np.float16) for layer in prefix]))
-    if columns is not None:
-        suffix = _spread(suffix, columns, columns[-1] + 1)
-        prefix = _spread(prefix, columns[: prefix.shape[-1]], columns[-1] + 1)
-        rows = columns[: prefix.shape[-2]]
-        full = np.zeros((*prefix.shape[:-2], rows[-1] + 1, prefix.shape[-1]), np.float16)
-        full[..., rows, :] = prefix
-        prefix = full
-    return {"suffix": suffix, "prefix": prefix}
-
-
-def _fit(weights: np.ndarray) -> np.ndarray:
-    if weights.nbytes <= _MAX_ATTENTION_BYTES:
-        return weights
-    return weights.mean(axis=-3, keepdims=True, dtype=np.float32).astype(np.float16)
-
-
-def _spread(weights: np.ndarray, columns: np.ndarray, width: int) -> np.ndarray:
-    full = np.zeros((*weights.shape[:-1], width), weights.dtype)
-    full[..., columns] = weights
-    return full
