@@ -1,0 +1,273 @@
+"""The simulated table: geometry against mujoco, the expert in the closed loop, the pictures."""
+
+import subprocess
+import sys
+
+import mujoco
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from playground.tabletop import expert, kinematics
+from playground.tabletop.render import render
+from playground.tabletop.rollout import ask_expert, observe, rollout
+from playground.tabletop.scene import (
+    COLOURS,
+    HOME,
+    MIN_APART,
+    RGBA,
+    WORKSPACE,
+    Scene,
+    Table,
+    build_model,
+    nearer_arm,
+    random_scene,
+)
+from playground.tabletop.tasks import HELD_OUT_WORDINGS, VERBS, WORDINGS, Referee, Task, parse
+
+ARMS = kinematics.ARMS
+SIZE = 112
+
+
+def part(state: np.ndarray, arm: str) -> np.ndarray:
+    start = 7 * ARMS.index(arm)
+    return state[start : start + 7]
+
+
+def scene_with(cubes: dict[str, tuple[float, float]]) -> Scene:
+    return Scene({colour: (x, y, 0.0) for colour, (x, y) in cubes.items()}, tuple(HOME))
+
+
+SPREAD = {"red": (-0.1, 0.45), "green": (0.0, 0.58), "blue": (0.12, 0.48)}
+
+
+def test_scenes_are_what_the_figures_assume():
+    scenes = [random_scene(seed) for seed in range(300)]
+    places = np.array([[scene.cubes[c][:2] for c in COLOURS] for scene in scenes])
+    (left, right), (near, far) = WORKSPACE
+    assert right - left >= 0.30
+    assert far - near >= 0.20
+    assert (places >= [left, near]).all()
+    assert (places <= [right, far]).all()
+    gaps = np.linalg.norm(places - np.roll(places, 1, axis=1), axis=-1)
+    assert gaps.min() >= MIN_APART >= 0.08
+    # The whole of it is used, evenly: quarters of the width hold a quarter each.
+    quarters = np.histogram(places[..., 0], bins=4, range=(left, right))[0] / places[..., 0].size
+    assert np.abs(quarters - 0.25).max() < 0.06
+
+
+def test_a_seed_is_a_scene():
+    assert random_scene(5) == random_scene(5)
+    assert random_scene(5) != random_scene(6)
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_forward_kinematics_is_mujocos(seed):
+    rng = np.random.default_rng(seed)
+    state = HOME + rng.uniform(-0.7, 0.7, 14)
+    table = Table(scene_with(SPREAD))
+    table.set_state(state)
+    for arm in ARMS:
+        ours = kinematics.tip_positions(arm, part(state, arm)[:6])
+        np.testing.assert_allclose(ours, table.tip(arm), atol=5e-6)
+
+
+@settings(deadline=None, max_examples=60)
+@given(x=st.floats(-0.16, 0.16), y=st.floats(0.38, 0.62), z=st.floats(0.01, 0.15))
+def test_the_nearer_arm_reaches_all_over_the_workspace_within_its_limits(x, y, z):
+    model, arm, goal = build_model(), nearer_arm(x), np.array([x, y, z])
+    joints = kinematics.solve(arm, goal, expert.PITCH)
+    np.testing.assert_allclose(kinematics.tip_positions(arm, joints), goal, atol=1e-9)
+    for name, value in zip(
+        ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate"),
+        joints,
+        strict=True,
+    ):
+        low, high = model.joint(f"vx300s_{arm}/{name}").range
+        assert low <= value <= high, name
+
+
+def test_out_of_reach_is_the_nearest_pose_not_nan():
+    joints = kinematics.solve("left", np.array([2.0, 0.5, 0.1]), 1.4)
+    assert np.isfinite(joints).all()
+
+
+def test_projection_is_where_the_picture_shows_the_cubes():
+    table = Table(scene_with(SPREAD))
+    image = render(table, SIZE).astype(float) / 255
+    for colour in COLOURS:
+        # Its brightest face: the pixels whose hue is the cube's.
+        share = image / image.sum(-1, keepdims=True)
+        wanted = np.array(RGBA[colour]) / sum(RGBA[colour])
+        rows, columns = np.nonzero(np.abs(share - wanted).max(-1) < 0.12)
+        seen = np.array([columns.mean() + 0.5, rows.mean() + 0.5])
+        told = kinematics.project(table.cube(colour), SIZE)
+        assert np.linalg.norm(seen - told) < 2.0, colour
+
+
+def test_the_camera_sees_the_whole_workspace():
+    (left, right), (near, far) = WORKSPACE
+    corners = np.array([(x, y, z) for x in (left, right) for y in (near, far) for z in (0.0, 0.15)])
+    pixels = kinematics.project(corners, SIZE)
+    assert (pixels > 0).all()
+    assert (pixels < SIZE).all()
+
+
+def test_mujocos_own_camera_agrees_with_the_projection():
+    model = build_model()
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    camera = model.camera("table").id
+    np.testing.assert_allclose(data.cam_xpos[camera], kinematics.CAMERA_POSITION, atol=1e-9)
+    np.testing.assert_allclose(
+        data.cam_xmat[camera].reshape(3, 3), kinematics.camera_rotation(), atol=1e-7
+    )
+
+
+def test_pictures_repeat_and_show_changes():
+    table = Table(scene_with(SPREAD))
+    first = render(table, SIZE)
+    assert first.dtype == np.uint8
+    assert first.shape == (SIZE, SIZE, 3)
+    np.testing.assert_array_equal(first, render(table, SIZE))
+    moved = Table(scene_with(SPREAD | {"red": (0.02, 0.42)}))
+    assert (np.abs(first.astype(int) - render(moved, SIZE)).max(-1) > 40).sum() > 60
+
+
+def test_rendering_needs_no_graphics_library():
+    code = (
+        "import sys\n"
+        "from playground.tabletop.scene import Table, random_scene\n"
+        "from playground.tabletop.render import render\n"
+        "assert render(Table(random_scene(0)), 32).std() > 5\n"
+        "bad = [m for m in sys.modules if m.split('.')[0] in ('OpenGL', 'dm_control')]\n"
+        "assert not bad, bad\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": "."},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_state_is_what_was_commanded_once_the_arms_have_settled():
+    table = Table(scene_with(SPREAD))
+    target = HOME.copy()
+    target[[0, 1, 6, 9, 13]] = (0.2, -0.8, 0.9, 1.1, 0.2)
+    for _ in range(100):
+        table.step(target)
+    np.testing.assert_allclose(table.state(), target, atol=0.01)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_expert_succeeds_in_the_closed_loop(verb):
+    for seed in range(6):
+        table = Table(random_scene(1000 + seed))
+        task = Task(verb, COLOURS[seed % 3], WORDINGS[verb][0])
+        steps = 0
+        referee = Referee(table, task)
+        outcome = None
+        while outcome is None:
+            for action in ask_expert(table, task)[:25]:
+                table.step(action)
+                steps += 1
+                outcome = outcome or referee.watch(table)
+        assert outcome.success, (seed, outcome)
+
+
+def test_the_expert_arrives_within_a_chunk():
+    for seed in range(20):
+        table = Table(random_scene(2000 + seed))
+        for colour in COLOURS:
+            cube = table.cube(colour)
+            chunk = ask_expert(table, Task("touch", colour, "{}"))
+            arm = nearer_arm(cube[0])
+            assert kinematics.moving_arm(table.state(), chunk) == arm
+            tip = kinematics.tip_paths(chunk)[arm][-1]
+            assert np.linalg.norm(tip[:2] - cube[:2]) < 0.005
+            assert abs(tip[2] - cube[2]) < 0.03
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 2**32 - 1), pick=st.booleans())
+def test_the_experts_chunks_are_smooth_and_begin_where_the_arms_are(seed, pick):
+    scene = random_scene(seed)
+    cube = np.array([*scene.cubes["red"][:2], 0.02])
+    chunk = expert.chunk(np.array(scene.state), cube, np.array(-1), np.array(pick))
+    steps = np.diff(np.concatenate([[scene.state], chunk]), axis=0)
+    joints = np.delete(steps, [6, 13], axis=1)
+    assert np.abs(joints).max() < 0.16  # rad in 20 ms
+    assert np.abs(joints[0]).max() < 0.01
+
+
+def test_the_expert_works_on_batches_as_on_single_states():
+    states = np.array([random_scene(seed).state for seed in range(4)])
+    cubes = np.array([[*random_scene(seed).cubes["green"][:2], 0.02] for seed in range(4)])
+    holders, picks = np.array([-1, 0, 1, -1]), np.array([True, True, True, False])
+    together = expert.chunk(states, cubes, holders, picks)
+    for i in range(4):
+        alone = expert.chunk(states[i], cubes[i], holders[i], picks[i])
+        np.testing.assert_allclose(together[i], alone, atol=1e-12)
+
+
+def test_touching_the_wrong_cube_first_is_a_failure():
+    table = Table(scene_with(SPREAD))
+    referee = Referee(table, Task("touch", "blue", "touch the {} cube"))
+    for action in np.concatenate([ask_expert(table, Task("touch", "red", "{}"))] * 2):
+        table.step(action)
+        if outcome := referee.watch(table):
+            break
+    assert not outcome.success
+    assert "red" in outcome.reason
+
+
+def test_doing_nothing_runs_out_of_time():
+    table = Table(scene_with(SPREAD))
+    task = Task("touch", "red", "touch the {} cube")
+    frames = list(rollout(table, task, lambda raw: np.tile(raw.state, (50, 1)), every=None))
+    assert not frames[-1].outcome.success
+    assert frames[-1].time_s == pytest.approx(6.0)
+
+
+def test_a_rollout_looks_again_after_as_many_steps_as_it_was_told():
+    table = Table(scene_with(SPREAD))
+    task = Task("touch", "red", "touch the {} cube")
+    looks = []
+
+    def infer(raw):
+        looks.append(raw)
+        return ask_expert(table, task)
+
+    frames = list(rollout(table, task, infer, execute=20, every=10))
+    assert frames[-1].outcome.success
+    times = [frame.time_s for frame in frames if frame.executed == 0]
+    np.testing.assert_allclose(times, 0.4 * np.arange(len(times)))
+    assert len(looks) == len(times) >= 2
+    assert all(raw.prompt == "touch the red cube" for raw in looks)
+    with pytest.raises(ValueError, match="1 to 50"):
+        next(rollout(table, task, infer, execute=0))
+
+
+def test_what_a_policy_is_shown_fits_its_robot():
+    from playground.robots import TABLETOP, slot_modes
+
+    raw = observe(Table(scene_with(SPREAD)), "pick up the red cube")
+    modes = slot_modes(TABLETOP.slots("pi0"), raw)
+    assert list(modes.values()) == ["filled", "masked", "masked"]
+    assert raw.state.shape == (len(TABLETOP.state),)
+    np.testing.assert_allclose(TABLETOP.resting_state, HOME)
+
+
+def test_held_out_words_are_held_out_and_prompts_read_back():
+    for verb in VERBS:
+        assert not set(WORDINGS[verb]) & set(HELD_OUT_WORDINGS[verb])
+        for wording in (*WORDINGS[verb], *HELD_OUT_WORDINGS[verb]):
+            for colour in COLOURS:
+                task = Task(verb, colour, wording)
+                assert parse(task.prompt) == task
+    assert parse("make me a sandwich") is None
