@@ -1,14 +1,11 @@
-"""Checkpoint folders: openpi's, written by Orbax, and our own for small policies. Never unpickles.
+"""From a checkpoint folder to a model, and back: openpi's, LeRobot's, and our own for small
+policies. Never unpickles; never returns a model with anything left out.
 
-openpi's folder holds `params/` (an OCDBT database of zarr arrays, one a parameter) and
-`assets/<id>/norm_stats.json`. Ours holds `model.safetensors`, named by nnx path, and `config.json`.
-LeRobot's is in `lerobot.py`.
+Ours holds `model.safetensors`, named by nnx path, and `config.json`.
 """
 
 import hashlib
 import json
-import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -18,22 +15,26 @@ import safetensors.numpy
 from flax import nnx
 
 from models import config as configs
-from models import lora
+from models import lerobot, lora
 from models.config import Config, DType, Pi0FastConfig
-from models.layout import Row, family_of, is_stacked, rows
+from models.files import (
+    CONFIG,
+    FORMAT,
+    WEIGHTS,
+    params_folder,
+    read_bundled,
+    sha256,
+    verify_digests,
+    write_file,
+)
+from models.layout import Row, family_of, open_openpi, rows
 from models.pi0 import Pi0
 from models.pi0_fast import Pi0Fast
-from models.stored import DTYPES, Stored, check, has_nonfinite, open_orbax, open_safetensors
+from models.stored import DTYPES, Stored, check, has_nonfinite, open_safetensors
 
 Policy = Pi0 | Pi0Fast
 # bytes done, bytes in all, name of the array at hand
 Progress = Callable[[int, int, str], None]
-
-DIGESTS = "SHA256SUMS"
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
-FORMAT = 1
-
 
 # --- openpi's folder ----------------------------------------------------------------------------
 
@@ -64,44 +65,6 @@ def load_openpi(
     return assemble(config, arrays, where=str(folder), dtype=dtype, progress=progress)
 
 
-def params_folder(folder: Path) -> Path:
-    """The `params/` of a checkpoint folder, or the folder itself if it is one."""
-    for candidate in (folder / "params", folder):
-        if (candidate / "manifest.ocdbt").is_file():
-            return candidate
-    raise ValueError(f"{folder} is no checkpoint of openpi's: {_what_it_is(folder)}")
-
-
-def _what_it_is(folder: Path) -> str:
-    if not folder.is_dir():
-        return "there is no such folder"
-    names = {entry.name for entry in folder.iterdir()}
-    steps = sorted((name for name in names if name.isdigit()), key=int)
-    if steps:
-        return f"it holds a run's steps ({', '.join(steps)}); choose the folder of one of them"
-    if (folder / "params").is_dir() or {"_METADATA", "ocdbt.process_0"} & names:
-        return (
-            "manifest.ocdbt is missing, so its download or saving was cut off; get it again, or "
-            "use an earlier step"
-        )
-    if WEIGHTS in names:
-        return f"{WEIGHTS} is there, so it is a LeRobot checkpoint or a bundled policy"
-    return "expected a folder with params/ in it (and norm stats in assets/)"
-
-
-def open_openpi(params: Path) -> dict[str, Stored]:
-    """openpi's path -> array of a `params/` folder, nothing read yet but sizes.
-
-    A training save ends every path in `value`, a bare one does not (`restore_params` in openpi's
-    `models/model.py`).
-    """
-    arrays = open_orbax(params, is_stacked)
-    suffix = "/value" if all(path.endswith("/value") for path in arrays) else ""
-    return {
-        path.removeprefix("params/").removesuffix(suffix): stored for path, stored in arrays.items()
-    }
-
-
 def save_openpi(model: Policy, folder: Path | str) -> None:
     """Writes `params/` as openpi does, in the parameters' precision."""
     write_openpi(to_openpi(model), folder)
@@ -120,6 +83,35 @@ def write_openpi(arrays: Mapping[str, np.ndarray], folder: Path | str) -> None:
         node[name] = array
     with ocp.PyTreeCheckpointer() as checkpointer:
         checkpointer.save(Path(folder).resolve() / "params", {"params": tree})
+
+
+# --- LeRobot's folder ---------------------------------------------------------------------------
+
+
+def load_lerobot(
+    folder: Path | str,
+    config: Config | None = None,
+    *,
+    dtype: DType | None = None,
+    progress: Progress | None = None,
+) -> Policy:
+    """The model in a folder that LeRobot saved (or the published ones, without `model.` in names).
+
+    config: None for the one that `config.json` describes. dtype: precision of the parameters, None
+    as stored. Raises ValueError as `load_openpi` does.
+    """
+    folder = Path(folder)
+    if not (folder / WEIGHTS).is_file():
+        adapted = (folder / "adapter_config.json").is_file()
+        raise ValueError(
+            f"{folder} has no {WEIGHTS}"
+            + (": it holds PEFT adapters only; merge them in LeRobot first" if adapted else "")
+        )
+    verify_digests(folder)
+    if config is None:
+        config = lerobot.read_lerobot(folder).config
+    arrays = lerobot.open_lerobot(folder / WEIGHTS, config)
+    return assemble(config, arrays, where=str(folder), dtype=dtype, progress=progress)
 
 
 # --- bundled policies ---------------------------------------------------------------------------
@@ -156,15 +148,8 @@ def save_bundled(
     text = json.dumps(description, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / WEIGHTS, weights)
-    _write(folder / CONFIG, text.encode())
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
-    os.replace(partial, path)
+    write_file(folder / WEIGHTS, weights)
+    write_file(folder / CONFIG, text.encode())
 
 
 def load_bundled(folder: Path | str) -> tuple[Config, Policy]:
@@ -174,10 +159,11 @@ def load_bundled(folder: Path | str) -> tuple[Config, Policy]:
     """
     folder = Path(folder)
     description = read_bundled(folder)
+    verify_digests(folder)
     config = configs.from_dict(description["config"])
     weights = folder / WEIGHTS
     arrays = open_safetensors(weights)
-    if _sha256(weights) != description["weights_sha256"]:
+    if sha256(weights) != description["weights_sha256"]:
         raise ValueError(
             f"{weights} is not the file that {CONFIG} beside it was written with; get both again"
         )
@@ -189,25 +175,6 @@ def load_bundled(folder: Path | str) -> tuple[Config, Policy]:
     )
     values = ((name, stored.read()) for name, stored in arrays.items())
     return config, fill(abstract, values, config.dtype)
-
-
-def read_bundled(folder: Path | str) -> dict:
-    """A bundled policy's `config.json`: format, config, weights_sha256 and metadata."""
-    path = Path(folder) / CONFIG
-    try:
-        description = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{folder} is no bundled policy: cannot read {CONFIG} ({error})"
-        ) from error
-    expected = {"format", "config", "weights_sha256", "metadata"}
-    if not isinstance(description, dict) or description.keys() != expected:
-        raise ValueError(f"{path} is no bundled policy's: expected {', '.join(sorted(expected))}")
-    if description["format"] != FORMAT:
-        raise ValueError(
-            f"{path} is of format {description['format']!r}; this version reads {FORMAT}"
-        )
-    return description
 
 
 # --- models -------------------------------------------------------------------------------------
@@ -305,71 +272,3 @@ def to_openpi(model: Policy) -> dict[str, np.ndarray]:
         ]
         arrays[row.path] = layers[0] if row.layers is None else np.stack(layers)
     return arrays
-
-
-# --- files --------------------------------------------------------------------------------------
-
-
-def revision(folder: Path | str) -> str:
-    """12 hexadecimal digits that stand for a checkpoint's weights: from their files' SHA-256."""
-    folder = Path(folder)
-    if (folder / WEIGHTS).is_file():
-        return _sha256(folder / WEIGHTS)[:12]
-    params = params_folder(folder)
-    known = _read_digests(params.parent)
-    names = _files(params, params)
-    lines = [f"{known.get(f'params/{name}') or _sha256(params / name)}  {name}" for name in names]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
-
-
-def record_digests(folder: Path | str) -> None:
-    """Writes the SHA-256 of every file below a folder into its `SHA256SUMS`, for later checks.
-
-    The format is that of the command `sha256sum`.
-    """
-    folder = Path(folder)
-    names = [name for name in _files(folder, folder) if name != DIGESTS]
-    lines = [f"{_sha256(folder / name)}  {name}\n" for name in names]
-    _write(folder / DIGESTS, "".join(lines).encode())
-
-
-def verify_digests(folder: Path | str, below: str = "") -> None:
-    """Compares the files in a folder's `SHA256SUMS`, if it has one, whose names start with `below`.
-
-    Nothing else finds a changed byte in an array: OCDBT guards its index only. Raises one
-    ValueError that names every file that is missing or has changed.
-    """
-    folder = Path(folder)
-    problems = []
-    for name, digest in _read_digests(folder).items():
-        if not name.startswith(below):
-            continue
-        if not (folder / name).is_file():
-            problems.append(f"  {name}: missing")
-        elif _sha256(folder / name) != digest:
-            problems.append(f"  {name}: its bytes have changed")
-    if problems:
-        raise ValueError(
-            "\n".join([f"{folder} is not what {DIGESTS} says; get these again:", *problems])
-        )
-
-
-def _read_digests(folder: Path) -> dict[str, str]:
-    path = folder / DIGESTS
-    if not path.is_file():
-        return {}
-    lines = path.read_text(encoding="utf-8").splitlines()
-    entries = [re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line) for line in lines]
-    if None in entries:
-        raise ValueError(f"{path}, line {entries.index(None) + 1}: expected a SHA-256 and a name")
-    return {entry[2]: entry[1] for entry in entries}
-
-
-def _files(folder: Path, root: Path) -> list[str]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(path.relative_to(root).as_posix() for path in files)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,11 +10,12 @@ Axes: L layers, N query heads, K kv heads, H head dimension, D width, F MLP widt
 
 import dataclasses
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 
 from models.config import Config, ExpertConfig, Pi0FastConfig, VisionConfig
-from models.stored import DTYPES
+from models.stored import DTYPES, Stored, open_orbax
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -192,3 +193,16 @@ def family_of(paths: Iterable[str]) -> str:
     if "action_in_proj/kernel" not in paths:
         return "pi0_fast"
     return "pi05" if "time_mlp_in/kernel" in paths else "pi0"
+
+
+def open_openpi(params: Path) -> dict[str, Stored]:
+    """openpi's path -> array of a `params/` folder, nothing read yet but sizes.
+
+    A training save ends every path in `value`, a bare one does not (`restore_params` in openpi's
+    `models/model.py`).
+    """
+    arrays = open_orbax(params, is_stacked)
+    suffix = "/value" if all(path.endswith("/value") for path in arrays) else ""
+    return {
+        path.removeprefix("params/").removesuffix(suffix): stored for path, stored in arrays.items()
+    }

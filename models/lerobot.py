@@ -7,7 +7,6 @@ Source: LeRobot's `policies/{pi0,pi05,pi0_fast}`, transformers' PaliGemma for th
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,17 +14,16 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from models.checkpoint import CONFIG, WEIGHTS, Policy, Progress, assemble, verify_digests
 from models.config import (
     GEMMA_2B,
     GEMMA_300M,
     PALIGEMMA_VOCAB,
     SIGLIP_SO400M,
     Config,
-    DType,
     Pi0Config,
     Pi0FastConfig,
 )
+from models.files import CONFIG, read_json
 from models.layout import Row, rows
 from models.stored import Stored, check, open_safetensors
 
@@ -66,32 +64,6 @@ EXPERT_LM_HEAD = "paligemma_with_expert.gemma_expert.lm_head.weight"
 
 # openpi's path -> (LeRobot's names, `{}` for the layer; how each turns)
 Names = dict[str, tuple[tuple[str, ...], Turn]]
-
-
-def load_lerobot(
-    folder: Path | str,
-    config: Config | None = None,
-    *,
-    dtype: DType | None = None,
-    progress: Progress | None = None,
-) -> Policy:
-    """The model in a folder that LeRobot saved (or the published ones, without `model.` in names).
-
-    config: None for the one that `config.json` describes. dtype: precision of the parameters, None
-    as stored. Raises ValueError as `load_openpi` does.
-    """
-    folder = Path(folder)
-    if not (folder / WEIGHTS).is_file():
-        adapted = (folder / "adapter_config.json").is_file()
-        raise ValueError(
-            f"{folder} has no {WEIGHTS}"
-            + (": it holds PEFT adapters only; merge them in LeRobot first" if adapted else "")
-        )
-    verify_digests(folder)
-    if config is None:
-        config = read_lerobot(folder).config
-    arrays = open_lerobot(folder / WEIGHTS, config)
-    return assemble(config, arrays, where=str(folder), dtype=dtype, progress=progress)
 
 
 def open_lerobot(path: Path, config: Config) -> dict[str, Stored]:
@@ -268,7 +240,7 @@ class LeRobotPolicy:
 def read_lerobot(folder: Path | str) -> LeRobotPolicy:
     """What `config.json` and the processors' files say; ValueError if it cannot be run here."""
     folder = Path(folder)
-    settings = _json(folder / CONFIG)
+    settings = read_json(folder / CONFIG)
     where = str(folder / CONFIG)
     kind = settings.get("type")
     if kind not in ("pi0", "pi05", "pi0_fast"):
@@ -350,7 +322,7 @@ def _normaliser(folder: Path, file: str, step: str) -> _Normaliser:
     """The one step of a processor that normalises. Its tensors' file is named in the step: the
     number in that name changes between versions."""
     path = folder / file
-    found = [x for x in _json(path).get("steps", []) if x.get("registry_name") == step]
+    found = [x for x in read_json(path).get("steps", []) if x.get("registry_name") == step]
     if len(found) != 1:
         raise ValueError(f"{path}: expected one step {step}, found {len(found)}")
     settings, state_file = found[0]["config"], found[0].get("state_file")
@@ -375,13 +347,3 @@ def _normalisation(normaliser: _Normaliser, kind: str) -> Normalisation:
 def _stats(normaliser: _Normaliser, feature: str) -> dict[str, np.ndarray]:
     found = ((name, f"{feature}.{name}") for name in STATISTICS)
     return {n: normaliser.arrays[key].read() for n, key in found if key in normaliser.arrays}
-
-
-def _json(path: Path) -> dict:
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read {path}: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value

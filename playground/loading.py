@@ -10,8 +10,9 @@ import jax
 import numpy as np
 from flax import nnx
 
-from models.checkpoint import load_bundled, read_bundled, revision
+from models.checkpoint import load_bundled
 from models.config import PI0_FAST_TABLETOP, PI0_TABLETOP, Config, Pi0Config, to_dict
+from models.files import read_bundled, revision
 from models.pi0 import Pi0
 from models.pi0_fast import Pi0Fast
 from models.tokenizer import FastActionTokenizer, FastTokenizer, PaligemmaTokenizer

@@ -13,7 +13,7 @@ import pytest
 import safetensors.numpy
 
 from models import config, layout, lerobot, masks, pi0
-from models.checkpoint import to_openpi
+from models.checkpoint import load_lerobot, to_openpi
 from models.gemma import Pair
 from models.observation import Observation, uint8_to_float
 from tests.golden_models import ACTION, CONFIGS, GOLDENS, LANGUAGE, Case, close
@@ -38,7 +38,7 @@ flow = pytest.mark.parametrize("family", ["pi0", "pi05"])
 
 @functools.cache
 def load(family):
-    return lerobot.load_lerobot(GOLDENS / "lerobot" / family, CONFIG[family])
+    return load_lerobot(GOLDENS / "lerobot" / family, CONFIG[family])
 
 
 @functools.cache
@@ -206,7 +206,7 @@ def rewrite(folder, change):
 
 
 def same_as_golden(folder, family):
-    loaded = to_openpi(lerobot.load_lerobot(folder, CONFIG[family]))
+    loaded = to_openpi(load_lerobot(folder, CONFIG[family]))
     expected = to_openpi(load(family))
     for path, value in expected.items():
         np.testing.assert_array_equal(loaded[path], value, err_msg=path)
@@ -219,7 +219,7 @@ def test_fast_with_two_token_tables(folder):
     # The flow policies write no text, so their output layer may be anything.
     same_as_golden(rewrite(folder / "pi0", untie), "pi0")
     with pytest.raises(ValueError, match="lm_head and embed_tokens differ"):
-        lerobot.load_lerobot(rewrite(folder / "pi0_fast", untie), CONFIG["pi0_fast"])
+        load_lerobot(rewrite(folder / "pi0_fast", untie), CONFIG["pi0_fast"])
 
     def only_head(arrays):
         arrays[LM_HEAD] = arrays.pop(TABLE)
@@ -228,7 +228,7 @@ def test_fast_with_two_token_tables(folder):
     tied = rewrite(folder / "pi0_fast", lambda a: a.update({LM_HEAD: a[TABLE].copy()}))
     same_as_golden(tied, "pi0_fast")
     rewrite(folder / "pi0_fast", only_head)
-    loaded = lerobot.load_lerobot(folder / "pi0_fast", CONFIG["pi0_fast"]).gemma.embedding[...]
+    loaded = load_lerobot(folder / "pi0_fast", CONFIG["pi0_fast"]).gemma.embedding[...]
     np.testing.assert_array_equal(loaded, load("pi0_fast").gemma.embedding[...] - 1)
 
 
@@ -251,12 +251,12 @@ def test_bfloat16_file(folder):
                 arrays[name] = arrays[name].astype(ml_dtypes.bfloat16)
 
     rewrite(folder / "pi0", halve)
-    model = lerobot.load_lerobot(folder / "pi0", CONFIG["pi0"])
+    model = load_lerobot(folder / "pi0", CONFIG["pi0"])
     block, full = model.gemma.language.blocks[2], load("pi0").gemma.language.blocks[2]
     assert block.down[...].dtype == jnp.bfloat16
     assert block.query[...].dtype == jnp.float32
     np.testing.assert_array_equal(block.down[...], full.down[...].astype(jnp.bfloat16))
-    wide = lerobot.load_lerobot(folder / "pi0", CONFIG["pi0"], dtype="float32")
+    wide = load_lerobot(folder / "pi0", CONFIG["pi0"], dtype="float32")
     assert wide.gemma.language.blocks[2].down[...].dtype == jnp.float32
 
 
@@ -274,7 +274,7 @@ def test_every_mismatch_in_one_error(folder):
 
     rewrite(folder / "pi0", spoil)
     with pytest.raises(ValueError, match="does not fit the config") as error:
-        lerobot.load_lerobot(folder / "pi0", CONFIG["pi0"])
+        load_lerobot(folder / "pi0", CONFIG["pi0"])
     assert str(error.value).splitlines()[1:] == [
         "  missing (3):",
         f"    {layer.format('*')} [16, 32]  (3 of them)",
@@ -290,10 +290,10 @@ def test_every_mismatch_in_one_error(folder):
 def test_folders_without_weights(folder):
     (folder / "pi0" / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"has no model\.safetensors$"):
-        lerobot.load_lerobot(folder / "pi0")
+        load_lerobot(folder / "pi0")
     (folder / "pi0" / "adapter_config.json").write_text("{}")
     with pytest.raises(ValueError, match="PEFT adapters only; merge them in LeRobot first"):
-        lerobot.load_lerobot(folder / "pi0")
+        load_lerobot(folder / "pi0")
 
 
 # --- config.json and the processors -------------------------------------------------------------
@@ -387,7 +387,7 @@ def test_config_that_cannot_be_run(folder, change, message):
 
     edit(folder / "pi0" / "config.json", spoil)
     with pytest.raises(ValueError, match=message):
-        lerobot.load_lerobot(folder / "pi0")
+        load_lerobot(folder / "pi0")
 
 
 def test_unknown_normalisation(folder):

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from models import checkpoint, lora, pi0
+from models import checkpoint, layout, lora, pi0
 from models.lora import Adapters, Lora
 from models.pi0_fast import Pi0Fast
 from tests.golden_models import CONFIGS, GOLDENS, case, close, same
@@ -141,7 +141,7 @@ def test_adapters_that_do_not_fit(goldens):
 )
 def test_broken_adapters(goldens, tmp_path, change, message):
     prefix = "PaliGemma/llm/layers/"
-    stored = checkpoint.open_openpi(goldens / "lora" / "pi0_fast" / "params")
+    stored = layout.open_openpi(goldens / "lora" / "pi0_fast" / "params")
     arrays = {path.removeprefix(prefix): entry.read() for path, entry in stored.items()}
     change(arrays)
     arrays = {

@@ -16,7 +16,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from models.checkpoint import load_bundled, record_digests, revision
+from models.checkpoint import load_bundled
+from models.files import record_digests, revision
 from models.observation import Observation, uint8_to_float
 from models.pi0 import Pi0, Pi0Programs
 from models.pi0_fast import Pi0FastPrograms, StopAfter

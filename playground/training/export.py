@@ -12,7 +12,8 @@ from pathlib import Path
 
 from flax import nnx
 
-from models.checkpoint import record_digests, save_bundled
+from models.checkpoint import save_bundled
+from models.files import record_digests
 from playground.robots import TABLETOP
 from playground.training.batches import method_of
 from playground.training.train import (
