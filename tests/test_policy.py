@@ -1,0 +1,244 @@
+"""A policy's answers: the model's own numbers in the robot's units, whatever was reused; and the
+trace's mask against openpi's recorded ones."""
+
+import dataclasses
+import io
+
+import jax
+import numpy as np
+import pytest
+
+from models.observation import Observation, uint8_to_float
+from models.tokenizer import FastPrompt, Prompt
+from playground import columns, loading, trace
+from playground.events import Done, Phase, Step, TokenEvent
+from playground.policy import sample_noise
+from playground.trace import ALLOWED, Options, RawObservation
+from tests.golden_models import CONFIGS, case, close, same
+
+QUICK = Options(num_steps=2, max_tokens=4)
+
+
+@pytest.fixture(scope="module")
+def flow():
+    return loading.untrained("pi0_tabletop")
+
+
+@pytest.fixture(scope="module")
+def fast():
+    return loading.untrained("pi0_fast_tabletop")
+
+
+def observe(policy, seed=0, prompt="pick up the red cube", modes=None, nudge=0.0):
+    image = np.random.default_rng(seed).integers(0, 256, (90, 120, 3), np.uint8)
+    state = np.array(policy.robot.resting_state) + nudge
+    return RawObservation("tabletop", {"base_0_rgb": image}, modes or {}, prompt, state)
+
+
+def run(policy, raw, options=QUICK):
+    *events, done = policy.infer(raw, options)
+    assert isinstance(done, Done)
+    return done.trace, events
+
+
+def test_flow_trace_is_the_models_own_run(flow):
+    """Against the model called directly, every camera in place and masked by its bit."""
+    raw = observe(flow)
+    got, events = run(flow, raw, dataclasses.replace(QUICK, num_samples=2, seed=5))
+    size = flow.info.image_size
+    images = {slot: got.images[slot] for slot in flow.config.image_slots}
+    assert images["base_0_rgb"].shape == (size, size, 3)
+    assert not images["left_wrist_0_rgb"].any()
+    observation = Observation(
+        images={s: uint8_to_float(np.stack([i, i])) for s, i in images.items()},
+        image_masks={s: np.full(2, s == "base_0_rgb") for s in images},
+        state=np.repeat(flow.prepare(raw).state[None], 2, axis=0).astype(np.float32),
+        tokens=np.repeat(flow.prepare(raw).prompt.tokens[None], 2, axis=0).astype(np.int32),
+        token_mask=np.repeat(flow.prepare(raw).prompt.mask[None], 2, axis=0),
+    )
+    noise = sample_noise(5, 2, 50, 14)
+    want = flow._programs.sample_trajectory(observation, noise, num_steps=2)
+    close(got.x_t, want.x_t, 1e-4)
+    close(got.v_t, want.v_t, 1e-4)
+    close(got.actions_normalised, want.x_t[-1], 1e-4)
+    close(got.estimates[-1] - got.actions, 0 * got.actions, 1e-4)  # the last step lands on t = 0
+    assert [type(e) for e in events if not isinstance(e, Phase)] == [Step, Step]
+    assert got.info.badge == "untrained weights"
+
+
+def test_offsets_are_added_to_the_state_once(flow):
+    """Every step of the chunk is an offset from the same state; grippers are absolute."""
+    got, _ = run(flow, observe(flow))
+    stats, state = flow.info.action_stats, np.array(flow.robot.resting_state)
+    plain = got.actions_normalised * (np.array(stats.std) + 1e-6) + stats.mean
+    close(got.actions, plain + np.where(flow.robot.offsets, state, 0), 1e-4)
+
+
+def test_reuse_changes_no_number(flow):
+    """Image and prefix caches: another state, seed and step count on the same pictures."""
+    first, _ = run(flow, observe(flow, seed=3))
+    assert not first.reused
+    for raw, options in [
+        (observe(flow, seed=3, nudge=0.1), QUICK),
+        (observe(flow, seed=3), dataclasses.replace(QUICK, seed=9)),
+        (observe(flow, seed=3), dataclasses.replace(QUICK, num_steps=3)),
+        (observe(flow, seed=3, prompt="touch the blue cube"), QUICK),
+    ]:
+        got, _ = run(flow, raw, options)
+        assert "image embedding of base_0_rgb" in got.reused
+        assert ("prefix" in got.reused) == (raw.prompt == "pick up the red cube")
+        fresh, _ = run(loading.untrained("pi0_tabletop"), raw, options)
+        assert not fresh.reused
+        close(got.actions, fresh.actions, 1e-5)
+        assert not np.allclose(got.actions, first.actions, atol=1e-3)
+
+
+def test_a_sample_is_its_seed(flow):
+    many, _ = run(flow, observe(flow), dataclasses.replace(QUICK, num_samples=3, seed=4))
+    alone, _ = run(flow, observe(flow), dataclasses.replace(QUICK, seed=6))
+    close(many.actions[2], alone.actions[0], 1e-4)
+
+
+def test_black_is_seen_and_masked_is_not(flow, fast):
+    for policy in (flow, fast):
+        masked, _ = run(policy, observe(policy, modes={"left_wrist_0_rgb": "masked"}))
+        black, _ = run(policy, observe(policy, modes={"left_wrist_0_rgb": "black"}))
+        seen = [
+            (t.mask[:, block.start : block.stop] == ALLOWED).any()
+            for t in (masked, black)
+            for block in t.blocks
+            if block.name == "left_wrist_0_rgb"
+        ]
+        if policy is flow:
+            assert seen == [False, True]
+            assert not np.allclose(masked.actions, black.actions, atol=1e-4)
+
+
+def test_fast_says_why_there_is_no_chunk(fast):
+    got, events = run(fast, observe(fast))
+    assert got.actions is None
+    assert "Action: " in got.decode_failure
+    assert np.isnan(got.partial_actions).all()
+    assert len(got.tokens) == 4 == sum(isinstance(e, TokenEvent) for e in events)
+    for token in got.tokens:
+        assert token.id not in [other for other, _, _ in token.runners_up]
+        assert token.probability >= max(p for _, _, p in token.runners_up)
+
+
+def test_fast_tokens_are_the_models_own(fast):
+    got, _ = run(fast, observe(fast), dataclasses.replace(QUICK, temperature=1.0, seed=2))
+    again, _ = run(fast, observe(fast), dataclasses.replace(QUICK, temperature=1.0, seed=2))
+    other, _ = run(fast, observe(fast), dataclasses.replace(QUICK, temperature=1.0, seed=3))
+    assert [t.id for t in got.tokens] == [t.id for t in again.tokens]
+    assert [t.id for t in got.tokens] != [t.id for t in other.tokens]
+
+
+def test_attention_is_spread_over_the_columns_shown(flow, fast):
+    """Rows sum to one over allowed cells; nothing stands where the mask blocks."""
+    for policy in (flow, fast):
+        got, _ = run(policy, observe(policy), dataclasses.replace(QUICK, attention=True))
+        suffix, prefix = got.attention["suffix"], got.attention["prefix"]
+        rows = got.mask[-suffix.shape[-2] :] if policy is flow else got.mask[-4:]
+        if policy is fast:
+            suffix = suffix[..., 0, :].transpose(1, 2, 0, 3)  # tokens become the rows
+        shown = suffix[..., : got.mask.shape[1]].astype(np.float32)
+        close(shown.sum(axis=-1), np.ones(shown.shape[:-1]), 5e-3)
+        assert not shown[..., rows != ALLOWED].any()
+        size = prefix.shape[-2]
+        inside = prefix[..., :size].astype(np.float32)
+        allowed = got.mask[:size, :size] == ALLOWED
+        alive = allowed.any(axis=1)
+        assert not inside[..., alive, :][..., ~allowed[alive]].any()
+
+
+@pytest.mark.usefixtures("goldens")
+@pytest.mark.parametrize("family", ["pi0", "pi05"])
+@pytest.mark.parametrize("name", ["b1_all", "b2_rightmasked"])
+def test_flow_mask_is_openpis(family, name):
+    record = case(family, name)
+    for i, want in enumerate(record["full_attn_mask"]):
+        valid = record["tokenized_prompt_mask"][i]
+        prompt = Prompt(record["tokenized_prompt"][i].astype(np.int64), valid, "", 0)
+        fields = columns.flow(CONFIGS[family], prompt, modes(record, i), str)
+        same(fields["mask"] == ALLOWED, want)
+        check_blocks(fields)
+
+
+@pytest.mark.usefixtures("goldens")
+@pytest.mark.parametrize("name", ["b1_all", "b2_lens", "b2_masked", "b1_basemasked"])
+def test_fast_mask_is_openpis(name):
+    record = case("pi0_fast", name)
+    config, ran = CONFIGS["pi0_fast"], int(record["steps_run"])
+    for i in range(len(record["images"])):
+        valid = record["infer_tokenized_prompt_mask"][i]
+        ids = record["infer_tokenized_prompt"][i].astype(np.int64)
+        prompt = FastPrompt(ids, valid, 0 * ids, valid & False, "", 0)
+        fields = columns.fast(config, prompt, modes(record, i), str, ["x"] * ran)
+        got, length = fields["mask"] == ALLOWED, config.prefix_len
+        if "aligned_attn_mask" in record:
+            same(got[:length, :length], record["aligned_attn_mask"][i])
+        assert not got[:length, length:].any()
+        decode = record["steps_attn_mask"][:, i].reshape(ran, -1)[:, : length + ran]
+        same(got[length:], decode)
+        check_blocks(fields)
+
+
+def modes(record, i):
+    there = dict(zip(record.meta["camera_order"], record["image_masks"][i], strict=True))
+    return {slot: "filled" if here else "masked" for slot, here in there.items()}
+
+
+def check_blocks(fields):
+    """Blocks tile the columns, and text stands where there is text."""
+    edges = [0, *(block.stop for block in fields["blocks"])]
+    assert [block.start for block in fields["blocks"]] == edges[:-1]
+    assert edges[-1] == len(fields["token_texts"]) == len(fields["mask"])
+    for block in fields["blocks"]:
+        texts = fields["token_texts"][block.start : block.stop]
+        assert all(texts) == (block.kind not in ("image", "padding"))
+
+
+def test_refusals_name_what_is_wrong(flow):
+    raw = observe(flow)
+    for change, words in [
+        ({"robot": "droid"}, "droid"),
+        ({"images": {}}, "base_0_rgb"),
+        ({"state": raw.state[:3]}, "14"),
+        ({"state": raw.state * np.nan}, "left waist"),
+        ({"modes": {"base_0_rgb": "blurred"}}, "blurred"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            list(flow.infer(dataclasses.replace(raw, **change), QUICK))
+    for option, value in [("num_steps", 0), ("num_samples", 99), ("temperature", -1)]:
+        with pytest.raises(ValueError, match=option):
+            list(flow.infer(raw, dataclasses.replace(QUICK, **{option: value})))
+
+
+def test_damaged_weights_draw_nothing(flow):
+    """An answer that is not finite is refused, not shown."""
+    broken = loading.untrained("pi0_tabletop")
+    info = broken.info
+    wild = dataclasses.replace(info.action_stats, std=(float("inf"),) * 14)
+    broken.info = dataclasses.replace(info, action_stats=wild)
+    with pytest.raises(ValueError, match="not finite"):
+        list(broken.infer(observe(broken), QUICK))
+
+
+@pytest.mark.parametrize("kind", ["flow", "fast"])
+def test_a_trace_survives_its_file(kind, request):
+    policy = request.getfixturevalue(kind)
+    got, _ = run(policy, observe(policy), dataclasses.replace(QUICK, attention=True))
+    file = io.BytesIO()
+    trace.save(got, file)
+    back = trace.load(file)
+    flat, tree = jax.tree.flatten(trace.pack(got))
+    again, same_tree = jax.tree.flatten(trace.pack(back))
+    assert tree == same_tree
+    for a, b in zip(flat, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_files_that_are_no_traces_are_refused():
+    for data in (b"", b"PK\x05\x06" + bytes(18), b"\x80\x04]."):
+        with pytest.raises(ValueError, match="not a saved trace"):
+            trace.load(io.BytesIO(data))
