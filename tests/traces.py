@@ -36,6 +36,8 @@ DROID = (
 )
 SLOTS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
 MODEL_DIMS = 32
+# Markup, both of Gradio's template syntaxes, a right-to-left override and a lone surrogate.
+HOSTILE = '<img src=x onerror="window.hacked=1">${window.hacked=2}{{this}}</script>\u202e\ud800'
 
 
 def policy_info(family, dims=ALOHA, *, horizon=50, hz=50.0, title=None, image_size=56):
@@ -321,3 +323,18 @@ def with_attention(trace, *, layers=3, heads=4, seed=5):
         suffix = weights(np.arange(split, columns), len(trace.times) - 1)
     prefix = weights(np.arange(split), 1)[0]
     return dataclasses.replace(trace, attention={"suffix": suffix, "prefix": prefix})
+
+
+def hostile(trace):
+    """The same run with markup wherever a text can come from outside."""
+    info = dataclasses.replace(trace.info, title=HOSTILE, badge=HOSTILE, notice=HOSTILE)
+    dims = (Dimension(HOSTILE, HOSTILE), *info.actions[1:])
+    return dataclasses.replace(
+        trace,
+        info=dataclasses.replace(info, actions=dims),
+        token_texts=tuple(HOSTILE if text else "" for text in trace.token_texts),
+        tokens=tuple(
+            DecodedToken(t.id, HOSTILE, t.probability, ((1, HOSTILE, 0.1),)) for t in trace.tokens
+        ),
+        decode_failure=HOSTILE if trace.actions is None else None,
+    )

@@ -115,7 +115,7 @@ def describe(
         )
     if execute is not None:
         sentences.append(f"Steps 0 to {execute} would be executed.")
-    return " ".join(sentences)
+    return theme.plain(" ".join(sentences))
 
 
 # --- parts --------------------------------------------------------------------------------------

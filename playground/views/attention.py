@@ -129,7 +129,7 @@ def describe(trace: Trace) -> str:
     mass = _mass(trace, weights.astype(np.float32)).mean(axis=(0, 1, 2, 3))
     order = np.argsort(-mass)
     parts = [f"{mask.label(trace.blocks[i])} {mass[i]:.0%}" for i in order if mass[i] >= 0.005]
-    return (
+    return theme.plain(
         f"{trace.info.title} ({trace.info.badge}): mean attention of {len(queries)} queries over "
         f"layers and heads goes to {theme.listed(parts)}. {CAVEAT}"
     )

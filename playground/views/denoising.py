@@ -88,4 +88,4 @@ def describe(trace: Trace) -> str:
             f" Over {samples} seeds {dim.name} differs most: "
             f"{spread[widest]:.3g} {dim.unit} standard deviation."
         )
-    return text
+    return theme.plain(text)

@@ -95,7 +95,8 @@ def describe(trace: Trace) -> str:
         for rights, queries in groups.items()
     ]
     who = f"{trace.info.title} ({trace.info.badge})"
-    return f"{who}: {rows} queries by {columns} keys. " + "; ".join(sentences) + "."
+    text = f"{who}: {rows} queries by {columns} keys. " + "; ".join(sentences) + "."
+    return theme.plain(text)
 
 
 def compare(a: Trace, b: Trace) -> str:
@@ -112,8 +113,8 @@ def compare(a: Trace, b: Trace) -> str:
             name, text = (names[0], here) if here else (names[1], there)
             sentences.append(f"{name}: {text}.")
     if not sentences:
-        return f"The masks of {names[0]} and {names[1]} follow the same rules in these runs."
-    return " ".join(sentences)
+        sentences = [f"The masks of {names[0]} and {names[1]} follow the same rules in these runs."]
+    return theme.plain(" ".join(sentences))
 
 
 # --- what compare looks at ----------------------------------------------------------------------

@@ -55,8 +55,10 @@ def describe(trace: Trace) -> str:
         f"{trace.tokens[least].text!r}, at {chances[least]:.0%}. "
     )
     if trace.actions is None:
-        return text + f"They did not decode to a chunk: {_reason(trace)}"
-    return text + f"They decode to a chunk of {trace.actions.shape[1]} steps."
+        text += f"They did not decode to a chunk: {_reason(trace)}"
+    else:
+        text += f"They decode to a chunk of {trace.actions.shape[1]} steps."
+    return theme.plain(text)
 
 
 def _reason(trace):

@@ -219,7 +219,7 @@ class Camera {
     this.curves.forEach(({ shape: [, samples, points], values }, g) => {
       for (let n = 0; n < samples; n++) {
         const start = (step * samples + n) * points * 2;
-        const list = Array.from(values.subarray(start, start + points * 2));
+        const list = Array.from(values.subarray(start, start + points * 2), (at) => at.toFixed(1));
         for (const line of this.lines[g][n]) line.setAttribute("points", list.join(" "));
       }
     });

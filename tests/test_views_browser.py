@@ -1,0 +1,384 @@
+"""The components as a person meets them: in Gradio, in a real browser."""
+
+import os
+import re
+import time
+
+import numpy as np
+import pytest
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+import gradio as gr
+from playwright.sync_api import expect, sync_playwright
+
+from playground.views import attention, denoising, mask, theme, tokens
+from tests import traces
+
+pytestmark = [
+    pytest.mark.browser,
+    # Gradio 6.31's queue sets an option that pandas 3 is about to drop.
+    pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting'"),
+]
+
+CHROMIUM = "/usr/bin/chromium"
+ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+
+FLOW = traces.with_attention(traces.pi0_trace())
+FAN = traces.pi0_trace(samples=3, steps=5, seed=3)
+FAST = traces.with_attention(traces.fast_trace())
+FAILED = traces.fast_trace(failure="expected 700 coefficients, found 655", count=12)
+EVIL = traces.hostile(traces.with_attention(traces.pi0_trace()))
+EVIL_FAST = traces.hostile(traces.with_attention(traces.fast_trace(failure="x", count=8)))
+
+
+def paths_of(trace):
+    steps, samples = trace.v_t.shape[:2]
+    paths = np.random.default_rng(0).uniform(0, 56, (steps, samples, 9, 2)).round(1)
+    return {traces.HOSTILE: paths, "right": paths[..., ::-1]}
+
+
+def build():
+    """Every component, empty; buttons fill them the way a run does."""
+    with gr.Blocks() as page:
+        views = {
+            name: gr.HTML(**module.COMPONENT, elem_id=name)
+            for name, module in (
+                ("denoising", denoising),
+                ("tokens", tokens),
+                ("mask", mask),
+                ("attention", attention),
+            )
+        }
+
+        def offer(name, *payloads):
+            def fill():
+                for i, values in enumerate(payloads):
+                    if i:
+                        time.sleep(0.3)  # a run's later results come later
+                    yield values
+
+            gr.Button(name).click(fill, outputs=list(views.values()))
+
+        camera = FAN.images["base_0_rgb"]
+        fan = denoising.payload(FAN, paths=paths_of(FAN), image=camera)
+        fast = (tokens.payload(FAST), mask.payload(FAST), attention.payload(FAST))
+        offer("plain", [denoising.payload(FLOW), *fast])
+        offer("failed", [fan, tokens.payload(FAILED), mask.payload(FLOW), attention.payload(FLOW)])
+        offer("twice", [denoising.payload(FLOW), *fast], [fan, *fast])
+        offer(
+            "hostile",
+            [
+                denoising.payload(EVIL, paths=paths_of(EVIL), image=camera),
+                tokens.payload(EVIL_FAST),
+                mask.payload(EVIL),
+                attention.payload(EVIL_FAST, "prefix"),
+            ],
+        )
+    return page
+
+
+@pytest.fixture(scope="module")
+def address():
+    page = build()
+    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, css=theme.PLOT_CSS)
+    yield url
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with sync_playwright() as playwright:
+        path = CHROMIUM if os.path.exists(CHROMIUM) else None
+        browser = playwright.chromium.launch(executable_path=path, args=ARGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=[(1200, "light"), (390, "dark")], ids=["wide", "phone"])
+def page(request, chromium, address):
+    """A page at a width and theme; the test fails on any error of the browser's."""
+    width, mode = request.param
+    page = chromium.new_page(viewport={"width": width, "height": 900})
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
+    page.goto(f"{address}?__theme={mode}")
+    expect(page.locator("#denoising .waiting")).to_be_visible()
+    yield page
+    page.close()
+    assert not errors
+
+
+def fill(page, name):
+    page.get_by_role("button", name=name, exact=True).click()
+    page.locator("#denoising .panel").first.wait_for()
+    page.locator("#attention .masses").wait_for()
+
+
+def scrub(page, view, position):
+    page.locator(f"#{view} .transport input").evaluate(
+        "(s, to) => { s.value = to; s.dispatchEvent(new Event('input')) }", position
+    )
+
+
+def shown_numbers(page, view):
+    """(value, half a unit of its last decimal) of every panel's caption."""
+    found = []
+    for text in page.locator(f"#{view} .panel .value").all_inner_texts():
+        first = text.split(" ")[0].replace("−", "-")
+        decimals = len(first.partition(".")[2])
+        found.append((float(first), 0.5 * 10.0**-decimals))
+    return found
+
+
+def check_numbers(page, view, expected):
+    shown = shown_numbers(page, view)
+    assert len(shown) == len(expected)
+    for (value, slack), truth in zip(shown, expected, strict=True):
+        assert abs(value - truth) <= slack + 1e-3 * abs(truth)
+
+
+def points(page, selector):
+    """y of each point of the first path that matches, in 0 (top) to 100."""
+    drawn = page.locator(selector).first.get_attribute("d")
+    return np.array([float(y) for _, y in re.findall(r"[ML](\d+) (-?[\d.]+)", drawn)])
+
+
+def test_denoising_shows_the_traces_values_and_asks_the_server_nothing(page):
+    fill(page, "plain")
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    clock = page.locator("#denoising .clock")
+    expect(clock).to_contain_text("10 of 10")
+    final = FLOW.x_t[-1, 0, 0, :14]
+    check_numbers(page, "denoising", final)
+
+    scrub(page, "denoising", 4)
+    expect(clock).to_contain_text("4 of 10")
+    expect(clock).to_contain_text("0.60")  # t
+    expect(clock).to_contain_text("0.40")  # tau
+    estimate = FLOW.x_t[4] - FLOW.times[4] * FLOW.v_t[4]
+    check_numbers(page, "denoising", estimate[0, 0, :14])
+    slider = page.locator("#denoising .transport input")
+    assert slider.get_attribute("aria-valuetext") == "step 4 of 10, t 0.60, tau 0.40"
+
+    for layer, curve in (("noise", FLOW.x_t[4, 0, :, 0]), ("estimate", estimate[0, :, 0])):
+        drawn = points(page, f"#denoising .panel .{layer}")
+        slope = np.polyfit(curve, drawn, 1)
+        np.testing.assert_allclose(np.polyval(slope, curve), drawn, atol=0.02)
+        assert slope[0] < 0  # larger values higher up
+
+    page.locator("#denoising .choice span", has_text="robot units").click()
+    check_numbers(page, "denoising", FLOW.estimates[4, 0, 0])
+    page.locator("#denoising .reader input").evaluate(
+        "s => { s.value = 30; s.dispatchEvent(new Event('input')) }"
+    )
+    check_numbers(page, "denoising", FLOW.estimates[4, 0, 30])
+    slider.press("ArrowRight")
+    check_numbers(page, "denoising", FLOW.estimates[5, 0, 30])
+    speed = np.sqrt((FLOW.v_t[5, 0, :, 0] ** 2).mean())
+    label = page.locator("#denoising .speed span").first.inner_text()
+    assert abs(float(label.removeprefix("|v| ")) - speed) < 0.006
+    assert not asked
+
+
+def test_playing_runs_to_the_end_and_stops_there(page):
+    fill(page, "plain")
+    page.locator("#denoising select").select_option("4")
+    play = page.locator("#denoising .play")
+    play.click()
+    expect(play).to_have_attribute("aria-label", "Pause")
+    expect(play).to_have_attribute("aria-label", "Play")
+    expect(page.locator("#denoising .clock")).to_contain_text("10 of 10")
+    check_numbers(page, "denoising", FLOW.x_t[-1, 0, 0, :14])
+
+
+def test_a_new_result_keeps_the_elements_the_units_and_the_place(page):
+    page.get_by_role("button", name="twice", exact=True).click()
+    page.locator("#denoising .panel").first.wait_for()
+    page.evaluate("window.before = document.querySelector('#denoising .view')")
+    page.locator("#denoising .choice span", has_text="robot units").click()
+    scrub(page, "denoising", 2)
+    expect(page.locator("#denoising .clock")).to_contain_text("2 of 5")  # the second result
+    assert page.evaluate("window.before === document.querySelector('#denoising .view')")
+    assert page.locator("#denoising input[value=robot]").is_checked()
+    check_numbers(page, "denoising", FAN.estimates[2].mean(axis=0)[0])
+    spread = page.locator("#denoising .value").first.inner_text().split("±")[1]
+    assert abs(float(spread) - FAN.estimates[2, :, 0, 0].std(ddof=1)) < 0.002
+
+
+def test_paths_lie_over_the_camera_image_step_by_step(page):
+    fill(page, "failed")
+    scrub(page, "denoising", 3)
+    drawn = page.locator("#denoising .camera .path.gripper1").nth(2).get_attribute("points")
+    found = np.array([float(x) for x in drawn.split()]).reshape(-1, 2)
+    np.testing.assert_allclose(found, paths_of(FAN)["right"][3, 2], atol=1e-4)
+
+
+def test_the_rail_reads_with_pointer_and_keys(page):
+    fill(page, "plain")
+    chips = page.locator("#tokens .token")
+    assert chips.count() == len(FAST.tokens)
+    check_numbers(page, "tokens", FAST.actions[0, 0])
+    chips.nth(9).hover()
+    detail = page.locator("#tokens .detail")
+    for text in (FAST.tokens[9].text, *(text for _, text, _ in FAST.tokens[9].runners_up)):
+        expect(detail).to_contain_text(text)
+    expect(detail).to_contain_text(f"{FAST.tokens[9].probability:.0%}".replace("%", " %"))
+    chips.nth(9).click()
+    expect(page.locator("#tokens .clock")).to_contain_text("10 of 24")
+    check_numbers(page, "tokens", FAST.partial_actions[9, 0])
+    chips.nth(9).press("ArrowRight")
+    expect(chips.nth(10)).to_be_focused()
+    check_numbers(page, "tokens", FAST.partial_actions[10, 0])
+    chips.nth(10).press("Home")  # "Action" alone decodes to nothing
+    expect(page.locator("#tokens .panel .value").first).to_have_text("–")
+    assert page.locator("#tokens .panel .estimate").first.get_attribute("d") == ""
+
+
+def test_a_failed_decode_shows_reason_and_tokens_and_draws_no_chunk(page):
+    fill(page, "failed")
+    expect(page.locator("#tokens .failure")).to_contain_text(FAILED.decode_failure)
+    assert page.locator("#tokens .token").count() == 12
+    assert page.locator("#tokens .panel .estimate").first.get_attribute("d") == ""
+    assert not page.locator("#tokens .panel .final").first.get_attribute("d")
+    scrub(page, "tokens", 5)  # half of them decoded
+    check_numbers(page, "tokens", FAILED.partial_actions[4, 0])
+
+
+def test_every_cell_of_the_mask_reads_as_it_is(page):
+    fill(page, "failed")
+    says = {0: "may not attend to", 1: "may attend to", 2: "padding"}
+    box = page.locator("#mask canvas")
+    box.focus()
+    told = page.locator("#mask .told")
+    rows = np.flatnonzero(~mask.padding_queries(FLOW))
+    row = column = 0
+    rng = np.random.default_rng(0)
+    for key in rng.choice(["ArrowDown", "ArrowRight", "Shift+ArrowDown", "Shift+ArrowRight"], 14):
+        box.press(key)
+        starts = [b.start for b in FLOW.blocks]
+        if key == "ArrowRight":
+            column += 1
+        elif key == "Shift+ArrowRight":
+            column = min([s for s in starts if s > column], default=column)
+        elif key == "ArrowDown":
+            row = rows[np.searchsorted(rows, row) + 1]
+        else:
+            block = next(b for b in FLOW.blocks if b.start <= row < b.stop)
+            row = rows[rows >= block.stop][0] if (rows >= block.stop).any() else row
+        block = next(b for b in FLOW.blocks if b.start <= column < b.stop)
+        expect(told).to_contain_text(says[FLOW.mask[row, column]])
+        expect(told).to_contain_text(mask.label(block))
+        if block.kind == "text" and (text := FLOW.token_texts[column].strip()):
+            expect(told).to_contain_text(text)
+
+
+# [query, key, RGBA at the middle of their block] and the legend's colours.
+PROBE = """() => {
+    const canvas = document.querySelector('#mask canvas');
+    const context = canvas.getContext('2d');
+    const scale = canvas.width / canvas.clientWidth;
+    const at = (x, y) => [...context.getImageData((x + 2) * scale, (y + 2) * scale, 1, 1).data];
+    const middles = (side, edge) =>
+        [...document.querySelectorAll(`#mask .side.${side} span`)]
+            .map((span) => [span.textContent, parseFloat(span.style[edge])]);
+    const found = middles('rows', 'top').flatMap(([query, y]) =>
+        middles('columns', 'left').map(([key, x]) => [query, key, at(x, y)]));
+    const colour = (code) =>
+        getComputedStyle(document.querySelector(`#mask .code.${code}`)).backgroundColor;
+    return [found, { allowed: colour('allowed'), blocked: colour('blocked') }];
+}"""
+
+
+def test_blocks_of_the_mask_have_the_colours_of_their_codes(page):
+    fill(page, "failed")
+    found, legend = page.evaluate(PROBE)
+    rgb = {k: [int(x) for x in re.findall(r"\d+", v)[:3]] for k, v in legend.items()}
+    blocks = {mask.label(b): b for b in FLOW.blocks}
+    assert {query for query, *_ in found} == {"base 0", "left wrist 0", "text", "state", "actions"}
+    for query, key, colour in found:
+        extent = mask.relation(FLOW, blocks[query], blocks[key])
+        if key in ("padding", "right wrist 0"):
+            assert colour[:3] not in rgb.values()
+        else:
+            expected = rgb["allowed" if extent == "all" else "blocked"]
+            assert np.abs(np.array(colour[:3]) - expected).max() <= 2, (query, key)
+
+
+def test_the_mask_zooms_and_shows_its_passes(page):
+    fill(page, "plain")
+    rows = page.locator("#mask .side.rows span")
+    assert rows.all_inner_texts() == [
+        "base 0",
+        "left wrist 0",
+        "right wrist 0",
+        "text",
+        "generated",
+    ]
+    page.locator("#mask .check").click()
+    assert rows.first.inner_text() == "padding"
+    page.locator("#mask .choice span", has_text="suffix pass").click()
+    assert rows.all_inner_texts() == ["generated"]
+    page.locator("#mask .choice span", has_text="prefix pass").click()
+    columns = page.locator("#mask .side.columns span")
+    assert "generated" not in columns.all_inner_texts()
+    box = page.locator("#mask canvas")
+    for _ in range(4):
+        box.press("+")
+    assert columns.count() < 5
+    box.press("0")
+    assert columns.count() == 5
+
+
+def test_attention_shows_where_the_weight_lies(page):
+    fill(page, "failed")
+    weights, rows, _ = attention.measurement(FLOW, "suffix")
+    chosen = np.unique(np.linspace(0, len(rows) - 1, 16).round().astype(int))
+    page.locator("#attention input[aria-label=query]").evaluate(
+        "s => { s.value = 7; s.dispatchEvent(new Event('input')) }"
+    )
+    row = weights[-1, :, :, chosen[7]].astype(np.float64).mean(axis=(0, 1))
+    shares = page.locator("#attention .masses .number").all_inner_texts()
+    for block, text in zip(FLOW.blocks, shares, strict=True):
+        shown = float(text.removeprefix("< ").split(" ")[0]) / 100
+        assert abs(shown - row[block.start : block.stop].sum()) < 0.006
+    for place, name in enumerate(("base_0_rgb", "left_wrist_0_rgb")):
+        block = next(b for b in FLOW.blocks if b.name == name)
+        alpha = (
+            page.locator("#attention .cameras canvas")
+            .nth(place)
+            .evaluate(
+                "c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]"
+                ".filter((_, i) => i % 4 === 3)"
+            )
+        )
+        expected = row[block.start : block.stop]
+        scale = row[np.r_[0:48]].max()
+        np.testing.assert_allclose(np.array(alpha) / 235, expected / scale, atol=0.02)
+    expect(page.locator("#attention .caveat")).to_contain_text("not cause")
+    page.locator("#attention .check").click()
+    assert page.locator("#attention .masses .pad").count() == 0
+
+
+def test_markup_in_any_text_stays_text(page):
+    fill(page, "hostile")
+    for view in ("denoising", "tokens", "mask", "attention"):
+        expect(page.locator(f"#{view} .policy strong")).to_contain_text("<img src=x")
+    page.locator("#tokens .token").nth(2).hover()
+    page.locator("#mask canvas").focus()
+    for key in ("Shift+ArrowRight",) * 3:
+        page.locator("#mask canvas").press(key)
+    expect(page.locator("#mask .told")).to_contain_text("{{this}}")
+    expect(page.locator("#tokens .failure")).to_contain_text("</script>")
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("img[src=x]").count() == 0
+
+
+def test_nothing_is_wider_than_the_page(page):
+    for name in ("plain", "hostile"):
+        fill(page, name)
+        page.locator("#mask canvas").wait_for()
+        over = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        assert over <= 0, name
