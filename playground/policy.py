@@ -108,6 +108,31 @@ class Policy:
         trace = dataclasses.replace(trace, timings_ms=timer.ms, reused=tuple(reused))
         yield Done(self.info.name, trace)
 
+    def actions(
+        self, raw: RawObservation, options: Options
+    ) -> tuple[np.ndarray | None, str | None]:
+        """The chunks alone, by whole compiled loops: (float32 [N, H, D], normalised, None), or
+        (None, why) where FAST's tokens do not decode.
+
+        Equal to `infer`'s up to rounding, and quicker where nobody watches. pi0 runs its N samples
+        as one batch over one prefix. FAST runs one for each seed from `options.seed` on, one in all
+        at temperature 0; a single chunk that does not decode is reason enough for None.
+        """
+        check_options(options)
+        prepared = self.prepare(raw)
+        tokens = {}
+        for slot, image in self._seen(prepared).items():
+            digest = image_digest(image)
+            if (known := self._image_tokens.get(digest)) is None:
+                known = self._programs.embed_images(uint8_to_float(image)[None])
+                self._image_tokens.put(digest, known)
+            tokens[slot] = known
+        actions, failure = self._actions(prepared, options, tokens)
+        return None if actions is None else self._finite(actions), failure
+
+    def _actions(self, prepared, options, tokens):
+        raise NotImplementedError
+
     def _seen(self, prepared: Prepared) -> dict[str, np.ndarray]:
         """The images that go through the vision transformer."""
         raise NotImplementedError
@@ -167,12 +192,15 @@ class Policy:
         actions = robots.from_model(
             self.robot, actions, raw.state, info.action_stats, info.normalisation
         )
+        return self._finite(actions).astype(np.float32)
+
+    def _finite(self, actions: np.ndarray) -> np.ndarray:
         if not np.isfinite(actions).all():
             raise ValueError(
-                f"{info.title} produced actions that are not finite numbers; its weights or norm "
-                "stats are damaged, or the state is far from anything it was trained on"
+                f"{self.info.title} produced actions that are not finite numbers; its weights or "
+                "norm stats are damaged, or the state is far from anything it was trained on"
             )
-        return actions.astype(np.float32)
+        return actions
 
     def _trace(self, raw: RawObservation, prepared: Prepared, options: Options, **fields) -> Trace:
         prompt = prepared.prompt
@@ -285,6 +313,19 @@ class FlowPolicy(Policy):
             )
         return trace
 
+    def _actions(self, prepared, options, tokens):
+        slots, n = tuple(tokens), options.num_samples
+        key = _digest(prepared, slots, False)
+        if (known := self._prefixes.get(key)) is None:
+            known = (self._programs.prefill(self._observation(prepared, slots, 1), tokens), ())
+            self._prefixes.put(key, known)
+        prefix = jax.tree.map(lambda x: jnp.repeat(x, n, axis=0), known[0])
+        noise = sample_noise(options.seed, n, self.config.action_horizon, self.config.action_dim)
+        path = self._programs.denoise_all(
+            prefix, self._observation(prepared, slots, n), noise, num_steps=options.num_steps
+        )
+        return np.asarray(path.x_t[-1])[..., : len(self.info.actions)], None
+
 
 class FastPolicy(Policy):
     """pi0-FAST."""
@@ -372,6 +413,27 @@ class FastPolicy(Policy):
                 ),
             )
         return trace
+
+    def _actions(self, prepared, options, tokens):
+        slots = tuple(tokens)
+        key = _digest(prepared, slots, False, options.max_tokens)
+        if (known := self._prefixes.get(key)) is None:
+            observation = self._observation(prepared, slots, 1)
+            how = {"max_decoding_steps": options.max_tokens}
+            known = (self._programs.prefill(observation, tokens, **how), ())
+            self._prefixes.put(key, known)
+        runs = options.num_samples if options.temperature > 0 else 1
+        chunks = []
+        for seed in range(options.seed, options.seed + runs):
+            written = self._programs.decode_all(
+                known[0], jax.random.key(seed), temperature=options.temperature, stop=self._stop
+            )
+            ids = np.asarray(written)[0].tolist()
+            result = self.tokenizer.extract_actions(ids, self.config.action_horizon, self._dims)
+            if result.actions is None:
+                return None, result.failure
+            chunks.append(result.actions)
+        return np.stack(chunks).astype(np.float32), None
 
     def _decoded(self, step) -> DecodedToken:
         token = int(step.token[0])
