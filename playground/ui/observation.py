@@ -1,0 +1,253 @@
+"""The left column: the robot, its pictures, the prompt, the state, and how to run."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import gradio as gr
+import numpy as np
+
+from playground import transforms
+from playground.trace import Options
+from playground.ui import bench as benches
+from playground.ui import look
+from playground.ui.bench import AS_TRAINED, Bench
+from playground.views import theme
+
+MAX_CAMERAS = 4  # pi0 and pi0-FAST on DROID: two pictures both take, and one of each alone
+MODES = (AS_TRAINED, "filled", "masked", "black")
+_STATE = look.component("state.js")
+_EXAMPLES = look.component("examples.js")
+
+
+class Picture(gr.Image):
+    """Hands on the uploaded file as it is: `transforms.load_image` alone decides what is a picture,
+    how large it may be, and which way is up."""
+
+    is_template = True  # the browser's part is gr.Image's
+
+    def preprocess(self, payload):
+        return None if payload is None else payload.path
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Form:
+    """The components of the column. What they hold, in order, is what `Form.inputs` gives."""
+
+    robot: gr.Dropdown
+    policies: gr.CheckboxGroup
+    examples: gr.HTML
+    titles: tuple[gr.HTML, ...]
+    columns: tuple[gr.Column, ...]
+    pictures: tuple[Picture, ...]
+    modes: tuple[gr.Radio, ...]
+    prompt: gr.Textbox
+    run: gr.Button
+    stop: gr.Button
+    state: gr.HTML
+    steps: gr.Slider
+    samples: gr.Slider
+    seed: gr.Number
+    temperature: gr.Slider
+    max_tokens: gr.Slider
+
+    @property
+    def inputs(self) -> list:
+        options = [self.steps, self.samples, self.seed, self.temperature, self.max_tokens]
+        return [
+            *(self.robot, self.policies, self.prompt, self.state),
+            *options,
+            *self.pictures,
+            *self.modes,
+        ]
+
+
+def build(bench: Bench) -> Form:
+    """Lays the column out; to be called inside a gr.Column."""
+    robot = gr.Dropdown(
+        [bench.robot.name], value=bench.robot.name, label="Robot", visible=False, elem_id="robot"
+    )
+    policies = gr.CheckboxGroup(
+        list(bench.policies), value=list(bench.policies), label="Policies", elem_id="policies"
+    )
+    gr.HTML("<h2>Observation</h2>", elem_classes="section", apply_default_css=False)
+    examples = gr.HTML(example_cards(bench), **_EXAMPLES, elem_id="examples")
+    with gr.Row(elem_classes="cameras"):
+        slots = [_camera(bench, index) for index in range(MAX_CAMERAS)]
+    columns, titles, pictures, modes = zip(*slots, strict=True)
+    prompt = gr.Textbox(
+        label="Prompt",
+        placeholder="what the robot shall do",
+        lines=2,
+        max_lines=6,
+        max_length=10_000,
+        elem_id="prompt",
+    )
+    with gr.Row(elem_classes="buttons"):
+        run = gr.Button("Run", variant="primary", elem_id="run", scale=3)
+        stop = gr.Button("Stop", elem_id="stop", interactive=False, scale=1, min_width=90)
+    with gr.Accordion(f"State: {len(bench.robot.state)} values", open=True):
+        state = gr.HTML(state_value(bench, None), judged=[], **_STATE, elem_id="state")
+    options = _options()
+    return Form(robot, policies, examples, titles, columns, pictures, modes, prompt, run, stop,
+                state, *options)  # fmt: skip
+
+
+def _camera(bench: Bench, index: int):
+    here = index < len(bench.cameras)
+    with gr.Column(visible=here, min_width=110, elem_classes="camera-slot") as column:
+        title = gr.HTML(
+            camera_title(bench, index) if here else "", elem_classes="slot", apply_default_css=False
+        )
+        picture = Picture(
+            label=bench.cameras[index].title if here else "",
+            sources=["upload", "webcam", "clipboard"],
+            webcam_options=gr.WebcamOptions(mirror=False),
+            format="png",
+            height=190 if index == 0 else 110,
+            show_label=False,
+            elem_id=f"picture-{index}",
+            elem_classes="first" if index == 0 else None,
+            buttons=[],
+        )
+        mode = gr.Dropdown(
+            list(MODES), value=AS_TRAINED, show_label=False, label="Slot", container=False,
+            elem_id=f"mode-{index}",
+        )  # fmt: skip
+    return column, title, picture, mode
+
+
+def _options():
+    with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+        steps = gr.Slider(1, 100, 10, step=1, label="Denoising steps", elem_id="steps")
+        samples = gr.Slider(1, 32, 1, step=1, label="Samples", elem_id="samples")
+        seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="seed")
+        temperature = gr.Slider(0, 2, 0, step=0.05, label="Temperature", elem_id="temperature")
+        tokens = gr.Slider(8, 512, 256, step=8, label="Most tokens", elem_id="max-tokens")
+    return steps, samples, seed, temperature, tokens
+
+
+# --- what the column shows ----------------------------------------------------------------------
+
+
+def camera_title(bench: Bench, index: int) -> str:
+    camera = bench.cameras[index]
+    told = f"camera {camera.name}" if camera.name else "no camera of this robot"
+    return f"<code>{camera.title}</code> <span>{told}</span>"
+
+
+def state_value(bench: Bench, values: Sequence[float] | None) -> dict:
+    dims = [{"name": theme.plain(d.name), "unit": theme.plain(d.unit)} for d in bench.robot.state]
+    return {"dims": dims, "values": list(values or bench.robot.resting_state)}
+
+
+def example_cards(bench: Bench) -> list[dict]:
+    cards = []
+    for example in benches.examples(bench.robot):
+        picture = next(iter(example.images.values()))
+        cards.append({"prompt": example.prompt, "picture": theme.picture(picture)["url"]})
+    return cards
+
+
+def refreshed(bench: Bench, robots: Sequence[str], form: Form) -> dict:
+    """Updates for every part of the column that depends on robot and policies."""
+    labels = [(bench.infos[n].title if n in bench.infos else n, n) for n in bench.policies]
+    values = list(bench.robot.resting_state)
+    updates = {
+        form.robot: gr.update(
+            choices=list(robots), value=bench.robot.name, visible=len(robots) > 1
+        ),
+        form.policies: gr.update(
+            choices=labels, value=list(bench.policies), visible=len(bench.policies) > 1
+        ),
+        form.examples: example_cards(bench),
+        form.state: gr.update(
+            value=state_value(bench, values), judged=benches.judged(bench, values)
+        ),
+    }
+    for index in range(MAX_CAMERAS):
+        here = index < len(bench.cameras)
+        updates[form.columns[index]] = gr.update(visible=here)
+        updates[form.titles[index]] = camera_title(bench, index) if here else ""
+        if here:
+            updates[form.pictures[index]] = gr.update(label=bench.cameras[index].title)
+    return updates
+
+
+def effects(bench: Bench, chosen: Sequence[str], temperature: float, form: Form) -> dict:
+    """Controls that would change nothing are closed and say why."""
+    families = {bench.infos[name].family for name in chosen if name in bench.infos}
+    if not families:
+        return {}
+    flow, fast = bool(families - {"pi0_fast"}), "pi0_fast" in families
+    drawn = fast and (temperature or 0) > 0
+    why_flow = "Has no effect: no chosen policy denoises."
+    why_fast = "Has no effect: no chosen policy writes tokens."
+    seed = "The noise that denoising starts from."
+    if flow and drawn:
+        seed += " pi0-FAST draws its tokens with it too."
+    elif flow and fast:
+        seed += " No effect on pi0-FAST: at temperature 0 it takes the likeliest token."
+    elif drawn:
+        seed = "pi0-FAST draws its tokens with it."
+    else:
+        seed = "Has no effect: at temperature 0 pi0-FAST takes the likeliest token."
+    return {
+        form.steps: gr.update(
+            interactive=flow, info="Euler steps from noise to actions." if flow else why_flow
+        ),
+        form.samples: gr.update(
+            interactive=flow,
+            info="Chunks from different noise, sample i from seed + i." if flow else why_flow,
+        ),
+        form.seed: gr.update(interactive=flow or drawn, info=seed),
+        form.temperature: gr.update(
+            interactive=fast, info="0 takes the likeliest token." if fast else why_fast
+        ),
+        form.max_tokens: gr.update(
+            interactive=fast, info="Where decoding gives up." if fast else why_fast
+        ),
+    }
+
+
+# --- what the column says -----------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Asked:
+    """What a visitor asks for, read from `Form.inputs`; pictures as file paths."""
+
+    robot: str
+    policies: list[str]
+    prompt: str
+    state: list
+    options: Options
+    pictures: list[str | None]
+    modes: list[str]
+
+
+def asked(robot, policies, prompt, state, steps, samples, seed, temperature, most, *rest) -> Asked:
+    """Raises ValueError for an empty field."""
+    options = {"steps": steps, "samples": samples, "seed": seed, "temperature": temperature}
+    options["most tokens"] = most
+    if empty := [name for name, value in options.items() if value is None]:
+        raise ValueError(f"the field {' and '.join(empty)} is empty; give a number")
+    return Asked(
+        robot=robot,
+        policies=list(policies or []),
+        prompt=prompt or "",
+        state=list(state["values"]),
+        options=Options(int(steps), int(samples), int(seed), float(temperature), int(most)),
+        pictures=list(rest[:MAX_CAMERAS]),
+        modes=list(rest[MAX_CAMERAS:]),
+    )
+
+
+def pictures(bench: Bench, paths: Sequence[str | None]) -> list[np.ndarray | None]:
+    """The files of the bench's cameras, read; raises ValueError that names the slot."""
+    found = []
+    for camera, path in zip(bench.cameras, paths, strict=False):
+        try:
+            found.append(None if path is None else transforms.load_image(path))
+        except ValueError as error:
+            raise ValueError(f"{camera.title}: {error}") from error
+    return found

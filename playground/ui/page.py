@@ -1,0 +1,276 @@
+"""The page: joins the observation, the strip, the tabs and the worker.
+
+Handlers run in threads of Gradio's; each run holds one while it waits in the worker's line, which
+is the only line there is. What a run left is kept in `Results`, by a key that only its visitor
+gets; nothing else is shared.
+"""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+import gradio as gr
+
+from playground.robots import Robot
+from playground.ui import bench as benches
+from playground.ui import endpoint, look, observation, progress, tabs
+from playground.ui.bench import Benches
+from playground.ui.progress import Progress
+from playground.ui.results import Results
+from playground.worker import Busy, Down, Stream, Worker
+
+_UPDATE_EVERY_S = 0.1
+_LIVE_AFTER_S = 0.4  # a shorter run shows its result only, not its making
+_MAX_EVENTS = 256  # Gradio's own queue; the worker's is shorter and the one that counts
+
+
+class Runs:
+    """The streams that are open now, by visitor, so that Stop and a closed page can end them."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._open: dict[str, list[Stream]] = {}
+
+    @contextlib.contextmanager
+    def of(self, visitor: str, streams: list[Stream]) -> Iterator[None]:
+        """Until the end of the block; whatever ends it, the streams are closed."""
+        with self._lock:
+            self._open[visitor] = streams
+        try:
+            yield
+        finally:
+            with self._lock:
+                if self._open.get(visitor) is streams:
+                    del self._open[visitor]
+            _close(streams)
+
+    def stop(self, visitor: str) -> None:
+        with self._lock:
+            streams = self._open.pop(visitor, [])
+        _close(streams)
+
+    def stopped(self, visitor: str, streams: list[Stream]) -> bool:
+        with self._lock:
+            return self._open.get(visitor) is not streams
+
+
+def _close(streams: list[Stream]) -> None:
+    for stream in streams:
+        stream.close()
+
+
+def build(worker: Worker, policies: Sequence[str], robot: Robot, results: Results) -> gr.Blocks:
+    """The page for a worker that has loaded `policies`, or is about to. `robot`: what the page
+    shows until they are loaded."""
+    every = Benches(worker, policies, robot)
+    bench = every.of(every.robots()[0])
+    runs = Runs()
+    with gr.Blocks(title=look.TITLE, analytics_enabled=False, fill_width=True,
+                   delete_cache=(600, 3600)) as page:  # fmt: skip
+        key = gr.State(None, time_to_live=3600)
+        gr.HTML(
+            f"<h1>{look.TITLE}</h1><p>Policies of the pi0 family, opened up: what they receive, "
+            "who may attend to whom, how a chunk comes out of noise or tokens.</p>",
+            apply_default_css=False,
+            elem_classes="masthead",
+        )
+        strip = gr.HTML(Progress(bench).payload(), **progress.COMPONENT, elem_id="strip")
+        with gr.Row(elem_classes="body"):
+            with gr.Column(scale=0, min_width=340, elem_classes="left"):
+                form = observation.build(bench)
+            with gr.Column(scale=1, min_width=320, elem_classes="right"):
+                shown = tabs.build(policies)
+        parts = _Parts(every, runs, results, worker, form, shown, strip, key)
+        _wire(page, parts)
+        endpoint.build(every, worker, results)
+    page.queue(max_size=_MAX_EVENTS, default_concurrency_limit=None, api_open=False)
+    return page
+
+
+class _Parts:
+    """The components and what stands behind them; its methods are the page's handlers."""
+
+    def __init__(self, every, runs, results, worker, form, shown, strip, key):
+        self.every, self.runs, self.results, self.worker = every, runs, results, worker
+        self.form, self.shown, self.strip, self.key = form, shown, strip, key
+
+    async def follow_loading(self):
+        """From the first look at the page until the policies are loaded."""
+        told = None
+        while not self.every.infos():
+            status = self.worker.status()
+            if status.state in ("down", "closed"):
+                yield {self.strip: self._gone()}
+                return
+            if told != status.loading:
+                told = status.loading
+                bench = self.every.of(self.every.robots()[0])
+                yield {self.strip: Progress(bench, loading=told or "starting").payload()}
+            await asyncio.sleep(0.3)
+        yield self._everything(self.every.robots()[0])
+
+    def _gone(self) -> dict:
+        notes = Progress(self.every.of(self.every.robots()[0]))
+        try:
+            self.worker.metadata(timeout_s=0)
+        except (Down, TimeoutError) as error:
+            notes.fail(str(error))
+        return notes.payload()
+
+    def _everything(self, robot: str) -> dict:
+        bench = self.every.of(robot)
+        updates = observation.refreshed(bench, self.every.robots(), self.form)
+        updates |= observation.effects(bench, bench.policies, 0.0, self.form)
+        updates |= tabs.refreshed(bench, self.shown)
+        return updates | {self.strip: Progress(bench).payload()}
+
+    def choose_robot(self, robot):
+        return self._everything(robot)
+
+    def judge(self, robot, state):
+        judged = benches.judged(self.every.of(robot), state["values"])
+        return gr.update(judged=judged)
+
+    def effects(self, robot, chosen, temperature):
+        updates = observation.effects(self.every.of(robot), chosen, temperature, self.form)
+        return updates or {self.form.seed: gr.skip()}
+
+    def example(self, robot, event: gr.EventData):
+        bench = self.every.of(robot)
+        example = benches.examples(bench.robot)[int(event.index)]
+        updates = {
+            self.form.prompt: example.prompt,
+            self.form.state: gr.update(
+                value=observation.state_value(bench, example.state),
+                judged=benches.judged(bench, example.state),
+            ),
+        }
+        for index in range(observation.MAX_CAMERAS):
+            camera = bench.cameras[index].name if index < len(bench.cameras) else ""
+            updates[self.form.pictures[index]] = example.images.get(camera)
+            updates[self.form.modes[index]] = benches.AS_TRAINED
+        return updates
+
+    def check_picture(self, path):
+        """A file that is no picture is refused at once, and taken out of its slot."""
+        try:
+            observation.transforms.load_image(path)
+        except ValueError as error:
+            gr.Warning(benches.words(error), title="This picture cannot be used")
+            return None
+        return gr.skip()
+
+    # --- a run ----------------------------------------------------------------------------------
+
+    def run(self, request: gr.Request, key, units, execute, *inputs):
+        """Yields what changes on the page while the policies answer."""
+        try:
+            asked = observation.asked(*inputs)
+            bench = self.every.of(asked.robot)
+            jobs = benches.jobs(
+                bench,
+                asked.policies,
+                observation.pictures(bench, asked.pictures),
+                asked.modes[: len(bench.cameras)],
+                asked.prompt,
+                asked.state,
+                asked.options,
+            )
+            streams = endpoint.submit(self.worker, jobs)
+        except (ValueError, Busy, Down) as error:
+            raise gr.Error(benches.words(error), title="Not run", print_exception=False) from error
+        visitor = request.session_hash
+        notes = Progress(bench, asked.policies)
+        with self.runs.of(visitor, streams):
+            yield self._running(notes, True)
+            yield from self._events(streams, notes)
+            if self.runs.stopped(visitor, streams):
+                notes.stop()
+        if notes.traces:
+            self.results.drop(key)
+            key = self.results.keep(notes.traces)
+            notes.keep(key)
+        yield self._ended(notes, key, units, execute)
+        if notes.failures:
+            told = " ".join(benches.words(text) for text in notes.failures)
+            raise gr.Error(told, title="Not every policy answered", print_exception=False)
+
+    def _events(self, streams, notes):
+        """Updates at most every tenth of a second, and at once for what is news."""
+        began = shown = time.monotonic()
+        live = False
+        for stream in streams:
+            for event in stream:
+                news = notes.take(event)
+                now = time.monotonic()
+                if not news and now - shown < _UPDATE_EVERY_S:
+                    continue
+                shown = now
+                updates = {self.strip: notes.payload()}
+                if now - began > _LIVE_AFTER_S:
+                    live = live or any(notes.live().values())
+                    updates |= tabs.live(notes.live(), self.shown) if live else {}
+                yield updates
+
+    def _running(self, notes, on: bool) -> dict:
+        return {
+            self.strip: notes.payload(),
+            self.form.run: gr.update(interactive=not on, value="Running" if on else "Run"),
+            self.form.stop: gr.update(interactive=on),
+        }
+
+    def _ended(self, notes, key, units, execute) -> dict:
+        updates = self._running(notes, False) | tabs.live({}, self.shown)
+        if not notes.traces:
+            return updates
+        return updates | {self.key: key} | tabs.drawn(notes.traces, units, execute, self.shown)
+
+    def stop(self, request: gr.Request):
+        self.runs.stop(request.session_hash)
+
+    def redraw(self, key, units, execute):
+        traces = self.results.find(key)
+        return tabs.actions(traces, units, execute) if traces else (gr.skip(), gr.skip())
+
+
+def _wire(page: gr.Blocks, parts: _Parts) -> None:
+    """Every event of the page. None is an endpoint for programs: that is `/infer`."""
+    form, shown = parts.form, parts.shown
+    own = {"api_visibility": "private", "show_progress": "hidden"}
+    whole = [
+        parts.strip, *form.inputs, *form.columns, *form.titles, form.examples, *shown.by_policy,
+    ]  # fmt: skip
+    page.load(parts.follow_loading, None, whole, **own)
+    page.unload(parts.stop)
+    form.robot.input(parts.choose_robot, form.robot, whole, **own)
+    form.state.input(parts.judge, [form.robot, form.state], form.state, **own)
+    gr.on(
+        [form.policies.change, form.temperature.change],
+        parts.effects,
+        [form.robot, form.policies, form.temperature],
+        [form.steps, form.samples, form.seed, form.temperature, form.max_tokens],
+        **own,
+    )
+    for picture in form.pictures:
+        picture.upload(parts.check_picture, picture, picture, **own)
+    run = {
+        "fn": parts.run,
+        "inputs": [parts.key, shown.units, shown.execute, *form.inputs],
+        "outputs": [parts.strip, parts.key, form.run, form.stop, *shown.all],
+        "concurrency_limit": None,
+        **own,
+    }
+    form.run.click(**run)
+    form.prompt.submit(**run)
+    filled = [form.prompt, form.state, *form.pictures, *form.modes]
+    form.examples.select(parts.example, form.robot, filled, **own).then(**run)
+    form.stop.click(parts.stop, None, None, **own)
+    gr.on(
+        [shown.units.change, shown.execute.release],
+        parts.redraw,
+        [parts.key, shown.units, shown.execute],
+        [shown.plot, shown.words],
+        **own,
+    )

@@ -1,0 +1,213 @@
+"""Where a run stands, told from its events; and the strip on top of the page that says so."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from playground.events import Done, Event, Failed, Finished, Phase, Queued, Step, TokenEvent
+from playground.trace import PolicyInfo, Trace
+from playground.ui import look, results
+from playground.ui.bench import Bench
+from playground.views import theme
+
+# gr.HTML(value, **COMPONENT) with `Progress.payload()`.
+COMPONENT = look.component("strip.js")
+
+# What `playground.loading.load` says of a policy as a whole; told to those who wait meanwhile.
+_LOADING = ("loading", "compiling")
+
+
+@dataclasses.dataclass(slots=True)
+class _Policy:
+    state: str = "idle"  # idle, waiting, running, done, failed, stopped
+    line: str = ""
+    share: float | None = None
+    trace: Trace | None = None
+    failure: str = ""
+    live: dict | None = None
+
+
+class Progress:
+    """Takes the events of one run; `traces` fills up on the way."""
+
+    def __init__(self, bench: Bench, policies: Sequence[str] = (), loading: str = ""):
+        self._bench = bench
+        self._policies = {name: _Policy() for name in bench.policies}
+        self._running = tuple(policies)
+        self._loading = loading
+        self._place: Queued | None = None
+        self._failure = ""
+        self._stopped = False
+        self._key = ""
+        for name in policies:
+            self._policies[name].state = "waiting"
+
+    @property
+    def traces(self) -> dict[str, Trace]:
+        return {name: p.trace for name, p in self._policies.items() if p.trace is not None}
+
+    @property
+    def failures(self) -> list[str]:
+        told = [f"{self._title(n)}: {p.failure}" for n, p in self._policies.items() if p.failure]
+        return [self._failure] * bool(self._failure) + told
+
+    def take(self, event: Event) -> bool:
+        """Returns whether this is news that should show at once."""
+        match event:
+            case Queued():
+                self._place = event
+                return True
+            case Phase(policy=name, phase=phase) if phase in _LOADING or name not in self._policies:
+                self._loading = f"{phase} {name}"
+                return True
+            case Phase(policy=name, phase=phase):
+                self._advance(name, phase, None, None)
+                return True
+            case Step(policy=name, step=step, of=of, t=t, actions=actions):
+                text = f"step {step} of {of} · t {t:.2f} · τ {1 - t:.2f}"
+                self._advance(name, text, step / of, actions)
+            case TokenEvent(policy=name, index=index, of=of, token=token, partial=partial):
+                text = f"token {index + 1} of at most {of} · {token.text!r}"
+                self._advance(name, text, (index + 1) / of, partial)
+            case Done(policy=name, trace=trace):
+                self._policies[name] = _Policy("done", trace=trace)
+                return True
+            case Failed(policy=None, message=message):
+                self._failure = message
+                self._end("failed")
+                return True
+            case Failed(policy=name, message=message):
+                self._policies[name] = _Policy("failed", failure=message)
+                return True
+            case Finished():
+                self._place = None
+                return True
+        return False
+
+    def stop(self) -> None:
+        """The visitor ended it."""
+        self._stopped = True
+        self._end("stopped")
+
+    def fail(self, message: str) -> None:
+        """No policy can answer."""
+        self._failure = message
+
+    def keep(self, key: str) -> None:
+        """The key that the traces are kept under, for links."""
+        self._key = key
+
+    def _end(self, state: str) -> None:
+        self._place = None
+        for name in self._running:
+            if self._policies[name].state in ("waiting", "running"):
+                self._policies[name] = _Policy(state)
+
+    def _advance(self, name, text, share, actions) -> None:
+        self._place, self._loading = None, ""
+        policy = self._policies[name]
+        policy.state, policy.line, policy.share = "running", text, share
+        if actions is not None and name in self._bench.infos:
+            info = self._bench.infos[name]
+            policy.live = {
+                "policy": theme.identity(info),
+                "line": text,
+                "dims": theme.dimensions(info.actions),
+                "hz": info.control_hz,
+                "actions": theme.packed(actions),
+            }
+
+    def live(self) -> dict[str, dict | None]:
+        """By policy, the chunk as it stands, for `live.js`; None for who is not running."""
+        return {
+            name: policy.live if policy.state == "running" else None
+            for name, policy in self._policies.items()
+        }
+
+    # --- the strip ------------------------------------------------------------------------------
+
+    def payload(self) -> dict[str, object]:
+        """say: one sentence; policies: a card each; device: where the last run ran."""
+        devices = [trace.recipe.versions.get("device", "") for trace in self.traces.values()]
+        return {
+            "say": self._sentence(),
+            "state": self._state(),
+            "device": next(iter(devices), ""),
+            "policies": [self._card(name, policy) for name, policy in self._policies.items()],
+        }
+
+    def _state(self) -> str:
+        states = {policy.state for policy in self._policies.values()}
+        return next(
+            (s for s in ("running", "waiting", "failed", "stopped", "done") if s in states), "idle"
+        )
+
+    def _sentence(self) -> str:
+        if self._failure:
+            return self._failure
+        parts = []
+        if self._loading:
+            parts.append(f"Getting ready: {self._loading}.")
+        if self._place is not None:
+            parts.append(_place(self._place))
+        if not parts:
+            parts += [
+                f"{self._title(name)} {policy.line}."
+                for name, policy in self._policies.items()
+                if policy.state == "running" and policy.line
+            ]
+        if not parts:
+            closing = {
+                "stopped": "Stopped. What was finished before stays.",
+                "failed": "Not every policy could answer.",
+                "done": "Done.",
+                "idle": "Ready." if self._bench.infos else "Getting ready.",
+            }
+            parts.append(closing.get(self._state(), "Starting."))
+        return " ".join(parts)
+
+    def _title(self, name: str) -> str:
+        return self._bench.infos[name].title if name in self._bench.infos else name
+
+    def _card(self, name: str, policy: _Policy) -> dict[str, object]:
+        info = self._bench.infos.get(name)
+        trace = policy.trace
+        return {
+            "name": name,
+            "policy": _unknown(name) if info is None else theme.identity(info),
+            "about": "" if info is None else _about(info),
+            "state": policy.state,
+            "line": policy.line,
+            "share": policy.share,
+            "failure": theme.plain(policy.failure),
+            "decode_failure": theme.plain((trace and trace.decode_failure) or ""),
+            "stages": [] if trace is None else _stages(trace),
+            "reused": [] if trace is None else list(trace.reused),
+            "warnings": [] if trace is None else [theme.plain(w) for w in trace.warnings],
+            "link": results.link(self._key, name) if self._key and trace else "",
+        }
+
+
+def _place(place: Queued) -> str:
+    if not place.position:
+        return "You are next."
+    many = place.position
+    wait = place.expected_wait_s
+    ahead = "One run is before yours" if many == 1 else f"{many} runs are before yours"
+    return f"{ahead}{'' if wait is None else f', about {max(1, round(wait))} s'}."
+
+
+def _stages(trace: Trace) -> list[list]:
+    names = {"preprocess": "preprocessing", "postprocess": "post-processing"}
+    names |= {"denoise": "denoising", "decode": "decoding"}
+    return [[names.get(stage, stage), ms] for stage, ms in trace.timings_ms.items()]
+
+
+def _about(info: PolicyInfo) -> str:
+    size = f"{info.image_size} px pictures"
+    return (
+        f"{info.robot} · {info.horizon} steps at {info.control_hz:g} Hz · {size} · {info.revision}"
+    )
+
+
+def _unknown(name: str) -> dict[str, str]:
+    return {"family": "", "title": name, "badge": "loading", "notice": ""}

@@ -1,0 +1,39 @@
+"""What one model received: pictures at its own size, the exact text, the tokens, the recipe."""
+
+from playground.trace import Trace
+from playground.ui import look
+from playground.views import theme
+
+# gr.HTML(value, **COMPONENT) with value None or `payload(trace)`.
+COMPONENT = look.component("received.js")
+
+
+def payload(trace: Trace) -> dict[str, object]:
+    """Plain JSON for `received.js`."""
+    info, recipe, options = trace.info, trace.recipe, trace.recipe.options
+    kind = (
+        {"temperature": f"{options.temperature:g}", "most tokens": str(options.max_tokens)}
+        if info.family == "pi0_fast"
+        else {"steps": str(options.num_steps), "samples": str(options.num_samples)}
+    )
+    told = {
+        "policy": f"{recipe.policy}, revision {recipe.revision}",
+        **kind,
+        "seed": str(options.seed),
+        **{f"sha256 of {slot}": digest for slot, digest in recipe.image_sha256.items()},
+        "versions": ", ".join(f"{name} {version}" for name, version in recipe.versions.items()),
+    }
+    return {
+        "policy": theme.identity(info),
+        "cameras": [
+            {"name": slot, "mode": recipe.modes[slot], "url": theme.picture(image)["url"]}
+            for slot, image in trace.images.items()
+        ],
+        "pictures": f"{info.image_size} x {info.image_size} pixels each, scaled to fit and padded "
+        "with black. Masked: no token attends to it. Black: attended to as a black picture.",
+        "text": theme.plain(trace.text),
+        "tokens": [[i, theme.plain(text)] for i, text in trace.prompt_tokens],
+        "truncated": trace.truncated,
+        "limit": info.max_token_len,
+        "recipe": [[name, theme.plain(text)] for name, text in told.items()],
+    }

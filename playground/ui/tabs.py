@@ -1,0 +1,171 @@
+"""The tabs on the right: what they hold, and what of it changes with a run."""
+
+import dataclasses
+import html
+from collections.abc import Mapping, Sequence
+
+import gradio as gr
+
+from playground.trace import Trace
+from playground.ui import look, received, results
+from playground.ui.bench import Bench
+from playground.views import actions as actions_view
+from playground.views import denoising, mask, tokens
+
+ROBOT_UNITS, MODEL_UNITS = "robot units", "normalised"
+_LIVE = look.component("panels.js", "live.js")
+_OPEN_LOOP = (
+    "Predictions from one observation: a chunk close to a demonstration is not yet a robot that "
+    "succeeds."
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Shown:
+    """The components of the tabs; those in dicts are one for each policy."""
+
+    units: gr.Radio
+    execute: gr.Slider
+    result: gr.Column
+    plot: gr.Plot
+    words: gr.HTML
+    live: dict[str, gr.HTML]
+    players: dict[str, gr.HTML]
+    rails: dict[str, gr.HTML]
+    compare: gr.HTML
+    masks: dict[str, gr.HTML]
+    received: dict[str, gr.HTML]
+    columns: dict[str, list[gr.Column]]
+
+    @property
+    def by_policy(self) -> list:
+        """What depends on which policies are there."""
+        columns = [column for found in self.columns.values() for column in found]
+        return [*columns, *self.players.values(), *self.rails.values(), self.execute]
+
+    @property
+    def all(self) -> list:
+        parts = (self.live, self.players, self.rails, self.masks, self.received)
+        views = [view for part in parts for view in part.values()]
+        return [self.result, self.plot, self.words, self.compare, *views]
+
+
+def build(policies: Sequence[str]) -> Shown:
+    columns: dict[str, list[gr.Column]] = {name: [] for name in policies}
+
+    def side_by_side(make):
+        with gr.Row(elem_classes="pair"):
+            found = {}
+            for name in policies:
+                with gr.Column(min_width=300) as column:
+                    found[name] = make()
+                columns[name].append(column)
+        return found
+
+    with gr.Tabs(elem_id="tabs"):
+        with gr.Tab("Actions", id="actions"):
+            live = side_by_side(lambda: gr.HTML(None, **_LIVE))
+            with gr.Row(elem_classes="tools"):
+                units = gr.Radio(
+                    [ROBOT_UNITS, MODEL_UNITS], value=ROBOT_UNITS, label="Values", elem_id="units"
+                )
+                execute = gr.Slider(
+                    0, 50, 0, step=1, label="Steps a robot would execute (0: none marked)",
+                    elem_id="execute",
+                )  # fmt: skip
+                png = gr.Button("Save picture (PNG)", size="sm", elem_id="png")
+                png.click(None, js=_SAVE_PNG)
+            with gr.Column() as result:
+                words = gr.HTML(
+                    "<p class='waiting'>The chunk of each policy appears here: run an example, or "
+                    "give a picture and a prompt.</p>",
+                    apply_default_css=False,
+                    elem_id="actions-words",
+                )
+                plot = gr.Plot(show_label=False, elem_id="actions-plot", visible=False)
+            gr.HTML(f"<p class='fine'>{_OPEN_LOOP}</p>", apply_default_css=False)
+        with gr.Tab("Denoising", id="denoising"):
+            both = side_by_side(
+                lambda: (gr.HTML(None, **denoising.COMPONENT),
+                         gr.HTML(None, visible=False, **tokens.COMPONENT))
+            )  # fmt: skip
+        with gr.Tab("Attention mask", id="mask"):
+            compare = gr.HTML("", apply_default_css=False, elem_id="compare")
+            masks = side_by_side(lambda: gr.HTML(None, **mask.COMPONENT))
+        with gr.Tab("What the models receive", id="received"):
+            seen = side_by_side(lambda: gr.HTML(None, **received.COMPONENT))
+    players = {name: pair[0] for name, pair in both.items()}
+    rails = {name: pair[1] for name, pair in both.items()}
+    return Shown(units, execute, result, plot, words, live, players, rails, compare, masks, seen,
+                 columns)  # fmt: skip
+
+
+# White paper behind the picture, whatever the page's theme: it goes into slides and papers.
+_SAVE_PNG = """() => {
+  const plot = document.querySelector("#actions-plot .js-plotly-plot");
+  if (!plot) return;
+  const name = document.querySelector("#actions-words [data-file]");
+  window.Plotly.downloadImage(
+    {data: plot.data, layout: {...plot.layout, paper_bgcolor: "white", plot_bgcolor: "white",
+      font: {...plot.layout.font, color: "#1B2027"}}},
+    {format: "png", scale: 2, width: plot.clientWidth, height: plot.layout.height,
+     filename: name ? name.dataset.file : "actions"});
+}"""
+
+
+# --- updates ------------------------------------------------------------------------------------
+
+
+def refreshed(bench: Bench, shown: Shown) -> dict:
+    """Which policies have columns, and which of them denoise."""
+    updates = {}
+    for name, columns in shown.columns.items():
+        here = name in bench.policies
+        updates |= {column: gr.update(visible=here) for column in columns}
+        if name in bench.infos:
+            fast = bench.infos[name].family == "pi0_fast"
+            updates[shown.players[name]] = gr.update(visible=not fast)
+            updates[shown.rails[name]] = gr.update(visible=fast)
+    longest = max((info.horizon for info in bench.infos.values()), default=50)
+    return updates | {shown.execute: gr.update(maximum=longest)}
+
+
+def live(states: Mapping[str, dict | None], shown: Shown) -> dict:
+    """The chunks as they stand; the last result makes room for them. {}: back to the result."""
+    updates = {view: states.get(name) for name, view in shown.live.items()}
+    return updates | {shown.result: gr.update(visible=not any(states.values()))}
+
+
+def drawn(traces: Mapping[str, Trace], units: str, execute: int, shown: Shown) -> dict:
+    """Everything that shows a finished run."""
+    plot, words = actions(traces, units, execute)
+    updates = {shown.plot: plot, shown.words: words, shown.compare: _compare(traces)}
+    for name in shown.masks:
+        trace = traces.get(name)
+        flow = trace is not None and trace.x_t is not None
+        written = trace is not None and bool(trace.tokens)
+        updates[shown.players[name]] = denoising.payload(trace) if flow else None
+        updates[shown.rails[name]] = tokens.payload(trace) if written else None
+        updates[shown.masks[name]] = None if trace is None else mask.payload(trace)
+        updates[shown.received[name]] = None if trace is None else received.payload(trace)
+    return updates
+
+
+def actions(traces: Mapping[str, Trace], units: str, execute: int) -> tuple:
+    """Updates of plot and words of the first tab."""
+    found = list(traces.values())
+    how = {"normalised": units == MODEL_UNITS}
+    longest = max(trace.info.horizon for trace in found)
+    how["execute"] = min(int(execute or 0), longest) or None
+    words = html.escape(actions_view.describe(found, **how))
+    file = "-".join(results.filename(trace.info) for trace in found)
+    return (
+        gr.update(value=actions_view.figure(found, **how), visible=True),
+        f"<p class='unseen' data-file='{html.escape(file)}'>{words}</p>",
+    )
+
+
+def _compare(traces: Mapping[str, Trace]) -> str:
+    first, *others = traces.values()
+    told = [mask.compare(first, other) for other in others]
+    return "".join(f"<p class='compare'>{html.escape(text)}</p>" for text in told)
