@@ -474,8 +474,11 @@ def test_bundled_files_that_are_damaged(bundled, tmp_path):
     with pytest.raises(ValueError, match=r"is not the file that config\.json beside it"):
         checkpoint.load_bundled(bundled)
     weights.write_bytes(data)
-    (bundled / "norm_stats.json").write_text("{}")
+    for name in ("norm_stats.json", "README.md"):
+        (bundled / name).write_text("{}")
     files.record_digests(bundled)
+    (bundled / "README.md").write_text("May be edited.")
+    checkpoint.load_bundled(bundled)
     (bundled / "norm_stats.json").write_text("{ }")
     with pytest.raises(ValueError, match=r"norm_stats\.json: its bytes have changed"):
         checkpoint.load_bundled(bundled)

@@ -1,0 +1,393 @@
+"""A checkpoint in a folder of one's own, and a fine-tune's own config as JSON.
+
+What an answer depends on and a checkpoint does not say is asked for, never guessed: which config
+made it, which robot and norm stats, how LoRA adapters were scaled. Nothing here loads JAX.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from models import layout, lerobot
+from models.files import kind_of, params_folder, read_json
+from models.lora import GEMMA_2B_LORA, GEMMA_300M_LORA, Adapters, Lora
+from playground.catalog import (
+    FAMILIES,
+    FAST_TOKENIZER,
+    METHODS,
+    ROBOTS,
+    TITLES,
+    Entry,
+    bundled,
+    named,
+    sizes,
+)
+from playground.trace import Stats
+from playground.transforms import EPSILON, read_norm_stats, trim
+
+# --- a folder -----------------------------------------------------------------------------------
+
+
+def open_folder(
+    folder: Path | str,
+    config: str | None = None,
+    *,
+    robot: str | None = None,
+    asset_id: str | None = None,
+) -> Entry:
+    """The entry of a checkpoint folder: openpi's, LeRobot's or a bundled policy's.
+
+    config: for openpi's, a config's name or a JSON file (`read_config`). robot: for LeRobot's, one
+    of `catalog.ROBOTS`. asset_id: whose norm stats, where the folder has another's than the
+    config's. Raises ValueError that says what is missing and which answers there are.
+    """
+    folder = Path(folder)
+    kind = kind_of(folder)
+    if kind == "bundled":
+        return bundled(folder)
+    if kind == "lerobot":
+        return _lerobot(folder, robot)
+    return _openpi(folder, config, asset_id)
+
+
+def _openpi(folder: Path, config: str | None, asset_id: str | None) -> Entry:
+    params = params_folder(folder)
+    root = params.parent if params == folder else folder
+    family = layout.family_of(layout.open_openpi(params))
+    if config is None:
+        raise ValueError(
+            f"{folder} is a {family} checkpoint, and does not say which config made it: name one "
+            "of openpi's or give a JSON file (the README shows one)"
+        )
+    entry = read_config(config) if config.endswith(".json") else named(config)
+    if entry.family != family:
+        raise ValueError(f"{folder} is a {family} checkpoint; {entry.name} is a {entry.family}")
+    entry = dataclasses.replace(
+        entry, folder=root, asset_id=asset_id or entry.asset_id, address=None, licence="", notice=""
+    )
+    norm_stats_file(entry)
+    return entry
+
+
+def norm_stats_file(entry: Entry) -> Path:
+    """Where an openpi or bundled checkpoint has its norm stats; ValueError that lists others."""
+    if entry.kind == "bundled":
+        return entry.folder / "norm_stats.json"
+    assets = entry.folder / "assets"
+    path = assets / entry.asset_id / "norm_stats.json"
+    if not path.is_file():
+        found = sorted(
+            file.parent.relative_to(assets).as_posix() for file in assets.rglob("norm_stats.json")
+        )
+        raise ValueError(
+            f"{entry.folder} has no norm stats for {entry.asset_id!r} (expected {path}); "
+            + (f"it has some for {', '.join(found)}: say which" if found else "it has none")
+        )
+    return path
+
+
+def norm_stats(entry: Entry) -> dict[str, Stats]:
+    """The stats of "state" and "actions", over the robot's dimensions.
+
+    Raises ValueError if they are missing, are for fewer dimensions, or lack what the entry's
+    normalisation needs.
+    """
+    if entry.kind == "lerobot":
+        stats = _lerobot_stats(lerobot.read_lerobot(entry.folder), entry.folder)
+    else:
+        stats = read_norm_stats(norm_stats_file(entry))
+    dims = {"state": len(entry.robot.state), "actions": len(entry.robot.actions)}
+    if missing := dims.keys() - stats.keys():
+        raise ValueError(f"the norm stats of {entry.folder} lack {', '.join(sorted(missing))}")
+    stats = {key: trim(stats[key], count) for key, count in dims.items()}
+    if entry.normalisation == "quantile" and any(x.q01 is None for x in stats.values()):
+        raise ValueError(
+            f"{entry.name} is normalised by quantiles, and the norm stats of {entry.folder} have "
+            "none (q01, q99): compute them again with openpi's script"
+        )
+    return stats
+
+
+# --- LeRobot ------------------------------------------------------------------------------------
+
+
+def _lerobot(folder: Path, robot: str | None) -> Entry:
+    described = lerobot.read_lerobot(folder)
+    family = read_json(folder / "config.json")["type"]
+    if family == "pi0_fast":
+        raise ValueError(
+            f"{folder}: LeRobot's pi0-FAST puts a start token after the padded prompt, unlike "
+            "openpi's; its weights can be loaded (models/checkpoint.py), its answers would be wrong"
+        )
+    if robot is None:
+        raise ValueError(f"{folder} does not say which robot it drives: {_choices(ROBOTS)}")
+    if robot not in ROBOTS:
+        raise ValueError(f"no robot is called {robot!r}: {_choices(ROBOTS)}")
+    robot = ROBOTS[robot]
+    slots = {slot.name for slot in robot.slots(family)}
+    problems = []
+    if set(described.cameras) != slots:
+        problems.append(f"its cameras are {list(described.cameras)}, expected {sorted(slots)}")
+    for what, ours, theirs in (
+        ("state", len(robot.state), described.state_dim),
+        ("action", len(robot.actions), described.action_dim),
+    ):
+        if ours != theirs:
+            problems.append(f"it has {theirs} {what} dimensions, {robot.title} has {ours}")
+    if described.relative_actions != any(robot.offsets):
+        problems.append(
+            f"its actions are {'offsets' if described.relative_actions else 'absolute'}, those of "
+            f"{robot.title} here are {'offsets' if any(robot.offsets) else 'absolute'}"
+        )
+    if len(set(described.normalisation.values())) > 1:
+        problems.append(f"it normalises in two ways, {described.normalisation}")
+    if problems:
+        raise ValueError(f"{folder} does not drive {robot.title}: " + "; ".join(problems))
+    return Entry(
+        name=folder.resolve().name,
+        title=f"{TITLES[family]} · {robot.title} (LeRobot)",
+        config=described.config,
+        robot=robot,
+        normalisation=described.normalisation["state"],
+        state_in_prompt=family == "pi05",
+        asset_id="",
+        kind="lerobot",
+        folder=folder,
+        notice="LeRobot leaves underscores and spaces in a prompt as they are; openpi tidies them.",
+    )
+
+
+def _lerobot_stats(described: lerobot.LeRobotPolicy, where: Path) -> dict[str, Stats]:
+    """LeRobot's stats, shifted so that openpi's rule gives LeRobot's numbers.
+
+    openpi divides by std + 1e-6 and by q99 - q01 + 1e-6, also on the way back. LeRobot divides by
+    std + 1e-8, multiplies by std, and takes the range as it is unless it is zero.
+    """
+    found = {}
+    for key, stats in described.stats.items():
+        if not {"mean", "std"} <= stats.keys():
+            raise ValueError(f"{where} carries no norm stats for {key}: it is a base model")
+        values = {name: stats[name].astype(np.float64) for name in stats}
+        values["std"] = values["std"] + (described.epsilon if key == "state" else 0.0) - EPSILON
+        if {"q01", "q99"} <= values.keys():
+            span = values["q99"] - values["q01"]
+            span = np.where(span == 0, described.epsilon, span)
+            values["q99"] = values["q01"] + span - EPSILON
+        found[key] = Stats(
+            *(
+                tuple(values[name].tolist()) if name in values else None
+                for name in ("mean", "std", "q01", "q99")
+            )
+        )
+    return found
+
+
+# --- a fine-tune's config -----------------------------------------------------------------------
+
+
+class _Field(NamedTuple):
+    what: str
+    valid: Callable[[object], bool]
+
+
+def _one_of(choices) -> _Field:
+    return _Field(_choices(choices), lambda x: isinstance(x, str) and x in choices)
+
+
+def _choices(names) -> str:
+    return f"one of {', '.join(names)}"
+
+
+def _text(x) -> bool:
+    return isinstance(x, str) and bool(x.strip())
+
+
+def _count(x) -> bool:
+    return isinstance(x, int) and not isinstance(x, bool) and x > 0
+
+
+_VARIANTS = {"gemma_2b_lora": GEMMA_2B_LORA, "gemma_300m_lora": GEMMA_300M_LORA}
+_LORA = (
+    'null, or an object with "language" and "action", each null, a variant '
+    f"({', '.join(_VARIANTS)}) or an object with rank, alpha and rslora"
+)
+
+FIELDS = {
+    "base": _Field("the name of a config whose settings hold unless given here", _text),
+    "name": _Field("a name", _text),
+    "title": _Field("a title for people", _text),
+    "family": _one_of(FAMILIES),
+    "robot": _one_of(ROBOTS),
+    "action_horizon": _Field("the number of steps in a chunk", _count),
+    "max_token_len": _Field("the number of text tokens", _count),
+    "action_dim": _Field("the model's padded action dimensions (openpi: 32)", _count),
+    "normalisation": _one_of(METHODS),
+    "state_in_prompt": _Field(
+        "true or false (openpi's discrete_state_input)", lambda x: isinstance(x, bool)
+    ),
+    "asset_id": _Field("the folder below assets/ that has norm_stats.json", _text),
+    "default_prompt": _Field("text or null", lambda x: x is None or _text(x)),
+    "offsets": _Field(
+        "true or false for each action dimension: predicted as an offset from the state?",
+        lambda x: isinstance(x, list) and all(isinstance(i, bool) for i in x),
+    ),
+    "adapt_to_pi": _Field("true or false (ALOHA only)", lambda x: isinstance(x, bool)),
+    "lora": _Field(_LORA, lambda x: x is None or isinstance(x, dict)),
+    "action_tokenizer": _Field("a name on the Hugging Face hub, or a folder", _text),
+}
+# Nothing in a checkpoint tells these, and a wrong one gives wrong answers without an error.
+REQUIRED = (
+    "name",
+    "family",
+    "robot",
+    "action_horizon",
+    "max_token_len",
+    "normalisation",
+    "asset_id",
+)
+
+
+def read_config(path: Path | str) -> Entry:
+    """A fine-tune's config from JSON (see FIELDS); raises one ValueError for all that is wrong.
+
+    With "base" only the name and what differs need to be there; without it, all of REQUIRED and,
+    for pi0.5, `state_in_prompt`.
+    """
+    path = Path(path)
+    data = read_json(path)
+    problems = [f"no field is called {name!r}" for name in data.keys() - FIELDS.keys()]
+    for name, value in data.items():
+        if name in FIELDS and not FIELDS[name].valid(value):
+            problems.append(f"{name} is {json.dumps(value)}; expected {FIELDS[name].what}")
+    base: dict = {}
+    if _text(data.get("base")):
+        try:
+            base = _settings(named(data["base"]))
+        except ValueError as error:
+            problems.append(f"base: {error}")
+    if "base" in data:
+        required = ("name",)
+    else:
+        required = (*REQUIRED, *(("state_in_prompt",) if data.get("family") == "pi05" else ()))
+    problems += [f"{x} is missing: {FIELDS[x].what}" for x in required if x not in data]
+    if not problems:
+        problems = _contradictions(data, base)
+    if problems:
+        raise ValueError("\n  ".join([f"{path} is no complete config:", *sorted(problems)]))
+    return _entry({**base, **data})
+
+
+def _contradictions(data: dict, base: dict) -> list[str]:
+    """What cannot be, of fields that are valid one by one."""
+    settings = {**base, **data}
+    family, robot = settings["family"], ROBOTS[settings["robot"]]
+    dims = len(robot.actions)
+    problems = []
+    if base and family != base["family"]:
+        problems.append(f"family is {family}, and the base's is {base['family']}")
+    if data.get("state_in_prompt", family != "pi0") != (family != "pi0") and family != "pi05":
+        problems.append(
+            f"state_in_prompt is {json.dumps(family != 'pi0')} for every {family} policy"
+        )
+    if family == "pi0_fast" and data.get("action_dim", dims) != dims:
+        problems.append(f"action_dim of a pi0_fast policy is its robot's: {dims}")
+    if family != "pi0_fast" and "action_tokenizer" in data:
+        problems.append(f"a {family} policy has no action_tokenizer")
+    if len(data.get("offsets", robot.offsets) or robot.actions) != dims:
+        problems.append(f"offsets has {len(data['offsets'])} values, {robot.title} {dims} actions")
+    if data.get("adapt_to_pi") and robot.name != "aloha":
+        problems.append("adapt_to_pi is for ALOHA only")
+    try:
+        adapters = _adapters(settings.get("lora"))
+    except ValueError as error:
+        problems.append(str(error))
+    else:
+        if family == "pi0_fast" and adapters is not None and adapters.action is not None:
+            problems.append("lora: a pi0_fast policy has no action expert")
+    return problems
+
+
+def _entry(settings: dict) -> Entry:
+    family, robot = settings["family"], ROBOTS[settings["robot"]]
+    robot = dataclasses.replace(
+        robot,
+        offsets=tuple(settings.get("offsets", robot.offsets)),
+        adapt_to_pi=settings.get("adapt_to_pi", robot.adapt_to_pi),
+    )
+    fast = family == "pi0_fast"
+    return Entry(
+        name=settings["name"],
+        title=settings.get("title", settings["name"]),
+        config=sizes(
+            family,
+            robot,
+            settings["action_horizon"],
+            settings["max_token_len"],
+            settings.get("action_dim"),
+        ),
+        robot=robot,
+        normalisation=settings["normalisation"],
+        state_in_prompt=settings.get("state_in_prompt", family != "pi0"),
+        asset_id=settings["asset_id"],
+        default_prompt=settings.get("default_prompt"),
+        adapters=_adapters(settings.get("lora")),
+        action_tokenizer=settings.get("action_tokenizer", FAST_TOKENIZER) if fast else None,
+    )
+
+
+def _settings(entry: Entry) -> dict:
+    """One of openpi's configs as the fields of a JSON config."""
+    if entry.kind != "openpi":
+        raise ValueError(f"{entry.name} is a bundled policy; expected one of openpi's configs")
+    return {
+        "family": entry.family,
+        "robot": next(name for name, robot in ROBOTS.items() if robot == entry.robot),
+        "action_horizon": entry.config.action_horizon,
+        "max_token_len": entry.config.max_token_len,
+        "action_dim": entry.config.action_dim,
+        "normalisation": entry.normalisation,
+        "state_in_prompt": entry.state_in_prompt,
+        "asset_id": entry.asset_id,
+        "default_prompt": entry.default_prompt,
+        "lora": None
+        if entry.adapters is None
+        else {
+            expert: None if lora is None else dataclasses.asdict(lora)
+            for expert, lora in entry.adapters._asdict().items()
+        },
+    }
+
+
+def _adapters(value: dict | None) -> Adapters | None:
+    """Raises ValueError for what is not as FIELDS says."""
+    if value is None:
+        return None
+    if not value.keys() <= set(Adapters._fields) or not any(value.values()):
+        raise ValueError(f"lora is {json.dumps(value)}; expected {_LORA}")
+    return Adapters(**{expert: _lora(expert, given) for expert, given in value.items()})
+
+
+def _lora(expert: str, value) -> Lora | None:
+    if value is None:
+        return None
+    if isinstance(value, str) and value in _VARIANTS:
+        return _VARIANTS[value]
+    number = isinstance(value, dict) and value.get("alpha")
+    if (
+        not isinstance(value, dict)
+        or value.keys() != {"rank", "alpha", "rslora"}
+        or not _count(value["rank"])
+        or not isinstance(number, (int, float))
+        or isinstance(number, bool)
+        or not 0 < number < 1e6
+        or not isinstance(value["rslora"], bool)
+    ):
+        raise ValueError(
+            f"lora.{expert} is {json.dumps(value)}; expected null, {' or '.join(_VARIANTS)}, or "
+            'an object such as {"rank": 16, "alpha": 16, "rslora": false}'
+        )
+    return Lora(value["rank"], float(value["alpha"]), value["rslora"])
