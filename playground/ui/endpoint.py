@@ -126,9 +126,7 @@ def _plain(trace: Trace, link: str) -> dict[str, Any]:
         "notice": info.notice,
         "actions": None if trace.actions is None else trace.actions.tolist(),
         "decode_failure": trace.decode_failure,
-        "dimensions": [
-            {"name": d.name, "unit": d.unit, "meaning": d.meaning} for d in info.actions
-        ],
+        "dimensions": theme.dimensions(info.actions),
         "control_hz": info.control_hz,
         "timings_ms": trace.timings_ms,
         "warnings": list(trace.warnings),

@@ -19,26 +19,18 @@ _STATE = look.component("state.js")
 _EXAMPLES = look.component("examples.js")
 
 
-class Picture(gr.Image):
-    """Hands on the uploaded file as it is: `transforms.load_image` alone decides what is a picture,
-    how large it may be, and which way is up."""
-
-    is_template = True  # the browser's part is gr.Image's
-
-    def preprocess(self, payload):
-        return None if payload is None else payload.path
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class Form:
-    """The components of the column. What they hold, in order, is what `Form.inputs` gives."""
+    """The components of the column. What they hold, in order, is what `Form.inputs` gives, for
+    handlers without preprocessing: a picture must arrive as the file it was, for
+    `transforms.load_image` alone decides what is one, how large it may be and which way is up."""
 
     robot: gr.Dropdown
     policies: gr.CheckboxGroup
     examples: gr.HTML
     titles: tuple[gr.HTML, ...]
     columns: tuple[gr.Column, ...]
-    pictures: tuple[Picture, ...]
+    pictures: tuple[gr.Image, ...]
     modes: tuple[gr.Radio, ...]
     prompt: gr.Textbox
     run: gr.Button
@@ -98,7 +90,7 @@ def _camera(bench: Bench, index: int):
         title = gr.HTML(
             camera_title(bench, index) if here else "", elem_classes="slot", apply_default_css=False
         )
-        picture = Picture(
+        picture = gr.Image(
             label=bench.cameras[index].title if here else "",
             sources=["upload", "webcam", "clipboard"],
             webcam_options=gr.WebcamOptions(mirror=False),
@@ -227,17 +219,18 @@ class Asked:
 
 def asked(robot, policies, prompt, state, steps, samples, seed, temperature, most, *rest) -> Asked:
     """Raises ValueError for an empty field."""
-    options = {"steps": steps, "samples": samples, "seed": seed, "temperature": temperature}
-    options["most tokens"] = most
-    if empty := [name for name, value in options.items() if value is None]:
-        raise ValueError(f"the field {' and '.join(empty)} is empty; give a number")
+    fields = {"steps": steps, "samples": samples, "seed": seed, "temperature": temperature}
+    fields["most tokens"] = most
+    for name, value in fields.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"the field {name} needs a number, it holds {value!r}")
     return Asked(
         robot=robot,
         policies=list(policies or []),
         prompt=prompt or "",
         state=list(state["values"]),
         options=Options(int(steps), int(samples), int(seed), float(temperature), int(most)),
-        pictures=list(rest[:MAX_CAMERAS]),
+        pictures=[file and file["path"] for file in rest[:MAX_CAMERAS]],
         modes=list(rest[MAX_CAMERAS:]),
     )
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import gradio as gr
 
+from playground import transforms
 from playground.robots import Robot
 from playground.ui import bench as benches
 from playground.ui import endpoint, look, observation, progress, tabs
@@ -153,10 +154,10 @@ class _Parts:
             updates[self.form.modes[index]] = benches.AS_TRAINED
         return updates
 
-    def check_picture(self, path):
+    def check_picture(self, file):
         """A file that is no picture is refused at once, and taken out of its slot."""
         try:
-            observation.transforms.load_image(path)
+            transforms.load_image(file["path"])
         except ValueError as error:
             gr.Warning(benches.words(error), title="This picture cannot be used")
             return None
@@ -254,12 +255,12 @@ def _wire(page: gr.Blocks, parts: _Parts) -> None:
         **own,
     )
     for picture in form.pictures:
-        picture.upload(parts.check_picture, picture, picture, **own)
+        picture.upload(parts.check_picture, picture, picture, preprocess=False, **own)
     run = {
         "fn": parts.run,
         "inputs": [parts.key, shown.units, shown.execute, *form.inputs],
         "outputs": [parts.strip, parts.key, form.run, form.stop, *shown.all],
-        "concurrency_limit": None,
+        "preprocess": False,
         **own,
     }
     form.run.click(**run)

@@ -53,8 +53,8 @@ class Shown:
 def build(policies: Sequence[str]) -> Shown:
     columns: dict[str, list[gr.Column]] = {name: [] for name in policies}
 
-    def side_by_side(make):
-        with gr.Row(elem_classes="pair"):
+    def side_by_side(make, kind=""):
+        with gr.Row(elem_classes=["pair", kind]):
             found = {}
             for name in policies:
                 with gr.Column(min_width=300) as column:
@@ -64,13 +64,13 @@ def build(policies: Sequence[str]) -> Shown:
 
     with gr.Tabs(elem_id="tabs"):
         with gr.Tab("Actions", id="actions"):
-            live = side_by_side(lambda: gr.HTML(None, **_LIVE))
+            live = side_by_side(lambda: gr.HTML(None, **_LIVE), "live")
             with gr.Row(elem_classes="tools"):
                 units = gr.Radio(
                     [ROBOT_UNITS, MODEL_UNITS], value=ROBOT_UNITS, label="Values", elem_id="units"
                 )
                 execute = gr.Slider(
-                    0, 50, 0, step=1, label="Steps a robot would execute (0: none marked)",
+                    0, 50, 0, step=1, label="Steps to execute (marked)",
                     elem_id="execute",
                 )  # fmt: skip
                 png = gr.Button("Save picture (PNG)", size="sm", elem_id="png")
