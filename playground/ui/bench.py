@@ -31,10 +31,6 @@ class Camera:
         """The models' own names of it."""
         return " / ".join(dict.fromkeys(slot.name for slot in self.slots.values()))
 
-    @property
-    def when_missing(self) -> dict[str, str]:
-        return {policy: slot.when_missing for policy, slot in self.slots.items()}
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Bench:

@@ -1,6 +1,7 @@
 """The left column: the robot, its pictures, the prompt, the state, and how to run."""
 
 import dataclasses
+import html
 from collections.abc import Sequence
 
 import gradio as gr
@@ -10,7 +11,7 @@ from playground import transforms
 from playground.trace import Options
 from playground.ui import bench as benches
 from playground.ui import look
-from playground.ui.bench import AS_TRAINED, Bench
+from playground.ui.bench import AS_TRAINED, Bench, Example
 from playground.views import theme
 
 MAX_CAMERAS = 4  # pi0 and pi0-FAST on DROID: two pictures both take, and one of each alone
@@ -54,7 +55,10 @@ class Form:
 
 
 def build(bench: Bench) -> Form:
-    """Lays the column out; to be called inside a gr.Column."""
+    """Lays the column out, filled with the robot's first example; to be called inside a
+    gr.Column."""
+    examples_here = benches.examples(bench.robot)
+    first = examples_here[0] if examples_here else None
     robot = gr.Dropdown(
         [bench.robot.name], value=bench.robot.name, label="Robot", visible=False, elem_id="robot"
     )
@@ -64,9 +68,10 @@ def build(bench: Bench) -> Form:
     gr.HTML("<h2>Observation</h2>", elem_classes="section", apply_default_css=False)
     examples = gr.HTML(example_cards(bench), **_EXAMPLES, elem_id="examples")
     with gr.Row(elem_classes="cameras"):
-        slots = [_camera(bench, index) for index in range(MAX_CAMERAS)]
+        slots = [_camera(bench, index, first) for index in range(MAX_CAMERAS)]
     columns, titles, pictures, modes = zip(*slots, strict=True)
     prompt = gr.Textbox(
+        first.prompt if first else "",
         label="Prompt",
         placeholder="what the robot shall do",
         lines=2,
@@ -78,19 +83,22 @@ def build(bench: Bench) -> Form:
         run = gr.Button("Run", variant="primary", elem_id="run", scale=3)
         stop = gr.Button("Stop", elem_id="stop", interactive=False, scale=1, min_width=90)
     with gr.Accordion(f"State: {len(bench.robot.state)} values", open=True):
-        state = gr.HTML(state_value(bench, None), judged=[], **_STATE, elem_id="state")
+        state = gr.HTML(
+            state_value(bench, first and first.state), judged=[], **_STATE, elem_id="state"
+        )
     options = _options()
     return Form(robot, policies, examples, titles, columns, pictures, modes, prompt, run, stop,
                 state, *options)  # fmt: skip
 
 
-def _camera(bench: Bench, index: int):
+def _camera(bench: Bench, index: int, first: Example | None):
     here = index < len(bench.cameras)
     with gr.Column(visible=here, min_width=110, elem_classes="camera-slot") as column:
         title = gr.HTML(
             camera_title(bench, index) if here else "", elem_classes="slot", apply_default_css=False
         )
         picture = gr.Image(
+            first.images.get(bench.cameras[index].name) if here and first else None,
             label=bench.cameras[index].title if here else "",
             sources=["upload", "webcam", "clipboard"],
             webcam_options=gr.WebcamOptions(mirror=False),
@@ -102,8 +110,8 @@ def _camera(bench: Bench, index: int):
             buttons=[],
         )
         mode = gr.Dropdown(
-            list(MODES), value=AS_TRAINED, show_label=False, label="Slot", container=False,
-            elem_id=f"mode-{index}",
+            list(MODES), value=AS_TRAINED, show_label=False, label="How the slot is given",
+            container=False, filterable=False, elem_id=f"mode-{index}",
         )  # fmt: skip
     return column, title, picture, mode
 
@@ -122,9 +130,15 @@ def _options():
 
 
 def camera_title(bench: Bench, index: int) -> str:
+    """The slot's name, the robot's camera, and what an empty slot was in training."""
     camera = bench.cameras[index]
     told = f"camera {camera.name}" if camera.name else "no camera of this robot"
-    return f"<code>{camera.title}</code> <span>{told}</span>"
+    slots = {bench.infos[n].title: slot for n, slot in camera.slots.items() if n in bench.infos}
+    if any(slot.required for slot in slots.values()):
+        told += ", needed"
+    elif slots:
+        told += "; empty: " + ", ".join(f"{n} {slot.when_missing}" for n, slot in slots.items())
+    return f"<code>{html.escape(camera.title)}</code> <span>{html.escape(told)}</span>"
 
 
 def state_value(bench: Bench, values: Sequence[float] | None) -> dict:
@@ -141,20 +155,15 @@ def example_cards(bench: Bench) -> list[dict]:
 
 
 def refreshed(bench: Bench, robots: Sequence[str], form: Form) -> dict:
-    """Updates for every part of the column that depends on robot and policies."""
+    """Updates for the frame: which policies, slots and examples there are. What a visitor has put
+    in stays."""
     labels = [(bench.infos[n].title if n in bench.infos else n, n) for n in bench.policies]
-    values = list(bench.robot.resting_state)
     updates = {
         form.robot: gr.update(
             choices=list(robots), value=bench.robot.name, visible=len(robots) > 1
         ),
-        form.policies: gr.update(
-            choices=labels, value=list(bench.policies), visible=len(bench.policies) > 1
-        ),
+        form.policies: gr.update(choices=labels, visible=len(bench.policies) > 1),
         form.examples: example_cards(bench),
-        form.state: gr.update(
-            value=state_value(bench, values), judged=benches.judged(bench, values)
-        ),
     }
     for index in range(MAX_CAMERAS):
         here = index < len(bench.cameras)
@@ -162,6 +171,22 @@ def refreshed(bench: Bench, robots: Sequence[str], form: Form) -> dict:
         updates[form.titles[index]] = camera_title(bench, index) if here else ""
         if here:
             updates[form.pictures[index]] = gr.update(label=bench.cameras[index].title)
+    return updates
+
+
+def filled(bench: Bench, example: Example | None, form: Form) -> dict:
+    """Updates that put an example in; without one, the robot's resting state and nothing else."""
+    values = example.state if example else bench.robot.resting_state
+    updates = {
+        form.prompt: example.prompt if example else "",
+        form.state: gr.update(
+            value=state_value(bench, values), judged=benches.judged(bench, values)
+        ),
+    }
+    for index in range(MAX_CAMERAS):
+        camera = bench.cameras[index].name if index < len(bench.cameras) else None
+        updates[form.pictures[index]] = example.images.get(camera) if example else None
+        updates[form.modes[index]] = AS_TRAINED
     return updates
 
 

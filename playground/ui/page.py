@@ -95,6 +95,7 @@ class _Parts:
 
     def __init__(self, every, runs, results, worker, form, shown, strip, key):
         self.every, self.runs, self.results, self.worker = every, runs, results, worker
+        self.first = every.of(every.robots()[0]).robot
         self.form, self.shown, self.strip, self.key = form, shown, strip, key
 
     async def follow_loading(self):
@@ -103,14 +104,15 @@ class _Parts:
         while not self.every.infos():
             status = self.worker.status()
             if status.state in ("down", "closed"):
-                yield {self.strip: self._gone()}
+                yield self._gone()
                 return
             if told != status.loading:
                 told = status.loading
                 bench = self.every.of(self.every.robots()[0])
                 yield {self.strip: Progress(bench, loading=told or "starting").payload()}
             await asyncio.sleep(0.3)
-        yield self._everything(self.every.robots()[0])
+        bench = self.every.of(self.every.robots()[0])
+        yield self._frame(bench) if bench.robot is self.first else self._anew(bench)
 
     def _gone(self) -> dict:
         notes = Progress(self.every.of(self.every.robots()[0]))
@@ -118,17 +120,27 @@ class _Parts:
             self.worker.metadata(timeout_s=0)
         except (Down, TimeoutError) as error:
             notes.fail(str(error))
-        return notes.payload()
+        return {self.strip: notes.payload()}
 
-    def _everything(self, robot: str) -> dict:
-        bench = self.every.of(robot)
+    def _frame(self, bench) -> dict:
         updates = observation.refreshed(bench, self.every.robots(), self.form)
         updates |= observation.effects(bench, bench.policies, 0.0, self.form)
         updates |= tabs.refreshed(bench, self.shown)
         return updates | {self.strip: Progress(bench).payload()}
 
+    def _anew(self, bench) -> dict:
+        found = benches.examples(bench.robot)
+        frame, values = self._frame(bench), observation.filled(bench, None, self.form)
+        if found:
+            values = observation.filled(bench, found[0], self.form)
+        frame[self.form.policies] |= {"value": list(bench.policies)}
+        for index, picture in enumerate(self.form.pictures):
+            if index < len(bench.cameras):
+                values[picture] = frame[picture] | {"value": values[picture]}
+        return frame | values
+
     def choose_robot(self, robot):
-        return self._everything(robot)
+        return self._anew(self.every.of(robot))
 
     def judge(self, robot, state):
         judged = benches.judged(self.every.of(robot), state["values"])
@@ -141,18 +153,7 @@ class _Parts:
     def example(self, robot, event: gr.EventData):
         bench = self.every.of(robot)
         example = benches.examples(bench.robot)[int(event.index)]
-        updates = {
-            self.form.prompt: example.prompt,
-            self.form.state: gr.update(
-                value=observation.state_value(bench, example.state),
-                judged=benches.judged(bench, example.state),
-            ),
-        }
-        for index in range(observation.MAX_CAMERAS):
-            camera = bench.cameras[index].name if index < len(bench.cameras) else ""
-            updates[self.form.pictures[index]] = example.images.get(camera)
-            updates[self.form.modes[index]] = benches.AS_TRAINED
-        return updates
+        return observation.filled(bench, example, self.form)
 
     def check_picture(self, file):
         """A file that is no picture is refused at once, and taken out of its slot."""
@@ -243,7 +244,9 @@ def _wire(page: gr.Blocks, parts: _Parts) -> None:
     whole = [
         parts.strip, *form.inputs, *form.columns, *form.titles, form.examples, *shown.by_policy,
     ]  # fmt: skip
-    page.load(parts.follow_loading, None, whole, **own)
+    page.load(parts.follow_loading, None, whole, **own).then(
+        parts.judge, [form.robot, form.state], form.state, **own
+    )
     page.unload(parts.stop)
     form.robot.input(parts.choose_robot, form.robot, whole, **own)
     form.state.input(parts.judge, [form.robot, form.state], form.state, **own)
