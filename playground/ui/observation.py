@@ -82,6 +82,7 @@ def build(bench: Bench) -> Form:
     with gr.Row(elem_classes="buttons"):
         run = gr.Button("Run", variant="primary", elem_id="run", scale=3)
         stop = gr.Button("Stop", elem_id="stop", interactive=False, scale=1, min_width=90)
+    gr.HTML('<p id="told" class="told" aria-hidden="true"></p>', apply_default_css=False)
     with gr.Accordion(f"State: {len(bench.robot.state)} values", open=True):
         state = gr.HTML(
             state_value(bench, first and first.state), judged=[], **_STATE, elem_id="state"

@@ -28,7 +28,8 @@ _MAX_EVENTS = 256  # Gradio's own queue; the worker's is shorter and the one tha
 
 
 class Runs:
-    """The streams that are open now, by visitor, so that Stop and a closed page can end them."""
+    """The streams that are open now, by visitor, so that Stop and a closed page can end them. A
+    visitor has one run at a time: a new one ends the one before."""
 
     def __init__(self):
         self._lock = threading.Lock()
@@ -38,7 +39,9 @@ class Runs:
     def of(self, visitor: str, streams: list[Stream]) -> Iterator[None]:
         """Until the end of the block; whatever ends it, the streams are closed."""
         with self._lock:
+            before = self._open.get(visitor, [])
             self._open[visitor] = streams
+        _close(before)
         try:
             yield
         finally:
@@ -52,9 +55,10 @@ class Runs:
             streams = self._open.pop(visitor, [])
         _close(streams)
 
-    def stopped(self, visitor: str, streams: list[Stream]) -> bool:
+    def current(self, visitor: str) -> list[Stream] | None:
+        """The visitor's run, None when there is none or it was stopped."""
         with self._lock:
-            return self._open.get(visitor) is not streams
+            return self._open.get(visitor)
 
 
 def _close(streams: list[Stream]) -> None:
@@ -98,21 +102,26 @@ class _Parts:
         self.first = every.of(every.robots()[0]).robot
         self.form, self.shown, self.strip, self.key = form, shown, strip, key
 
-    async def follow_loading(self):
-        """From the first look at the page until the policies are loaded."""
+    async def follow_loading(self, request: gr.Request):
+        """From the first look at the page until the policies are loaded. A run that waits for them
+        says itself what it waits for."""
+        visitor = request.session_hash
         told = None
         while not self.every.infos():
             status = self.worker.status()
             if status.state in ("down", "closed"):
                 yield self._gone()
                 return
-            if told != status.loading:
+            if told != status.loading and not self.runs.current(visitor):
                 told = status.loading
                 bench = self.every.of(self.every.robots()[0])
                 yield {self.strip: Progress(bench, loading=told or "starting").payload()}
             await asyncio.sleep(0.3)
         bench = self.every.of(self.every.robots()[0])
-        yield self._frame(bench) if bench.robot is self.first else self._anew(bench)
+        updates = self._frame(bench) if bench.robot is self.first else self._anew(bench)
+        if self.runs.current(visitor):
+            del updates[self.strip]
+        yield updates
 
     def _gone(self) -> dict:
         notes = Progress(self.every.of(self.every.robots()[0]))
@@ -184,12 +193,15 @@ class _Parts:
         except (ValueError, Busy, Down) as error:
             raise gr.Error(benches.words(error), title="Not run", print_exception=False) from error
         visitor = request.session_hash
-        notes = Progress(bench, asked.policies)
+        notes = Progress(bench, asked.policies, self.worker.status().loading)
         with self.runs.of(visitor, streams):
             yield self._running(notes, True)
-            yield from self._events(streams, notes)
-            if self.runs.stopped(visitor, streams):
+            yield from self._events(streams, notes, bench)
+            now = self.runs.current(visitor)
+            if now is None:
                 notes.stop()
+            elif now is not streams:  # the page shows the newer run
+                return
         if notes.traces:
             self.results.drop(key)
             key = self.results.keep(notes.traces)
@@ -199,12 +211,14 @@ class _Parts:
             told = " ".join(benches.words(text) for text in notes.failures)
             raise gr.Error(told, title="Not every policy answered", print_exception=False)
 
-    def _events(self, streams, notes):
+    def _events(self, streams, notes, bench):
         """Updates at most every tenth of a second, and at once for what is news."""
         began = shown = time.monotonic()
         live = False
         for stream in streams:
             for event in stream:
+                if not bench.infos and (bench := self.every.of(bench.robot.name)).infos:
+                    notes.know(bench)
                 news = notes.take(event)
                 now = time.monotonic()
                 if not news and now - shown < _UPDATE_EVERY_S:

@@ -41,6 +41,10 @@ class Progress:
         for name in policies:
             self._policies[name].state = "waiting"
 
+    def know(self, bench: Bench) -> None:
+        """The policies have been loaded meanwhile."""
+        self._bench, self._loading = bench, ""
+
     @property
     def traces(self) -> dict[str, Trace]:
         return {name: p.trace for name, p in self._policies.items() if p.trace is not None}

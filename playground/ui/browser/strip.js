@@ -78,9 +78,19 @@ function draw(card) {
   );
 }
 
+/** The same sentence beside the Run button: on a phone the strip is out of sight there. */
+function tellBeside(value) {
+  const place = document.querySelector("#told");
+  if (!place) return;
+  const answered = value.policies.some((card) => card.stages.length);
+  const link = make("a", { href: "#tabs" }, "See the answer");
+  place.replaceChildren(value.say, answered && value.state === "done" ? link : "");
+}
+
 function refresh() {
   const value = props.value;
   if (!value) return;
+  tellBeside(value);
   view.dataset.state = value.state;
   if (sentence.textContent !== value.say) sentence.textContent = value.say;
   device.textContent = value.device ? `Device: ${value.device}` : "";

@@ -1,0 +1,461 @@
+"""The page in a real browser, on the bundled policies: what a visitor does and sees.
+
+One app serves all tests, started as a visitor's would be. What the page shows is held against the
+same policies called from Python here.
+"""
+
+import contextlib
+import io
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFilter
+from playwright.sync_api import Page, expect, sync_playwright
+
+from playground.events import Done
+from playground.loading import keep_compiled_programs, open_policy
+from playground.robots import TABLETOP
+from playground.trace import Options, RawObservation, load
+from playground.transforms import load_image, normalise
+
+pytestmark = pytest.mark.browser
+
+ROOT = Path(__file__).resolve().parents[1]
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+LIMIT_MS = 90_000  # for what must happen, on however slow a machine
+PI0, FAST = "pi0_tabletop", "pi0_fast_tabletop"
+CARDS = {PI0: ".card[data-family='pi0']", FAST: ".card[data-family='pi0_fast']"}
+LONG = {"steps": 100, "samples": 32}  # a run that lasts for seconds
+
+
+# --- the app, the browser, a visitor ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory):
+    """The app's address as soon as it answers; its policies may still be loading."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = tmp_path_factory.mktemp("app")
+    log = folder / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "app.py", "--port", str(port)],
+            cwd=ROOT,
+            env={**os.environ, "GRADIO_TEMP_DIR": str(folder / "files")},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        until(lambda: process.poll() is not None or answers(f"{address}/healthz"))
+        assert process.poll() is None, log.read_text()
+        yield address
+    finally:
+        process.send_signal(signal.SIGTERM)
+        status = process.wait(60)
+    told = log.read_text()
+    assert status == 0, told
+    assert "Traceback" not in told, told
+
+
+def until(condition):
+    deadline = time.monotonic() + LIMIT_MS / 1000
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)
+
+
+def answers(address):
+    with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5):
+        return True
+    return False
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(app, browser):
+    """Opens the page as a new visitor. In the end no console may have complained, and nothing may
+    have been fetched from anywhere else."""
+    opened, complaints = [], []
+
+    def open_page(*, ready=True, **context) -> Page:
+        page = browser.new_context(
+            **{"viewport": {"width": 1440, "height": 900}, **context}
+        ).new_page()
+        page.set_default_timeout(LIMIT_MS)
+        page.on("console", lambda m: m.type == "error" and complaints.append(m.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on(
+            "request",
+            lambda r: r.url.startswith((app, "data:", "blob:")) or complaints.append(r.url),
+        )
+        page.goto(app)
+        opened.append(page)
+        if ready:
+            expect(page.locator(".say")).to_have_text("Ready.", timeout=LIMIT_MS)
+        return page
+
+    yield open_page
+    for page in opened:
+        page.context.close()
+    assert not complaints
+
+
+@pytest.fixture(scope="module")
+def policies():
+    """The same policies in this process."""
+    keep_compiled_programs()
+    return {name: open_policy(name) for name in (PI0, FAST)}
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    """A JPEG as a phone makes it: large, not square, lying on its side by its EXIF orientation."""
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(90, 170, (480, 640, 3), np.uint8))
+    picture = noise.filter(ImageFilter.GaussianBlur(3))
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle((60, 300, 600, 470), fill=(200, 180, 150))
+    draw.ellipse((300, 250, 380, 330), fill=(190, 30, 40))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path_factory.mktemp("photo") / "photo.jpg"
+    picture.save(path, quality=85, exif=exif)
+    return path
+
+
+def give(page, path, slot=0):
+    """Puts a file into a slot, after taking out what is there."""
+    place = page.locator(f"#picture-{slot}")
+    if place.get_by_label("Remove Image").count():
+        place.get_by_label("Remove Image").click()
+    place.locator("input[type=file]").first.set_input_files(path)
+
+
+def set_options(page, values):
+    if not page.locator("#steps").count():
+        page.get_by_role("button", name="Advanced").click()
+    for name, value in values.items():
+        field = page.locator(f"#{name} input[type=number]")
+        field.fill(str(value))
+        field.press("Tab")
+
+
+def run(page):
+    page.get_by_role("button", name="Run", exact=True).click()
+
+
+def answered(page, *names):
+    for name in names or (PI0, FAST):
+        expect(page.locator(CARDS[name])).to_contain_text("Answered in", timeout=LIMIT_MS)
+    expect(page.get_by_role("button", name="Run", exact=True)).to_be_enabled(timeout=LIMIT_MS)
+
+
+def tab(page, name):
+    page.get_by_role("tab", name=name).click()
+
+
+def trace_of(policy, observation, options=Options()):  # noqa: B008
+    *_, last = policy.infer(observation, options)
+    assert isinstance(last, Done)
+    return last.trace
+
+
+def drawn_lines(page, title):
+    """By panel, in the order drawn, the values of a policy's first sample."""
+    expect(page.locator("#actions-plot .js-plotly-plot")).to_be_visible(timeout=LIMIT_MS)
+    return page.evaluate(
+        """title => document.querySelector("#actions-plot .js-plotly-plot")._fullData
+          .filter(t => t.name === title && t.mode === "lines" && t._length > 1 && t.line.width > 2)
+          .map(t => Array.from(t.y))""",
+        title,
+    )
+
+
+# --- tests --------------------------------------------------------------------------------------
+
+
+def test_page_can_be_used_while_the_policies_load(visit, app):
+    """Also the first to run: it starts the app."""
+    page = visit(ready=False)
+    expect(page.locator(".say")).to_contain_text(re.compile("Getting ready|Ready"))
+    run(page)  # the example it starts with
+    answered(page)
+    assert answers(f"{app}/readyz")
+    expect(page.locator(".say")).to_have_text("Done.")
+    for name in (PI0, FAST):
+        expect(page.locator(CARDS[name])).to_contain_text("untrained weights")
+
+
+def test_both_answers_equal_the_policies_called_from_python(visit, policies, photo):
+    page = visit()
+    prompt = "put the gripper on the red cube"
+    state = np.array(TABLETOP.resting_state)
+    give(page, photo)
+    page.get_by_label("Prompt").fill(prompt)
+    for i, value in enumerate(state):
+        page.locator(".state input").nth(i).fill(repr(float(value)))
+    page.get_by_label("left elbow in rad").fill("2.25")
+    state[2] = 2.25
+    run(page)
+    answered(page)
+
+    observation = RawObservation("tabletop", {"base_0_rgb": load_image(photo)}, {}, prompt, state)
+    flow = trace_of(policies[PI0], observation)
+    fast = trace_of(policies[FAST], observation)
+    lines = drawn_lines(page, "pi0")
+    order = [*range(14)]
+    np.testing.assert_allclose(np.array(lines)[order].T, flow.actions[0], rtol=1e-4, atol=1e-5)
+    written = drawn_lines(page, "pi0-FAST")
+    if fast.actions is None:
+        assert written == []
+        expect(page.locator(CARDS[FAST])).to_contain_text("did not decode")
+    else:
+        np.testing.assert_allclose(np.array(written).T, fast.actions[0], rtol=1e-4, atol=1e-5)
+
+    outside = page.locator(".state tr", has_text="left elbow").locator(".outside")
+    expect(outside).to_have_count(2)  # one radian about the rest is what the norm stats span
+    info = policies[PI0].info
+    shown = page.locator(".state tr", has_text="left waist").locator(".judged").first.inner_text()
+    expected = normalise(state, info.state_stats, info.normalisation)[0]
+    assert float(shown.replace("−", "-")) == pytest.approx(expected, abs=0.006)
+
+    tab(page, "Denoising")
+    shown = page.locator(".rail .token").count()
+    assert shown == len(fast.tokens)
+    tab(page, "Attention mask")
+    expect(page.locator("#compare")).to_contain_text("which are black")
+    tab(page, "What the models receive")
+    texts = page.locator("pre.text").all_inner_texts()
+    assert [text.replace("⏎", "") for text in texts] == [flow.text, fast.text]
+    pieces = page.locator(".pieces")
+    assert pieces.nth(0).locator("li").count() == len(flow.prompt_tokens)
+    assert pieces.nth(1).locator("li").count() == len(fast.prompt_tokens)
+    seen = page.locator(".seen img").first.get_attribute("src").partition(",")[2]
+    with urllib.request.urlopen(f"data:image/jpeg;base64,{seen}") as file:
+        picture = load_image(file.read()).astype(int)
+    assert np.abs(picture - flow.images["base_0_rgb"]).mean() < 4  # it travels as a JPEG
+
+    with page.expect_download() as download:
+        page.locator(CARDS[PI0]).get_by_role("link", name="Save trace").click()
+    assert download.value.suggested_filename == "pi0_tabletop-untrained-weights.npz"
+    saved = load(download.value.path())
+    np.testing.assert_allclose(saved.actions, flow.actions, rtol=1e-4, atol=1e-5)
+    assert saved.recipe.image_sha256 == flow.recipe.image_sha256
+
+
+def test_player_scrubs_without_the_server(visit):
+    page = visit()
+    run(page)
+    answered(page)
+    tab(page, "Denoising")
+    slider = page.get_by_label("Euler step")
+    expect(slider).to_be_visible()
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    clock = page.locator(".clock").first
+    before = clock.inner_text()
+    slider.press("Home")
+    expect(clock).to_contain_text("0 of 10")
+    slider.press("ArrowRight")
+    expect(clock).to_contain_text("1 of 10")
+    assert clock.inner_text() != before
+    page.get_by_role("button", name="Play").first.click()
+    expect(clock).to_contain_text("10 of 10")
+    assert asked == []
+
+
+def test_second_visitor_waits_in_line_and_stop_lets_them_on(visit):
+    first, second = visit(), visit()
+    set_options(first, LONG)
+    run(first)
+    expect(first.locator(CARDS[PI0])).to_contain_text("step")
+    run(second)
+    expect(second.locator(".say")).to_contain_text("One run is before yours")
+    expect(second.locator(CARDS[PI0])).to_contain_text("Waiting for its turn")
+    first.get_by_role("button", name="Stop").click()
+    expect(first.locator(".say")).to_contain_text("Stopped")
+    expect(first.get_by_role("button", name="Run", exact=True)).to_be_enabled()
+    answered(second)
+    expect(first.locator(".card", has_text="Answered")).to_have_count(0)
+
+
+def test_closing_the_page_ends_its_run(visit, app):
+    first, second = visit(), visit()
+    set_options(first, LONG)
+    run(first)
+    expect(first.locator(CARDS[PI0])).to_contain_text("step")
+    first.close()
+    run(second)
+    answered(second)
+
+
+def test_live_chunk_shows_while_it_is_made_and_then_the_result(visit):
+    page = visit()
+    set_options(page, {**LONG, "steps": 40})
+    page.get_by_label("pi0-FAST").uncheck()
+    run(page)
+    expect(page.locator(".live .panel").first).to_be_visible()
+    expect(page.locator("#actions-plot")).not_to_be_visible()
+    answered(page, PI0)
+    expect(page.locator(".live .panel")).to_have_count(0)
+    expect(page.locator("#actions-plot .js-plotly-plot")).to_be_visible()
+    assert page.locator(CARDS[FAST]).get_by_text("Answered").count() == 0
+
+
+@pytest.mark.parametrize("kind", ["zip", "cut off"])
+def test_file_that_is_no_picture_is_refused_and_nothing_else_is_lost(visit, photo, tmp_path, kind):
+    page = visit()
+    page.get_by_label("Prompt").fill("keep this")
+    path = tmp_path / ("picture.png" if kind == "zip" else "picture.jpg")
+    if kind == "zip":
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr("x", "<script>")
+        path.write_bytes(archive.getvalue())
+        message = "no readable PNG, JPEG or WebP image"
+    else:
+        path.write_bytes(photo.read_bytes()[:9000])
+        message = "damaged or cut off"
+    give(page, path)
+    expect(page.get_by_test_id("toast-body")).to_contain_text(message)
+    expect(page.locator("#picture-0 img")).to_have_count(0)
+    run(page)
+    expect(page.get_by_test_id("toast-body").last).to_contain_text("needs a picture")
+    expect(page.get_by_label("Prompt")).to_have_value("keep this")
+    give(page, photo)
+    expect(page.locator("#picture-0 img")).to_be_visible()
+    run(page)
+    answered(page)
+
+
+def test_markup_in_prompt_and_state_stays_text(visit):
+    page = visit()
+    attack = "<img src=x onerror=hacked=1><b>x</b>"
+    page.get_by_label("Prompt").fill(attack)
+    run(page)
+    answered(page)
+    for name in ("Denoising", "Attention mask", "What the models receive", "Actions"):
+        tab(page, name)
+        page.wait_for_timeout(200)
+    tab(page, "What the models receive")
+    expect(page.locator("pre.text").first).to_contain_text(attack)
+    page.get_by_label("left waist in rad").fill("<img src=x onerror='window.hacked=1'>")
+    run(page)
+    toast = page.get_by_test_id("toast-body")
+    expect(toast).to_contain_text("left waist must be a number")
+    expect(toast).to_contain_text("<img src=x")
+    assert page.evaluate("window.hacked") is None
+    expect(page.locator(CARDS[PI0])).to_contain_text("Answered in")  # the last answer stays
+
+
+def test_controls_without_effect_are_closed_and_say_why(visit):
+    page = visit()
+    page.get_by_role("button", name="Advanced").click()
+    expect(page.locator("#seed input")).to_be_enabled()
+    expect(page.locator("#seed")).to_contain_text("No effect on pi0-FAST")
+    page.get_by_label("pi0", exact=True).uncheck()
+    expect(page.locator("#seed input")).to_be_disabled()
+    expect(page.locator("#seed")).to_contain_text("at temperature 0")
+    expect(page.locator("#steps input[type=number]")).to_be_disabled()
+    set_options(page, {"temperature": 0.5})
+    expect(page.locator("#seed input")).to_be_enabled()
+
+
+def test_phone_in_the_dark_fits_and_every_control_has_a_name(visit):
+    page = visit(viewport={"width": 390, "height": 844}, color_scheme="dark")
+    page.get_by_role("button", name=re.compile("Run the example")).first.click()
+    answered(page)
+    for name in ("Actions", "Denoising", "Attention mask", "What the models receive"):
+        found = page.get_by_role("tab", name=name)
+        if not found.is_visible():
+            page.get_by_role("button", name="More tabs").click()
+            found = page.get_by_role("button", name=name)
+        found.click()
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth") == 390, name
+        assert nameless(page) == []
+
+
+def nameless(page):
+    """Controls on show that a screen reader could not name."""
+    return page.evaluate(
+        """() => [...document.querySelectorAll("button, input, textarea, select, canvas")]
+          .filter(e => e.offsetParent && e.type !== "file")
+          .filter(e => ![e.ariaLabel, e.title, e.textContent, ...[...(e.labels || [])]
+            .map(l => l.textContent)].some(text => text && text.trim()))
+          .map(e => e.outerHTML.slice(0, 120))"""
+    )
+
+
+def test_results_of_others_cannot_be_had(visit, app):
+    page = visit()
+    run(page)
+    answered(page)
+    link = page.locator(CARDS[PI0]).get_by_role("link", name="Save trace").get_attribute("href")
+    assert answers(f"{app}/{link}")
+    key = link.split("/")[1]
+    assert len(key) >= 20
+    for wrong in (f"trace/{key[:-1]}/{PI0}", f"trace/{key}/..%2f..%2fapp.py", "trace/x/y"):
+        assert not answers(f"{app}/{wrong}")
+    other = visit()
+    expect(other.get_by_role("link", name="Save trace")).to_have_count(0)
+
+
+def test_programs_get_the_same_answer(app, visit, policies, photo):
+    from gradio_client import Client, handle_file
+
+    visit()  # until the policies are loaded
+    client = Client(app, verbose=False)
+    answer = client.predict(
+        prompt="touch the red cube",
+        images={"base_0_rgb": handle_file(photo)},
+        num_steps=4,
+        seed=3,
+        policies=[PI0],
+        api_name="/infer",
+    )[PI0]
+    state = np.array(TABLETOP.resting_state)
+    images = {"base_0_rgb": load_image(photo)}
+    observation = RawObservation("tabletop", images, {}, "touch the red cube", state)
+    expected = trace_of(policies[PI0], observation, Options(num_steps=4, seed=3))
+    np.testing.assert_allclose(answer["actions"], expected.actions, rtol=1e-4, atol=1e-5)
+    assert answer["badge"] == "untrained weights"
+    with urllib.request.urlopen(f"{app}/{answer['trace']}") as file:
+        assert load(io.BytesIO(file.read())).recipe.prompt == "touch the red cube"
+    with pytest.raises(Exception, match="no camera slots"):
+        client.predict("touch", {"left_eye": handle_file(photo)}, api_name="/infer")
+    with pytest.raises(Exception, match="picture"):
+        client.predict("touch", {"base_0_rgb": {"path": "/etc/passwd"}}, api_name="/infer")
+    public = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    assert set(public) == {"/infer"}
