@@ -308,11 +308,15 @@ class Mask {
       }
   }
 
+  /** Gaps between blocks, where both are large enough to keep most of their room. */
   seams(context) {
-    for (const { from } of this.across.segments.slice(1))
-      context.clearRect(from * kept.zoom - kept.left - SEAM / 2, 0, SEAM, this.down.length);
-    for (const { from } of this.down.segments.slice(1))
-      context.clearRect(0, from * kept.zoom - kept.top - SEAM / 2, this.across.length, SEAM);
+    const places = (axis, offset) =>
+      axis.segments
+        .slice(1)
+        .filter(({ size }, i) => Math.min(size, axis.segments[i].size) * kept.zoom > 4 * SEAM)
+        .map(({ from }) => from * kept.zoom - offset - SEAM / 2);
+    for (const x of places(this.across, kept.left)) context.clearRect(x, 0, SEAM, this.down.length);
+    for (const y of places(this.down, kept.top)) context.clearRect(0, y, this.across.length, SEAM);
   }
 
   /** Outlines the chosen cell and shades its row and column. */
