@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
-from gradio.data_classes import FileData
+from gradio_client.utils import is_file_obj_with_meta
 
 from playground import transforms
 from playground.events import Done, Failed, Job
@@ -90,10 +90,11 @@ def _slots(bench, images, modes):
     pictures = [None] * len(bench.cameras)
     chosen = [benches.AS_TRAINED] * len(bench.cameras)
     for name, file in images.items():
-        # The mark of an upload: Gradio has checked that the path lies among this server's uploads.
-        path = FileData.model_validate(file, context={"validate_meta": True}).path
+        # Of whatever is an upload by this mark, Gradio has checked that its path is one too.
+        if not is_file_obj_with_meta(file):
+            raise ValueError(f"{name}: give an uploaded picture (gradio_client.handle_file)")
         try:
-            pictures[names[name]] = transforms.load_image(path)
+            pictures[names[name]] = transforms.load_image(file["path"])
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
     for name, mode in modes.items():
