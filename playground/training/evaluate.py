@@ -227,7 +227,8 @@ def share(hits: Sequence[bool]) -> dict:
     middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     low, high = max(0.0, middle - half), min(1.0, middle + half)
-    return {"value": round(p, 4), "low": round(low, 4), "high": round(high, 4), "n": n}
+    value, low, high = (round(float(v), 4) for v in (p, low, high))
+    return {"value": value, "low": low, "high": high, "n": n}
 
 
 def median(values: Sequence[float]) -> dict:
@@ -235,8 +236,8 @@ def median(values: Sequence[float]) -> dict:
     values = np.array(values)
     draws = np.random.default_rng(0).choice(values, (2000, len(values)))
     low, high = np.quantile(np.median(draws, axis=1), (0.025, 0.975))
-    value = round(float(np.median(values)), 3)
-    return {"value": value, "low": round(low, 3), "high": round(high, 3), "n": len(values)}
+    value, low, high = (round(float(v), 3) for v in (np.median(values), low, high))
+    return {"value": value, "low": low, "high": high, "n": len(values)}
 
 
 def figures(scenes: list[list[Answer]], unknown: list[list[Answer]], flow: bool) -> dict:

@@ -60,8 +60,8 @@ class Recipe:
 
 
 RECIPES = {
-    "pi0": Recipe(steps=4_000, sight=800, images=16, prompts=2, draws=2),
-    "pi0_fast": Recipe(steps=3_000, sight=0, images=12, prompts=2, draws=1, peak=1e-3),
+    "pi0": Recipe(steps=6_000, sight=800, images=16, prompts=2, draws=2),
+    "pi0_fast": Recipe(steps=3_000, sight=0, images=6, prompts=2, draws=1, peak=1e-3),
 }
 
 

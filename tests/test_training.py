@@ -1,0 +1,341 @@
+"""Training of the bundled policies: what is learned, repeatably, and how it is judged."""
+
+import csv
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from flax import nnx
+from safetensors.numpy import load_file
+
+from models.config import PI0_FAST_TABLETOP, PI0_TABLETOP
+from models.observation import Observation, uint8_to_float
+from playground import robots
+from playground.robots import TABLETOP
+from playground.tabletop import expert, kinematics
+from playground.tabletop.rollout import ask_expert
+from playground.tabletop.scene import COLOURS, Table, random_scene
+from playground.tabletop.tasks import VERBS, WORDINGS, Task
+from playground.training import batches, demonstrations, evaluate, export, losses, train
+
+TINY_VISION = dataclasses.replace(PI0_TABLETOP.vision, width=32, depth=1, mlp_dim=32, num_heads=2)
+TINY_EXPERT = dataclasses.replace(
+    PI0_TABLETOP.language, width=32, depth=2, mlp_dim=32, num_heads=2, head_dim=16
+)
+TINY = {
+    "pi0": dataclasses.replace(
+        PI0_TABLETOP, vision=TINY_VISION, language=TINY_EXPERT, action_expert=TINY_EXPERT
+    ),
+    "pi0_fast": dataclasses.replace(PI0_FAST_TABLETOP, vision=TINY_VISION, language=TINY_EXPERT),
+}
+RECIPE = train.Recipe(steps=8, sight=2, images=3, prompts=2, draws=2, warmup=2)
+
+
+@pytest.fixture(scope="module")
+def looks() -> demonstrations.Looks:
+    """One small shard: real pictures, a few of them in mid-motion."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demonstrations, "STARTS", 4)
+        patch.setattr(demonstrations, "EPISODES", 2)
+        return demonstrations.make_shard(seed=0, shard=3)
+
+
+@pytest.fixture(scope="module")
+def stats(looks):
+    return batches.norm_stats(looks)
+
+
+@pytest.fixture(scope="module")
+def fast_folder(looks, stats, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokens") / "fast"
+    batches.fit_fast(looks, stats, folder, limit=200)
+    return folder
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setattr(train, "CONFIGS", TINY)
+    monkeypatch.setattr(export, "CONFIGS", TINY)
+
+
+def batcher(looks, stats, name, fast_folder=None):
+    return batches.Batcher(looks, TINY[name], stats, fast_folder, seed=0)
+
+
+# --- demonstrations and batches -----------------------------------------------------------------
+
+
+def test_a_shard_repeats_and_holds_starts_and_later_looks(looks, monkeypatch):
+    monkeypatch.setattr(demonstrations, "STARTS", 1)
+    monkeypatch.setattr(demonstrations, "EPISODES", 0)
+    first, again = (demonstrations.make_shard(0, 3) for _ in range(2))
+    np.testing.assert_array_equal(first.images, again.images)
+    np.testing.assert_array_equal(first.images[0], looks.images[0])
+    other = demonstrations.make_shard(0, 4)
+    assert (first.cubes != other.cubes).any()
+    assert looks.starts.sum() == 6
+    assert (~looks.starts).sum() > 4
+
+
+def test_no_demonstrations_says_what_to_run(tmp_path):
+    with pytest.raises(ValueError, match=r"playground\.training\.demonstrations"):
+        demonstrations.load(tmp_path)
+
+
+def test_normalised_chunks_go_back_to_the_experts_joint_targets(looks, stats):
+    batch = batcher(looks, stats, "pi0").batch(0, 4, 6)
+    rows = [
+        int(np.flatnonzero((looks.images == image).all((1, 2, 3)))[0]) for image in batch.images
+    ]
+    for i, row in enumerate(np.repeat(rows, 6)):
+        state = looks.states[row]
+        chunk = robots.from_model(
+            TABLETOP, batch.actions[i].astype(np.float64), state, stats["actions"], "z-score"
+        )
+        wanted = [
+            expert.chunk(state, looks.cubes[row, c], looks.holders[row, c], np.array(pick))
+            for c, pick in ((batch.named[i], False), (batch.named[i], True))
+        ]
+        assert min(np.abs(chunk - w).max() for w in wanted) < 1e-4
+
+
+def test_a_picture_gets_different_requests_and_each_prompt_names_its_cube(looks, stats):
+    source = batcher(looks, stats, "pi0")
+    batch = source.batch(5, 3, 6)
+    for image in range(3):
+        rows = slice(6 * image, 6 * image + 6)
+        assert sorted(batch.named[rows]) == [0, 0, 1, 1, 2, 2]
+    for tokens, mask, named in zip(batch.tokens, batch.token_mask, batch.named, strict=True):
+        text = source._text.decode(tokens[mask].tolist())
+        assert COLOURS[named] in text
+        assert not any(c in text for i, c in enumerate(COLOURS) if i != named)
+    again = source.batch(5, 3, 6)
+    for field in dataclasses.fields(batch):
+        np.testing.assert_array_equal(getattr(batch, field.name), getattr(again, field.name))
+
+
+def test_no_training_prompt_is_cut(looks, stats, fast_folder):
+    for name in TINY:
+        source = batcher(looks, stats, name, fast_folder)
+        for step in range(6):
+            masks = source.batch(step, 4, 6).token_mask
+            assert not masks[:, -1].any(), name
+    longest = max(len(w.format("green").split()) for v in VERBS for w in WORDINGS[v])
+    assert longest < batches.PI0_TEXT
+
+
+def test_the_places_the_losses_ask_for_are_where_the_picture_shows_the_cubes(looks, stats):
+    batch = batcher(looks, stats, "pi0").batch(1, 6, 1)
+    places = batch.places * batches.PLACE_UNIT + batches.PLACE_MIDDLE
+    size, patch = batch.images.shape[1], TINY_VISION.patch_size
+    column, row = np.moveaxis(kinematics.project(places, size) // patch, -1, 0)
+    np.testing.assert_array_equal(batch.patches, row * (size // patch) + column)
+
+
+# --- losses -------------------------------------------------------------------------------------
+
+
+def observation_of(policy, batch, count):
+    """The batch as the models' own compute_loss takes it, every camera with its pictures."""
+    config = policy.config
+    images = jnp.repeat(uint8_to_float(batch.images), count, axis=0)
+    black = jnp.full_like(images, -1.0)
+    fast = hasattr(policy, "embed_inputs")
+    rows = len(images)
+    return Observation(
+        images={s: images if i == 0 else black for i, s in enumerate(config.image_slots)},
+        image_masks={s: jnp.full(rows, i == 0 or fast) for i, s in enumerate(config.image_slots)},
+        state=batch.states,
+        tokens=batch.tokens,
+        token_mask=batch.token_mask,
+        token_ar_mask=batch.ar_mask,
+        token_loss_mask=batch.loss_mask,
+    )
+
+
+def test_flow_loss_is_the_models_own(looks, stats):
+    batch = batcher(looks, stats, "pi0").batch(0, 2, 2)
+    policy = losses.Trainee(TINY["pi0"], rngs=nnx.Rngs(0)).policy
+    key = jax.random.key(3)
+    tokens = jnp.repeat(policy.embed_images(uint8_to_float(batch.images)), 2, axis=0)
+    slot = policy.config.image_slots[0]
+    only = dataclasses.replace(
+        observation_of(policy, batch, 2), images={}, image_masks={slot: jnp.ones(4, bool)}
+    )
+    ours, _, _ = losses.flow_loss(policy, only, {slot: tokens}, batch.actions, key, 1)
+    noise_key, time_key = jax.random.split(key)
+    noise = jax.random.normal(noise_key, batch.actions.shape)
+    time = jax.random.beta(time_key, 1.5, 1.0, (4,)) * 0.999 + 0.001
+    wanted = policy.compute_loss(key, observation_of(policy, batch, 2), batch.actions, noise, time)
+    np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_fast_learns_tokens_where_decoding_puts_them(looks, stats, fast_folder):
+    """Training's logits, teacher forced, are those of prefill and one decoding step a token."""
+    batch = batcher(looks, stats, "pi0_fast", fast_folder).batch(0, 1, 1)
+    policy = losses.Trainee(TINY["pi0_fast"], rngs=nnx.Rngs(0)).policy
+    slots = policy.config.image_slots
+    full = observation_of(policy, batch, 1)
+    tokens = {slot: policy.embed_images(full.images[slot]) for slot in slots}
+    loss, _, _ = losses.fast_loss(policy, full, tokens)
+
+    postfix = batch.ar_mask[0].astype(bool)
+    written = batch.tokens[0][postfix]
+    # Decoding counts places by the config's prompt length.
+    policy.config = dataclasses.replace(policy.config, max_token_len=batches.FAST_TEXT)
+    asked = dataclasses.replace(
+        full,
+        tokens=np.where(postfix, 0, batch.tokens),
+        token_mask=batch.token_mask & ~postfix,
+        token_ar_mask=np.zeros_like(batch.ar_mask),
+    )
+    state, _ = policy.prefill(asked, tokens, max_decoding_steps=len(written))
+    found = []
+    for token in written:
+        found.append(jax.nn.log_softmax(state.logits[0])[token])
+        state, _ = policy.decode_step(state, jnp.array([token], jnp.int32))
+    np.testing.assert_allclose(loss[0], -np.mean(found), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_few_steps_on_one_batch_lower_every_part_of_the_loss(name, looks, stats, fast_folder):
+    recipe = dataclasses.replace(RECIPE, steps=60, warmup=5, peak=5e-3)
+    batch = batcher(looks, stats, name, fast_folder).batch(0, 3, 2)
+    graph, params = nnx.split(losses.Trainee(TINY[name], rngs=nnx.Rngs(0)))
+    trainer = train.Trainer(recipe, graph, train.optimiser(recipe))
+    state = jax.tree.map(jnp.copy, trainer.begin(params))
+    seen = []
+    for _ in range(40):
+        state, figures = trainer.step(state, batch, False)
+        seen.append({key: float(value) for key, value in figures.items()})
+    for part in ("policy", "cube place off", "named place off", "words place off"):
+        assert seen[-1][part] < 0.8 * seen[0][part], part
+    # The average follows, but is not the last step.
+    leaf = lambda tree: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])  # noqa: E731
+    assert np.abs(leaf(state["ema"]) - leaf(state["params"])).max() > 0
+
+
+# --- the commands -------------------------------------------------------------------------------
+
+
+def write_shard(looks, folder):
+    folder.mkdir()
+    names = [field.name for field in dataclasses.fields(looks)]
+    np.savez(folder / "shard_00000.npz", **{name: getattr(looks, name) for name in names})
+    return folder
+
+
+def weights_of(run):
+    graph, params = nnx.split(train.trainee_of("pi0", RECIPE.seed))
+    like = train.Trainer(RECIPE, graph, train.optimiser(RECIPE)).begin(params)
+    state = train.restore(train.checkpoints(run), like)
+    assert int(state["step"]) == RECIPE.steps
+    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(state["ema"])])
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights_and_is_exported(looks, tmp_path, tiny):
+    data = write_shard(looks, tmp_path / "data")
+    train.train("pi0", RECIPE, tmp_path / "whole", data, None)
+    # The schedule stays eight steps long; only the work stops after five.
+    graph_run = tmp_path / "halves"
+
+    class Stop(train.threading.Event):
+        asked = 0
+
+        def is_set(self):
+            # Twice a step: stopped during the fifth.
+            Stop.asked += 1
+            return Stop.asked > 8
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.threading, "Event", Stop)
+        train.train("pi0", RECIPE, graph_run, data, None)
+    assert train.checkpoints(graph_run).latest_step() == 5
+    train.train("pi0", RECIPE, graph_run, data, None)
+    np.testing.assert_allclose(weights_of(graph_run), weights_of(tmp_path / "whole"), atol=1e-6)
+
+    (graph_run / "log.csv").write_text("step,looks,seconds_a_step,loss\n8,30,0.1,1.5\n")
+    train.draw(graph_run / "log.csv", graph_run / "curves.png", "pi0")
+    folder = tmp_path / "pi0_tabletop"
+    export.export("pi0", folder, graph_run)
+    names = set(load_file(folder / "model.safetensors"))
+    assert names
+    assert not any("grounding" in name for name in names)
+    told = json.loads((folder / "training.json").read_text())
+    assert told["steps"] == RECIPE.steps
+    assert told["looks"] == 30
+
+    asker = evaluate.Asker(folder, rows=2)
+    table = Table(random_scene(1))
+    raw = evaluate.observe(table, "touch the red cube")
+    other = dataclasses.replace(raw, prompt="pick up the blue cube")
+    both = asker.chunks([raw, other], seed=4)
+    # A batch of prompts answers as the page's policy does, one at a time.
+    from playground.events import Done
+    from playground.trace import Options
+
+    for asked, chunk in zip((raw, other), both, strict=True):
+        events = list(asker.policy.infer(asked, Options(seed=4)))
+        assert isinstance(events[-1], Done)
+        np.testing.assert_allclose(chunk, events[-1].trace.actions[0], atol=2e-4)
+
+
+def test_the_log_is_a_table_with_every_figure(tmp_path):
+    train._log(tmp_path, 50, 0.5, [{"loss": 1.0}, {"loss": 2.0}], 10)
+    train._log(tmp_path, 100, 0.5, [dict.fromkeys(train.FIGURES, 3.0)], 10)
+    with (tmp_path / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["loss"] for row in rows] == ["1.5", "3.0"]
+    assert set(train.FIGURES) < set(rows[0])
+
+
+# --- evaluation ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 20), (7, 20), (20, 20), (590, 600)])
+def test_intervals_of_shares_are_wilsons(hits, n):
+    found = evaluate.share([True] * hits + [False] * (n - hits))
+    known = scipy.stats.binomtest(hits, n).proportion_ci(method="wilson")
+    np.testing.assert_allclose([found["low"], found["high"]], [known.low, known.high], atol=1e-4)
+
+
+def answers(chunk_of) -> list[list[evaluate.Answer]]:
+    found = []
+    for index in range(40):
+        table = Table(evaluate.held_out_scene(index))
+        state = table.state()
+        tasks = [Task(verb, c, WORDINGS[verb][0]) for verb in VERBS for c in COLOURS]
+        found.append([evaluate.answer(table, t, state, chunk_of(table, t)) for t in tasks])
+    return found
+
+
+def test_the_expert_gets_full_marks_and_deafness_shows():
+    good = answers(ask_expert)
+    marks = evaluate.figures(good, good, flow=False)
+    for name in ("correct arm", "named cube nearest", "colour swapped", "verb swapped"):
+        assert marks[name]["value"] == 1.0, name
+    assert marks["tip error cm"]["value"] < 0.01
+    assert marks["chunks that do not decode"]["value"] == 0.0
+    shuffled = evaluate.controls(good, good)["prompts permuted across colours, named cube nearest"]
+    assert shuffled["low"] < 1 / 3 < shuffled["high"]
+
+    deaf = answers(lambda table, task: ask_expert(table, Task("touch", "red", "{}")))
+    marks = evaluate.figures(deaf, deaf, flow=True)
+    assert marks["named cube nearest"]["value"] == pytest.approx(1 / 3)
+    assert marks["colour swapped"]["value"] < 0.34
+    assert marks["verb swapped"]["value"] == 0.0
+
+
+def test_a_chunk_that_does_not_decode_counts_against_the_policy():
+    table = Table(evaluate.held_out_scene(0))
+    task = Task("touch", "red", "touch the {} cube")
+    found = evaluate.answer(table, task, table.state(), None)
+    assert not found.decoded
+    assert found.arm == ""
+    marks = evaluate.figures([[found] * 6], [[found] * 6], flow=False)
+    assert marks["named cube nearest"]["value"] == 0.0
+    assert marks["chunks that do not decode"]["value"] == 1.0
