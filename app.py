@@ -5,11 +5,11 @@ import logging
 import os
 
 from playground import health
+from playground.catalog import BUNDLED_PAIR
 from playground.robots import ROBOTS
 from playground.ui import look, page, results
 from playground.worker import Worker
 
-BUNDLED = ("pi0_tabletop", "pi0_fast_tabletop")
 MAX_UPLOAD = "10mb"
 THREADS = 64  # each waiting visitor holds one
 
@@ -20,20 +20,21 @@ def settings(arguments: list[str] | None = None) -> argparse.Namespace:
     port = int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
     parser.add_argument("--host", default=host, help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=port, help="port to listen on (%(default)s)")
-    parser.add_argument("--policies", nargs="+", default=list(BUNDLED), help="names (%(default)s)")
+    parser.add_argument("--policies", nargs="+", default=BUNDLED_PAIR, help="names (%(default)s)")
     return parser.parse_args(arguments)
 
 
 def main() -> None:
     told = settings()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    worker = Worker("playground.loading:load", {"policies": told.policies})
+    worker = Worker("playground.loading:load", {"policies": list(told.policies)})
     kept = results.Results()
     demo = page.build(worker, told.policies, ROBOTS["tabletop"], kept)
-    app, _, _ = demo.launch(
+    app, address, _ = demo.launch(
         server_name=told.host,
         server_port=told.port,
         prevent_thread_lock=True,
+        quiet=True,
         max_threads=THREADS,
         max_file_size=MAX_UPLOAD,
         show_error=False,
@@ -46,6 +47,7 @@ def main() -> None:
     )
     app.include_router(health.routes(worker))
     app.include_router(results.routes(kept))
+    print(f"The playground is open at {address}", flush=True)
     health.wait_for_signal()
     worker.close()
     demo.close()

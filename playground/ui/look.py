@@ -51,6 +51,10 @@ THEME = gr.themes.Base(
     button_primary_background_fill_hover_dark="#FFFFFF",
     button_primary_text_color="#FFFFFF",
     button_primary_text_color_dark="#15181C",
+    block_title_text_color="*body_text_color_subdued",
+    block_title_text_color_dark="*body_text_color_subdued",
+    block_label_text_color="*body_text_color_subdued",
+    block_label_text_color_dark="*body_text_color_subdued",
     block_shadow="none",
     block_shadow_dark="none",
 )

@@ -286,9 +286,10 @@ def _wire(page: gr.Blocks, parts: _Parts) -> None:
     form.examples.select(parts.example, form.robot, filled, **own).then(**run)
     form.stop.click(parts.stop, None, None, **own)
     gr.on(
-        [shown.units.change, shown.execute.release],
+        [shown.units.change, shown.execute.change],
         parts.redraw,
         [parts.key, shown.units, shown.execute],
         [shown.plot, shown.words],
+        trigger_mode="always_last",
         **own,
     )

@@ -57,7 +57,7 @@ function draw(card) {
   const { policy } = card;
   return make(
     "article",
-    { class: `card ${card.state}`, "data-family": policy.family },
+    { class: `card is-${card.state}`, "data-family": policy.family },
     make(
       "header",
       { class: "policy" },
@@ -70,7 +70,7 @@ function draw(card) {
     card.about ? make("p", { class: "about" }, card.about) : null,
     ...body(card),
     card.decode_failure
-      ? make("p", { class: "failure" }, `The tokens did not decode: ${card.decode_failure}`)
+      ? make("p", { class: "failure" }, make("span", {}, `The tokens did not decode: ${card.decode_failure}`))
       : null,
     card.warnings.length
       ? make("ul", { class: "warnings" }, ...card.warnings.map((text) => make("li", {}, text)))
