@@ -2,7 +2,7 @@
 
     found, left_out = variants(raw, policy.robot, policy.info.state_stats)
     base, changes = measure(policy, raw, Options(), found)
-    print(matters.summary(base, changes))  # playground.views.matters puts it in words
+    print(*matters.summary(base, changes), sep="\n")  # playground.views.matters has the words
 
 Definitions. A chunk is what the model predicts, in the units and convention of the norm stats,
 before offsets are added to the state: a state that moves changes no score by itself. For one noise

@@ -13,6 +13,9 @@ from playground.analysis import Base, Change, Report
 from playground.variants import GROUPS, NUDGED
 from playground.views import theme
 
+# gr.HTML(page(report), **COMPONENT): Gradio's own style of tables would draw over this one.
+COMPONENT = {"apply_default_css": False}
+
 # failed: no number. same input: nothing could change. none: exactly zero. within, near, beyond: the
 # whole interval lies below the spread between seeds, it covers the spread, it lies above. changed:
 # there is no spread to compare with.
@@ -66,17 +69,15 @@ def sentence(base: Base, change: Change) -> str:
     return f"{said}{note}{f' (And {more} more warnings.)' if more > 0 else ''}"
 
 
-def summary(base: Base, changes: Iterable[Change]) -> str:
-    """A policy's changes in a paragraph: what was measured, then a sentence for each group."""
+def summary(base: Base, changes: Iterable[Change]) -> list[str]:
+    """A policy's changes in short: what was measured, then a sentence for each group."""
     who = f"{base.title} ({base.badge})"
     if base.failure is not None:
-        return f"{who}: no number, since the unchanged observation has none ({base.failure})."
+        return [f"{who}: no number, since the unchanged observation has none ({base.failure})."]
     own = [change for change in changes if change.policy == base.policy]
-    parts = [f"{who}, {_how(base)}."]
-    for group in GROUPS:
-        if found := [change for change in own if change.group == group]:
-            parts.append(f"{group.capitalize()}: {_clauses(base, found)}.")
-    return " ".join(parts)
+    groups = {group: [change for change in own if change.group == group] for group in GROUPS}
+    found = (f"{_clauses(base, group)}." for group in groups.values() if group)
+    return [f"{who}, {_how(base)}.", *found]
 
 
 def _how(base: Base) -> str:
@@ -112,8 +113,8 @@ def _clauses(base: Base, changes: list[Change]) -> str:
         many = most if most == least else f"{least} to {most}"
         found.append(f"changes with {_listed(rest)} by {many}")
     said = {
-        "near": "changes with {} not clearly more than with another seed",
-        "within": "changes with {} no more than with another seed",
+        "near": "changes, but not clearly more than between seeds, with {}",
+        "within": "changes, but no more than between seeds, with {}",
         "none": "does not change at all with {}",
         "same input": "cannot differ with {}, for {title} is given the very same input",
         "failed": "gave no number with {}",
@@ -121,7 +122,7 @@ def _clauses(base: Base, changes: list[Change]) -> str:
     for kind, words in said.items():
         if kind in sorts:
             found.append(words.format(_listed(sorts[kind]), title=base.title))
-    return f"the chunk {'; it '.join(found)}"
+    return f"The chunk {'; it '.join(found)}"
 
 
 def _listed(changes: list[Change]) -> str:
@@ -182,24 +183,24 @@ def page(report: Report) -> str:
         if change.policy == base.policy and base.failure is None
     )
     left_out = "".join(f"<li>{_safe(text)}</li>" for text in report.left_out)
-    return "".join(
-        (
-            f'<div class="matters"><style>{_CSS}</style>',
-            _progress(report),
-            *(_policy(base, report) for base in report.bases),
-            _table(bases, report.changes),
-            f"<details><summary>Every variant in a sentence</summary><ul>{sentences}</ul></details>"
-            if sentences
-            else "",
-            f'<ul class="quiet">{left_out}</ul>' if left_out and report.done == report.of else "",
-            f'<p class="quiet">{_safe(CAVEAT)}</p></div>',
-        )
+    done = report.done >= report.of  # before, every update would close the details again
+    details = (
+        f"<details><summary>Every variant in a sentence</summary><ul>{sentences}</ul></details>"
     )
+    notes = f'<ul class="quiet">{left_out}</ul>'
+    parts = [
+        f'<div class="matters"><style>{_CSS}</style>',
+        "" if done else _progress(report),
+        *(_policy(base, report) for base in report.bases),
+        _table(bases, report.changes),
+        details if done and sentences else "",
+        notes if done and left_out else "",
+        f'<p class="quiet">{_safe(CAVEAT)}</p></div>',
+    ]
+    return "".join(parts)
 
 
 def _progress(report: Report) -> str:
-    if report.done >= report.of:
-        return ""
     return (
         f'<p class="quiet" role="status">Measured {report.done} of {report.of} answers '
         f'<progress max="{report.of}" value="{report.done}"></progress></p>'
@@ -208,20 +209,22 @@ def _progress(report: Report) -> str:
 
 def _policy(base: Base, report: Report) -> str:
     """Heading with badge, the prompt coloured by effect, and the summary."""
+    said = "".join(f"<p>{_safe(line)}</p>" for line in summary(base, report.changes))
     return (
         f'<section data-family="{base.family}"><header><i class="dot"></i>'
         f'<strong>{_safe(base.title)}</strong> <span class="badge" title="{_safe(base.notice)}">'
         f"{_safe(base.badge)}</span></header>"
-        f"{_words(base, report)}<p>{_safe(summary(base, report.changes))}</p></section>"
+        f"{_words(base, report)}{said}</section>"
     )
 
 
 def _words(base: Base, report: Report) -> str:
-    """Each word on a wash as strong as its effect, with the number below it."""
+    """Each word on a wash as strong as its effect, with the number below it. The full colour is
+    the largest effect, or the spread between seeds where no word reaches it."""
     own = [c for c in report.changes if c.policy == base.policy and c.word is not None]
     if not own:
         return ""
-    most = max((c.percent or 0 for c in own), default=0) or 1
+    most = max(base.spread or 0, *(c.percent or 0 for c in own)) or 1
     parts, at = [], 0
     for change in sorted(own, key=lambda c: c.word):
         start, stop = change.word
@@ -252,7 +255,7 @@ def _table(bases: dict[str, Base], changes: Sequence[Change]) -> str:
     body = []
     for kind, named in rows.items():
         if named:
-            heading = f'<th colspan="3" scope="rowgroup">{_HEADINGS[kind]}</th>'
+            heading = f'<th colspan="4" scope="rowgroup">{_HEADINGS[kind]}</th>'
             body.append(f"<tr class='group'>{heading}</tr>")
         for name, own in named.items():
             for place, change in enumerate(own):
@@ -268,39 +271,46 @@ def _table(bases: dict[str, Base], changes: Sequence[Change]) -> str:
         "Strips: each action dimension, the darkest is the largest of its row."
     )
     return (
-        f"<table><caption>{_safe(note)}</caption><thead class='hidden'><tr>"
-        "<th scope='col'>Variant</th><th scope='col'>Change</th><th scope='col'>Numbers</th>"
-        f"</tr></thead><tbody>{''.join(body)}</tbody></table>"
+        f"<table><caption>{_safe(note)}</caption>"
+        '<colgroup><col class="variant"><col class="who"><col><col class="numbers"></colgroup>'
+        "<thead class='hidden'><tr>"
+        "<th scope='col'>Variant</th><th scope='col'>Policy</th><th scope='col'>Change</th>"
+        f"<th scope='col'>Numbers</th></tr></thead><tbody>{''.join(body)}</tbody></table>"
     )
 
 
 def _row(base: Base, change: Change, widest: float) -> str:
-    who = f'<span class="hidden">{_safe(base.title)} ({_safe(base.badge)}): </span>'
-    kind = verdict(base, change)
+    kind, said = verdict(base, change), _safe(sentence(base, change))
+    who = (
+        f'<td class="who" title="{_safe(f"{base.title} · {base.badge}")}"><i class="dot"></i> '
+        f"<span>{_safe(base.title)}<span class='hidden'> ({_safe(base.badge)})</span></span></td>"
+    )
     if kind in ("failed", "same input"):
-        said = "no number" if kind == "failed" else "same input"
-        title = _safe(sentence(base, change))
-        return f'<td></td><td title="{title}">{who}<span class="quiet">{said}</span></td>'
-    share = lambda value: f"{100 * value / widest:.2f}%"  # noqa: E731
-    marks = ""
-    if base.spread is not None:
-        marks += f'<i class="seeds" style="width:{share(base.spread)}"></i>'
-    marks += f'<i class="bar" style="width:{share(change.percent)}"></i>'
-    numbers = "not at all" if kind == "none" else percent(change.percent)
+        short = "no number" if kind == "failed" else "same input"
+        return f'{who}<td></td><td title="{said}"><small>{short}</small></td>'
+    marks = _mark("seeds", 0, base.spread or 0, widest) + _mark("bar", 0, change.percent, widest)
+    if kind == "none":
+        chart = f'<td class="chart"><div class="track">{marks}</div></td>'
+        return f'{who}{chart}<td class="numbers">not at all</td>'
     details = []
-    if change.interval is not None and kind != "none":
-        low, high = change.interval
-        marks += f'<i class="whisker" style="left:{share(low)};width:{share(high - low)}"></i>'
+    if change.interval is not None:
+        marks += _mark("whisker", *change.interval, widest)
         details.append(f"{_between(change.interval)} %")
-    if change.times_spread is not None and kind != "none":
+    if change.times_spread is not None:
         times = change.times_spread
         details.append(f"{'< 0.01' if times < 0.01 else _figures(times)} × seeds")
+    small = "".join(f"<small>{_safe(text)}</small> " for text in details)
     return (
-        f'<td class="chart" title="{_safe(sentence(base, change))}">'
-        f'<div class="track">{marks}</div>{_strip(base, change)}</td>'
-        f'<td class="numbers">{who}<b>{_safe(numbers)}</b>'
-        f"<small>{_safe(' · '.join(details))}</small></td>"
+        f'{who}<td class="chart" title="{said}"><div class="track">{marks}</div>'
+        f"{_strip(base, change)}</td>"
+        f'<td class="numbers"><b>{_safe(percent(change.percent))}</b> {small}</td>'
     )
+
+
+def _mark(name: str, low: float, high: float, widest: float) -> str:
+    """A stretch of the track from `low` to `high` %."""
+    left, width = 100 * low / widest, 100 * (high - low) / widest
+    return f'<i class="{name}" style="left:{left:.2f}%;width:{width:.2f}%"></i>'
 
 
 def _strip(base: Base, change: Change) -> str:
@@ -327,7 +337,7 @@ _CSS = (
 .dark .matters [data-family="pi0"]{--hue:#4FB0EA}
 .dark .matters [data-family="pi05"]{--hue:#33C492}
 .dark .matters [data-family="pi0_fast"]{--hue:#FF9148}
-.matters{display:grid;gap:16px;font-size:14px;line-height:1.45;color:var(--body-text-color,inherit);
+.matters{container-type:inline-size;display:grid;gap:16px;font-size:14px;line-height:1.45;color:var(--body-text-color,inherit);
 --line:color-mix(in srgb,currentColor 14%,transparent);
 --wash:color-mix(in srgb,currentColor 6%,transparent)}
 .matters>*{min-width:0;margin:0}
@@ -346,29 +356,42 @@ align-items:flex-start}
 overflow-wrap:anywhere;
 background:color-mix(in srgb,var(--hue) calc(var(--effect)*55%),var(--wash))}
 .matters .word small{font-size:11px;color:inherit;font-variant-numeric:tabular-nums}
-.matters table{border-collapse:collapse;width:100%;table-layout:fixed;margin:0}
-.matters caption{caption-side:bottom;text-align:left;padding-top:8px}
-.matters th,.matters td{border:0;padding:5px 8px 5px 0;text-align:left;vertical-align:middle;
+.matters table{border-collapse:collapse;width:100%;table-layout:fixed;margin:0;font:inherit}
+.matters caption{caption-side:top;text-align:left;padding-bottom:4px}
+.matters th,.matters td{border:0;padding:4px 10px 4px 0;text-align:left;vertical-align:middle;
 font-weight:400;background:none}
-.matters th[scope="row"]{width:30%;overflow-wrap:anywhere;vertical-align:top;
-border-top:1px solid var(--line)}
-.matters tr:has(th[scope="row"])>td{border-top:1px solid var(--line)}
-.matters .group th{font-weight:600;padding-top:16px}
-.matters .numbers{width:31%;padding-right:0;font-variant-numeric:tabular-nums}
-.matters .numbers b{font-weight:600;display:block;line-height:1.2}
+.matters .group th{font-weight:600;padding-top:14px}
+.matters th[scope="row"]{overflow-wrap:anywhere;vertical-align:top}
+.matters tr:has(th[scope="row"])>*{border-top:1px solid var(--line)}
+.matters .who{white-space:nowrap;overflow:hidden;text-overflow:ellipsis;font-size:12px}
+.matters .who .dot{display:inline-block}
+.matters .numbers{padding-right:0;font-variant-numeric:tabular-nums}
+.matters .numbers b{font-weight:600}
+.matters .numbers small{display:inline-block;margin-left:6px;white-space:nowrap}
 .matters .track{position:relative;height:12px;border-radius:3px;background:var(--wash);
 overflow:hidden}
-.matters .track i{position:absolute;left:0;top:0;bottom:0}
+.matters .track i{position:absolute;top:0;bottom:0}
 .matters .seeds{background:color-mix(in srgb,currentColor 20%,transparent)}
-.matters .track .bar{top:3px;bottom:3px;border-radius:0 2px 2px 0;background:var(--hue)}
-.matters .track .whisker{top:5px;bottom:5px;min-width:1px;
-background:var(--body-text-color,currentColor);outline:1px solid
-var(--background-fill-primary,Canvas)}
+.matters .track .bar{top:2px;bottom:2px;border-radius:0 2px 2px 0;background:var(--hue)}
+.matters .track .whisker{top:3px;bottom:3px;min-width:3px;box-sizing:border-box;
+border:solid var(--body-text-color,currentColor);border-width:0 1.5px;
+background:linear-gradient(var(--body-text-color,currentColor),var(--body-text-color,currentColor))
+center/100% 1.5px no-repeat}
 .matters .strip{display:flex;gap:1px;height:6px;margin-top:3px}
 .matters .strip i{flex:1;border-radius:1px;
 background:color-mix(in srgb,var(--hue) calc(var(--effect)*100%),var(--wash))}
+.matters col.variant{width:27%}
+.matters col.who{width:92px}
+.matters col.numbers{width:230px}
+@container (max-width:640px){
+.matters .who>span{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
+.matters col.who{width:20px}
+.matters col.variant{width:31%}
+.matters col.numbers{width:96px}
+.matters .numbers b{display:block;line-height:1.2}
+.matters .numbers small{margin-left:0;font-size:11px}
+}
 .matters details ul,.matters ul.quiet{margin:6px 0 0;padding-left:18px}
-.matters progress{vertical-align:middle;accent-color:currentColor}
-@container (max-width:520px){.matters .numbers{width:36%}}
+.matters progress{vertical-align:middle;accent-color:var(--body-text-color,auto)}
 """
 )
