@@ -56,14 +56,19 @@ LONG = {"steps": 100, "samples": 32}  # a run that lasts for seconds
 @pytest.fixture(scope="module")
 def app(tmp_path_factory):
     """The app's address as soon as it answers; its policies may still be loading."""
+    with started(tmp_path_factory.mktemp("app")) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def started(folder, *arguments):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    folder = tmp_path_factory.mktemp("app")
     log = folder / "log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "app.py", "--port", str(port)],
+            [sys.executable, "app.py", "--port", str(port), *arguments],
             cwd=ROOT,
             env={**os.environ, "GRADIO_TEMP_DIR": str(folder / "files")},
             stdout=output,
@@ -71,7 +76,7 @@ def app(tmp_path_factory):
         )
     address = f"http://127.0.0.1:{port}"
     try:
-        until(lambda: process.poll() is not None or answers(f"{address}/healthz"))
+        until(lambda: process.poll() is not None or answers(address))
         assert process.poll() is None, log.read_text()
         yield address
     finally:
@@ -216,6 +221,17 @@ def test_page_can_be_used_while_the_policies_load(visit, app):
     expect(page.locator(".say")).to_have_text("Done.")
     for name in (PI0, FAST):
         expect(page.locator(CARDS[name])).to_contain_text("untrained weights")
+
+
+def test_page_says_why_no_policy_could_be_loaded(browser, tmp_path):
+    with started(tmp_path, "--policies", "nonsense") as address:
+        page = browser.new_page()
+        page.goto(address)
+        expect(page.locator(".say")).to_contain_text("no policy is called 'nonsense'")
+        run(page)
+        expect(page.get_by_test_id("toast-body")).to_contain_text("no policy is called")
+        until(lambda: not answers(f"{address}/healthz"))
+        page.close()
 
 
 def test_both_answers_equal_the_policies_called_from_python(visit, policies, photo):

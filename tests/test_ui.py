@@ -1,0 +1,309 @@
+"""What the page makes of inputs and events, without a browser."""
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from hypothesis import given
+from hypothesis import strategies as st
+
+from playground import robots
+from playground.events import Done, Failed, Finished, Phase, Queued, Step, TokenEvent
+from playground.robots import ALOHA, DROID, TABLETOP
+from playground.trace import DecodedToken, Options, load
+from playground.transforms import normalise
+from playground.ui import bench as benches
+from playground.ui import results
+from playground.ui.bench import AS_TRAINED, Benches
+from playground.ui.progress import Progress
+from playground.ui.results import Results
+from tests.traces import fast_trace, pi0_trace, policy_info
+
+GREY = np.full((4, 6, 3), 128, np.uint8)
+
+
+class Loaded:
+    """A worker that has loaded what it is told; only its metadata is asked for."""
+
+    def __init__(self, infos):
+        self.infos = infos
+
+    def metadata(self, timeout_s=None):
+        if not self.infos:
+            raise TimeoutError
+        return self.infos
+
+
+def info_of(robot, family):
+    info = policy_info(family, robot.actions)
+    spread = len(robot.state)
+    stats = dataclasses.replace(
+        info.state_stats,
+        mean=(0.1,) * spread,
+        std=(0.5,) * spread,
+        q01=(-1.0,) * spread,
+        q99=(1.0,) * spread,
+    )
+    return dataclasses.replace(
+        info,
+        robot=robot.name,
+        slots=robot.slots(family),
+        state=robot.state,
+        actions=robot.actions,
+        state_stats=stats,
+    )
+
+
+def bench_of(robot, *families):
+    infos = {family: info_of(robot, family) for family in families}
+    return Benches(Loaded(infos), tuple(families), TABLETOP).of(robot.name)
+
+
+def jobs(bench, pictures, modes=None, *, prompt="go", state=None, policies=None):
+    count = len(bench.cameras)
+    return benches.jobs(
+        bench,
+        bench.policies if policies is None else policies,
+        [pictures.get(i) for i in range(count)],
+        [(modes or {}).get(i, AS_TRAINED) for i in range(count)],
+        prompt,
+        bench.robot.resting_state if state is None else state,
+        Options(),
+    )
+
+
+# --- one observation, several policies ----------------------------------------------------------
+
+
+def test_policies_with_equal_slots_share_a_job():
+    (job,) = jobs(bench_of(TABLETOP, "pi0", "pi0_fast"), {0: GREY})
+    assert job.policies == ("pi0", "pi0_fast")
+    assert list(job.observation.images) == ["base_0_rgb"]
+    assert job.observation.modes == {}
+
+
+def test_one_picture_of_a_camera_reaches_each_policy_under_its_own_slot():
+    bench = bench_of(DROID, "pi0", "pi0_fast")
+    titles = [camera.title for camera in bench.cameras]
+    wrist = titles.index("left_wrist_0_rgb / wrist_0_rgb")
+    first = titles.index("base_0_rgb")
+    assert sorted(titles) == sorted(
+        ["base_0_rgb", "left_wrist_0_rgb / wrist_0_rgb", "right_wrist_0_rgb", "base_1_rgb"]
+    )
+    flow, fast = jobs(bench, {first: GREY, wrist: GREY + 1}, {titles.index("base_1_rgb"): "black"})
+    assert (flow.policies, fast.policies) == (("pi0",), ("pi0_fast",))
+    assert flow.observation.images["left_wrist_0_rgb"][0, 0, 0] == 129
+    assert fast.observation.images["wrist_0_rgb"][0, 0, 0] == 129
+    assert (flow.observation.modes, fast.observation.modes) == ({}, {"base_1_rgb": "black"})
+
+
+def test_until_policies_are_loaded_there_is_the_first_robot():
+    every = Benches(Loaded({}), ("one", "two"), TABLETOP)
+    bench = every.of("tabletop")
+    assert bench.policies == ("one", "two")
+    assert every.robots() == ["tabletop"]
+    (job,) = jobs(bench, {0: GREY})
+    assert job.policies == ("one", "two")
+
+
+def test_slot_that_is_masked_or_black_carries_no_picture():
+    bench = bench_of(TABLETOP, "pi0")
+    (job,) = jobs(bench, {0: GREY, 1: GREY, 2: GREY}, {1: "masked", 2: "black"})
+    assert list(job.observation.images) == ["base_0_rgb"]
+    assert job.observation.modes == {"left_wrist_0_rgb": "masked", "right_wrist_0_rgb": "black"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pictures": {}}, "base_0_rgb needs a picture"),
+        ({"modes": {1: "filled"}}, "left_wrist_0_rgb needs a picture"),
+        ({"modes": {1: "<b>"}}, "filled, masked or black"),
+        ({"policies": []}, "choose at least one policy"),
+        ({"policies": ["other"]}, "no loaded policy is called other"),
+        ({"state": [0.0] * 13}, "14 values"),
+        ({"state": [0.0] * 15}, "14 values"),
+        ({"state": ["left"] + [0.0] * 13}, "left waist must be a number, 'left' came"),
+        ({"state": [0.0] * 5 + [float("nan")] + [0.0] * 8}, "left wrist rotate cannot be nan"),
+        ({"state": [None] + [0.0] * 13}, "left waist must be a number"),
+        ({"state": [0.0] * 13 + ["1e30"]}, "right gripper cannot be 1e"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_the_queue(change, message):
+    bench = bench_of(TABLETOP, "pi0")
+    with pytest.raises(ValueError, match=message):
+        jobs(bench, **{"pictures": {0: GREY}, **change})
+
+
+def test_unknown_robot_is_refused():
+    with pytest.raises(ValueError, match="no loaded policy drives 'aloha'"):
+        bench_of(DROID, "pi0") and Benches(
+            Loaded({"pi0": info_of(DROID, "pi0")}), ("pi0",), TABLETOP
+        ).of("aloha")
+
+
+@given(st.lists(st.floats(-3, 3), min_size=14, max_size=14))
+def test_table_shows_what_the_model_gets(state):
+    """ALOHA's state is converted before it is normalised; the table must not forget that."""
+    bench = bench_of(ALOHA, "pi0", "pi0_fast")
+    columns = benches.judged(bench, state)
+    raw = np.array(state)
+    for column, info in zip(columns, bench.infos.values(), strict=True):
+        given_images = {"base_0_rgb": GREY}
+        observation = dataclasses.replace(
+            jobs(bench, {0: GREY}, state=state)[0].observation, images=given_images
+        )
+        model = robots.to_model(
+            ALOHA, info.family, observation, info.state_stats, info.normalisation, 8
+        )
+        np.testing.assert_allclose(column["values"], model.state)
+        told = [outside for _, _, outside in column["ranges"]]
+        converted = ALOHA.state_to_model(raw)
+        assert told == [not -1 <= value <= 1 for value in converted]
+
+
+def test_table_judges_no_state_that_cannot_be():
+    bench = bench_of(TABLETOP, "pi0")
+    assert benches.judged(bench, ["x"] * 14) == []
+    (column,) = benches.judged(bench, [0.0] * 14)
+    stats = bench.infos["pi0"].state_stats
+    np.testing.assert_allclose(column["values"], normalise(np.zeros(14), stats, "z-score"))
+
+
+def test_every_example_can_be_run():
+    bench = bench_of(TABLETOP, "pi0", "pi0_fast")
+    examples = benches.examples(TABLETOP)
+    assert len(examples) >= 3
+    for example in examples:
+        (job,) = jobs(bench, {0: example.images["table"]}, state=example.state)
+        assert job.observation.images["base_0_rgb"].shape == (224, 224, 3)
+        assert example.prompt
+
+
+# --- where a run stands -------------------------------------------------------------------------
+
+
+def progress():
+    return Progress(bench_of(TABLETOP, "pi0", "pi0_fast"), ("pi0", "pi0_fast"))
+
+
+def card(notes, name):
+    return next(card for card in notes.payload()["policies"] if card["name"] == name)
+
+
+def test_a_run_is_told_from_its_events():
+    notes = progress()
+    notes.take(Queued(3, 7.6))
+    assert notes.payload()["say"] == "3 runs are before yours, about 8 s."
+    notes.take(Queued(1, None))
+    assert notes.payload()["say"] == "One run is before yours."
+    notes.take(Phase("pi0", "compiling", 60.0))
+    assert notes.payload()["say"] == "Getting ready: compiling pi0. One run is before yours."
+    notes.take(Queued(0, 0.0))
+    notes.take(Phase("pi0", "compiling prefix", 60.0))
+    assert notes.payload()["say"] == "pi0 compiling prefix."
+    notes.take(Step("pi0", 3, 10, 0.7, np.zeros((50, 14))))
+    assert card(notes, "pi0")["share"] == pytest.approx(0.3)
+    assert "t 0.70 · τ 0.30" in card(notes, "pi0")["line"]
+    assert notes.live()["pi0"] is not None
+    assert card(notes, "pi0_fast")["state"] == "waiting"
+    notes.take(Done("pi0", pi0_trace()))
+    assert notes.live()["pi0"] is None
+    token = DecodedToken(5, "<b>", 0.5, ())
+    notes.take(TokenEvent("pi0_fast", 0, 64, token, None))
+    assert "token 1 of at most 64" in card(notes, "pi0_fast")["line"]
+    notes.take(Done("pi0_fast", fast_trace()))
+    notes.take(Finished())
+    assert notes.payload()["say"] == "Done."
+    assert set(notes.traces) == {"pi0", "pi0_fast"}
+    assert [stage for stage, _ in card(notes, "pi0")["stages"]] == [
+        "preprocessing",
+        "vision",
+        "prefix",
+        "denoising",
+    ]
+
+
+def test_one_policy_s_failure_leaves_the_other_s_answer():
+    notes = progress()
+    notes.take(Failed("pi0", "actions are not finite", "job1"))
+    notes.take(Done("pi0_fast", fast_trace()))
+    notes.take(Finished())
+    assert list(notes.traces) == ["pi0_fast"]
+    assert notes.failures == ["pi0: actions are not finite"]
+    assert card(notes, "pi0")["failure"] == "actions are not finite"
+    assert notes.payload()["say"] == "Not every policy could answer."
+
+
+def test_a_stopped_run_keeps_what_was_finished():
+    notes = progress()
+    notes.take(Done("pi0", pi0_trace()))
+    notes.take(Phase("pi0_fast", "prefix", 60.0))
+    notes.stop()
+    assert [card(notes, name)["state"] for name in ("pi0", "pi0_fast")] == ["done", "stopped"]
+    assert list(notes.traces) == ["pi0"]
+    assert "Stopped" in notes.payload()["say"]
+
+
+def test_a_lost_job_says_so():
+    notes = progress()
+    notes.take(Failed(None, "The worker stopped in the middle of this job.", "job1"))
+    assert notes.payload()["say"] == "The worker stopped in the middle of this job."
+    assert card(notes, "pi0")["state"] == "failed"
+
+
+def test_badges_stand_on_every_card_whatever_happens():
+    notes = progress()
+    for event in (Queued(1, None), Failed("pi0", "no", "1"), Done("pi0_fast", fast_trace())):
+        notes.take(event)
+        cards = notes.payload()["policies"]
+        assert [card["policy"]["badge"] for card in cards] == ["untrained weights"] * 2
+
+
+# --- what is kept -------------------------------------------------------------------------------
+
+
+def test_results_are_found_by_their_key_alone():
+    kept = Results()
+    keys = [kept.keep({"pi0": pi0_trace(seed=seed)}) for seed in range(3)]
+    assert len(set(keys)) == 3
+    assert all(len(key) >= 20 for key in keys)
+    assert kept.find(keys[1])["pi0"].actions is not None
+    assert kept.find("guess") == {} == kept.find(None)
+    kept.drop(keys[1])
+    assert kept.find(keys[1]) == {}
+
+
+def test_results_are_bounded_by_number_size_and_age():
+    traces = {"pi0": pi0_trace()}
+    few = Results(runs=2)
+    first, *later = [few.keep(traces) for _ in range(3)]
+    assert few.find(first) == {}
+    assert all(few.find(key) for key in later)
+    small = Results(size=1)
+    first, last = small.keep(traces), small.keep(traces)
+    assert small.find(first) == {}
+    assert small.find(last)
+    brief = Results(age_s=0.0)
+    assert brief.find(brief.keep(traces)) == {}
+
+
+def test_a_trace_is_saved_with_its_badge_in_name_and_content():
+    kept = Results()
+    app = FastAPI()
+    app.include_router(results.routes(kept))
+    client = TestClient(app)
+    trace = pi0_trace()
+    link = results.link(kept.keep({"pi0_test": trace}), "pi0_test")
+    answer = client.get(f"/{link}")
+    assert answer.status_code == 200
+    assert "attachment" in answer.headers["content-disposition"]
+    assert "pi0_test-untrained-weights.npz" in answer.headers["content-disposition"]
+    saved = load(io.BytesIO(answer.content))
+    np.testing.assert_array_equal(saved.actions, trace.actions)
+    assert saved.info.badge == "untrained weights"
+    assert client.get("/trace/guess/pi0_test").status_code == 404
+    assert client.get(f"{link}x").status_code == 404
