@@ -97,8 +97,8 @@ class Policy:
         for slot, image in self._seen(prepared).items():
             digest = image_digest(image)
             if (known := self._image_tokens.get(digest)) is None:
-                yield self._phase("vision", ("vision",))
-                with timer("vision"):
+                yield (phase := self._phase("vision", ("vision",)))
+                with timer(phase.phase):
                     known = self._programs.embed_images(uint8_to_float(image)[None])
                     self._image_tokens.put(digest, known.block_until_ready())
             else:
@@ -163,7 +163,8 @@ class Policy:
         return tuple(found)
 
     def _phase(self, what: str, program: tuple) -> Phase:
-        """`program` stands for one compiled function with its shapes."""
+        """Its name is also the timings' stage. `program` stands for one compiled function with its
+        shapes: the first call compiles, and is told and timed apart."""
         if program in self._compiled:
             return Phase(self.info.name, what, CALL_DEADLINE_S)
         self._compiled.add(program)
@@ -259,8 +260,8 @@ class FlowPolicy(Policy):
         slots, n = tuple(tokens), options.num_samples
         key = _digest(prepared, slots, options.attention)
         if (known := self._prefixes.get(key)) is None:
-            yield self._phase("prefix", ("prefix", slots, options.attention))
-            with timer("prefix"):
+            yield (phase := self._phase("prefix", ("prefix", slots, options.attention)))
+            with timer(phase.phase):
                 observation = self._observation(prepared, slots, 1)
                 prefill = self._programs.prefill
                 if options.attention:
@@ -274,13 +275,13 @@ class FlowPolicy(Policy):
         observation = self._observation(prepared, slots, n)
         prefix = jax.tree.map(lambda x: jnp.repeat(x, n, axis=0), prefix)
         noise = sample_noise(options.seed, n, self.config.action_horizon, self.config.action_dim)
-        yield self._phase("denoising", ("step", slots, n, options.attention))
+        yield (phase := self._phase("denoise", ("step", slots, n, options.attention)))
         x_t, v_t, estimates, attention = [noise], [], [], []
         steps = self._programs.denoise(
             prefix, observation, noise, options.num_steps, attention=options.attention
         )
         times = [1.0]
-        while (step := timer.next("denoise", steps)) is not None:
+        while (step := timer.next(phase.phase if times == [1.0] else "denoise", steps)) is not None:
             with timer("postprocess"):
                 x, v = np.asarray(step.x_t), np.asarray(step.v_t, np.float32)
                 estimates.append(self._to_robot(x - step.time * v, raw))
@@ -352,8 +353,9 @@ class FastPolicy(Policy):
         how = {"max_decoding_steps": options.max_tokens}
         key = _digest(prepared, slots, options.attention, options.max_tokens)
         if (known := self._prefixes.get(key)) is None:
-            yield self._phase("prefix", ("prefix", options.max_tokens, options.attention))
-            with timer("prefix"):
+            program = ("prefix", options.max_tokens, options.attention)
+            yield (phase := self._phase("prefix", program))
+            with timer(phase.phase):
                 observation = self._observation(prepared, slots, 1)
                 prefill = self._programs.prefill
                 if options.attention:
@@ -364,7 +366,8 @@ class FastPolicy(Policy):
         else:
             reused.append("prefix")
         state, prefix_attention = known
-        yield self._phase("decoding", ("step", options.max_tokens, options.temperature))
+        program = ("step", options.max_tokens, options.temperature, options.attention)
+        yield (phase := self._phase("decode", program))
         steps = self._programs.decode(
             state,
             jax.random.key(options.seed),
@@ -374,7 +377,7 @@ class FastPolicy(Policy):
             attention=options.attention,
         )
         written, partials, attention = [], [], []
-        while (step := timer.next("decode", steps)) is not None:
+        while (step := timer.next("decode" if written else phase.phase, steps)) is not None:
             with timer("postprocess"):
                 written.append(self._decoded(step))
                 partials.append(self._partial(written, raw))

@@ -176,7 +176,8 @@ class Trace:
                            tokens, missing coefficients as zeros; NaN where nothing decodes
     decode_failure         why FAST's tokens did not decode, or None
     attention              by name, measured weights when asked for (see models/), else empty
-    timings_ms             by stage: preprocess, vision, prefix, denoise or decode, postprocess
+    timings_ms             by stage: preprocess, vision, prefix, denoise or decode, postprocess; a
+                           first call of its kind stands apart as "compiling <stage>"
     reused                 stages answered from a cache
     warnings               plain sentences (state outside q01..q99, prompt cut off, ...)
     """

@@ -64,7 +64,7 @@ class Progress:
                 self._loading = f"{phase} {name}"
                 return True
             case Phase(policy=name, phase=phase):
-                self._advance(name, phase, None, None)
+                self._advance(name, _plain(phase), None, None)
                 return True
             case Step(policy=name, step=step, of=of, t=t, actions=actions):
                 text = f"step {step} of {of} · t {t:.2f} · τ {1 - t:.2f}"
@@ -200,10 +200,20 @@ def _place(place: Queued) -> str:
     return f"{ahead}{'' if wait is None else f', about {max(1, round(wait))} s'}."
 
 
+_STAGES = {
+    "preprocess": "preprocessing",
+    "postprocess": "post-processing",
+    "denoise": "denoising",
+    "decode": "decoding",
+}
+
+
+def _plain(stage: str) -> str:
+    return " ".join(_STAGES.get(word, word) for word in stage.split())
+
+
 def _stages(trace: Trace) -> list[list]:
-    names = {"preprocess": "preprocessing", "postprocess": "post-processing"}
-    names |= {"denoise": "denoising", "decode": "decoding"}
-    return [[names.get(stage, stage), ms] for stage, ms in trace.timings_ms.items()]
+    return [[_plain(stage), ms] for stage, ms in trace.timings_ms.items()]
 
 
 def _about(info: PolicyInfo) -> str:
