@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from playground.robots import Robot
+from playground.robots import Robot, check_state
 from playground.trace import Dimension, RawObservation, Stats
 
 Group = Literal["prompt", "camera", "state"]
@@ -70,7 +70,8 @@ def variants(
     user's own prompts. seed: of shuffling and garbling. state_stats: a policy's, for the size of
     the nudges; None leaves them out. Nothing equal to the observation itself is among the variants.
 
-    Raises ValueError for unknown groups, and for more or longer prompts than are taken.
+    Raises ValueError for unknown groups, for more or longer prompts than are taken, and for a state
+    that is not the robot's.
     """
     if unknown := set(groups) - set(GROUPS):
         raise ValueError(f"no group of variants is called {sorted(unknown)}; there are {GROUPS}")
@@ -203,7 +204,7 @@ def slot_label(slot: str) -> str:
 
 def _states(raw: RawObservation, robot: Robot, stats: Stats | None) -> Iterator[Variant | str]:
     """All zeros, at rest, and each group of dimensions nudged."""
-    state = np.asarray(raw.state, np.float64)
+    state = check_state(robot, raw.state)
 
     def put(name: str, description: str, moved: np.ndarray):
         return Variant(name, "state", description, dataclasses.replace(raw, state=moved))

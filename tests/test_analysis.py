@@ -539,6 +539,11 @@ def test_what_cannot_be_varied_is_said():
             variants(rest, TABLETOP, None, **wrong)
 
 
+def test_a_state_that_is_not_the_robots_is_refused():
+    with pytest.raises(ValueError, match="Tabletop's state has 14 values"):
+        variants(dataclasses.replace(observe(), state=np.zeros(8)), TABLETOP, STATE_STATS)
+
+
 def test_what_a_policy_cannot_tell_apart_is_not_called_deaf():
     """pi0-FAST reads lower case; pi0 does not."""
     found, _ = variants(
