@@ -56,8 +56,10 @@ LONG = {"steps": 100, "samples": 32}  # a run that lasts for seconds
 @pytest.fixture(scope="module")
 def app(tmp_path_factory):
     """The app's address as soon as it answers; its policies may still be loading."""
-    with started(tmp_path_factory.mktemp("app")) as address:
+    folder = tmp_path_factory.mktemp("app")
+    with started(folder) as address:
         yield address
+    assert "Traceback" not in (folder / "log").read_text()
 
 
 @contextlib.contextmanager
@@ -82,9 +84,7 @@ def started(folder, *arguments):
     finally:
         process.send_signal(signal.SIGTERM)
         status = process.wait(60)
-    told = log.read_text()
-    assert status == 0, told
-    assert "Traceback" not in told, told
+    assert status == 0, log.read_text()
 
 
 def until(condition):
