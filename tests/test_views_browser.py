@@ -271,6 +271,9 @@ def test_every_cell_of_the_mask_reads_as_it_is(page):
         block = next(b for b in FLOW.blocks if b.start <= column < b.stop)
         code = FLOW.mask[row, column]
         expect(told.locator("b")).to_have_text(says[code])
+        query = next(b for b in FLOW.blocks if b.start <= row < b.stop)
+        how_much = {"all": " all of ", "none": " nothing of ", "": "padding only"}
+        expect(told.locator("small")).to_contain_text(how_much[mask.relation(FLOW, query, block)])
         assert (": padding" in told.inner_text()) == (code == PADDING)
         expect(told).to_contain_text(mask.label(block))
         if block.kind == "text" and (text := FLOW.token_texts[column].strip()):
@@ -405,5 +408,8 @@ def test_nothing_is_wider_than_the_page(page):
     for name in ("plain", "hostile"):
         fill(page, name)
         page.locator("#mask canvas").wait_for()
-        over = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-        assert over <= 0, name
+        over = page.evaluate(
+            "[document.documentElement, ...document.querySelectorAll('.view')]"
+            ".map((box) => box.scrollWidth - box.clientWidth)"
+        )
+        assert over == [0] * 5, name

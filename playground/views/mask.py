@@ -177,14 +177,14 @@ def _state(trace):
 
 
 def _padding(trace):
-    blocks = [block for block in trace.blocks if block.kind == "padding"]
-    count = sum(block.stop - block.start for block in blocks)
+    places = [i for i, block in enumerate(trace.blocks) if block.kind == "padding"]
+    count = sum(trace.blocks[i].stop - trace.blocks[i].start for i in places)
     if not count:
         return ""
-    columns = f"{count} column{'s' * (count > 1)} of padding"
-    if blocks[0].start == 0:
-        return f"the prefix is right-aligned, so {columns} come first"
-    return f"{columns} come after the text"
+    columns = f"{count} column{'s' * (count > 1)} of padding come{'s' * (count == 1)}"
+    if places[0] == 0:
+        return f"the prefix is right-aligned, so {columns} first"
+    return f"{columns} after the {label(trace.blocks[places[0] - 1])}"
 
 
 # --- cells --------------------------------------------------------------------------------------
