@@ -73,8 +73,7 @@ def build(worker: Worker, policies: Sequence[str], robot: Robot, results: Result
     bench = every.of(every.robots()[0])
     runs = Runs()
     with gr.Blocks(title=look.TITLE, analytics_enabled=False, fill_width=True,
-                   delete_cache=(600, 3600)) as page:  # fmt: skip
-        key = gr.State(None, time_to_live=3600)
+                   delete_cache=(600, 6 * 3600)) as page:  # fmt: skip
         gr.HTML(
             f"<h1>{look.TITLE}</h1><p>Policies of the pi0 family, opened up: what they receive, "
             "who may attend to whom, how a chunk comes out of noise or tokens.</p>",
@@ -87,7 +86,7 @@ def build(worker: Worker, policies: Sequence[str], robot: Robot, results: Result
                 form = observation.build(bench)
             with gr.Column(scale=1, min_width=320, elem_classes="right"):
                 shown = tabs.build(policies)
-        parts = _Parts(every, runs, results, worker, form, shown, strip, key)
+        parts = _Parts(every, runs, results, worker, form, shown, strip)
         _wire(page, parts)
         endpoint.build(every, worker, results)
     page.queue(max_size=_MAX_EVENTS, default_concurrency_limit=None, api_open=False)
@@ -97,10 +96,12 @@ def build(worker: Worker, policies: Sequence[str], robot: Robot, results: Result
 class _Parts:
     """The components and what stands behind them; its methods are the page's handlers."""
 
-    def __init__(self, every, runs, results, worker, form, shown, strip, key):
+    def __init__(self, every, runs, results, worker, form, shown, strip):
         self.every, self.runs, self.results, self.worker = every, runs, results, worker
         self.first = every.of(every.robots()[0]).robot
-        self.form, self.shown, self.strip, self.key = form, shown, strip, key
+        self.form, self.shown, self.strip = form, shown, strip
+        # Keys of the last run and of the one that is drawn.
+        self.key, self.drawn = gr.State(None), gr.State(None)
 
     async def follow_loading(self, request: gr.Request):
         """From the first look at the page until the policies are loaded. A run that waits for them
@@ -175,7 +176,7 @@ class _Parts:
 
     # --- a run ----------------------------------------------------------------------------------
 
-    def run(self, request: gr.Request, key, units, execute, *inputs):
+    def run(self, request: gr.Request, key, *inputs):
         """Yields what changes on the page while the policies answer."""
         try:
             asked = observation.asked(*inputs)
@@ -206,10 +207,10 @@ class _Parts:
             self.results.drop(key)
             key = self.results.keep(notes.traces)
             notes.keep(key)
-        yield self._ended(notes, key, units, execute)
         if notes.failures:
             told = " ".join(benches.words(text) for text in notes.failures)
-            raise gr.Error(told, title="Not every policy answered", print_exception=False)
+            gr.Warning(told, title="Not every policy answered")
+        yield self._running(notes, False) | tabs.live({}, self.shown) | {self.key: key}
 
     def _events(self, streams, notes, bench):
         """Updates at most every tenth of a second, and at once for what is news."""
@@ -237,11 +238,12 @@ class _Parts:
             self.form.stop: gr.update(interactive=on),
         }
 
-    def _ended(self, notes, key, units, execute) -> dict:
-        updates = self._running(notes, False) | tabs.live({}, self.shown)
-        if not notes.traces:
-            return updates
-        return updates | {self.key: key} | tabs.drawn(notes.traces, units, execute, self.shown)
+    def show(self, key, drawn, units, execute):
+        """The result of the run, apart from it: what a generator yields last is sent twice."""
+        traces = self.results.find(key)
+        if key == drawn or not traces:
+            return {self.drawn: key}
+        return {self.drawn: key} | tabs.drawn(traces, units, execute, self.shown)
 
     def stop(self, request: gr.Request):
         self.runs.stop(request.session_hash)
@@ -275,15 +277,28 @@ def _wire(page: gr.Blocks, parts: _Parts) -> None:
         picture.upload(parts.check_picture, picture, picture, preprocess=False, **own)
     run = {
         "fn": parts.run,
-        "inputs": [parts.key, shown.units, shown.execute, *form.inputs],
-        "outputs": [parts.strip, parts.key, form.run, form.stop, *shown.all],
+        "inputs": [parts.key, *form.inputs],
+        "outputs": [
+            parts.strip,
+            parts.key,
+            form.run,
+            form.stop,
+            shown.result,
+            *shown.live.values(),
+        ],
         "preprocess": False,
         **own,
     }
-    form.run.click(**run)
-    form.prompt.submit(**run)
+    show = {
+        "fn": parts.show,
+        "inputs": [parts.key, parts.drawn, shown.units, shown.execute],
+        "outputs": [parts.drawn, *shown.all],
+        **own,
+    }
+    form.run.click(**run).then(**show)
+    form.prompt.submit(**run).then(**show)
     filled = [form.prompt, form.state, *form.pictures, *form.modes]
-    form.examples.select(parts.example, form.robot, filled, **own).then(**run)
+    form.examples.select(parts.example, form.robot, filled, **own).then(**run).then(**show)
     form.stop.click(parts.stop, None, None, **own)
     gr.on(
         [shown.units.change, shown.execute.change],

@@ -13,7 +13,7 @@ from playground.views import theme
 COMPONENT = look.component("strip.js")
 
 # What `playground.loading.load` says of a policy as a whole; told to those who wait meanwhile.
-_LOADING = ("loading", "compiling")
+_LOADING = ("loading", "compiling", "downloading")
 
 
 @dataclasses.dataclass(slots=True)
@@ -60,11 +60,11 @@ class Progress:
             case Queued():
                 self._place = event
                 return True
-            case Phase(policy=name, phase=phase) if phase in _LOADING or name not in self._policies:
-                self._loading = f"{phase} {name}"
-                return True
             case Phase(policy=name, phase=phase):
-                self._advance(name, _plain(phase), None, None)
+                if _is_loading(phase) or name not in self._policies:
+                    self._loading = f"{phase} {name}"
+                else:
+                    self._advance(name, _plain(phase), None, None)
                 return True
             case Step(policy=name, step=step, of=of, t=t, actions=actions):
                 text = f"step {step} of {of} · t {t:.2f} · τ {1 - t:.2f}"
@@ -206,6 +206,11 @@ _STAGES = {
     "denoise": "denoising",
     "decode": "decoding",
 }
+
+
+def _is_loading(phase: str) -> bool:
+    """As a whole: with how much of it at most, but no stage behind."""
+    return phase.split(" (")[0] in _LOADING
 
 
 def _plain(stage: str) -> str:

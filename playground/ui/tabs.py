@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+import math
 from collections.abc import Mapping, Sequence
 
 import gradio as gr
@@ -14,6 +15,7 @@ from playground.views import denoising, mask, tokens
 
 ROBOT_UNITS, MODEL_UNITS = "robot units", "normalised"
 _LIVE = look.component("panels.js", "live.js")
+_MAX_PLAYED = 500_000  # values of x_t that a player gets; 16 bits each, three arrays of them
 _OPEN_LOOP = (
     "Predictions from one observation: a chunk close to a demonstration is not yet a robot that "
     "succeeds."
@@ -30,6 +32,7 @@ class Shown:
     plot: gr.Plot
     words: gr.HTML
     live: dict[str, gr.HTML]
+    played: gr.HTML
     players: dict[str, gr.HTML]
     rails: dict[str, gr.HTML]
     compare: gr.HTML
@@ -45,9 +48,9 @@ class Shown:
 
     @property
     def all(self) -> list:
-        parts = (self.live, self.players, self.rails, self.masks, self.received)
+        parts = (self.players, self.rails, self.masks, self.received)
         views = [view for part in parts for view in part.values()]
-        return [self.result, self.plot, self.words, self.compare, *views]
+        return [self.plot, self.words, self.played, self.compare, *views]
 
 
 def build(policies: Sequence[str]) -> Shown:
@@ -85,6 +88,7 @@ def build(policies: Sequence[str]) -> Shown:
                 plot = gr.Plot(show_label=False, elem_id="actions-plot", visible=False)
             gr.HTML(f"<p class='fine'>{_OPEN_LOOP}</p>", apply_default_css=False)
         with gr.Tab("Denoising", id="denoising"):
+            played = gr.HTML("", apply_default_css=False)
             both = side_by_side(
                 lambda: (gr.HTML(None, **denoising.COMPONENT),
                          gr.HTML(None, visible=False, **tokens.COMPONENT))
@@ -96,8 +100,10 @@ def build(policies: Sequence[str]) -> Shown:
             seen = side_by_side(lambda: gr.HTML(None, **received.COMPONENT))
     players = {name: pair[0] for name, pair in both.items()}
     rails = {name: pair[1] for name, pair in both.items()}
-    return Shown(units, execute, result, plot, words, live, players, rails, compare, masks, seen,
-                 columns)  # fmt: skip
+    return Shown(
+        units, execute, result, plot, words, live, played, players, rails, compare, masks, seen,
+        columns,
+    )  # fmt: skip
 
 
 # White paper behind the picture, whatever the page's theme: it goes into slides and papers.
@@ -140,11 +146,12 @@ def drawn(traces: Mapping[str, Trace], units: str, execute: int, shown: Shown) -
     """Everything that shows a finished run."""
     plot, words = actions(traces, units, execute)
     updates = {shown.plot: plot, shown.words: words, shown.compare: _compare(traces)}
+    updates[shown.played] = "".join(_left_out(trace) for trace in traces.values())
     for name in shown.masks:
         trace = traces.get(name)
         flow = trace is not None and trace.x_t is not None
         written = trace is not None and bool(trace.tokens)
-        updates[shown.players[name]] = denoising.payload(trace) if flow else None
+        updates[shown.players[name]] = denoising.payload(playable(trace)) if flow else None
         updates[shown.rails[name]] = tokens.payload(trace) if written else None
         updates[shown.masks[name]] = None if trace is None else mask.payload(trace)
         updates[shown.received[name]] = None if trace is None else received.payload(trace)
@@ -163,6 +170,29 @@ def actions(traces: Mapping[str, Trace], units: str, execute: int) -> tuple:
         gr.update(value=actions_view.figure(found, **how), visible=True),
         f"<p class='unseen' data-file='{html.escape(file)}'>{words}</p>",
     )
+
+
+def playable(trace: Trace) -> Trace:
+    """The trace with as many samples as a player can be sent; itself where that is all."""
+    steps, samples, *chunk = trace.x_t.shape
+    most = max(1, _MAX_PLAYED // (steps * math.prod(chunk)))
+    if most >= samples:
+        return trace
+    return dataclasses.replace(
+        trace,
+        x_t=trace.x_t[:, :most],
+        v_t=trace.v_t[:, :most],
+        estimates=trace.estimates[:, :most],
+        actions=trace.actions[:most],
+    )
+
+
+def _left_out(trace: Trace) -> str:
+    if trace.x_t is None or playable(trace) is trace:
+        return ""
+    kept, samples = playable(trace).x_t.shape[1], trace.x_t.shape[1]
+    told = f"{trace.info.title}: the first {kept} of {samples} samples"
+    return f"<p class='fine'>{html.escape(told)}; Actions and the saved trace have all.</p>"
 
 
 def _compare(traces: Mapping[str, Trace]) -> str:

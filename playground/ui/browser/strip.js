@@ -57,7 +57,7 @@ function draw(card) {
   const { policy } = card;
   return make(
     "article",
-    { class: `card is-${card.state}`, "data-family": policy.family },
+    { class: `card is-${card.state}`, "data-family": policy.family, "aria-label": policy.title },
     make(
       "header",
       { class: "policy" },
