@@ -186,6 +186,27 @@ def abstract_model(config: Config) -> Policy:
     return nnx.eval_shape(lambda: model(config, rngs=nnx.Rngs(0)))
 
 
+def random_model(config: Config, seed: int = 0, dtype: DType = "float32") -> Policy:
+    """A model of random weights, the same for the same seed, array by array: for benchmarks, tests
+    and demonstrations of the mechanics. Matrices keep the size of what passes through them; norms,
+    gates and biases are off their neutral values."""
+    abstract, rng = abstract_model(config), np.random.default_rng(seed)
+
+    def values() -> Iterator[tuple[str, np.ndarray]]:
+        for name, parameter in parameters_of(abstract).items():
+            shape = parameter.shape
+            noise = rng.standard_normal(shape, np.float32)
+            if len(shape) == 2:
+                embeds = name.endswith("embedding")
+                yield name, noise * shape[1 if embeds else 0] ** -0.5
+            else:
+                # SigLIP multiplies by its norms' scale, Gemma by 1 + scale.
+                middle = 1.0 if name.startswith("vision") and name.endswith("scale") else 0.0
+                yield name, middle + 0.1 * noise
+
+    return fill(abstract, values(), dtype)
+
+
 def assemble(
     config: Config,
     arrays: Mapping[str, Stored],

@@ -22,8 +22,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
+from models.checkpoint import random_model
 from models.compiled import compiled
 from models.config import (
     PI0,
@@ -37,7 +37,8 @@ from models.config import (
 from models.observation import Observation
 from models.pi0 import Pi0, Pi0Programs
 from models.pi0_fast import Pi0Fast, Pi0FastPrograms
-from playground.loading import DEFAULT_POLICIES, open_policy
+from playground.catalog import BUNDLED_PAIR
+from playground.loading import open_policy
 from playground.policy import Policy, sample_noise
 from playground.trace import Options, RawObservation
 
@@ -105,19 +106,6 @@ def mid_config(case: dict) -> Config:
     if case["model"] == "pi0_fast":
         return Pi0FastConfig(**shared)
     return Pi0Config(**shared, action_expert=ExpertConfig(**case["expert"]), pi05=False)
-
-
-def random_model(config: Config, seed: int, dtype: str):
-    """Random weights of a config's shapes in a parameter type, array by array."""
-    cls = Pi0 if isinstance(config, Pi0Config) else Pi0Fast
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: cls(config, rngs=nnx.Rngs(0))))
-    leaves, tree = jax.tree.flatten(state)
-    rng = np.random.default_rng(seed)
-    arrays = [
-        jnp.asarray(rng.standard_normal(leaf.shape, np.float32) * 0.02, jnp.dtype(dtype))
-        for leaf in leaves
-    ]
-    return nnx.merge(graphdef, jax.tree.unflatten(tree, arrays))
 
 
 def random_observation(config: Config, masked: tuple[str, ...], valid: int, seed: int):
@@ -244,7 +232,7 @@ def main() -> None:
         for name, (config, case) in full_size_cases().items():
             figures += bench_random(name, config, case, arguments.repeats)
     else:
-        for name in DEFAULT_POLICIES:
+        for name in BUNDLED_PAIR:
             figures += bench_policy(open_policy(name), arguments.repeats)
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     show(figures, peak_mb)

@@ -1,32 +1,34 @@
 """From a policy's name to a policy that answers: the factory that the worker's process calls."""
 
+import dataclasses
 import hashlib
 import os
 import platform
-from collections.abc import Generator, Mapping
+import queue
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
-from flax import nnx
 
-from models.checkpoint import load_bundled
-from models.config import PI0_FAST_TABLETOP, PI0_TABLETOP, Config, Pi0Config, to_dict
-from models.files import read_bundled, revision
+from models.checkpoint import load_bundled, load_lerobot, load_openpi, random_model
+from models.config import PI0_FAST_TABLETOP, PI0_TABLETOP, Config, to_dict
+from models.files import revision
 from models.pi0 import Pi0
 from models.pi0_fast import Pi0Fast
 from models.tokenizer import FastActionTokenizer, FastTokenizer, PaligemmaTokenizer
+from playground import catalog, download, local
+from playground.catalog import ASSETS, BUNDLED_PAIR, Entry
 from playground.events import Phase
 from playground.policy import FastPolicy, FlowPolicy, Policy
-from playground.robots import ROBOTS, TABLETOP, Robot
+from playground.robots import TABLETOP
 from playground.trace import Options, PolicyInfo, RawObservation, Stats
-from playground.transforms import read_norm_stats
 
-ASSETS = Path(__file__).resolve().parents[1] / "assets"
 TOKENIZER = ASSETS / "tokenizer" / "paligemma_small.model"
-DEFAULT_POLICIES = ("pi0_tabletop", "pi0_fast_tabletop")
-LOAD_DEADLINE_S, WARM_UP_DEADLINE_S = 300.0, 600.0
+LOAD_DEADLINE_S, WARM_UP_DEADLINE_S = 600.0, 1800.0
 
+REAL_BADGE = "real checkpoint"
 UNTRAINED_BADGE = "untrained weights"
 UNTRAINED_NOTICE = (
     "Random weights: the answer shows how such a model works, and says nothing about any robot."
@@ -38,77 +40,140 @@ BUNDLED_NOTICE = (
 )
 
 
-def load(policies: list[str]) -> Generator[Phase, None, Mapping[str, Policy]]:
+Asked = str | Mapping[str, str | None]
+
+
+def load(policies: Sequence[Asked]) -> Generator[Phase, None, dict[str, Policy]]:
     """Opens every policy and runs each once, so that the first visitor waits for no compiler.
 
-    Yields a Phase before each part; returns the policies by name. Raises ValueError for a policy
-    that cannot be opened.
+    A policy is a name of the catalogue, or a folder of one's own as {"folder", "config", "robot",
+    "asset_id"} (`local.open_folder`). Yields a Phase before each part and while one lasts; returns
+    the policies by name. Raises ValueError for a policy that cannot be opened.
     """
     keep_compiled_programs()
     opened = {}
-    for name in policies:
-        yield Phase(name, "loading", LOAD_DEADLINE_S)
-        opened[name] = open_policy(name)
+    for asked in policies:
+        policy = yield from open_steps(asked)
+        opened[policy.info.name] = policy
     for name, policy in opened.items():
         yield Phase(name, "compiling", WARM_UP_DEADLINE_S)
         warm_up(policy)
     return opened
 
 
-def open_policy(name: str) -> Policy:
-    """A bundled policy by name, with random weights while `assets/` holds no trained ones."""
-    folder = ASSETS / name
-    if (folder / "config.json").is_file():
-        return open_bundled(folder)
-    if name not in DEFAULT_POLICIES:
-        raise ValueError(f"no policy is called {name!r}; bundled: {', '.join(DEFAULT_POLICIES)}")
-    return untrained(name)
+def open_policy(asked: Asked) -> Policy:
+    """`load` of one policy, without a warm-up, for notebooks and tests."""
+    steps = open_steps(asked)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            return stop.value
 
 
-def open_bundled(folder: Path) -> Policy:
-    """A small policy from its folder: weights and config (models/checkpoint.py), `norm_stats.json`,
-    and for pi0-FAST the action tokenizer in `fast/`."""
-    metadata = read_bundled(folder)["metadata"]
-    config, model = load_bundled(folder)
-    robot = ROBOTS[metadata["robot"]]
+def open_steps(asked: Asked) -> Generator[Phase, None, Policy]:
+    """Finds, fetches and loads a policy; yields what it is at."""
+    if asked in BUNDLED_PAIR and not (ASSETS / asked / "config.json").is_file():
+        yield Phase(asked, "loading", LOAD_DEADLINE_S)
+        return untrained(asked)
+    entry = catalog.named(asked) if isinstance(asked, str) else local.open_folder(**asked)
+    if entry.kind == "bundled":
+        yield Phase(entry.name, "loading", LOAD_DEADLINE_S)
+        _, model = load_bundled(entry.folder)
+        text = TOKENIZER
+    else:
+        entry, text = yield from _told(entry.name, "downloading", lambda p: _fetch(entry, p))
+        model = yield from _told(entry.name, "loading", lambda p: _load(entry, p))
+    bundled = entry.kind == "bundled"
     info = describe(
-        folder.name,
-        config,
-        robot,
-        revision=revision(folder),
-        badge=BUNDLED_BADGE,
-        notice=BUNDLED_NOTICE,
-        normalisation=metadata["normalisation"],
-        stats=read_norm_stats(folder / "norm_stats.json"),
+        entry,
+        model.config,
+        revision=revision(entry.folder),
+        badge=BUNDLED_BADGE if bundled else REAL_BADGE,
+        notice=BUNDLED_NOTICE if bundled else entry.notice,
+        stats=local.norm_stats(entry),
     )
-    fast = None if isinstance(config, Pi0Config) else FastActionTokenizer.load(folder / "fast")
-    return assemble(info, robot, model, PaligemmaTokenizer(TOKENIZER), fast)
+    chunks = entry.action_tokenizer and FastActionTokenizer.load(entry.action_tokenizer)
+    return assemble(info, entry, model, PaligemmaTokenizer(text), chunks)
+
+
+def _fetch(entry: Entry, progress: download.Progress) -> tuple[Entry, Path]:
+    """The entry with its files on this machine, and PaliGemma's sentencepiece model."""
+    entry = download.obtain(entry, progress)
+    return entry, download.fetch(catalog.PALIGEMMA_TOKENIZER, progress)
+
+
+def _load(entry: Entry, progress: Callable[[int, int, str], None]) -> Pi0 | Pi0Fast:
+    """Weights in bfloat16, as openpi serves them. A CPU computes in float32 all the same: its
+    bfloat16 products are many times slower."""
+    config = entry.config
+    if jax.default_backend() == "cpu":
+        config = dataclasses.replace(config, dtype="float32")
+    if entry.kind == "lerobot":
+        return load_lerobot(entry.folder, config, dtype="bfloat16", progress=progress)
+    return load_openpi(
+        entry.folder, config, dtype="bfloat16", adapters=entry.adapters, progress=progress
+    )
+
+
+def _told(policy: str, what: str, call: Callable) -> Generator[Phase, None, object]:
+    """The result of call(progress), which runs in a thread while its progress is told."""
+    news, outcome = queue.SimpleQueue(), {}
+
+    def run():
+        try:
+            outcome["value"] = call(lambda done, total, name: news.put((done, total)))
+        except BaseException as error:  # raised again below, where somebody listens
+            outcome["error"] = error
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    yield Phase(policy, what, LOAD_DEADLINE_S)
+    while thread.is_alive():
+        thread.join(1.0)
+        told = None
+        while not news.empty():
+            told = news.get()
+        if told is not None:
+            done, total = (count / 1e9 for count in told)
+            yield Phase(policy, f"{what} ({done:.1f} of {total:.1f} GB)", LOAD_DEADLINE_S)
+    if "error" in outcome:
+        raise outcome["error"]
+    return outcome["value"]
 
 
 def untrained(name: str, seed: int = 0) -> Policy:
     """A small policy with random weights, the same for the same seed, on the bundled table."""
     fast = "fast" in name
     config = PI0_FAST_TABLETOP if fast else PI0_TABLETOP
-    model = (Pi0Fast if fast else Pi0)(config, rngs=nnx.Rngs(seed))
+    model = random_model(config, seed)
     rest = np.array(TABLETOP.resting_state)
     # Nothing was measured: one radian about the resting pose, and small offsets.
     stats = {
         "state": _spread(rest, 1.0),
         "actions": _spread(np.where(TABLETOP.offsets, 0.0, rest), 0.5),
     }
+    entry = Entry(
+        name=name,
+        title="",
+        config=config,
+        robot=TABLETOP,
+        normalisation="quantile" if fast else "z-score",
+        state_in_prompt=fast,
+        asset_id="",
+        kind="bundled",
+    )
     info = describe(
-        name,
+        entry,
         config,
-        TABLETOP,
         revision=f"random-{seed}",
         badge=UNTRAINED_BADGE,
         notice=UNTRAINED_NOTICE,
-        normalisation="quantile" if fast else "z-score",
         stats=stats,
     )
     chunks = np.random.default_rng(seed).normal(size=(64, 50, 14)).cumsum(axis=1) / 10
     action_tokens = FastActionTokenizer.fit(chunks, vocab_size=512) if fast else None
-    return assemble(info, TABLETOP, model, PaligemmaTokenizer(TOKENIZER), action_tokens)
+    return assemble(info, entry, model, PaligemmaTokenizer(TOKENIZER), action_tokens)
 
 
 def _spread(middle: np.ndarray, width: float) -> Stats:
@@ -118,35 +183,33 @@ def _spread(middle: np.ndarray, width: float) -> Stats:
 
 
 def describe(
-    name: str,
+    entry: Entry,
     config: Config,
-    robot: Robot,
     *,
     revision: str,
     badge: str,
     notice: str,
-    normalisation: str,
     stats: Mapping[str, Stats],
 ) -> PolicyInfo:
-    """A policy's card, from its config, its robot and its norm stats (`state`, `actions`)."""
-    family = to_dict(config)["model"]
-    title = {"pi0": "pi0", "pi05": "pi0.5", "pi0_fast": "pi0-FAST"}[family]
+    """A policy's card, from its entry and its norm stats (`state`, `actions`). `config` is the
+    model's own, whose compute type may differ from the entry's."""
+    robot = entry.robot
     return PolicyInfo(
-        name=name,
-        title=title,
-        family=family,
+        name=entry.name,
+        title=catalog.TITLES[entry.family],
+        family=entry.family,
         badge=badge,
         notice=notice,
         revision=revision,
         robot=robot.name,
-        slots=robot.slots(family),
+        slots=entry.slots,
         image_size=config.vision.image_size,
         state=robot.state,
         actions=robot.actions,
         control_hz=robot.control_hz,
         horizon=config.action_horizon,
         max_token_len=config.max_token_len,
-        normalisation=normalisation,
+        normalisation=entry.normalisation,
         state_stats=stats["state"],
         action_stats=stats["actions"],
         model_config=to_dict(config),
@@ -155,15 +218,15 @@ def describe(
 
 def assemble(
     info: PolicyInfo,
-    robot: Robot,
+    entry: Entry,
     model: Pi0 | Pi0Fast,
     tokenizer: PaligemmaTokenizer,
     fast: FastActionTokenizer | None,
 ) -> Policy:
     """The policy of a model, whatever its kind."""
     if isinstance(model, Pi0):
-        return FlowPolicy(info, robot, model, tokenizer)
-    return FastPolicy(info, robot, model, FastTokenizer(tokenizer, fast))
+        return FlowPolicy(info, entry.robot, model, tokenizer, entry.state_in_prompt)
+    return FastPolicy(info, entry.robot, model, FastTokenizer(tokenizer, fast))
 
 
 def warm_up(policy: Policy) -> None:

@@ -6,7 +6,7 @@ made it, which robot and norm stats, how LoRA adapters were scaled. Nothing here
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from models import layout, lerobot
 from models.files import kind_of, params_folder, read_json
 from models.lora import GEMMA_2B_LORA, GEMMA_300M_LORA, Adapters, Lora
 from playground.catalog import (
+    BUNDLED_PAIR,
     FAMILIES,
     FAST_TOKENIZER,
     METHODS,
@@ -26,6 +27,7 @@ from playground.catalog import (
     named,
     sizes,
 )
+from playground.robots import TABLETOP, Robot
 from playground.trace import Stats
 from playground.transforms import EPSILON, read_norm_stats, trim
 
@@ -52,6 +54,29 @@ def open_folder(
     if kind == "lerobot":
         return _lerobot(folder, robot)
     return _openpi(folder, config, asset_id)
+
+
+def chosen(
+    names: Sequence[str],
+    folder: str | None = None,
+    config: str | None = None,
+    robot: str | None = None,
+    asset_id: str | None = None,
+) -> tuple[list[str | dict], dict[str, Robot]]:
+    """What to open: (as `playground.loading.load` takes it, each policy's robot by name).
+
+    Names of the catalogue, a folder of one's own (`open_folder`), or both; the bundled pair where
+    nothing is said. Raises ValueError for a name nobody has and a folder that cannot be opened.
+    """
+    names = names or ([] if folder else BUNDLED_PAIR)
+    # A bundled policy may have no weights yet; then the loader makes random ones.
+    robots = {name: TABLETOP if name in BUNDLED_PAIR else named(name).robot for name in names}
+    asked: list[str | dict] = list(names)
+    if folder:
+        own = open_folder(folder, config, robot=robot, asset_id=asset_id)
+        robots[own.name] = own.robot
+        asked.append({"folder": folder, "config": config, "robot": robot, "asset_id": asset_id})
+    return asked, robots
 
 
 def _openpi(folder: Path, config: str | None, asset_id: str | None) -> Entry:

@@ -233,14 +233,21 @@ class Policy:
 
 
 class FlowPolicy(Policy):
-    """pi0 and pi0.5."""
+    """pi0 and pi0.5. `state_in_prompt`: pi0.5's way, though not that of all its checkpoints."""
 
-    def __init__(self, info: PolicyInfo, robot: Robot, model: Pi0, tokenizer: PaligemmaTokenizer):
+    def __init__(
+        self,
+        info: PolicyInfo,
+        robot: Robot,
+        model: Pi0,
+        tokenizer: PaligemmaTokenizer,
+        state_in_prompt: bool,
+    ):
         super().__init__(info, robot, model.config, Pi0Programs(model))
-        self.tokenizer = tokenizer
+        self.tokenizer, self._state_in_prompt = tokenizer, state_in_prompt
 
     def tokenize(self, prompt: str, state: np.ndarray) -> Prompt:
-        state = state if self.config.pi05 else None
+        state = state if self._state_in_prompt else None
         return self.tokenizer.tokenize(prompt, self.config.max_token_len, state)
 
     def piece(self, token: int) -> str:

@@ -31,6 +31,7 @@ from playground.analysis import (
     to_plain,
     what_matters,
 )
+from playground.catalog import Entry
 from playground.events import Done, Finished, Phase, Result
 from playground.robots import ALOHA, DROID, LIBERO, TABLETOP
 from playground.trace import Options, RawObservation, Stats, pack, unpack
@@ -87,17 +88,27 @@ def tokenizer():
     return PaligemmaTokenizer(loading.TOKENIZER)
 
 
-def describe(name, config):
-    return loading.describe(
-        name,
+def assemble(name, config, model, text, chunks):
+    """A policy of the bundled table around a model."""
+    quantile = isinstance(config, Pi0FastConfig)
+    entry = Entry(
+        name=name,
+        title=name,
+        config=config,
+        robot=TABLETOP,
+        normalisation="quantile" if quantile else "z-score",
+        state_in_prompt=quantile or config.pi05,
+        asset_id="",
+    )
+    info = loading.describe(
+        entry,
         config,
-        TABLETOP,
         revision="test",
         badge="untrained weights",
         notice="Random.",
-        normalisation="quantile" if isinstance(config, Pi0FastConfig) else "z-score",
         stats={"state": STATE_STATS, "actions": ACTION_STATS},
     )
+    return loading.assemble(info, entry, model, text, chunks)
 
 
 def filled(model, config, values):
@@ -136,7 +147,7 @@ def flow(change=nothing, pi05=False):
     model = filled(Pi0, config, lambda shape: 0.4 * draw.normal(size=shape))
     change(model)
     name = "pi05" if pi05 else "pi0"
-    policy = loading.assemble(describe(name, config), TABLETOP, model, tokenizer(), None)
+    policy = assemble(name, config, model, tokenizer(), None)
     if change is not nothing:  # the same programs over other weights: nothing compiles again
         programs = vars(flow(pi05=pi05)._programs)
         weights = nnx.split(model)[1]
@@ -164,7 +175,7 @@ def fast():
     chunks = FastActionTokenizer.fit([CHUNK_RED] * 8 + [CHUNK_ELSE] * 8, vocab_size=600)
     (first,), (second,) = chunks.encode(CHUNK_RED), chunks.encode(CHUNK_ELSE)
     model = filled(Pi0Fast, FAST, np.zeros)
-    policy = loading.assemble(describe("fast", FAST), TABLETOP, model, text, chunks)
+    policy = assemble("fast", FAST, model, text, chunks)
     swap = policy.tokenizer.swap
     colon = text.encode(ACTION_MARKER)
     (end,), line = text.encode(ACTION_END), text.encode("\n")[-1]
@@ -190,7 +201,7 @@ def fast():
     out[0, place[swap(first)]] = out[16, place[swap(first)]] = 120  # both heads
     out[1, place[line]] = out[17, place[line]] = 120
     look.value[...], look.out[...] = value, out
-    return loading.assemble(describe("fast", FAST), TABLETOP, model, text, chunks)
+    return assemble("fast", FAST, model, text, chunks)
 
 
 @functools.cache

@@ -23,7 +23,7 @@ from models.pi0 import Pi0, Pi0Programs
 from models.pi0_fast import Pi0FastPrograms, StopAfter
 from models.tokenizer import ACTION_END, ACTION_MARKER
 from playground import robots
-from playground.loading import open_bundled
+from playground.loading import open_policy
 from playground.policy import Prepared, sample_noise
 from playground.tabletop import expert, kinematics
 from playground.tabletop.rollout import observe, rollout
@@ -74,7 +74,7 @@ class Asker:
     """
 
     def __init__(self, folder: Path, rows: int):
-        self.policy = open_bundled(folder)
+        self.policy = open_policy({"folder": str(folder)})
         _, self._model = load_bundled(folder)
         self.flow = isinstance(self._model, Pi0)
         self._rows = rows
