@@ -206,12 +206,16 @@ class Camera {
       ),
     );
     svg.append(...this.lines.flat(2));
-    const names = grippers.map(({ name }, g) => `${name}${g ? " (dashed)" : ""}`).join(", ");
+    const names = grippers.flatMap(({ name }, g) => [
+      g ? ", " : "Where the estimate leads: ",
+      make("bdi", {}, name),
+      g ? " (dashed)" : "",
+    ]);
     this.node = make(
       "figure",
       { class: "camera" },
       make("div", { class: "photo" }, make("img", { src: image.url, alt: "camera image" }), svg),
-      make("figcaption", {}, `Where the estimate leads: ${names}`),
+      make("figcaption", {}, ...names),
     );
   }
 
