@@ -5,11 +5,8 @@ import logging
 import os
 
 from playground import health, local
-from playground.ui import look, page, results
+from playground.ui import page, results
 from playground.worker import Worker
-
-# Each waiting visitor holds a thread. Pictures are private: no history of runs.
-SERVER = dict(max_threads=64, max_file_size="10mb", show_error=False, run_history=False)
 
 
 def settings() -> argparse.ArgumentParser:
@@ -37,22 +34,11 @@ def main() -> None:
         settings().error(str(error))
     worker = Worker("playground.loading:load", {"policies": asked})
     kept = results.Results()
-    demo = page.build(worker, list(robots), next(iter(robots.values())), kept)
-    app, address, _ = demo.launch(
-        **SERVER,
-        server_name=told.host,
-        server_port=told.port,
-        prevent_thread_lock=True,
-        quiet=True,
-        ssr_mode=False,
-        enable_monitoring=False,
-        footer_links=["api"],
-        theme=look.THEME,
-        css=look.css(),
-    )
-    app.include_router(health.routes(worker))
-    app.include_router(results.routes(kept))
-    print(f"The playground is open at {address}", flush=True)
+    demo = page.build(worker, robots, kept)
+    served = page.serve(demo, told.host, told.port)
+    served.include_router(health.routes(worker))
+    served.include_router(results.routes(kept))
+    print(f"The playground is open at {demo.local_url}", flush=True)
     health.wait_for_signal()
     worker.close()
     demo.close()

@@ -8,6 +8,7 @@ import contextlib
 import io
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -211,7 +212,7 @@ def drawn_lines(page, title):
 # --- tests --------------------------------------------------------------------------------------
 
 
-def test_page_can_be_used_while_the_policies_load(visit, app):
+def test_page_can_be_used_while_the_policies_load(visit, app, policies):
     """Also the first to run: it starts the app."""
     page = visit(ready=False)
     expect(page.locator(".say")).to_contain_text(re.compile("Getting ready|Ready"))
@@ -220,16 +221,21 @@ def test_page_can_be_used_while_the_policies_load(visit, app):
     assert answers(f"{app}/readyz")
     expect(page.locator(".say")).to_have_text("Done.")
     for name in (PI0, FAST):
-        expect(page.locator(CARDS[name])).to_contain_text("untrained weights")
+        expect(page.locator(CARDS[name])).to_contain_text(policies[name].info.badge)
+        expect(page.locator(CARDS[name])).to_contain_text(policies[name].info.notice)
 
 
 def test_page_says_why_no_policy_could_be_loaded(browser, tmp_path):
-    with started(tmp_path, "--policies", "nonsense") as address:
+    folder = shutil.copytree(ROOT / "assets" / PI0, tmp_path / "damaged")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with started(tmp_path, "--folder", str(folder)) as address:
         page = browser.new_page()
         page.goto(address)
-        expect(page.locator(".say")).to_contain_text("no policy is called 'nonsense'")
+        expect(page.locator(".say")).to_contain_text("model.safetensors")
+        reason = page.locator(".say").inner_text()
         run(page)
-        expect(page.get_by_test_id("toast-body")).to_contain_text("no policy is called")
+        expect(page.get_by_test_id("toast-body")).to_contain_text(reason)
         until(lambda: not answers(f"{address}/healthz"))
         page.close()
 
@@ -251,8 +257,7 @@ def test_both_answers_equal_the_policies_called_from_python(visit, policies, pho
     flow = trace_of(policies[PI0], observation)
     fast = trace_of(policies[FAST], observation)
     lines = drawn_lines(page, "pi0")
-    order = [*range(14)]
-    np.testing.assert_allclose(np.array(lines)[order].T, flow.actions[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.array(lines).T, flow.actions[0], rtol=1e-4, atol=1e-5)
     written = drawn_lines(page, "pi0-FAST")
     if fast.actions is None:
         assert written == []
@@ -285,7 +290,8 @@ def test_both_answers_equal_the_policies_called_from_python(visit, policies, pho
 
     with page.expect_download() as download:
         page.locator(CARDS[PI0]).get_by_role("link", name="Save trace").click()
-    assert download.value.suggested_filename == "pi0_tabletop-untrained-weights.npz"
+    badge = flow.info.badge.replace(" ", "-")
+    assert download.value.suggested_filename == f"pi0_tabletop-{badge}.npz"
     saved = load(download.value.path())
     np.testing.assert_allclose(saved.actions, flow.actions, rtol=1e-4, atol=1e-5)
     assert saved.recipe.image_sha256 == flow.recipe.image_sha256
@@ -477,7 +483,7 @@ def test_programs_get_the_same_answer(app, visit, policies, photo):
     observation = RawObservation("tabletop", images, {}, "touch the red cube", state)
     expected = trace_of(policies[PI0], observation, Options(num_steps=4, seed=3))
     np.testing.assert_allclose(answer["actions"], expected.actions, rtol=1e-4, atol=1e-5)
-    assert answer["badge"] == "untrained weights"
+    assert (answer["badge"], answer["notice"]) == (expected.info.badge, expected.info.notice)
     with urllib.request.urlopen(f"{app}/{answer['trace']}") as file:
         assert load(io.BytesIO(file.read())).recipe.prompt == "touch the red cube"
     with pytest.raises(Exception, match="no camera slots"):

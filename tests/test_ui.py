@@ -59,7 +59,7 @@ def info_of(robot, family):
 
 def bench_of(robot, *families):
     infos = {family: info_of(robot, family) for family in families}
-    return Benches(Loaded(infos), tuple(families), TABLETOP).of(robot.name)
+    return Benches(Loaded(infos), dict.fromkeys(families, robot)).of(robot.name)
 
 
 def jobs(bench, pictures, modes=None, *, prompt="go", state=None, policies=None):
@@ -100,13 +100,15 @@ def test_one_picture_of_a_camera_reaches_each_policy_under_its_own_slot():
     assert (flow.observation.modes, fast.observation.modes) == ({}, {"base_1_rgb": "black"})
 
 
-def test_until_policies_are_loaded_there_is_the_first_robot():
-    every = Benches(Loaded({}), ("one", "two"), TABLETOP)
+def test_page_can_be_used_before_policies_are_loaded_where_slots_are_alike():
+    every = Benches(Loaded({}), {"one": TABLETOP, "two": TABLETOP, "three": DROID})
+    assert every.robots() == ["tabletop", "droid"]
     bench = every.of("tabletop")
     assert bench.policies == ("one", "two")
-    assert every.robots() == ["tabletop"]
     (job,) = jobs(bench, {0: GREY})
     assert job.policies == ("one", "two")
+    with pytest.raises(ValueError, match="still being loaded"):
+        jobs(every.of("droid"), {0: GREY, 1: GREY})
 
 
 def test_slot_that_is_masked_or_black_carries_no_picture():
@@ -139,10 +141,19 @@ def test_what_cannot_be_run_is_refused_before_the_queue(change, message):
 
 
 def test_unknown_robot_is_refused():
-    with pytest.raises(ValueError, match="no loaded policy drives 'aloha'"):
-        bench_of(DROID, "pi0") and Benches(
-            Loaded({"pi0": info_of(DROID, "pi0")}), ("pi0",), TABLETOP
-        ).of("aloha")
+    every = Benches(Loaded({"pi0": info_of(DROID, "pi0")}), {"pi0": DROID})
+    with pytest.raises(ValueError, match="no policy here drives 'aloha'"):
+        every.of("aloha")
+
+
+def test_table_follows_the_policy_s_own_conventions():
+    """Two policies of one robot may differ in them."""
+    infos = {name: info_of(ALOHA, "pi0") for name in ("ours", "theirs")}
+    plain = dataclasses.replace(ALOHA, adapt_to_pi=False)
+    bench = Benches(Loaded(infos), {"ours": ALOHA, "theirs": plain}).of("aloha")
+    ours, theirs = benches.judged(bench, [0.5] * 14)
+    assert theirs["values"][1] == pytest.approx((0.5 - 0.1) / 0.5, abs=1e-4)
+    assert ours["values"][1] == pytest.approx((-0.5 - 0.1) / 0.5, abs=1e-4)
 
 
 @given(st.lists(st.floats(-3, 3), min_size=14, max_size=14))
@@ -200,6 +211,8 @@ def test_a_run_is_told_from_its_events():
     assert notes.payload()["say"] == "3 runs are before yours, about 8 s."
     notes.take(Queued(1, None))
     assert notes.payload()["say"] == "One run is before yours."
+    notes.take(Phase("pi0", "downloading (0.3 of 6.5 GB)", 60.0))
+    assert notes.payload()["say"].startswith("Getting ready: downloading (0.3 of 6.5 GB) pi0.")
     notes.take(Phase("pi0", "compiling", 60.0))
     assert notes.payload()["say"] == "Getting ready: compiling pi0. One run is before yours."
     notes.take(Queued(0, 0.0))

@@ -10,7 +10,7 @@ import numpy as np
 
 from playground import robots, transforms
 from playground.events import Job
-from playground.robots import ROBOTS, Robot
+from playground.robots import Robot
 from playground.trace import Options, PolicyInfo, RawObservation, Slot
 from playground.worker import Down, Worker
 
@@ -35,22 +35,21 @@ class Camera:
 @dataclasses.dataclass(frozen=True, slots=True)
 class Bench:
     """policies: names of those that drive the robot; infos: of the same, {} until they are
-    loaded."""
+    loaded. robots: by policy, with the conventions that its numbers follow."""
 
     robot: Robot
     policies: tuple[str, ...]
     infos: dict[str, PolicyInfo]
     cameras: tuple[Camera, ...]
+    robots: dict[str, Robot]
 
 
 class Benches:
-    """The benches of the loaded policies, one a robot. Until they are loaded there is one, for
-    `first`, whose slots must not differ between kinds of policies (the bundled table's do not)."""
+    """The benches of the policies, one a robot. `robots`: of every policy, by its name."""
 
-    def __init__(self, worker: Worker, policies: Sequence[str], first: Robot):
+    def __init__(self, worker: Worker, robots: Mapping[str, Robot]):
         self._worker = worker
-        self._policies = tuple(policies)
-        self._first = first
+        self._robots = dict(robots)
 
     def infos(self) -> dict[str, PolicyInfo]:
         """{} until the policies are loaded, and if that failed."""
@@ -60,18 +59,19 @@ class Benches:
             return {}
 
     def robots(self) -> list[str]:
-        found = [info.robot for info in self.infos().values()]
-        return list(dict.fromkeys(found)) or [self._first.name]
+        """Names, that of the first policy's robot first."""
+        return list(dict.fromkeys(robot.name for robot in self._robots.values()))
 
     def of(self, robot: str) -> Bench:
-        """Raises ValueError for a robot that no loaded policy drives."""
-        if robot not in self.robots():
-            raise ValueError(f"no loaded policy drives {robot!r}; there are {self.robots()}")
-        infos = {name: info for name, info in self.infos().items() if info.robot == robot}
-        policies = tuple(infos) or self._policies
-        slots = {name: info.slots for name, info in infos.items()}
-        slots = slots or dict.fromkeys(policies, self._first.flow_slots)
-        return Bench(ROBOTS[robot], policies, infos, merged(slots))
+        """Raises ValueError for a robot that no policy drives."""
+        here = {name: found for name, found in self._robots.items() if found.name == robot}
+        if not here:
+            raise ValueError(f"no policy here drives {robot!r}; there are {self.robots()}")
+        infos = {name: info for name, info in self.infos().items() if name in here}
+        slots = {
+            name: infos[name].slots if infos else found.flow_slots for name, found in here.items()
+        }
+        return Bench(next(iter(here.values())), tuple(here), infos, merged(slots), here)
 
 
 def merged(slots: Mapping[str, Sequence[Slot]]) -> tuple[Camera, ...]:
@@ -99,6 +99,9 @@ def jobs(
         raise ValueError(f"no loaded policy is called {', '.join(sorted(unknown))}")
     if not policies:
         raise ValueError("choose at least one policy to run")
+    names = [[slot.name for slot in bench.robot.slots(kind)] for kind in ("pi0", "pi0_fast")]
+    if not bench.infos and names[0] != names[1]:
+        raise ValueError("the policies are still being loaded; run when the page says so")
     values = robots.check_state(bench.robot, numbers(bench.robot, state))
     found: dict[tuple[str, ...], Job] = {}
     for policy in policies:
@@ -146,30 +149,30 @@ def numbers(robot: Robot, state: Sequence[float | str]) -> np.ndarray:
     return np.array(values + list(state[len(values) :]))
 
 
-def judged(bench: Bench, state: Sequence[float | str]) -> list[dict]:
+def judged(bench: Bench, given: Sequence[float | str]) -> list[dict]:
     """A column of the state's table for each policy: the values as its model gets them, and which
     of them lie outside q01..q99 of its training data. [] for a state that cannot be."""
     try:
-        values = robots.check_state(bench.robot, numbers(bench.robot, state))
+        values = robots.check_state(bench.robot, numbers(bench.robot, given))
     except ValueError:
         return []
-    values = bench.robot.state_to_model(values)
     columns = []
-    for info in bench.infos.values():
+    for name, info in bench.infos.items():
         stats = info.state_stats
         if stats is None:
             continue
+        state = bench.robots[name].state_to_model(values)
         column = {
             "title": info.title,
             "family": info.family,
             "method": info.normalisation,
-            "values": transforms.normalise(values, stats, info.normalisation).tolist(),
+            "values": transforms.normalise(state, stats, info.normalisation).tolist(),
             "ranges": None,
         }
         if stats.q01 is not None and stats.q99 is not None:
             column["ranges"] = [
                 [low, high, not low <= value <= high]
-                for low, high, value in zip(stats.q01, stats.q99, values.tolist(), strict=True)
+                for low, high, value in zip(stats.q01, stats.q99, state.tolist(), strict=True)
             ]
         columns.append(column)
     return columns

@@ -9,9 +9,10 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 
 import gradio as gr
+from fastapi import FastAPI
 
 from playground import transforms
 from playground.robots import Robot
@@ -24,6 +25,8 @@ from playground.worker import Busy, Down, Stream, Worker
 
 _UPDATE_EVERY_S = 0.1
 _LIVE_AFTER_S = 0.4  # a shorter run shows its result only, not its making
+_THREADS = 64  # each waiting visitor holds one
+_MAX_UPLOAD = "10mb"
 _MAX_EVENTS = 256  # Gradio's own queue; the worker's is shorter and the one that counts
 
 
@@ -66,10 +69,10 @@ def _close(streams: list[Stream]) -> None:
         stream.close()
 
 
-def build(worker: Worker, policies: Sequence[str], robot: Robot, results: Results) -> gr.Blocks:
-    """The page for a worker that has loaded `policies`, or is about to. `robot`: what the page
-    shows until they are loaded."""
-    every = Benches(worker, policies, robot)
+def build(worker: Worker, robots: Mapping[str, Robot], results: Results) -> gr.Blocks:
+    """The page for a worker that has loaded these policies, or is about to. `robots`: by policy,
+    with its conventions."""
+    every = Benches(worker, robots)
     bench = every.of(every.robots()[0])
     runs = Runs()
     with gr.Blocks(title=look.TITLE, analytics_enabled=False, fill_width=True,
@@ -85,7 +88,7 @@ def build(worker: Worker, policies: Sequence[str], robot: Robot, results: Result
             with gr.Column(scale=0, min_width=340, elem_classes="left"):
                 form = observation.build(bench)
             with gr.Column(scale=1, min_width=320, elem_classes="right"):
-                shown = tabs.build(policies)
+                shown = tabs.build(list(robots))
         parts = _Parts(every, runs, results, worker, form, shown, strip)
         _wire(page, parts)
         endpoint.build(every, worker, results)
@@ -93,12 +96,31 @@ def build(worker: Worker, policies: Sequence[str], robot: Robot, results: Result
     return page
 
 
+def serve(page: gr.Blocks, host: str, port: int) -> FastAPI:
+    """Starts serving, in threads of its own, and gives the web application to add routes to."""
+    served, _, _ = page.launch(
+        server_name=host,
+        server_port=port,
+        prevent_thread_lock=True,
+        quiet=True,
+        max_threads=_THREADS,
+        max_file_size=_MAX_UPLOAD,
+        show_error=False,
+        run_history=False,  # camera pictures are private
+        ssr_mode=False,
+        enable_monitoring=False,
+        footer_links=["api"],
+        theme=look.THEME,
+        css=look.css(),
+    )
+    return served
+
+
 class _Parts:
     """The components and what stands behind them; its methods are the page's handlers."""
 
     def __init__(self, every, runs, results, worker, form, shown, strip):
         self.every, self.runs, self.results, self.worker = every, runs, results, worker
-        self.first = every.of(every.robots()[0]).robot
         self.form, self.shown, self.strip = form, shown, strip
         # Keys of the last run and of the one that is drawn.
         self.key, self.drawn = gr.State(None), gr.State(None)
@@ -118,8 +140,7 @@ class _Parts:
                 bench = self.every.of(self.every.robots()[0])
                 yield {self.strip: Progress(bench, loading=told or "starting").payload()}
             await asyncio.sleep(0.3)
-        bench = self.every.of(self.every.robots()[0])
-        updates = self._frame(bench) if bench.robot is self.first else self._anew(bench)
+        updates = self._frame(self.every.of(self.every.robots()[0]))
         if self.runs.current(visitor):
             del updates[self.strip]
         yield updates

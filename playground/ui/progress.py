@@ -12,8 +12,8 @@ from playground.views import theme
 # gr.HTML(value, **COMPONENT) with `Progress.payload()`.
 COMPONENT = look.component("strip.js")
 
-# What `playground.loading.load` says of a policy as a whole; told to those who wait meanwhile.
-_LOADING = ("loading", "compiling", "downloading")
+# What `playground.loading.load` says of a policy; told to those who wait meanwhile.
+_LOADING = ("downloading", "loading", "compiling")
 
 
 @dataclasses.dataclass(slots=True)
@@ -189,6 +189,12 @@ class Progress:
             "warnings": [] if trace is None else [theme.plain(w) for w in trace.warnings],
             "link": results.link(self._key, name) if self._key and trace else "",
         }
+
+
+def _of_loading(phase: str) -> bool:
+    """Whether it is of `playground.loading.load`, which those in line are told too. A run's own
+    phases say what they compile."""
+    return phase == "compiling" or phase.startswith(("loading", "downloading"))
 
 
 def _place(place: Queued) -> str:
