@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from playground import local
 from tests.conftest import ROOT
 
 SOURCES = sorted(
@@ -76,6 +77,13 @@ def test_readme_commands_are_what_ci_runs():
 
 def code_blocks() -> list[str]:
     return re.findall(r"```(?:bash|sh)\n(.*?)```", README, re.DOTALL)
+
+
+def test_readme_s_config_of_a_fine_tune_is_complete(tmp_path):
+    """The JSON that README shows is one the program takes."""
+    (example,) = re.findall(r"```json\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "my_run.json").write_text(example)
+    assert local.read_config(tmp_path / "my_run.json").name == "my_run"
 
 
 def test_readme_names_files_that_exist():
