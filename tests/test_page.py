@@ -47,6 +47,7 @@ FLAGS = [
 LIMIT_MS = 90_000  # for what must happen, on however slow a machine
 PI0, FAST = "pi0_tabletop", "pi0_fast_tabletop"
 CARDS = {PI0: ".card[data-family='pi0']", FAST: ".card[data-family='pi0_fast']"}
+CARDS["table"] = CARDS[PI0]
 expect.set_options(timeout=LIMIT_MS)
 LONG = {"steps": 100, "samples": 32}  # a run that lasts for seconds
 
@@ -64,14 +65,14 @@ def app(tmp_path_factory):
 
 
 @contextlib.contextmanager
-def started(folder, *arguments):
+def started(folder, *arguments, program=("app.py", "--port")):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = folder / "log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "app.py", "--port", str(port), *arguments],
+            [sys.executable, *program, str(port), *arguments],
             cwd=ROOT,
             env={**os.environ, "GRADIO_TEMP_DIR": str(folder / "files")},
             stdout=output,
@@ -237,6 +238,44 @@ def test_page_says_why_no_policy_could_be_loaded(browser, tmp_path):
         run(page)
         expect(page.get_by_test_id("toast-body")).to_contain_text(reason)
         until(lambda: not answers(f"{address}/healthz"))
+        page.close()
+
+
+def test_another_robot_brings_its_slots_and_one_failure_leaves_the_other_s_answer(
+    browser, tmp_path, photo
+):
+    with started(tmp_path, program=("-m", "tests.two_robots")) as address:
+        page = browser.new_page()
+        page.goto(address)
+        expect(page.locator(".say")).to_have_text("Ready.")
+        run(page)
+        answered(page, "table")
+        page.get_by_role("combobox", name="Robot").click()
+        page.get_by_role("option", name="DROID").click()
+        expect(page.locator(".state input")).to_have_count(8)
+        expect(page.locator("#actions-plot")).not_to_be_visible()
+        titles = page.locator(".slot code").filter(visible=True)
+        assert titles.all_inner_texts() == [
+            "base_0_rgb",
+            "left_wrist_0_rgb / wrist_0_rgb",
+            "right_wrist_0_rgb",
+            "base_1_rgb",
+        ]
+        give(page, photo, slot=0)
+        give(page, photo, slot=1)
+        page.get_by_label("Prompt").fill("refuse")
+        expect(page.locator("#picture-1 img")).to_be_visible()
+        run(page)
+        answered(page, PI0)
+        expect(page.locator(CARDS[FAST])).to_contain_text("not <b>today</b>")
+        assert len(drawn_lines(page, "pi0")) == 8
+        page.get_by_label("Prompt").fill("go on")
+        run(page)
+        answered(page)
+        tab(page, "What the models receive")
+        seen = page.locator(".cameras-seen")
+        expect(seen.nth(0).locator("code")).to_have_text(["base_0_rgb", "left_wrist_0_rgb"])
+        expect(seen.nth(1).locator("code")).to_have_text(["base_0_rgb", "wrist_0_rgb"])
         page.close()
 
 

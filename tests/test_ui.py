@@ -102,7 +102,7 @@ def test_one_picture_of_a_camera_reaches_each_policy_under_its_own_slot():
 
 def test_page_can_be_used_before_policies_are_loaded_where_slots_are_alike():
     every = Benches(Loaded({}), {"one": TABLETOP, "two": TABLETOP, "three": DROID})
-    assert every.robots() == ["tabletop", "droid"]
+    assert every.robots() == [TABLETOP, DROID]
     bench = every.of("tabletop")
     assert bench.policies == ("one", "two")
     (job,) = jobs(bench, {0: GREY})

@@ -58,15 +58,19 @@ class Benches:
         except (TimeoutError, Down):
             return {}
 
-    def robots(self) -> list[str]:
-        """Names, that of the first policy's robot first."""
-        return list(dict.fromkeys(robot.name for robot in self._robots.values()))
+    def robots(self) -> list[Robot]:
+        """One of each name, the first policy's first."""
+        found = {robot.name: robot for robot in reversed(self._robots.values())}
+        return list(reversed(found.values()))
 
-    def of(self, robot: str) -> Bench:
-        """Raises ValueError for a robot that no policy drives."""
+    def of(self, robot: str | None = None) -> Bench:
+        """The bench of the robot of that name, the first without one. Raises ValueError for a
+        robot that no policy drives."""
+        known = [found.name for found in self.robots()]
+        robot = known[0] if robot is None else robot
         here = {name: found for name, found in self._robots.items() if found.name == robot}
         if not here:
-            raise ValueError(f"no policy here drives {robot!r}; there are {self.robots()}")
+            raise ValueError(f"no policy here drives {robot!r}; there are {', '.join(known)}")
         infos = {name: info for name, info in self.infos().items() if name in here}
         slots = {
             name: infos[name].slots if infos else found.flow_slots for name, found in here.items()

@@ -63,7 +63,7 @@ def build(every: Benches, worker: Worker, results: Results) -> None:
         only `failure`.
         """
         try:
-            bench = every.of(robot or every.robots()[0])
+            bench = every.of(robot)
             pictures, chosen = _slots(bench, images, modes or {})
             jobs = benches.jobs(
                 bench,

@@ -8,6 +8,7 @@ import gradio as gr
 import numpy as np
 
 from playground import transforms
+from playground.robots import Robot
 from playground.trace import Options
 from playground.ui import bench as benches
 from playground.ui import look
@@ -83,7 +84,7 @@ def build(bench: Bench) -> Form:
         run = gr.Button("Run", variant="primary", elem_id="run", scale=3)
         stop = gr.Button("Stop", elem_id="stop", interactive=False, scale=1, min_width=90)
     gr.HTML('<p id="told" class="told" aria-hidden="true"></p>', apply_default_css=False)
-    with gr.Accordion(f"State: {len(bench.robot.state)} values", open=True):
+    with gr.Accordion("State", open=True):
         state = gr.HTML(
             state_value(bench, first and first.state), judged=[], **_STATE, elem_id="state"
         )
@@ -155,13 +156,15 @@ def example_cards(bench: Bench) -> list[dict]:
     return cards
 
 
-def refreshed(bench: Bench, robots: Sequence[str], form: Form) -> dict:
+def refreshed(bench: Bench, robots: Sequence[Robot], form: Form) -> dict:
     """Updates for the frame: which policies, slots and examples there are. What a visitor has put
     in stays."""
     labels = [(bench.infos[n].title if n in bench.infos else n, n) for n in bench.policies]
     updates = {
         form.robot: gr.update(
-            choices=list(robots), value=bench.robot.name, visible=len(robots) > 1
+            choices=[(robot.title, robot.name) for robot in robots],
+            value=bench.robot.name,
+            visible=len(robots) > 1,
         ),
         form.policies: gr.update(choices=labels, visible=len(bench.policies) > 1),
         form.examples: example_cards(bench),

@@ -73,7 +73,7 @@ def build(worker: Worker, robots: Mapping[str, Robot], results: Results) -> gr.B
     """The page for a worker that has loaded these policies, or is about to. `robots`: by policy,
     with its conventions."""
     every = Benches(worker, robots)
-    bench = every.of(every.robots()[0])
+    bench = every.of()
     runs = Runs()
     with gr.Blocks(title=look.TITLE, analytics_enabled=False, fill_width=True,
                    delete_cache=(600, 6 * 3600)) as page:  # fmt: skip
@@ -137,16 +137,16 @@ class _Parts:
                 return
             if told != status.loading and not self.runs.current(visitor):
                 told = status.loading
-                bench = self.every.of(self.every.robots()[0])
+                bench = self.every.of()
                 yield {self.strip: Progress(bench, loading=told or "starting").payload()}
             await asyncio.sleep(0.3)
-        updates = self._frame(self.every.of(self.every.robots()[0]))
+        updates = self._frame(self.every.of())
         if self.runs.current(visitor):
             del updates[self.strip]
         yield updates
 
     def _gone(self) -> dict:
-        notes = Progress(self.every.of(self.every.robots()[0]))
+        notes = Progress(self.every.of())
         try:
             self.worker.metadata(timeout_s=0)
         except (Down, TimeoutError) as error:
@@ -171,7 +171,8 @@ class _Parts:
         return frame | values
 
     def choose_robot(self, robot):
-        return self._anew(self.every.of(robot))
+        """Another robot, another observation; the last result belonged to the former."""
+        return self._anew(self.every.of(robot)) | {self.key: None} | tabs.cleared(self.shown)
 
     def judge(self, robot, state):
         judged = benches.judged(self.every.of(robot), state["values"])
@@ -285,7 +286,7 @@ def _wire(page: gr.Blocks, parts: _Parts) -> None:
         parts.judge, [form.robot, form.state], form.state, **own
     )
     page.unload(parts.stop)
-    form.robot.input(parts.choose_robot, form.robot, whole, **own)
+    form.robot.input(parts.choose_robot, form.robot, [*whole, parts.key, *shown.cleared], **own)
     form.state.input(parts.judge, [form.robot, form.state], form.state, **own)
     gr.on(
         [form.policies.change, form.temperature.change],

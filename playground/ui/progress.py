@@ -228,10 +228,9 @@ def _stages(trace: Trace) -> list[list]:
 
 
 def _about(info: PolicyInfo) -> str:
-    size = f"{info.image_size} px pictures"
-    return (
-        f"{info.robot} · {info.horizon} steps at {info.control_hz:g} Hz · {size} · {info.revision}"
-    )
+    chunk = f"{info.horizon} steps at {info.control_hz:g} Hz"
+    parts = (info.name, info.robot, chunk, f"{info.image_size} px pictures", info.revision)
+    return " · ".join(theme.plain(part) for part in parts)
 
 
 def _unknown(name: str) -> dict[str, str]:

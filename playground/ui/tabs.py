@@ -15,6 +15,10 @@ from playground.views import denoising, mask, tokens
 
 ROBOT_UNITS, MODEL_UNITS = "robot units", "normalised"
 _LIVE = look.component("panels.js", "live.js")
+_WAITING = (
+    "<p class='waiting'>The chunk of each policy appears here: run an example, or give a picture "
+    "and a prompt.</p>"
+)
 _MAX_PLAYED = 500_000  # values of x_t that a player gets; 16 bits each, three arrays of them
 _OPEN_LOOP = (
     "Predictions from one observation: a chunk close to a demonstration is not yet a robot that "
@@ -47,10 +51,15 @@ class Shown:
         return [*columns, *self.players.values(), *self.rails.values(), self.execute]
 
     @property
+    def cleared(self) -> list:
+        """What shows a result of all policies together."""
+        return [self.plot, self.words, self.played, self.compare]
+
+    @property
     def all(self) -> list:
         parts = (self.players, self.rails, self.masks, self.received)
         views = [view for part in parts for view in part.values()]
-        return [self.plot, self.words, self.played, self.compare, *views]
+        return [*self.cleared, *views]
 
 
 def build(policies: Sequence[str]) -> Shown:
@@ -79,12 +88,7 @@ def build(policies: Sequence[str]) -> Shown:
                 png = gr.Button("Save picture (PNG)", size="sm", elem_id="png")
                 png.click(None, js=_SAVE_PNG)
             with gr.Column() as result:
-                words = gr.HTML(
-                    "<p class='waiting'>The chunk of each policy appears here: run an example, or "
-                    "give a picture and a prompt.</p>",
-                    apply_default_css=False,
-                    elem_id="actions-words",
-                )
+                words = gr.HTML(_WAITING, apply_default_css=False, elem_id="actions-words")
                 plot = gr.Plot(show_label=False, elem_id="actions-plot", visible=False)
             gr.HTML(f"<p class='fine'>{_OPEN_LOOP}</p>", apply_default_css=False)
         with gr.Tab("Denoising", id="denoising"):
@@ -140,6 +144,15 @@ def live(states: Mapping[str, dict | None], shown: Shown) -> dict:
     """The chunks as they stand; the last result makes room for them. {}: back to the result."""
     updates = {view: states.get(name) for name, view in shown.live.items()}
     return updates | {shown.result: gr.update(visible=not any(states.values()))}
+
+
+def cleared(shown: Shown) -> dict:
+    return {
+        shown.plot: gr.update(value=None, visible=False),
+        shown.words: _WAITING,
+        shown.played: "",
+        shown.compare: "",
+    }
 
 
 def drawn(traces: Mapping[str, Trace], units: str, execute: int, shown: Shown) -> dict:

@@ -53,7 +53,8 @@ function edited(i) {
 function judge() {
   const columns = props.judged || [];
   const head = view.querySelector("thead tr");
-  if (!head) return;
+  // With another robot both props change, one after the other.
+  if (!head || columns.some((column) => column.values.length !== cells.length)) return;
   for (const row of [head, ...cells]) row.querySelectorAll(".judged").forEach((cell) => cell.remove());
   let flagged = 0;
   for (const column of columns) {
