@@ -268,7 +268,7 @@ def test_another_robot_brings_its_slots_and_one_failure_leaves_the_other_s_answe
         run(page)
         answered(page, PI0)
         expect(page.locator(CARDS[FAST])).to_contain_text("not <b>today</b>")
-        assert len(drawn_lines(page, "pi0")) == 8
+        until(lambda: len(drawn_lines(page, "pi0")) == 8)
         page.get_by_label("Prompt").fill("go on")
         run(page)
         answered(page)
