@@ -118,7 +118,7 @@ _SAVE_PNG = """() => {
   window.Plotly.downloadImage(
     {data: plot.data, layout: {...plot.layout, paper_bgcolor: "white", plot_bgcolor: "white",
       font: {...plot.layout.font, color: "#1B2027"}}},
-    {format: "png", scale: 2, width: plot.clientWidth, height: plot.layout.height,
+    {format: "png", scale: 2, width: plot.clientWidth, height: plot.clientHeight,
      filename: name ? name.dataset.file : "actions"});
 }"""
 
