@@ -1,6 +1,6 @@
 """Writes a trained policy as the product ships it: `python -m playground.training.export pi0`.
 
-The folder holds weights (bfloat16, the average of the run's weights), config, norm stats, for
+The folder holds weights (bfloat16; the run's average, or its last ones), config, norm stats, for
 pi0-FAST its action tokenizer, the training log with its curves, and a model card.
 """
 
@@ -60,7 +60,7 @@ weights.
 """
 
 
-def export(name: str, folder: Path, run: Path) -> None:
+def export(name: str, folder: Path, run: Path, weights: str = "average") -> None:
     """Writes the folder. Raises ValueError without a checkpoint, or if a file grows too large."""
     manager = checkpoints(run)
     if manager.latest_step() is None:
@@ -68,7 +68,7 @@ def export(name: str, folder: Path, run: Path) -> None:
     recipe, config = RECIPES[name], CONFIGS[name]
     graph, params = nnx.split(trainee_of(name, recipe.seed))
     state = restore(manager, Trainer(recipe, graph, optimiser(recipe)).begin(params))
-    policy = nnx.merge(graph, state["ema"]).policy
+    policy = nnx.merge(graph, state["ema" if weights == "average" else "params"]).policy
     metadata = {"robot": TABLETOP.name, "normalisation": method_of(config), "policy": name}
     if folder.exists():
         shutil.rmtree(folder)
@@ -83,7 +83,12 @@ def export(name: str, folder: Path, run: Path) -> None:
     with (run / "log.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     steps = int(state["step"])
-    told = {"steps": steps, "looks": int(rows[-1]["looks"]), "recipe": _recipe(run)}
+    told = {
+        "steps": steps,
+        "looks": int(rows[-1]["looks"]),
+        "weights": weights,
+        "recipe": _recipe(run),
+    }
     (folder / "training.json").write_text(json.dumps(told, indent=1) + "\n")
     count = sum(leaf.size for _, leaf in nnx.to_flat_state(nnx.state(policy, nnx.Param)))
     fast = name == "pi0_fast"
@@ -114,9 +119,10 @@ def main() -> None:
     parser.add_argument("policy", choices=CONFIGS)
     parser.add_argument("--folder", type=Path, help="default: assets/<policy>_tabletop")
     parser.add_argument("--run", type=Path, help="default: runs/<policy>")
+    parser.add_argument("--weights", choices=("average", "last"), default="average")
     args = parser.parse_args()
     folder = args.folder or ASSETS / f"{args.policy}_tabletop"
-    export(args.policy, folder, args.run or RUNS / args.policy)
+    export(args.policy, folder, args.run or RUNS / args.policy, args.weights)
 
 
 if __name__ == "__main__":

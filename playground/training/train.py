@@ -110,7 +110,7 @@ class Trainer:
         # Early on the average is over what there is: no memory of the random start.
         keep = jnp.minimum(self.recipe.ema, (1.0 + state["step"]) / (10.0 + state["step"]))
         ema = jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, state["ema"], params)
-        figures = {"loss": value, **figures, "gradient": optax.global_norm(gradients)}
+        figures = {"loss": value, **figures, "gradient": optax.tree.norm(gradients)}
         state = {"step": state["step"] + 1, "params": params, "ema": ema, "optimiser": optimiser}
         return state, figures
 
