@@ -243,7 +243,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights_and_is_exported(looks, tmp_pa
     # The schedule stays eight steps long; only the work stops after five.
     graph_run = tmp_path / "halves"
 
-    class Stop(train.threading.Event):
+    class Stop(train.Event):
         asked = 0
 
         def is_set(self):
@@ -252,7 +252,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights_and_is_exported(looks, tmp_pa
             return Stop.asked > 8
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.threading, "Event", Stop)
+        patch.setattr(train, "Event", Stop)
         train.train("pi0", RECIPE, graph_run, data, None)
     assert train.checkpoints(graph_run).latest_step() == 5
     train.train("pi0", RECIPE, graph_run, data, None)

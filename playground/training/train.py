@@ -10,9 +10,9 @@ import dataclasses
 import functools
 import json
 import signal
-import threading
 import time
 from pathlib import Path
+from threading import Event
 
 import jax
 import jax.numpy as jnp
@@ -187,7 +187,7 @@ def train(name: str, recipe: Recipe, folder: Path, data: Path, start_from: str |
     (folder / "recipe.json").write_text(json.dumps(dataclasses.asdict(recipe), indent=1) + "\n")
 
     # A polite stop (SIGTERM) saves first.
-    stopped = threading.Event()
+    stopped = Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     begun, saved, recent = time.monotonic(), time.monotonic(), []
     for step in range(first, recipe.steps):
