@@ -32,7 +32,7 @@ def main() -> None:
         )
     except ValueError as error:
         settings().error(str(error))
-    worker = Worker("playground.loading:load", {"policies": asked})
+    worker = Worker("playground.loading:load", {"policies": asked}, kinds=page.KINDS)
     kept = results.Results()
     demo = page.build(worker, robots, kept)
     served = page.serve(demo, told.host, told.port)

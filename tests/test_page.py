@@ -25,11 +25,14 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 
+from playground import analysis
 from playground.events import Done
 from playground.loading import keep_compiled_programs, open_policy
 from playground.robots import TABLETOP
 from playground.trace import Options, RawObservation, load
 from playground.transforms import load_image, normalise
+from playground.ui.bench import examples
+from playground.views import attention, matters
 from playground.views.actions import figure
 
 pytestmark = pytest.mark.browser
@@ -461,6 +464,51 @@ def test_markup_in_prompt_and_state_stays_text(visit):
     expect(page.locator(CARDS[PI0])).to_contain_text("Answered in")  # the last answer stays
 
 
+def test_measured_attention_is_that_of_the_run(visit, policies):
+    page = visit()
+    page.get_by_role("tab", name="Attention", exact=True).click()
+    page.get_by_label("Measure attention with each run").check()
+    run(page)
+    answered(page)
+    example = first_example()
+    for name in (PI0, FAST):
+        trace = trace_of(policies[name], example, Options(attention=True))
+        told = page.locator(f".right .view[data-family='{trace.info.family}']")
+        expect(told.filter(has=page.locator(".masses")).locator("p.hidden").first).to_have_text(
+            attention.describe(trace)
+        )
+
+
+def test_what_matters_is_what_python_measures(visit, policies):
+    page = visit()
+    page.get_by_role("checkbox", name="pi0-FAST").uncheck()
+    tab(page, "What matters")
+    for other in ("Cameras", "State"):
+        page.locator("#groups").get_by_label(other).uncheck()
+    page.get_by_role("button", name="Measure what matters").click()
+    expect(page.locator("#matters-status")).to_have_text("Done.")
+    arguments = {
+        "policies": (PI0,),
+        "observation": first_example(),
+        "options": Options(),
+        "groups": ("prompt",),
+    }
+    *_, last = analysis.what_matters(policies, arguments)
+    report = analysis.from_plain(last.value)
+    words = [change for change in report.changes if change.word is not None]
+    shown = page.locator("#matters .word small").all_inner_texts()
+    assert shown == [matters.percent(change.percent) for change in words]
+    assert len(shown) == len(report.prompt.split())
+    expect(page.locator("#matters .badge").first).to_have_text(policies[PI0].info.badge)
+
+
+def first_example():
+    """What the page starts with."""
+    example = examples(TABLETOP)[0]
+    images = {"base_0_rgb": example.images["table"]}
+    return RawObservation("tabletop", images, {}, example.prompt, np.array(example.state))
+
+
 def test_controls_without_effect_are_closed_and_say_why(visit):
     page = visit()
     page.get_by_role("button", name="Advanced").click()
@@ -539,5 +587,16 @@ def test_programs_get_the_same_answer(app, visit, policies, photo):
         client.predict("touch", {"left_eye": handle_file(photo)}, api_name="/infer")
     with pytest.raises(Exception, match="give an uploaded picture"):
         client.predict("touch", {"base_0_rgb": {"path": "/etc/passwd"}}, api_name="/infer")
+    report = client.predict(
+        "touch the red cube",
+        {"base_0_rgb": handle_file(photo)},
+        policies=[PI0],
+        noises=2,
+        groups=["camera"],
+        api_name="/what_matters",
+    )
+    assert report["done"] == report["of"]
+    assert {change["group"] for change in report["changes"]} == {"camera"}
+    assert report["bases"][0]["badge"] == expected.info.badge
     public = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    assert set(public) == {"/infer"}
+    assert set(public) == {"/infer", "/what_matters"}

@@ -209,6 +209,6 @@ def examples(robot: Robot) -> list[Example]:
     return found
 
 
-def words(error: Exception) -> str:
-    """An error's message for Gradio's pop-ups, which read markup."""
+def words(error: Exception | str) -> str:
+    """A message for Gradio's pop-ups, which read markup."""
     return html.escape(str(error))

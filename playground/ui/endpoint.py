@@ -1,37 +1,25 @@
-"""`/infer`: the page's answer for programs."""
+"""`/infer` and `/what_matters`: the page's answers for programs."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
 from gradio_client.utils import is_file_obj_with_meta
 
 from playground import transforms
-from playground.events import Done, Failed, Job
+from playground.events import Done, Failed, Job, Result
 from playground.trace import Options, Trace
 from playground.ui import bench as benches
+from playground.ui import matters, runs
 from playground.ui import results as kept
-from playground.ui.bench import Benches
+from playground.ui.bench import Bench, Benches
 from playground.ui.results import Results
+from playground.variants import GROUPS
 from playground.views import theme
 from playground.worker import Busy, Down, Stream, Worker
 
 
-def submit(worker: Worker, jobs: Sequence[Job]) -> list[Stream]:
-    """Puts all jobs in line, or none: raises as `Worker.infer` does."""
-    streams: list[Stream] = []
-    try:
-        for job in jobs:
-            streams.append(worker.infer(job))
-    except (Busy, Down, ValueError):
-        for stream in streams:
-            stream.close()
-        raise
-    return streams
-
-
 def build(every: Benches, worker: Worker, results: Results) -> None:
-    """Adds the endpoint to the Blocks at hand."""
+    """Adds the endpoints to the Blocks at hand."""
 
     def infer(
         prompt: str,
@@ -62,27 +50,73 @@ def build(every: Benches, worker: Worker, results: Results) -> None:
         warnings, and trace, the path of the whole trace on this server. A policy that failed has
         only `failure`.
         """
-        try:
-            bench = every.of(robot)
-            pictures, chosen = _slots(bench, images, modes or {})
-            jobs = benches.jobs(
-                bench,
-                bench.policies if policies is None else policies,
-                pictures,
-                chosen,
-                prompt,
-                bench.robot.resting_state if state is None else state,
-                Options(num_steps, num_samples, seed, float(temperature), max_tokens),
-            )
-            streams = submit(worker, jobs)
-        except (ValueError, Busy, Down) as error:
-            raise gr.Error(benches.words(error), print_exception=False) from error
+        options = Options(num_steps, num_samples, seed, float(temperature), max_tokens)
+        given = (prompt, images, state, policies, robot, modes, options)
+        streams = _submitted(lambda: runs.submit(worker, _jobs(every, *given)))
         return _answer(streams, results)
 
+    def what_matters(
+        prompt: str,
+        images: dict[str, Any],
+        state: list[float] | None = None,
+        policies: list[str] | None = None,
+        robot: str | None = None,
+        modes: dict[str, str] | None = None,
+        num_steps: int = 10,
+        seed: int = 0,
+        noises: int = 4,
+        groups: list[str] | None = None,
+        prompts: list[str] | None = None,
+    ) -> dict[str, Any]:
+        """Measures how much each policy's chunk changes when one input changes, with equal noise.
+
+        Inputs are those of /infer. noises: chunks a variant (pi0). groups: of "prompt", "camera",
+        "state"; None for all. prompts: of your own, to compare with.
+
+        Returns the report of `playground.analysis`: bases (by policy: badge, spread between seeds
+        in % of range), changes (by variant: percent of range, 95 % interval, times_spread, by
+        dimension), left_out.
+        """
+        options = Options(num_steps, seed=seed)
+        given = (prompt, images, state, policies, robot, modes, options)
+
+        def call():
+            lines = "\n".join(prompts or [])
+            jobs = _jobs(every, *given)
+            asked = matters.arguments(jobs, GROUPS if groups is None else groups, noises, lines)
+            return worker.call("what_matters", asked)
+
+        report = None
+        with _submitted(call) as stream:
+            for event in stream:
+                match event:
+                    case Result(value=value):
+                        report = value
+                    case Failed(message=message):
+                        raise gr.Error(message, print_exception=False)
+        return report
+
     gr.api(infer, api_name="infer", concurrency_limit=None)
+    gr.api(what_matters, api_name="what_matters", concurrency_limit=None)
 
 
-def _slots(bench, images, modes):
+def _submitted(call):
+    """What `call` puts in line; its refusals as answers."""
+    try:
+        return call()
+    except (ValueError, Busy, Down) as error:
+        raise gr.Error(benches.words(error), print_exception=False) from error
+
+
+def _jobs(every: Benches, prompt, images, state, policies, robot, modes, options) -> list[Job]:
+    bench = every.of(robot)
+    pictures, chosen = _slots(bench, images, modes or {})
+    policies = bench.policies if policies is None else policies
+    state = bench.robot.resting_state if state is None else state
+    return benches.jobs(bench, policies, pictures, chosen, prompt, state, options)
+
+
+def _slots(bench: Bench, images: dict, modes: dict):
     """Pictures and modes in the order of the bench's cameras; any of a camera's names will do."""
     names = {slot.name: i for i, c in enumerate(bench.cameras) for slot in c.slots.values()}
     if unknown := sorted((images.keys() | modes.keys()) - set(names)):
@@ -102,7 +136,7 @@ def _slots(bench, images, modes):
     return pictures, chosen
 
 
-def _answer(streams: Sequence[Stream], results: Results) -> dict[str, Any]:
+def _answer(streams: list[Stream], results: Results) -> dict[str, Any]:
     traces: dict[str, Trace] = {}
     failures: dict[str, str] = {}
     for stream in streams:

@@ -8,11 +8,12 @@ import gradio as gr
 import numpy as np
 
 from playground import transforms
+from playground.events import Job
 from playground.robots import Robot
 from playground.trace import Options
 from playground.ui import bench as benches
 from playground.ui import look
-from playground.ui.bench import AS_TRAINED, Bench, Example
+from playground.ui.bench import AS_TRAINED, Bench, Benches, Example
 from playground.views import theme
 
 MAX_CAMERAS = 4  # pi0 and pi0-FAST on DROID: two pictures both take, and one of each alone
@@ -233,34 +234,26 @@ def effects(bench: Bench, chosen: Sequence[str], temperature: float, form: Form)
 # --- what the column says -----------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Asked:
-    """What a visitor asks for, read from `Form.inputs`; pictures as file paths."""
-
-    robot: str
-    policies: list[str]
-    prompt: str
-    state: list
-    options: Options
-    pictures: list[str | None]
-    modes: list[str]
-
-
-def asked(robot, policies, prompt, state, steps, samples, seed, temperature, most, *rest) -> Asked:
-    """Raises ValueError for an empty field."""
+def jobs(
+    every: Benches, robot, policies, prompt, state, steps, samples, seed, temperature, most, *rest,
+    attention: bool = False,
+) -> tuple[Bench, list[Job]]:  # fmt: skip
+    """What a visitor asks for, from the values of `Form.inputs`; raises ValueError that says what
+    to mend."""
     fields = {"steps": steps, "samples": samples, "seed": seed, "temperature": temperature}
     fields["most tokens"] = most
     for name, value in fields.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"the field {name} needs a number, it holds {value!r}")
-    return Asked(
-        robot=robot,
-        policies=list(policies or []),
-        prompt=prompt or "",
-        state=list(state["values"]),
-        options=Options(int(steps), int(samples), int(seed), float(temperature), int(most)),
-        pictures=[file and file["path"] for file in rest[:MAX_CAMERAS]],
-        modes=list(rest[MAX_CAMERAS:]),
+    options = Options(
+        int(steps), int(samples), int(seed), float(temperature), int(most), bool(attention)
+    )
+    bench = every.of(robot)
+    files = [file and file["path"] for file in rest[:MAX_CAMERAS]]
+    modes = rest[MAX_CAMERAS : MAX_CAMERAS + len(bench.cameras)]
+    found = pictures(bench, files)
+    return bench, benches.jobs(
+        bench, policies or [], found, modes, prompt, state["values"], options
     )
 
 

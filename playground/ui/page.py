@@ -6,10 +6,8 @@ gets; nothing else is shared.
 """
 
 import asyncio
-import contextlib
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import gradio as gr
 from fastapi import FastAPI
@@ -17,12 +15,14 @@ from fastapi import FastAPI
 from playground import transforms
 from playground.robots import Robot
 from playground.ui import bench as benches
-from playground.ui import endpoint, look, observation, progress, tabs
+from playground.ui import endpoint, look, matters, observation, progress, runs, tabs
 from playground.ui.bench import Benches
 from playground.ui.progress import Progress
 from playground.ui.results import Results
-from playground.worker import Busy, Down, Stream, Worker
+from playground.ui.runs import Runs
+from playground.worker import Busy, Down, Worker
 
+KINDS = matters.KIND  # of jobs that the page's worker must know
 _UPDATE_EVERY_S = 0.1
 _LIVE_AFTER_S = 0.4  # a shorter run shows its result only, not its making
 _THREADS = 64  # each waiting visitor holds one
@@ -30,51 +30,11 @@ _MAX_UPLOAD = "10mb"
 _MAX_EVENTS = 256  # Gradio's own queue; the worker's is shorter and the one that counts
 
 
-class Runs:
-    """The streams that are open now, by visitor, so that Stop and a closed page can end them. A
-    visitor has one run at a time: a new one ends the one before."""
-
-    def __init__(self):
-        self._lock = threading.Lock()
-        self._open: dict[str, list[Stream]] = {}
-
-    @contextlib.contextmanager
-    def of(self, visitor: str, streams: list[Stream]) -> Iterator[None]:
-        """Until the end of the block; whatever ends it, the streams are closed."""
-        with self._lock:
-            before = self._open.get(visitor, [])
-            self._open[visitor] = streams
-        _close(before)
-        try:
-            yield
-        finally:
-            with self._lock:
-                if self._open.get(visitor) is streams:
-                    del self._open[visitor]
-            _close(streams)
-
-    def stop(self, visitor: str) -> None:
-        with self._lock:
-            streams = self._open.pop(visitor, [])
-        _close(streams)
-
-    def current(self, visitor: str) -> list[Stream] | None:
-        """The visitor's run, None when there is none or it was stopped."""
-        with self._lock:
-            return self._open.get(visitor)
-
-
-def _close(streams: list[Stream]) -> None:
-    for stream in streams:
-        stream.close()
-
-
 def build(worker: Worker, robots: Mapping[str, Robot], results: Results) -> gr.Blocks:
     """The page for a worker that has loaded these policies, or is about to. `robots`: by policy,
     with its conventions."""
     every = Benches(worker, robots)
     bench = every.of()
-    runs = Runs()
     with gr.Blocks(title=look.TITLE, analytics_enabled=False, fill_width=True,
                    delete_cache=(600, 6 * 3600)) as page:  # fmt: skip
         gr.HTML(
@@ -89,7 +49,7 @@ def build(worker: Worker, robots: Mapping[str, Robot], results: Results) -> gr.B
                 form = observation.build(bench)
             with gr.Column(scale=1, min_width=320, elem_classes="right"):
                 shown = tabs.build(list(robots))
-        parts = _Parts(every, runs, results, worker, form, shown, strip)
+        parts = _Parts(every, Runs(), results, worker, form, shown, strip)
         _wire(page, parts)
         endpoint.build(every, worker, results)
     page.queue(max_size=_MAX_EVENTS, default_concurrency_limit=None, api_open=False)
@@ -198,25 +158,16 @@ class _Parts:
 
     # --- a run ----------------------------------------------------------------------------------
 
-    def run(self, request: gr.Request, key, *inputs):
+    def run(self, request: gr.Request, key, measure, *inputs):
         """Yields what changes on the page while the policies answer."""
         try:
-            asked = observation.asked(*inputs)
-            bench = self.every.of(asked.robot)
-            jobs = benches.jobs(
-                bench,
-                asked.policies,
-                observation.pictures(bench, asked.pictures),
-                asked.modes[: len(bench.cameras)],
-                asked.prompt,
-                asked.state,
-                asked.options,
-            )
-            streams = endpoint.submit(self.worker, jobs)
+            bench, jobs = observation.jobs(self.every, *inputs, attention=measure)
+            streams = runs.submit(self.worker, jobs)
         except (ValueError, Busy, Down) as error:
-            raise gr.Error(benches.words(error), title="Not run", print_exception=False) from error
+            raise gr.Error(benches.words(error), print_exception=False) from error
+        names = [name for job in jobs for name in job.policies]
         visitor = request.session_hash
-        notes = Progress(bench, asked.policies, self.worker.status().loading)
+        notes = Progress(bench, names, self.worker.status().loading)
         with self.runs.of(visitor, streams):
             yield self._running(notes, True)
             yield from self._events(streams, notes, bench)
@@ -270,6 +221,11 @@ class _Parts:
     def stop(self, request: gr.Request):
         self.runs.stop(request.session_hash)
 
+    def leave(self, request: gr.Request):
+        """The page was closed."""
+        self.stop(request)
+        self.runs.stop(matters.run_of(request))
+
     def redraw(self, key, units, execute):
         traces = self.results.find(key)
         return tabs.actions(traces, units, execute) if traces else (gr.skip(), gr.skip())
@@ -285,7 +241,7 @@ def _wire(page: gr.Blocks, parts: _Parts) -> None:
     page.load(parts.follow_loading, None, whole, **own).then(
         parts.judge, [form.robot, form.state], form.state, **own
     )
-    page.unload(parts.stop)
+    page.unload(parts.leave)
     form.robot.input(parts.choose_robot, form.robot, [*whole, parts.key, *shown.cleared], **own)
     form.state.input(parts.judge, [form.robot, form.state], form.state, **own)
     gr.on(
@@ -299,7 +255,7 @@ def _wire(page: gr.Blocks, parts: _Parts) -> None:
         picture.upload(parts.check_picture, picture, picture, preprocess=False, **own)
     run = {
         "fn": parts.run,
-        "inputs": [parts.key, *form.inputs],
+        "inputs": [parts.key, shown.measure, *form.inputs],
         "outputs": [
             parts.strip,
             parts.key,
@@ -322,6 +278,7 @@ def _wire(page: gr.Blocks, parts: _Parts) -> None:
     filled = [form.prompt, form.state, *form.pictures, *form.modes]
     form.examples.select(parts.example, form.robot, filled, **own).then(**run).then(**show)
     form.stop.click(parts.stop, None, None, **own)
+    matters.wire(shown.matters, form, parts.every, parts.worker, parts.runs)
     gr.on(
         [shown.units.change, shown.execute.change],
         parts.redraw,

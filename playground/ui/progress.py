@@ -152,7 +152,7 @@ class Progress:
         if self._loading:
             parts.append(f"Getting ready: {self._loading}.")
         if self._place is not None:
-            parts.append(_place(self._place))
+            parts.append(place(self._place))
         if not parts:
             parts += [
                 f"{self._title(name)} {policy.line}."
@@ -197,7 +197,8 @@ def _of_loading(phase: str) -> bool:
     return phase == "compiling" or phase.startswith(("loading", "downloading"))
 
 
-def _place(place: Queued) -> str:
+def place(place: Queued) -> str:
+    """A place in line, in words."""
     if not place.position:
         return "You are next."
     many = place.position

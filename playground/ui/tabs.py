@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 import gradio as gr
 
 from playground.trace import Trace
-from playground.ui import look, received, results
+from playground.ui import look, matters, received, results
 from playground.ui.bench import Bench
 from playground.views import actions as actions_view
-from playground.views import denoising, mask, tokens
+from playground.views import attention, denoising, mask, tokens
 
 ROBOT_UNITS, MODEL_UNITS = "robot units", "normalised"
 _LIVE = look.component("panels.js", "live.js")
@@ -19,6 +19,7 @@ _WAITING = (
     "<p class='waiting'>The chunk of each policy appears here: run an example, or give a picture "
     "and a prompt.</p>"
 )
+_MEASURE = "Slower, and the first such run compiles anew. Where a model looks, not why."
 _MAX_PLAYED = 500_000  # values of x_t that a player gets; 16 bits each, three arrays of them
 _OPEN_LOOP = (
     "Predictions from one observation: a chunk close to a demonstration is not yet a robot that "
@@ -41,6 +42,9 @@ class Shown:
     rails: dict[str, gr.HTML]
     compare: gr.HTML
     masks: dict[str, gr.HTML]
+    measure: gr.Checkbox
+    looks: dict[str, gr.HTML]
+    matters: matters.Tab
     received: dict[str, gr.HTML]
     columns: dict[str, list[gr.Column]]
 
@@ -57,7 +61,7 @@ class Shown:
 
     @property
     def all(self) -> list:
-        parts = (self.players, self.rails, self.masks, self.received)
+        parts = (self.players, self.rails, self.masks, self.looks, self.received)
         views = [view for part in parts for view in part.values()]
         return [*self.cleared, *views]
 
@@ -100,13 +104,20 @@ def build(policies: Sequence[str]) -> Shown:
         with gr.Tab("Attention mask", id="mask"):
             compare = gr.HTML("", apply_default_css=False, elem_id="compare")
             masks = side_by_side(lambda: gr.HTML(None, **mask.COMPONENT))
+        with gr.Tab("Attention", id="attention"):
+            measure = gr.Checkbox(
+                label="Measure attention with each run", info=_MEASURE, elem_id="measure"
+            )
+            looks = side_by_side(lambda: gr.HTML(None, **attention.COMPONENT))
+        with gr.Tab("What matters", id="matters"):
+            what_matters = matters.build()
         with gr.Tab("What the models receive", id="received"):
             seen = side_by_side(lambda: gr.HTML(None, **received.COMPONENT))
     players = {name: pair[0] for name, pair in both.items()}
     rails = {name: pair[1] for name, pair in both.items()}
     return Shown(
-        units, execute, result, plot, words, live, played, players, rails, compare, masks, seen,
-        columns,
+        units, execute, result, plot, words, live, played, players, rails, compare, masks, measure,
+        looks, what_matters, seen, columns,
     )  # fmt: skip
 
 
@@ -167,6 +178,8 @@ def drawn(traces: Mapping[str, Trace], units: str, execute: int, shown: Shown) -
         updates[shown.players[name]] = denoising.payload(playable(trace)) if flow else None
         updates[shown.rails[name]] = tokens.payload(trace) if written else None
         updates[shown.masks[name]] = None if trace is None else mask.payload(trace)
+        measured = trace is not None and bool(trace.attention)
+        updates[shown.looks[name]] = attention.payload(trace) if measured else None
         updates[shown.received[name]] = None if trace is None else received.payload(trace)
     return updates
 

@@ -1,0 +1,59 @@
+"""Who has jobs in line at the moment, so that Stop and a closed page can end them."""
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+
+from playground.events import Job
+from playground.worker import Busy, Down, Stream, Worker
+
+
+def submit(worker: Worker, jobs: Sequence[Job]) -> list[Stream]:
+    """Puts all jobs in line, or none: raises as `Worker.infer` does."""
+    streams: list[Stream] = []
+    try:
+        for job in jobs:
+            streams.append(worker.infer(job))
+    except (Busy, Down, ValueError):
+        _close(streams)
+        raise
+    return streams
+
+
+class Runs:
+    """The streams that are open now, by visitor, so that Stop and a closed page can end them. A
+    visitor has one run of a kind at a time: a new one ends the one before."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._open: dict[str, list[Stream]] = {}
+
+    @contextlib.contextmanager
+    def of(self, visitor: str, streams: list[Stream]) -> Iterator[None]:
+        """Until the end of the block; whatever ends it, the streams are closed."""
+        with self._lock:
+            before = self._open.get(visitor, [])
+            self._open[visitor] = streams
+        _close(before)
+        try:
+            yield
+        finally:
+            with self._lock:
+                if self._open.get(visitor) is streams:
+                    del self._open[visitor]
+            _close(streams)
+
+    def stop(self, visitor: str) -> None:
+        with self._lock:
+            streams = self._open.pop(visitor, [])
+        _close(streams)
+
+    def current(self, visitor: str) -> list[Stream] | None:
+        """The visitor's run, None when there is none or it was stopped."""
+        with self._lock:
+            return self._open.get(visitor)
+
+
+def _close(streams: list[Stream]) -> None:
+    for stream in streams:
+        stream.close()
