@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.visitor import app, browser, photo, policies, visit  # noqa: F401
+
 ROOT = Path(__file__).resolve().parents[1]
 GOLDENS = ROOT.parent / "shared" / "goldens"
 

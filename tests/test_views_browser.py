@@ -1,12 +1,11 @@
 """The components as a person meets them: in Gradio, in a real browser."""
 
-import os
 import re
 
 import gradio as gr
 import numpy as np
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from playground.trace import PADDING
 from playground.views import attention, denoising, mask, theme, tokens
@@ -14,9 +13,7 @@ from tests import traces
 
 pytestmark = pytest.mark.browser
 
-CHROMIUM = "/usr/bin/chromium"
 expect.set_options(timeout=20_000)
-ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
 
 FLOW = traces.with_attention(traces.pi0_trace())
 FAN = traces.pi0_trace(samples=3, steps=5, seed=3)
@@ -77,20 +74,11 @@ def address():
         page.close()
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    with sync_playwright() as playwright:
-        path = CHROMIUM if os.path.exists(CHROMIUM) else None
-        browser = playwright.chromium.launch(executable_path=path, args=ARGS)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture(params=[(1200, "light"), (390, "dark")], ids=["wide", "phone"])
-def page(request, chromium, address):
+def page(request, browser, address):
     """A page at a width and theme; the test fails on any error of the browser's."""
     width, mode = request.param
-    page = chromium.new_page(viewport={"width": width, "height": 900})
+    page = browser.new_page(viewport={"width": width, "height": 900})
     errors = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
