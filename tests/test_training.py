@@ -136,6 +136,30 @@ def test_the_places_the_losses_ask_for_are_where_the_picture_shows_the_cubes(loo
     np.testing.assert_array_equal(batch.patches, row * (size // patch) + column)
 
 
+def test_what_the_auxiliary_losses_ask_of_fast_is_what_its_tokens_tell(looks, stats, fast_folder):
+    source = batcher(looks, stats, "pi0_fast", fast_folder)
+    batch = source.batch(2, 4, 3)
+    chunk = batch.actions.shape[1:]
+    for tokens, mask, counts in zip(batch.tokens, batch.token_mask, batch.counts, strict=True):
+        ids = source._fast.action_ids(tokens[mask].tolist())
+        told = counts[counts >= 0]
+        assert len(told) == len(ids) + 1
+        # A chunk cut after any token decodes into this many coefficients.
+        for place, count in enumerate(told):
+            text = source._fast.fast._join(ids[:place])
+            assert count == len(text.decode(errors="ignore"))
+        assert told[-1] == chunk[0] * chunk[1]
+        # It stands where the next token is an action's, or the end.
+        assert tokens[np.flatnonzero(counts >= 0) + 1].tolist()[:-1] == [
+            source._fast.swap(i) for i in ids
+        ]
+    steps = np.arange(chunk[0])
+    for k in range(batches.PLAN_FREQUENCIES):
+        wave = np.cos(np.pi * k * (steps + 0.5) / chunk[0]) * np.sqrt((1 + (k > 0)) / chunk[0])
+        found = batch.plan.reshape(len(batch.plan), -1, chunk[1])[:, k]
+        np.testing.assert_allclose(found, np.einsum("h,bhd->bd", wave, batch.actions), atol=1e-4)
+
+
 # --- losses -------------------------------------------------------------------------------------
 
 
@@ -201,6 +225,28 @@ def test_fast_learns_tokens_where_decoding_puts_them(looks, stats, fast_folder):
     np.testing.assert_allclose(loss[0], -np.mean(found), rtol=1e-4)
 
 
+def test_text_stands_at_the_same_places_without_the_black_cameras(looks, stats, fast_folder):
+    batch = batcher(looks, stats, "pi0_fast", fast_folder).batch(0, 1, 1)
+    policy = losses.Trainee(TINY["pi0_fast"], rngs=nnx.Rngs(0)).policy
+    full = observation_of(policy, batch, 1)
+    tokens = {slot: policy.embed_images(image) for slot, image in full.images.items()}
+    decoder, places = policy.gemma, []
+
+    class Watched(type(decoder)):
+        def __call__(self, pair, positions, mask):
+            places.append(np.asarray(positions)[0])
+            return super().__call__(pair, positions, mask)
+
+    decoder.__class__ = Watched
+    losses.fast_loss(policy, full, tokens)
+    table = policy.config.image_slots[0]
+    losses.fast_loss(policy, full, {table: tokens[table]})
+    first, text = TINY_VISION.num_tokens, batches.FAST_TEXT - 1
+    np.testing.assert_array_equal(places[0][-text:], places[1][-text:])
+    np.testing.assert_array_equal(places[0][:first], places[1][:first])
+    assert len(places[1]) == first + text
+
+
 @pytest.mark.parametrize("name", TINY)
 def test_a_few_steps_on_one_batch_lower_every_part_of_the_loss(name, looks, stats, fast_folder):
     recipe = dataclasses.replace(RECIPE, steps=60, warmup=5, peak=5e-3)
@@ -212,7 +258,8 @@ def test_a_few_steps_on_one_batch_lower_every_part_of_the_loss(name, looks, stat
     for _ in range(40):
         state, figures = trainer.step(state, batch, False)
         seen.append({key: float(value) for key, value in figures.items()})
-    for part in ("policy", "cube place off", "named place off", "words place off"):
+    parts = ("policy", "cube place off", "named place off", "words place off")
+    for part in (*parts, "plan off") if name == "pi0_fast" else parts:
         assert seen[-1][part] < 0.8 * seen[0][part], part
     # The average follows, but is not the last step.
     leaf = lambda tree: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])  # noqa: E731

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import scipy.fft
 
 from models.config import Config, Pi0FastConfig
-from models.tokenizer import FastActionTokenizer, FastTokenizer, PaligemmaTokenizer
+from models.tokenizer import ACTION_MARKER, FastActionTokenizer, FastTokenizer, PaligemmaTokenizer
 from playground.robots import TABLETOP
 from playground.tabletop import kinematics
 from playground.tabletop.scene import COLOURS
@@ -27,10 +28,13 @@ REQUESTS = np.array([(colour, pick) for colour in range(len(COLOURS)) for pick i
 PLACE_MIDDLE, PLACE_UNIT = np.array([0.0, 0.5, 0.05]), np.array([0.16, 0.12, 0.06])
 # Training pads text to its own lengths, shorter than a person's prompt may be: padding is seen by
 # nobody, so only time depends on it.
-PI0_TEXT, FAST_TEXT = 12, 128
+PI0_TEXT, FAST_TEXT = 12, 136
 # FAST's rounding, coarser than the published 10: a chunk ends 1.2 cm (median) from where it should
-# instead of 0.6, in 32 tokens instead of 46, of which there are half as many kinds to tell apart.
-FAST_SCALE = 5.0
+# instead of 0.7, in two thirds of the tokens. And few merges: most tokens are then one coefficient,
+# which a small model learns sooner than pairs and triples of them (42 tokens a chunk; 33 at 1,024).
+FAST_SCALE, FAST_ENTRIES = 5.0, 384
+# The chunk's lowest frequencies, which an auxiliary loss has the prompt's outputs foretell.
+PLAN_FREQUENCIES = 6
 # Half of the rows are starts: what a policy is first asked on the page.
 _STARTS_SHARE = 0.5
 
@@ -41,7 +45,9 @@ class Batch:
     """images uint8 [I, size, size, 3]; patches int32 [I, 3], the patch that holds each cube's
     centre; places float32 [I, 3, 3], where the cubes are, in PLACE_UNITs; named int32 [B], which
     cube the prompt names; states float32 [B, 14] and actions float32 [B, 50, 14], normalised;
-    tokens, token_mask, ar_mask, loss_mask [B, L] as in models.Observation."""
+    tokens, token_mask, ar_mask, loss_mask [B, L] as in models.Observation; plan float32
+    [B, PLAN_FREQUENCIES * 14], the chunk's lowest DCT coefficients; counts int32 [B, L], how many
+    coefficients the postfix has told up to this token, -1 where the next token tells none."""
 
     images: np.ndarray
     patches: np.ndarray
@@ -53,6 +59,8 @@ class Batch:
     token_mask: np.ndarray
     ar_mask: np.ndarray
     loss_mask: np.ndarray
+    plan: np.ndarray
+    counts: np.ndarray
 
 
 def method_of(config: Config) -> Method:
@@ -93,7 +101,7 @@ def fit_fast(looks: Looks, stats: dict[str, Stats], folder: Path, limit: int = 3
     colours, picks = REQUESTS[rng.integers(len(REQUESTS), size=limit)].T
     chunks = demonstrations.labels(looks, rows, colours, picks.astype(bool))
     chunks = normalise(model_actions(chunks, looks.states[rows]), stats["actions"], "quantile")
-    return str(tokenizers.fit_fast(list(chunks), folder, scale=FAST_SCALE))
+    return str(tokenizers.fit_fast(list(chunks), folder, FAST_ENTRIES, FAST_SCALE))
 
 
 class Batcher:
@@ -109,7 +117,10 @@ class Batcher:
         self._text = PaligemmaTokenizer(tokenizers.MODEL)
         self._fast = None
         if isinstance(config, Pi0FastConfig):
-            self._fast = FastTokenizer(self._text, FastActionTokenizer.load(fast_folder))
+            fast = FastActionTokenizer.load(fast_folder)
+            self._fast = FastTokenizer(self._text, fast)
+            told = {i: fast.coefficients(i) for i in range(fast.vocab_size)}
+            self._told = {self._fast.swap(i): len(v) if v else 0.5 for i, v in told.items()}
         self._patches, self._places = _places(looks, config.vision.patch_size)
 
     def batch(self, step: int, images: int, prompts: int) -> Batch:
@@ -136,7 +147,9 @@ class Batcher:
             colours.astype(np.int32),
             states.astype(np.float32),
             actions.astype(np.float32),
-            *self._tokens(words, states, actions),
+            *(tokens := self._tokens(words, states, actions)),
+            _plan(actions),
+            self._counts(tokens[0], tokens[3]),
         )
 
     def _tokens(self, words, states, actions) -> tuple[np.ndarray, ...]:
@@ -151,6 +164,25 @@ class Batcher:
         names = ("tokens", "mask", "ar_mask", "loss_mask")
         tokens, mask, ar, loss = (np.stack([getattr(p, n) for p in prompts]) for n in names)
         return tokens.astype(np.int32), mask, ar.astype(np.int32), loss
+
+    def _counts(self, tokens: np.ndarray, in_postfix: np.ndarray) -> np.ndarray:
+        counts = np.full(tokens.shape, -1, np.int32)
+        if self._fast is None:
+            return counts
+        marker = len(self._text.encode(ACTION_MARKER))
+        for row, (ids, postfix) in enumerate(zip(tokens, in_postfix, strict=True)):
+            last = int(np.argmax(postfix)) + marker - 1
+            # A character may be two bytes, a token each: half a coefficient.
+            told = np.cumsum([0.0, *(self._told.get(token, 0.0) for token in ids[last + 1 :])])
+            full = np.flatnonzero(told == self._config.action_horizon * self._config.action_dim)
+            length = full[0] + 1 if len(full) else np.sum(postfix) - marker + 1
+            counts[row, last : last + length] = told[:length]
+        return counts
+
+
+def _plan(actions: np.ndarray) -> np.ndarray:
+    lowest = scipy.fft.dct(actions, axis=1, norm="ortho")[:, :PLAN_FREQUENCIES]
+    return lowest.reshape(len(actions), -1).astype(np.float32)
 
 
 def _places(looks: Looks, patch: int) -> tuple[np.ndarray, np.ndarray]:

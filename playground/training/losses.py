@@ -2,7 +2,8 @@
 small policy trained from nothing learns to move but not to listen.
 
 Grounding asks the image tokens where the cubes are, and the language model's outputs where the
-named one is. Its heads exist in training only.
+named one is. pi0-FAST is asked two things more: what the chunk will be, of the prompt's outputs,
+and which coefficient comes next, of the tokens. All these heads exist in training only.
 
 Axes: I images, P prompts an image, B = I * P, R noise draws a row, T image tokens, D width.
 """
@@ -20,10 +21,11 @@ from models.observation import Observation, uint8_to_float
 from models.pi0 import Pi0, Prefix
 from models.pi0_fast import Pi0Fast
 from playground.tabletop.scene import COLOURS
-from playground.training.batches import Batch
+from playground.training.batches import PLAN_FREQUENCIES, Batch
 
 _GROUNDING_WEIGHT = 0.1
 _PLACE_WEIGHT = 1.0
+_PLAN_WEIGHT, _COUNT_WEIGHT = 1.0, 0.2
 
 
 class Grounding(nnx.Module):
@@ -38,29 +40,46 @@ class Grounding(nnx.Module):
         self.word_place = nnx.Linear(width, 3, rngs=rngs)
 
 
+class Writing(nnx.Module):
+    """pi0-FAST's heads: the chunk's lowest frequencies from the words' outputs; from each token's
+    output the frequency and the dimension of the coefficient that comes next. A chunk decodes only
+    if all its coefficients are told, so the count must be right to the last one."""
+
+    def __init__(self, config: Pi0FastConfig, *, rngs: nnx.Rngs):
+        width, dims = config.language.width, config.action_dim
+        self.plan = nnx.Linear(width, PLAN_FREQUENCIES * dims, rngs=rngs)
+        self.frequency = nnx.Linear(width, config.action_horizon + 1, rngs=rngs)
+        self.dimension = nnx.Linear(width, dims, rngs=rngs)
+
+
 class Trainee(nnx.Module):
     """A policy with its training-only heads."""
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
-        family = Pi0Fast if isinstance(config, Pi0FastConfig) else Pi0
-        self.policy = family(config, rngs=rngs)
+        fast = isinstance(config, Pi0FastConfig)
+        self.policy = (Pi0Fast if fast else Pi0)(config, rngs=rngs)
         self.grounding = Grounding(config.language.width, rngs=rngs)
+        if fast:
+            self.writing = Writing(config, rngs=rngs)
 
 
-def loss(trainee: Trainee, batch: Batch, key: Array, draws: int) -> tuple[Array, dict[str, Array]]:
-    """The sum to minimise, and its parts with what they mean in centimetres and shares."""
+def loss(
+    trainee: Trainee, batch: Batch, key: Array, draws: int, table_only: bool = False
+) -> tuple[Array, dict[str, Array]]:
+    """The sum to minimise, and its parts with what they mean in centimetres and shares.
+    `table_only` leaves pi0-FAST's black cameras out: 128 of its 330 tokens, which tell nothing."""
     config = trainee.policy.config
     size = config.vision.image_size
     images = uint8_to_float(batch.images)
     fast = isinstance(config, Pi0FastConfig)
-    if fast:
+    if fast and not table_only:
         # The missing cameras are black and attended to: one more image serves the whole batch.
         images = jnp.concatenate([images, jnp.full((1, size, size, 3), -1.0)])
     seen = trainee.policy.embed_images(images)  # [I (+ 1), T, D]
     count = batch.images.shape[0]
     rows = batch.named.shape[0]
     tokens = {config.image_slots[0]: jnp.repeat(seen[:count], rows // count, axis=0)}
-    if fast:
+    if fast and not table_only:
         black = jnp.broadcast_to(seen[-1:], (rows, *seen.shape[1:]))
         tokens |= dict.fromkeys(config.image_slots[1:], black)
     observation = Observation(
@@ -78,9 +97,12 @@ def loss(trainee: Trainee, batch: Batch, key: Array, draws: int) -> tuple[Array,
         main, outputs, words = flow_loss(
             trainee.policy, observation, tokens, batch.actions, key, draws
         )
-    grounded, figures = _grounding(trainee.grounding, batch, seen[:count], outputs, words)
+    extra, figures = _grounding(trainee.grounding, batch, seen[:count], outputs, words)
+    if fast:
+        written, told = _writing(trainee.writing, batch, outputs, words)
+        extra, figures = extra + written, figures | told
     main = jnp.mean(main)
-    return main + grounded, {"policy": main, **figures}
+    return main + extra, {"policy": main, **figures}
 
 
 def flow_loss(
@@ -121,13 +143,21 @@ def fast_loss(
 ) -> tuple[Array, Array, Array]:
     """`Pi0Fast.compute_loss`, but with each token where decoding will put it (one position later
     than openpi trains, see `Pi0Fast.decode_step`): (loss [B], outputs [B, P, D], which of them are
-    the prompt's words, bool [B, P])."""
-    embedded = policy.embed_inputs(observation, image_tokens)
-    mask = masks.block_causal(embedded.input_mask, embedded.ar_mask)[:, :-1, :-1]
-    positions = jnp.arange(mask.shape[1]) + (embedded.ar_mask[:, :-1] > 0)
-    outputs, _, _ = policy.gemma(Pair(prefix=embedded.tokens[:, :-1]), positions, mask)
+    the prompt's words, bool [B, P]). Cameras without image tokens are not there, and the text
+    stands where it would stand behind them."""
+    pictures = [image_tokens[s] for s in policy.config.image_slots if s in image_tokens]
+    text = policy.gemma.embed(observation.tokens)
+    tokens = jnp.concatenate([*pictures, text], axis=1)[:, :-1]
+    before = tokens.shape[1] + 1 - text.shape[1]
+    here = jnp.pad(observation.token_mask, ((0, 0), (before, 0)), constant_values=True)
+    postfix = jnp.pad(observation.token_ar_mask, ((0, 0), (before, 0)))
+    mask = masks.block_causal(here, postfix)[:, :-1, :-1]
+    place = jnp.arange(tokens.shape[1])
+    missing = len(policy.config.image_slots) - len(pictures)
+    place = jnp.where(place < before, place, place + missing * policy.config.vision.num_tokens)
+    outputs, _, _ = policy.gemma(Pair(prefix=tokens), place + (postfix[:, :-1] > 0), mask)
     length = observation.tokens.shape[1]
-    hidden = outputs.prefix[:, -(length - 1) :]
+    hidden = outputs.prefix[:, before:]
     logp = jax.nn.log_softmax(policy.gemma.logits(hidden), axis=-1)
     logp = jnp.take_along_axis(logp, observation.tokens[:, 1:, None], axis=-1)[..., 0]
     counts = observation.token_loss_mask[:, 1:]
@@ -156,6 +186,25 @@ def _cubes(heads: Grounding, batch: Batch, seen: Array) -> tuple[Array, Array, d
     right = jnp.mean(jnp.argmax(found, -1) == batch.patches)
     figures = {"cube patch right": right, "cube place off": off}
     return jnp.mean(_softmax(found, batch.patches)), off, figures
+
+
+def _writing(
+    heads: Writing, batch: Batch, outputs: Array, words: Array
+) -> tuple[Array, dict[str, Array]]:
+    """outputs [B, P, D] of pi0-FAST, text last: (the weighted sum, figures)."""
+    off = jnp.mean(jnp.abs(heads.plan(outputs) - batch.plan[:, None]), axis=-1)
+    off = jnp.mean(jnp.sum(off * words, axis=1) / jnp.sum(words, axis=1))
+    counts = batch.counts[:, :-1]
+    dims = heads.dimension.out_features
+    asked = counts >= 0
+    hidden = outputs[:, -counts.shape[1] :]
+    wrong, right = 0.0, asked
+    for head, answer in ((heads.frequency, counts // dims), (heads.dimension, counts % dims)):
+        logits, answer = head(hidden), jnp.maximum(answer, 0)
+        wrong += jnp.sum(_softmax(logits, answer) * asked) / jnp.sum(asked)
+        right &= jnp.argmax(logits, -1) == answer
+    figures = {"plan off": off, "count right": jnp.sum(right) / jnp.sum(asked)}
+    return _PLAN_WEIGHT * off + _COUNT_WEIGHT * wrong, figures
 
 
 def _grounding(

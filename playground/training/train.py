@@ -35,6 +35,8 @@ FIGURES = (
     "named patch right",
     "named place off",
     "words place off",
+    "plan off",
+    "count right",
     "gradient",
 )
 CONFIGS = {"pi0": PI0_TABLETOP, "pi0_fast": PI0_FAST_TABLETOP}
@@ -43,13 +45,15 @@ CONFIGS = {"pi0": PI0_TABLETOP, "pi0_fast": PI0_FAST_TABLETOP}
 @dataclasses.dataclass(frozen=True, slots=True)
 class Recipe:
     """How a policy is trained. steps: length of the cosine schedule; sight: how many of them, at
-    first, train sight alone; images x prompts rows a step; draws: of noise and time a row (pi0)."""
+    first, train sight alone; table_only: before which step pi0-FAST's black cameras are left out;
+    images x prompts rows a step; draws: of noise and time a row (pi0)."""
 
     steps: int
     sight: int
     images: int
     prompts: int
     draws: int
+    table_only: int = 0
     peak: float = 1.5e-3
     warmup: int = 200
     final: float = 0.02
@@ -61,7 +65,9 @@ class Recipe:
 
 RECIPES = {
     "pi0": Recipe(steps=6_000, sight=800, images=16, prompts=2, draws=2),
-    "pi0_fast": Recipe(steps=3_000, sight=0, images=6, prompts=2, draws=1, peak=1e-3),
+    "pi0_fast": Recipe(
+        steps=9_000, sight=0, table_only=6_500, images=8, prompts=2, draws=1, peak=1e-3
+    ),
 }
 
 
@@ -93,8 +99,10 @@ class Trainer:
             "optimiser": self.tx.init(params),
         }
 
-    @functools.partial(jax.jit, static_argnums=(0, 3), donate_argnums=1)
-    def step(self, state: dict, batch: batches.Batch, sight: bool) -> tuple[dict, dict]:
+    @functools.partial(jax.jit, static_argnums=(0, 3, 4), donate_argnums=1)
+    def step(
+        self, state: dict, batch: batches.Batch, sight: bool, table_only: bool = False
+    ) -> tuple[dict, dict]:
         """One update, of sight alone or of everything: (the next state, figures)."""
         key = jax.random.fold_in(jax.random.key(self.recipe.seed), state["step"])
 
@@ -102,7 +110,7 @@ class Trainer:
             trainee = nnx.merge(self.graph, params)
             if sight:
                 return losses.sight_loss(trainee, batch)
-            return losses.loss(trainee, batch, key, self.recipe.draws)
+            return losses.loss(trainee, batch, key, self.recipe.draws, table_only)
 
         (value, figures), gradients = jax.value_and_grad(total, has_aux=True)(state["params"])
         updates, optimiser = self.tx.update(gradients, state["optimiser"], state["params"])
@@ -192,7 +200,8 @@ def train(name: str, recipe: Recipe, folder: Path, data: Path, start_from: str |
     begun, saved, recent = time.monotonic(), time.monotonic(), []
     for step in range(first, recipe.steps):
         batch = batcher.batch(step, recipe.images, recipe.prompts)
-        state, figures = trainer.step(state, batch, step < recipe.sight)
+        stage = step < recipe.sight, step < recipe.table_only
+        state, figures = trainer.step(state, batch, *stage)
         recent.append(figures)
         if (step + 1) % 50 == 0:
             seconds = (time.monotonic() - begun) / 50
