@@ -1,11 +1,13 @@
-"""`/infer` and `/what_matters`: the page's answers for programs."""
+"""The page's answers for programs: `/infer`, `/denoise`, `/attention_mask`, `/attention` and
+`/what_matters`. What they hold is in `playground.answers` and `playground.analysis`."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import gradio as gr
 from gradio_client.utils import is_file_obj_with_meta
 
-from playground import transforms
+from playground import answers, transforms
 from playground.events import Done, Failed, Job, Result
 from playground.trace import Options, Trace
 from playground.ui import bench as benches
@@ -14,12 +16,16 @@ from playground.ui import results as kept
 from playground.ui.bench import Bench, Benches
 from playground.ui.results import Results
 from playground.variants import GROUPS
-from playground.views import theme
 from playground.worker import Busy, Down, Stream, Worker
 
 
 def build(every: Benches, worker: Worker, results: Results) -> None:
-    """Adds the endpoints to the Blocks at hand."""
+    """Adds the endpoints to the Blocks at hand. Gradio shows their signatures and docstrings to
+    whoever asks for the API."""
+
+    def run(told: Callable[[Trace], dict[str, Any]], *given) -> dict[str, Any]:
+        streams = _submitted(lambda: runs.submit(worker, _jobs(every, *given)))
+        return _answer(streams, results, told)
 
     def infer(
         prompt: str,
@@ -51,9 +57,80 @@ def build(every: Benches, worker: Worker, results: Results) -> None:
         only `failure`.
         """
         options = Options(num_steps, num_samples, seed, float(temperature), max_tokens)
-        given = (prompt, images, state, policies, robot, modes, options)
-        streams = _submitted(lambda: runs.submit(worker, _jobs(every, *given)))
-        return _answer(streams, results)
+        return run(answers.chunk, prompt, images, state, policies, robot, modes, options)
+
+    def denoise(
+        prompt: str,
+        images: dict[str, Any],
+        state: list[float] | None = None,
+        policies: list[str] | None = None,
+        robot: str | None = None,
+        modes: dict[str, str] | None = None,
+        num_steps: int = 10,
+        num_samples: int = 1,
+        seed: int = 0,
+        temperature: float = 0.0,
+        max_tokens: int = 256,
+    ) -> dict[str, Any]:
+        """Runs policies on one observation and tells how each chunk came about. Takes what /infer
+        takes.
+
+        Returns by policy: badge, notice, trace, and of pi0: times (t, from 1 to 0), estimates
+        [steps, samples, horizon, dimensions] in the robot's units (x_t - t v_t), speeds [steps,
+        dimensions] (root mean square of v_t); of pi0-FAST: tokens (id, text, probability,
+        runners_up, and decodes: whether the tokens so far decode). A policy that failed has only
+        `failure`.
+        """
+        options = Options(num_steps, num_samples, seed, float(temperature), max_tokens)
+        return run(answers.denoising, prompt, images, state, policies, robot, modes, options)
+
+    def attention_mask(
+        prompt: str,
+        images: dict[str, Any],
+        state: list[float] | None = None,
+        policies: list[str] | None = None,
+        robot: str | None = None,
+        modes: dict[str, str] | None = None,
+        seed: int = 0,
+        temperature: float = 0.0,
+        max_tokens: int = 256,
+    ) -> dict[str, Any]:
+        """Runs policies on one observation and gives who may attend to whom in that run. Takes what
+        /infer takes, without what changes no mask.
+
+        Returns by policy: badge, notice, trace, blocks (name, kind, start, stop of the columns),
+        mask (a text for each query, a digit for each column: 0 blocked, 1 allowed, 2 padding),
+        token_texts, and summary, the mask in words. A policy that failed has only `failure`.
+        """
+        options = Options(1, 1, seed, float(temperature), max_tokens)
+        return run(answers.attention_mask, prompt, images, state, policies, robot, modes, options)
+
+    def attention(
+        prompt: str,
+        images: dict[str, Any],
+        state: list[float] | None = None,
+        policies: list[str] | None = None,
+        robot: str | None = None,
+        modes: dict[str, str] | None = None,
+        num_steps: int = 10,
+        seed: int = 0,
+        temperature: float = 0.0,
+        max_tokens: int = 256,
+        which: Literal["suffix", "prefix"] = "suffix",
+    ) -> dict[str, Any]:
+        """Runs policies on one observation and measures where each looks; weight is not cause.
+        Takes what /infer takes, and which: "suffix" for the weights of state and actions (of the
+        generated tokens for pi0-FAST), "prefix" for those of the text.
+
+        Returns by policy: badge, notice, caveat, trace, blocks (name, kind, start, stop), times,
+        mass [steps, layers, heads, blocks] and cameras (by slot [layers, side, side]: the weight on
+        each patch), averaged over queries. A policy that failed has only `failure`.
+        """
+        options = Options(num_steps, 1, seed, float(temperature), max_tokens, attention=True)
+        return run(
+            lambda trace: answers.attention(trace, which),
+            *(prompt, images, state, policies, robot, modes, options),
+        )
 
     def what_matters(
         prompt: str,
@@ -64,20 +141,22 @@ def build(every: Benches, worker: Worker, results: Results) -> None:
         modes: dict[str, str] | None = None,
         num_steps: int = 10,
         seed: int = 0,
+        temperature: float = 0.0,
+        max_tokens: int = 256,
         noises: int = 4,
         groups: list[str] | None = None,
         prompts: list[str] | None = None,
     ) -> dict[str, Any]:
         """Measures how much each policy's chunk changes when one input changes, with equal noise.
 
-        Inputs are those of /infer. noises: chunks a variant (pi0). groups: of "prompt", "camera",
-        "state"; None for all. prompts: of your own, to compare with.
+        Takes what /infer takes. noises: chunks a variant, where the policy draws any. groups: of
+        "prompt", "camera", "state"; None for all. prompts: of your own, to compare with.
 
         Returns the report of `playground.analysis`: bases (by policy: badge, spread between seeds
         in % of range), changes (by variant: percent of range, 95 % interval, times_spread, by
         dimension), left_out.
         """
-        options = Options(num_steps, seed=seed)
+        options = Options(num_steps, 1, seed, float(temperature), max_tokens)
         given = (prompt, images, state, policies, robot, modes, options)
 
         def call():
@@ -86,18 +165,10 @@ def build(every: Benches, worker: Worker, results: Results) -> None:
             asked = matters.arguments(jobs, GROUPS if groups is None else groups, noises, lines)
             return worker.call("what_matters", asked)
 
-        report = None
-        with _submitted(call) as stream:
-            for event in stream:
-                match event:
-                    case Result(value=value):
-                        report = value
-                    case Failed(message=message):
-                        raise gr.Error(message, print_exception=False)
-        return report
+        return _report(_submitted(call))
 
-    gr.api(infer, api_name="infer", concurrency_limit=None)
-    gr.api(what_matters, api_name="what_matters", concurrency_limit=None)
+    for endpoint in (infer, denoise, attention_mask, attention, what_matters):
+        gr.api(endpoint, api_name=endpoint.__name__, concurrency_limit=None)
 
 
 def _submitted(call):
@@ -105,7 +176,7 @@ def _submitted(call):
     try:
         return call()
     except (ValueError, Busy, Down) as error:
-        raise gr.Error(benches.words(error), print_exception=False) from error
+        raise gr.Error(str(error), print_exception=False) from error
 
 
 def _jobs(every: Benches, prompt, images, state, policies, robot, modes, options) -> list[Job]:
@@ -136,7 +207,9 @@ def _slots(bench: Bench, images: dict, modes: dict):
     return pictures, chosen
 
 
-def _answer(streams: list[Stream], results: Results) -> dict[str, Any]:
+def _answer(
+    streams: list[Stream], results: Results, told: Callable[[Trace], dict[str, Any]]
+) -> dict[str, Any]:
     traces: dict[str, Trace] = {}
     failures: dict[str, str] = {}
     for stream in streams:
@@ -150,20 +223,21 @@ def _answer(streams: list[Stream], results: Results) -> dict[str, Any]:
                     case Failed(policy=name, message=message):
                         failures[name] = message
     key = results.keep(traces) if traces else ""
-    told = {name: _plain(trace, kept.link(key, name)) for name, trace in traces.items()}
-    return told | {name: {"failure": message} for name, message in failures.items()}
-
-
-def _plain(trace: Trace, link: str) -> dict[str, Any]:
-    info = trace.info
-    return {
-        "badge": info.badge,
-        "notice": info.notice,
-        "actions": None if trace.actions is None else trace.actions.tolist(),
-        "decode_failure": trace.decode_failure,
-        "dimensions": theme.dimensions(info.actions),
-        "control_hz": info.control_hz,
-        "timings_ms": trace.timings_ms,
-        "warnings": list(trace.warnings),
-        "trace": link,
+    found = {
+        name: _submitted(lambda trace=trace: told(trace)) | {"trace": kept.link(key, name)}
+        for name, trace in traces.items()
     }
+    return found | {name: {"failure": message} for name, message in failures.items()}
+
+
+def _report(stream: Stream) -> dict[str, Any]:
+    """The last, and whole, report of a measurement."""
+    report = None
+    with stream:
+        for event in stream:
+            match event:
+                case Result(value=value):
+                    report = value
+                case Failed(message=message):
+                    raise gr.Error(message, print_exception=False)
+    return report

@@ -1,0 +1,145 @@
+"""The endpoints, asked as a program would, and the plain functions behind them."""
+
+import contextlib
+import io
+import re
+import urllib.request
+
+import numpy as np
+import pytest
+from gradio_client import Client, handle_file
+
+from playground import answers
+from playground.robots import TABLETOP
+from playground.trace import PADDING, Options, RawObservation, load
+from playground.transforms import load_image
+from tests import traces
+from tests.visitor import FAST, PI0, ROOT, until
+from tests.visitor import answers as responds
+
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+PROMPT = "touch the red cube"
+
+
+@pytest.fixture(scope="module")
+def client(app):
+    until(lambda: responds(f"{app}/readyz"))
+    return Client(app, verbose=False)
+
+
+@pytest.fixture(scope="module")
+def observation(photo):
+    state = np.array(TABLETOP.resting_state)
+    return RawObservation("tabletop", {"base_0_rgb": load_image(photo)}, {}, PROMPT, state)
+
+
+def asked(client, photo, api_name, **more):
+    images = {"base_0_rgb": handle_file(photo)}
+    return client.predict(prompt=PROMPT, images=images, api_name=api_name, **more)
+
+
+# --- the endpoints ------------------------------------------------------------------------------
+
+
+def test_programs_get_what_python_computes(app, client, policies, photo, observation):
+    how = {"num_steps": 4, "seed": 3, "max_tokens": 32}
+    expected = {
+        name: answers.run(policies[name], observation, Options(attention=True, **how))
+        for name in (PI0, FAST)
+    }
+    chunks = asked(client, photo, "/infer", **how)
+    steps = asked(client, photo, "/denoise", **how)
+    masks = asked(client, photo, "/attention_mask", seed=3, max_tokens=32)
+    looked = asked(client, photo, "/attention", which="prefix", **how)
+    for name, trace in expected.items():
+        for answer in (chunks[name], steps[name], masks[name], looked[name]):
+            assert (answer["badge"], answer["notice"]) == (trace.info.badge, trace.info.notice)
+        if trace.actions is None:
+            assert chunks[name]["decode_failure"] == trace.decode_failure
+        else:
+            np.testing.assert_allclose(chunks[name]["actions"], trace.actions, atol=1e-4)
+        assert masks[name]["mask"] == answers.attention_mask(trace)["mask"]
+        there, here = looked[name], answers.attention(trace, "prefix")
+        assert there["blocks"] == here["blocks"]
+        np.testing.assert_allclose(there["mass"], here["mass"], atol=0.01)
+    here = answers.denoising(expected[PI0])
+    np.testing.assert_allclose(steps[PI0]["estimates"], here["estimates"], atol=1e-4)
+    assert steps[PI0]["times"] == here["times"]
+    ids = [token.id for token in expected[FAST].tokens]
+    assert [token["id"] for token in steps[FAST]["tokens"]] == ids
+    with urllib.request.urlopen(f"{app}/{chunks[PI0]['trace']}") as file:
+        assert load(io.BytesIO(file.read())).recipe.prompt == PROMPT
+
+
+def test_what_cannot_be_asked_is_said(client, photo):
+    picture = {"base_0_rgb": handle_file(photo)}
+    for images, more, message in (
+        ({"left_eye": handle_file(photo)}, {}, "no camera slots"),
+        ({"base_0_rgb": {"path": "/etc/passwd"}}, {}, "give an uploaded picture"),
+        (picture, {"policies": ["other"]}, "no loaded policy is called other"),
+        (picture, {"state": [0.0]}, "14 values"),
+    ):
+        with pytest.raises(Exception, match=message):
+            client.predict(PROMPT, images, api_name="/infer", **more)
+    with pytest.raises(Exception, match="which is 'suffix' or 'prefix', not 'both'"):
+        asked(client, photo, "/attention", policies=[PI0], which="both")
+    with pytest.raises(Exception, match="choose something to vary"):
+        asked(client, photo, "/what_matters", policies=[PI0], groups=[])
+
+
+def test_endpoints_are_the_five_with_their_arguments_told(client):
+    public = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    assert set(public) == {"/infer", "/denoise", "/attention_mask", "/attention", "/what_matters"}
+    for endpoint in public.values():
+        given = {argument["parameter_name"]: argument for argument in endpoint["parameters"]}
+        assert {"prompt", "images", "state", "policies", "robot", "modes", "seed"} <= set(given)
+        assert endpoint["description"]
+
+
+def test_readme_s_requests_run(app, client, monkeypatch):
+    (example,) = [block for block in BLOCKS if "gradio_client" in block]
+    monkeypatch.chdir(ROOT)
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told):
+        exec(example.replace("http://127.0.0.1:7860", app), {})
+    words = re.findall(r"without “(\w+)” [\d.]+ [\d.]+", told.getvalue())
+    assert words == PROMPT.split()
+
+
+def test_readme_s_notebook_runs(monkeypatch):
+    (example,) = [block for block in BLOCKS if "open_policy" in block]
+    monkeypatch.chdir(ROOT)
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told):
+        exec(example, {})
+    assert "may attend to" in told.getvalue()
+    assert "times the seed spread" in told.getvalue()
+
+
+# --- the functions ------------------------------------------------------------------------------
+
+
+def test_a_trace_s_answers_add_up():
+    flow = traces.with_attention(traces.pi0_trace())
+    told = answers.denoising(flow)
+    end = np.array(told["estimates"][-1])
+    np.testing.assert_allclose(end, flow.actions, atol=1e-5)  # the last step ends at its estimate
+    assert np.shape(told["speeds"]) == (len(flow.times) - 1, len(flow.info.actions))
+    np.testing.assert_allclose(np.sum(answers.attention(flow)["mass"], axis=-1), 1, atol=2e-3)
+    mask = np.array([list(row) for row in answers.attention_mask(flow)["mask"]], int)
+    np.testing.assert_array_equal(mask, flow.mask)
+    assert (mask == PADDING).any()
+
+
+def test_attention_that_was_not_measured_is_not_made_up():
+    with pytest.raises(ValueError, match="measured no attention"):
+        answers.attention(traces.pi0_trace())
+
+
+def test_tokens_say_from_where_on_they_decode():
+    failed = answers.denoising(traces.fast_trace(count=24, failure="no end"))
+    assert failed["decode_failure"] == "no end"
+    decodes = [token["decodes"] for token in failed["tokens"]]
+    assert any(decodes)
+    assert not any(decodes[12:])
+    assert answers.denoising(traces.fast_trace())["tokens"][-1]["decodes"]
