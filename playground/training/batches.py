@@ -35,8 +35,9 @@ PI0_TEXT, FAST_TEXT = 12, 136
 FAST_SCALE, FAST_ENTRIES = 5.0, 384
 # The chunk's lowest frequencies, which an auxiliary loss has the prompt's outputs foretell.
 PLAN_FREQUENCIES = 6
-# Half of the rows are starts: what a policy is first asked on the page.
-_STARTS_SHARE = 0.5
+# This share of the rows are starts: what a policy is first asked on the page. The others are
+# harder: its own arm hides the cube.
+_STARTS_SHARE = 0.35
 
 
 @jax.tree_util.register_dataclass

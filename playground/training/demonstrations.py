@@ -2,7 +2,9 @@
 
 Half of the work is starts: a random scene, looked at once. The other half are disturbed episodes:
 the expert acts on wrong beliefs of where the cube is, now and then changes its mind, and is looked
-at every few steps, so that the data also shows how to go on after a mistake. Each look keeps
+at every few steps, so that the data also shows how to go on after a mistake. In later shards these
+beliefs are off by a hand's width: a policy that learned from the first kind alone took the cube to
+be wherever its gripper had gone. Each look keeps
 picture, measured state and where the cubes are; the expert's chunk for every colour and verb
 follows from these (`labels`), so one picture serves all six requests.
 
@@ -27,8 +29,10 @@ from playground.tabletop.tasks import VERBS, Task
 FOLDER = Path("runs/demonstrations")
 IMAGE_SIZE = 112
 STARTS, EPISODES = 40, 40
-# A believed cube is off by this much (m), in this share of the looks.
+# A believed cube is off by this much (m), in this share of the looks; from shard LOST_FROM on by
+# the second amount.
 _BELIEF_SPREAD, _BELIEF_WRONG = np.array([0.018, 0.018, 0.006]), 0.7
+_LOST_SPREAD, LOST_FROM = np.array([0.06, 0.06, 0.03]), 80
 _CHANGE_OF_MIND = 0.15
 _MOST_LOOKS = {"touch": 4, "pick": 8}
 
@@ -83,14 +87,14 @@ def make_shard(seed: int, shard: int) -> Looks:
     for _ in range(STARTS):
         found.append((*look(Table(random_scene(rng))), True))
     for _ in range(EPISODES):
-        found += _episode(rng)
+        found += _episode(rng, _BELIEF_SPREAD if shard < LOST_FROM else _LOST_SPREAD)
     images, states, cubes, holders, starts = map(np.stack, zip(*found, strict=True))
     return Looks(
         images, states.astype(np.float32), cubes.astype(np.float32), holders.astype(np.int8), starts
     )
 
 
-def _episode(rng: np.random.Generator) -> list[tuple]:
+def _episode(rng: np.random.Generator, spread: np.ndarray) -> list[tuple]:
     table = Table(random_scene(rng))
     task = _any_task(rng)
     found = []
@@ -102,7 +106,7 @@ def _episode(rng: np.random.Generator) -> list[tuple]:
         which = COLOURS.index(task.colour)
         cube = seen[2][which]
         if rng.random() < _BELIEF_WRONG:
-            cube = cube + _BELIEF_SPREAD * rng.standard_normal(3)
+            cube = cube + spread * rng.standard_normal(3)
         chunk = expert.chunk(seen[1], cube, np.array(seen[3][which]), np.array(task.verb == "pick"))
         for action in chunk[: rng.integers(8, 51)]:
             table.step(action)
@@ -142,7 +146,7 @@ def _write_shard(job: tuple[Path, int, int]) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Makes demonstrations; resumes where it stopped.")
     parser.add_argument("--folder", type=Path, default=FOLDER)
-    parser.add_argument("--shards", type=int, default=120, help=f"{STARTS} + {EPISODES} each")
+    parser.add_argument("--shards", type=int, default=140, help=f"{STARTS} + {EPISODES} each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     args = parser.parse_args()
