@@ -207,23 +207,6 @@ def test_the_player_is_sent_what_the_trace_holds(samples):
     assert len(json.dumps(sent)) < (300_000 if exact else 700_000)
 
 
-def test_paths_over_the_camera_image():
-    trace = traces.pi0_trace(samples=2)
-    paths = {"left": np.random.default_rng(0).uniform(0, 56, (10, 2, 20, 2))}
-    sent = as_json(denoising.payload(trace, paths=paths, image=trace.images["base_0_rgb"]))["paths"]
-    np.testing.assert_allclose(
-        theme.unpacked(sent["grippers"][0]["points"]), paths["left"], atol=0.051
-    )
-    assert (sent["image"]["width"], sent["image"]["height"]) == (56, 56)
-    assert sent["image"]["url"].startswith("data:image/jpeg;base64,")
-    with pytest.raises(ValueError, match="camera image"):
-        denoising.payload(trace, paths=paths)
-    with pytest.raises(ValueError, match="10 steps, 2 samples"):
-        denoising.payload(
-            trace, paths={"left": paths["left"][:3]}, image=trace.images["base_0_rgb"]
-        )
-
-
 def test_the_player_refuses_tokens_and_the_rail_refuses_flows():
     with pytest.raises(ValueError, match=r"tokens\.payload"):
         denoising.payload(traces.fast_trace())

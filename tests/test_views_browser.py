@@ -25,8 +25,22 @@ EVIL_FAST = traces.hostile(traces.with_attention(traces.fast_trace(failure="x", 
 
 def paths_of(trace):
     steps, samples = trace.v_t.shape[:2]
-    paths = np.random.default_rng(0).uniform(0, 56, (steps, samples, 9, 2)).round(1)
+    paths = np.random.default_rng(0).uniform(0, 56, (steps + 1, samples, 9, 2)).round(1)
     return {traces.HOSTILE: paths, "right": paths[..., ::-1]}
+
+
+def camera_of(trace):
+    """As `views.paths.denoising` has it, with paths that are easy to tell apart."""
+    grippers = [
+        {
+            "name": theme.plain(name),
+            "moves": name == "right",
+            "points": theme.packed(points),
+            "noise": theme.packed(points[:, :, 1:]),
+        }
+        for name, points in paths_of(trace).items()
+    ]
+    return {"image": theme.picture(trace.images["base_0_rgb"]), "grippers": grippers}
 
 
 def build():
@@ -45,15 +59,14 @@ def build():
         def offer(name, payloads):
             gr.Button(name).click(lambda: payloads, outputs=list(views.values()))
 
-        camera = FAN.images["base_0_rgb"]
-        fan = denoising.payload(FAN, paths=paths_of(FAN), image=camera)
+        fan = denoising.payload(FAN, camera_of(FAN))
         fast = (tokens.payload(FAST), mask.payload(FAST), attention.payload(FAST))
         offer("plain", [denoising.payload(FLOW), *fast])
         offer("failed", [fan, tokens.payload(FAILED), mask.payload(FLOW), attention.payload(FLOW)])
         offer(
             "hostile",
             [
-                denoising.payload(EVIL, paths=paths_of(EVIL), image=camera),
+                denoising.payload(EVIL, camera_of(EVIL)),
                 tokens.payload(EVIL_FAST),
                 mask.payload(EVIL),
                 attention.payload(EVIL_FAST, "prefix"),
@@ -198,10 +211,18 @@ def test_a_new_result_keeps_the_elements_the_units_and_the_place(page):
 
 def test_paths_lie_over_the_camera_image_step_by_step(page):
     fill(page, "failed")
-    scrub(page, "denoising", 3)
-    drawn = page.locator("#denoising .camera .path.gripper1").nth(2).get_attribute("points")
-    found = np.array([float(x) for x in drawn.split()]).reshape(-1, 2)
-    np.testing.assert_allclose(found, paths_of(FAN)["right"][3, 2], atol=1e-4)
+    camera = page.locator("#denoising .camera")
+    for step in (3, len(FAN.times) - 1):
+        scrub(page, "denoising", step)
+        points = paths_of(FAN)["right"][step, 2]
+        for kind, expected in (("path", points), ("scatter", points[1:])):
+            drawn = camera.locator(f".moves .{kind}").nth(2).get_attribute("d")
+            found = np.array([float(x) for x in re.findall(r"-?[\d.]+", drawn)]).reshape(-1, 2)
+            np.testing.assert_allclose(found, expected, atol=0.051)
+    start, end = (camera.locator(f".moves .{kind}").get_attribute("d") for kind in ("start", "end"))
+    first = paths_of(FAN)["right"][-1, 0]
+    assert start == f"M{first[0, 0]:.1f} {first[0, 1]:.1f} h0"
+    assert end == f"M{first[-1, 0]:.1f} {first[-1, 1]:.1f} h0"
 
 
 def test_the_rail_reads_with_pointer_and_keys(page):

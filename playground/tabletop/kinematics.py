@@ -82,10 +82,11 @@ def camera_rotation() -> np.ndarray:
 
 def project(points: np.ndarray, size: int) -> np.ndarray:
     """Pixel coordinates [..., 2] (column, row; the first pixel's centre is 0.5) of points
-    [..., 3] on the table camera's image of `size` x `size`."""
+    [..., 3] on the table camera's image of `size` x `size`; NaN for points behind the camera."""
     seen = (np.asarray(points, np.float64) - CAMERA_POSITION) @ camera_rotation()
     scale = 1 / np.tan(np.radians(CAMERA_FOVY) / 2)
-    plane = scale * seen[..., :2] / -seen[..., 2:]
+    depth = np.where(seen[..., 2:] < -0.01, -seen[..., 2:], np.nan)
+    plane = scale * seen[..., :2] / depth
     return (plane * [1, -1] + 1) * size / 2
 
 

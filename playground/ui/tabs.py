@@ -11,7 +11,7 @@ from playground.trace import Trace
 from playground.ui import look, matters, received, results
 from playground.ui.bench import Bench
 from playground.views import actions as actions_view
-from playground.views import attention, denoising, mask, tokens
+from playground.views import attention, denoising, mask, paths, tokens
 
 ROBOT_UNITS, MODEL_UNITS = "robot units", "normalised"
 _LIVE = look.component("panels.js", "live.js")
@@ -34,6 +34,7 @@ class Shown:
     units: gr.Radio
     execute: gr.Slider
     result: gr.Column
+    paths: dict[str, gr.HTML]
     plot: gr.Plot
     words: gr.HTML
     live: dict[str, gr.HTML]
@@ -57,7 +58,7 @@ class Shown:
     @property
     def cleared(self) -> list:
         """What shows a result of all policies together."""
-        return [self.plot, self.words, self.played, self.compare]
+        return [self.plot, self.words, self.played, self.compare, *self.paths.values()]
 
     @property
     def all(self) -> list:
@@ -81,17 +82,19 @@ def build(policies: Sequence[str]) -> Shown:
     with gr.Tabs(elem_id="tabs"):
         with gr.Tab("Actions", id="actions"):
             live = side_by_side(lambda: gr.HTML(None, **_LIVE), "live")
-            with gr.Row(elem_classes="tools"):
-                units = gr.Radio(
-                    [ROBOT_UNITS, MODEL_UNITS], value=ROBOT_UNITS, label="Values", elem_id="units"
-                )
-                execute = gr.Slider(
-                    0, 50, 0, step=1, label="Steps to execute (marked)",
-                    elem_id="execute",
-                )  # fmt: skip
-                png = gr.Button("Save picture (PNG)", size="sm", elem_id="png")
-                png.click(None, js=_SAVE_PNG)
             with gr.Column() as result:
+                pictures = side_by_side(lambda: gr.HTML(None, **paths.COMPONENT), "paths")
+                with gr.Row(elem_classes="tools"):
+                    units = gr.Radio(
+                        [ROBOT_UNITS, MODEL_UNITS], value=ROBOT_UNITS, label="Values",
+                        elem_id="units",
+                    )  # fmt: skip
+                    execute = gr.Slider(
+                        0, 50, 0, step=1, label="Steps to execute (marked)",
+                        elem_id="execute",
+                    )  # fmt: skip
+                    png = gr.Button("Save picture (PNG)", size="sm", elem_id="png")
+                    png.click(None, js=_SAVE_PNG)
                 words = gr.HTML(_WAITING, apply_default_css=False, elem_id="actions-words")
                 plot = gr.Plot(show_label=False, elem_id="actions-plot", visible=False)
             gr.HTML(f"<p class='fine'>{_OPEN_LOOP}</p>", apply_default_css=False)
@@ -116,8 +119,8 @@ def build(policies: Sequence[str]) -> Shown:
     players = {name: pair[0] for name, pair in both.items()}
     rails = {name: pair[1] for name, pair in both.items()}
     return Shown(
-        units, execute, result, plot, words, live, played, players, rails, compare, masks, measure,
-        looks, what_matters, seen, columns,
+        units, execute, result, pictures, plot, words, live, played, players, rails, compare, masks,
+        measure, looks, what_matters, seen, columns,
     )  # fmt: skip
 
 
@@ -163,6 +166,7 @@ def cleared(shown: Shown) -> dict:
         shown.words: _WAITING,
         shown.played: "",
         shown.compare: "",
+        **dict.fromkeys(shown.paths.values()),
     }
 
 
@@ -175,8 +179,9 @@ def drawn(traces: Mapping[str, Trace], units: str, execute: int, shown: Shown) -
         trace = traces.get(name)
         flow = trace is not None and trace.x_t is not None
         written = trace is not None and bool(trace.tokens)
-        updates[shown.players[name]] = denoising.payload(playable(trace)) if flow else None
-        updates[shown.rails[name]] = tokens.payload(trace) if written else None
+        updates[shown.paths[name]] = None if trace is None else paths.payload(trace)
+        updates[shown.players[name]] = _player(playable(trace)) if flow else None
+        updates[shown.rails[name]] = tokens.payload(trace, paths.tokens(trace)) if written else None
         updates[shown.masks[name]] = None if trace is None else mask.payload(trace)
         measured = trace is not None and bool(trace.attention)
         updates[shown.looks[name]] = attention.payload(trace) if measured else None
@@ -196,6 +201,10 @@ def actions(traces: Mapping[str, Trace], units: str, execute: int) -> tuple:
         gr.update(value=actions_view.figure(found, **how), visible=True),
         f"<p class='unseen' data-file='{html.escape(file)}'>{words}</p>",
     )
+
+
+def _player(trace: Trace) -> dict[str, object]:
+    return denoising.payload(trace, paths.denoising(trace))
 
 
 def playable(trace: Trace) -> Trace:

@@ -6,24 +6,18 @@ from playground.trace import Trace
 from playground.views import theme
 
 # gr.HTML(value, **COMPONENT) with value None or `payload(trace)`.
-COMPONENT = theme.component("player.js", "panels.js", "denoising.js")
+COMPONENT = theme.component("player.js", "panels.js", "camera.js", "denoising.js")
 
 
-def payload(
-    trace: Trace,
-    *,
-    paths: dict[str, np.ndarray] | None = None,
-    image: np.ndarray | None = None,
-) -> dict[str, object]:
+def payload(trace: Trace, camera: dict[str, object] | None = None) -> dict[str, object]:
     """What the player draws, as plain JSON. S Euler steps, N samples, H horizon, D real dimensions.
 
     x, v      packed [S + 1, N, H, D] and [S, N, H, D], in the model's (normalised) units; the
               browser computes x_t - t v_t and |v_t| from them
     robot     packed [S + 1, N, H, D]: the estimates in the robot's units, then the actions
-    paths     optional: by gripper float [S, N, points, 2], the pixels (column, row) of `image`,
-              uint8 [height, width, 3], that each step's estimate leads it over
+    camera    the paths over the picture, as `views.paths.denoising` has them, or None
 
-    Raises ValueError for a trace without x_t (pi0-FAST: see tokens.py) or paths of another shape.
+    Raises ValueError for a trace without x_t (pi0-FAST: see tokens.py).
     """
     if trace.x_t is None or trace.actions is None:
         raise ValueError(
@@ -40,27 +34,8 @@ def payload(
         "x": theme.packed(trace.x_t[..., :width]),
         "v": theme.packed(trace.v_t[..., :width]),
         "robot": theme.packed(np.concatenate([trace.estimates, trace.actions[None]])),
-        "paths": _paths(trace, paths, image),
+        "camera": camera,
     }
-
-
-def _paths(trace, paths, image):
-    if not paths:
-        return None
-    if image is None:
-        raise ValueError("paths need the camera image whose pixels they are in")
-    steps, samples = trace.v_t.shape[:2]
-    for name, points in paths.items():
-        if points.ndim != 4 or points.shape[:2] != (steps, samples) or points.shape[3] != 2:
-            raise ValueError(
-                f"path of {name}: expected [{steps} steps, {samples} samples, points, 2], "
-                f"got {list(points.shape)}"
-            )
-    grippers = [
-        {"name": theme.plain(name), "points": theme.packed(np.round(points, 1))}
-        for name, points in paths.items()
-    ]
-    return {"image": theme.picture(image), "grippers": grippers}
 
 
 def describe(trace: Trace) -> str:

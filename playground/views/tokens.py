@@ -6,16 +6,17 @@ from playground.trace import Trace
 from playground.views import theme
 
 # gr.HTML(value, **COMPONENT) with value None or `payload(trace)`.
-COMPONENT = theme.component("player.js", "panels.js", "tokens.js")
+COMPONENT = theme.component("player.js", "panels.js", "camera.js", "tokens.js")
 
 
-def payload(trace: Trace) -> dict[str, object]:
+def payload(trace: Trace, camera: dict[str, object] | None = None) -> dict[str, object]:
     """What the rail draws, as plain JSON. T tokens, H horizon, D real dimensions.
 
     tokens    {id, text, p, others: [[id, text, p], ...]} in the order they came
     partial   packed [T, H, D], robot units, NaN where the tokens so far do not decode; or None
     actions   packed [H, D], the whole chunk; None when the tokens did not decode
     failure   why they did not, or None
+    camera    the paths over the picture, as `views.paths.tokens` has them, or None
 
     Raises ValueError for a trace without tokens (flow policies: see denoising.py).
     """
@@ -42,6 +43,7 @@ def payload(trace: Trace) -> dict[str, object]:
         "partial": None if trace.partial_actions is None else theme.packed(trace.partial_actions),
         "actions": None if trace.actions is None else theme.packed(trace.actions[0]),
         "failure": None if trace.actions is not None else theme.plain(_reason(trace)),
+        "camera": camera,
     }
 
 

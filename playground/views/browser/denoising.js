@@ -27,7 +27,7 @@ class Denoising {
     };
     this.speeds = this.rootMeanSquare(v.values);
     this.fastest = this.speeds.reduce((a, b) => Math.max(a, b), 1e-9);
-    this.camera = value.paths ? new Camera(value.paths) : null;
+    this.camera = value.camera ? new Camera(value.camera) : null;
     this.build(value);
   }
 
@@ -74,6 +74,7 @@ class Denoising {
       ),
       this.told,
       this.camera ? this.camera.node : "",
+      this.camera ? this.camera.legend() : "",
       this.legend,
       this.panels.grid,
       this.panels.reader,
@@ -136,7 +137,7 @@ class Denoising {
     if (!playing) this.told.textContent = words;
     this.panels.panels.forEach((panel, d) => this.drawPanel(panel, d, stop, position - stop));
     this.readings(stop);
-    if (this.camera) this.camera.draw(Math.min(stop, this.steps - 1));
+    if (this.camera) this.camera.draw(stop);
   }
 
   drawPanel(panel, d, stop, share) {
@@ -191,41 +192,6 @@ class Denoising {
       panel.value.textContent = number(mean, span) + (at.length > 1 ? spread : "");
       const speed = this.speeds[stop * this.width + d];
       panel.barValue.textContent = stop < this.steps ? `|v| ${number(speed, this.fastest)}` : "t = 0";
-    });
-  }
-}
-
-/** The path of each gripper over a camera image, one polyline a sample. */
-class Camera {
-  constructor({ image, grippers }) {
-    this.curves = grippers.map(({ points }) => unpack(points));
-    const svg = shape("svg", { viewBox: `0 0 ${image.width} ${image.height}`, "aria-hidden": "true" });
-    this.lines = this.curves.map((curve, g) =>
-      Array.from({ length: curve.shape[1] }, () =>
-        ["casing", "path"].map((name) => shape("polyline", { class: `${name} gripper${g}` })),
-      ),
-    );
-    svg.append(...this.lines.flat(2));
-    const names = grippers.flatMap(({ name }, g) => [
-      g ? ", " : "Where the estimate leads: ",
-      make("bdi", {}, name),
-      g ? " (dashed)" : "",
-    ]);
-    this.node = make(
-      "figure",
-      { class: "camera" },
-      make("div", { class: "photo" }, make("img", { src: image.url, alt: "camera image" }), svg),
-      make("figcaption", {}, ...names),
-    );
-  }
-
-  draw(step) {
-    this.curves.forEach(({ shape: [, samples, points], values }, g) => {
-      for (let n = 0; n < samples; n++) {
-        const start = (step * samples + n) * points * 2;
-        const list = Array.from(values.subarray(start, start + points * 2), (at) => at.toFixed(1));
-        for (const line of this.lines[g][n]) line.setAttribute("points", list.join(" "));
-      }
     });
   }
 }

@@ -14,6 +14,7 @@ class Tokens {
     this.final = value.actions ? unpack(value.actions).values : null;
     const drawn = [this.partial, this.final].filter(Boolean);
     this.limits = ranges(drawn, width);
+    this.camera = value.camera ? new Camera(value.camera) : null;
     this.build(value);
   }
 
@@ -63,6 +64,8 @@ class Tokens {
       this.told,
       this.rail,
       this.detail,
+      this.camera && this.anything ? this.camera.node : "",
+      this.camera && this.anything ? this.camera.legend() : "",
       this.legend(),
       this.state,
       this.anything ? this.panels.grid : "",
@@ -141,6 +144,7 @@ class Tokens {
       const path = there ? trail(this.partial, start, this.width, this.horizon, panel.range) : "";
       panel.layers.estimate.setAttribute("d", path);
     });
+    if (this.camera) this.camera.draw(there ? position - 1 : null);
     this.state.textContent = there ? "" : this.nothing();
     this.readings();
   }

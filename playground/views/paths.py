@@ -1,0 +1,120 @@
+"""The grippers' paths over the camera picture: forward kinematics of a chunk, where it is known.
+
+Known are the arms and the camera of the simulated table, and nothing else: for another robot, or
+a picture that another camera took, no path is drawn.
+"""
+
+import numpy as np
+
+from playground import robots
+from playground.robots import TABLETOP
+from playground.tabletop import camera, kinematics
+from playground.trace import Trace
+from playground.views import theme
+
+# gr.HTML(value, **COMPONENT) with value None or `payload(trace)`.
+COMPONENT = theme.component("camera.js", "paths.js")
+
+NAMES = {arm: f"{arm} gripper" for arm in kinematics.ARMS}
+_SLOT = next(slot.name for slot in TABLETOP.flow_slots if slot.camera == "table")
+_STAYS = 0.01  # m; a gripper that goes less far is said to stay
+
+
+def pixels(state: np.ndarray, chunks: np.ndarray, size: int) -> dict[str, np.ndarray]:
+    """By arm, the pixels (column, row) float [..., H + 1, 2] on the table's picture of `size` that
+    chunks [..., H, 14] lead the fingertips over, from `state` [14] on. NaN stays NaN."""
+    chunks = np.asarray(chunks, np.float64)
+    start = np.broadcast_to(state, (*chunks.shape[:-2], 1, chunks.shape[-1]))
+    start = np.where(np.isnan(chunks[..., :1, :]), np.nan, start)  # nothing decoded: no path at all
+    tips = kinematics.tip_paths(np.concatenate([start, chunks], axis=-2))
+    return {arm: kinematics.project(path, size) for arm, path in tips.items()}
+
+
+def payload(trace: Trace) -> dict[str, object] | None:
+    """The chunk on the picture, for the browser; None for robots whose kinematics are not known."""
+    if trace.info.robot != TABLETOP.name:
+        return None
+    chunks = () if trace.actions is None else trace.actions[None]
+    return {
+        "policy": theme.identity(trace.info),
+        "camera": _over(trace, chunks),
+        "words": theme.plain(describe(trace)),
+        "foreign": "" if _ours(trace) else camera.FOREIGN,
+    }
+
+
+def denoising(trace: Trace) -> dict[str, object] | None:
+    """For `views.denoising.payload`: at every stop the path of the estimate x_t - t v_t, in the end
+    that of the chunk, and the path that x_t itself would be; None where nothing can be drawn."""
+    if trace.info.robot != TABLETOP.name or not _ours(trace):
+        return None
+    info, state = trace.info, np.array(trace.recipe.state)
+    noise = robots.from_model(TABLETOP, trace.x_t, state, info.action_stats, info.normalisation)
+    return _over(trace, np.concatenate([trace.estimates, trace.actions[None]]), noise)
+
+
+def tokens(trace: Trace) -> dict[str, object] | None:
+    """For `views.tokens.payload`: after every token the path of the chunk decoded so far."""
+    if trace.info.robot != TABLETOP.name or not _ours(trace) or trace.partial_actions is None:
+        return None
+    return _over(trace, trace.partial_actions[:, None])
+
+
+def describe(trace: Trace) -> str:
+    """The paths in words."""
+    who = f"{trace.info.title} ({trace.info.badge})"
+    if trace.actions is None:
+        return f"{who}: the tokens did not decode, so nothing would move."
+    told = []
+    first, *others = sorted(kinematics.ARMS, key=lambda arm: arm != _mover(trace))
+    for arm in (first, *others):
+        path = _tips(trace, arm)
+        far = np.linalg.norm(path - path[0], axis=-1)
+        if far.max() < _STAYS:
+            told.append(f"the {NAMES[arm]} stays where it is")
+        else:
+            told.append(
+                f"the {NAMES[arm]} moves {100 * far[-1]:.0f} cm and ends "
+                f"{max(0.0, 100 * path[-1, 2]):.1f} cm above the table"
+            )
+    return f"{who}: {theme.listed(told)}."
+
+
+def _tips(trace: Trace, arm: str) -> np.ndarray:
+    whole = np.concatenate([[trace.recipe.state], trace.actions[0]])
+    return kinematics.tip_paths(whole)[arm]
+
+
+def _mover(trace: Trace) -> str:
+    """The arm to look at."""
+    if trace.actions is None:
+        return kinematics.ARMS[0]
+    return kinematics.moving_arm(np.array(trace.recipe.state), trace.actions[0])
+
+
+def _ours(trace: Trace) -> bool:
+    """Whether the table's camera took the picture. One that is blanked stays where it is."""
+    filled = trace.recipe.modes[_SLOT] == "filled"
+    return not filled or camera.shows_table(trace.images[_SLOT])
+
+
+def _over(trace: Trace, chunks, noise=None) -> dict[str, object]:
+    """image: what the model was shown. grippers: name, whether it is the one that moves, points
+    packed [frames, N, H + 1, 2] in the image's pixels; noise packed [frames, N, H, 2] or None."""
+    image, state = trace.images[_SLOT], np.array(trace.recipe.state)
+    size, mover = len(image), _mover(trace)
+    grippers = []
+    if len(chunks) and _ours(trace):
+        lines = pixels(state, chunks, size)
+        clouds = {} if noise is None else pixels(state, noise, size)
+        for arm, points in lines.items():
+            cloud = None if noise is None else theme.packed(np.round(clouds[arm][..., 1:, :], 1))
+            grippers.append(
+                {
+                    "name": NAMES[arm],
+                    "moves": arm == mover,
+                    "points": theme.packed(np.round(points, 1)),
+                    "noise": cloud,
+                }
+            )
+    return {"image": theme.picture(image), "grippers": grippers}
