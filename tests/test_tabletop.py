@@ -1,5 +1,6 @@
 """The simulated table: geometry against mujoco, the expert in the closed loop, the pictures."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -9,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from playground.events import Done, Phase, Result
 from playground.tabletop import expert, kinematics
+from playground.tabletop.job import rollout as rollout_job
 from playground.tabletop.render import render
-from playground.tabletop.rollout import ask_expert, observe, rollout
+from playground.tabletop.rollout import UNJUDGED_S, ask_expert, observe, rollout
 from playground.tabletop.scene import (
     COLOURS,
     HOME,
@@ -25,6 +28,8 @@ from playground.tabletop.scene import (
     random_scene,
 )
 from playground.tabletop.tasks import HELD_OUT_WORDINGS, VERBS, WORDINGS, Referee, Task, parse
+from playground.trace import Options
+from tests import traces
 
 ARMS = kinematics.ARMS
 SIZE = 112
@@ -229,7 +234,7 @@ def test_touching_the_wrong_cube_first_is_a_failure():
 def test_doing_nothing_runs_out_of_time():
     table = Table(scene_with(SPREAD))
     task = Task("touch", "red", "touch the {} cube")
-    frames = list(rollout(table, task, lambda raw: np.tile(raw.state, (50, 1)), every=None))
+    frames = list(rollout(table, task.prompt, lambda raw: np.tile(raw.state, (50, 1)), every=None))
     assert not frames[-1].outcome.success
     assert frames[-1].time_s == pytest.approx(6.0)
 
@@ -243,14 +248,14 @@ def test_a_rollout_looks_again_after_as_many_steps_as_it_was_told():
         looks.append(raw)
         return ask_expert(table, task)
 
-    frames = list(rollout(table, task, infer, execute=20, every=10))
+    frames = list(rollout(table, task.prompt, infer, execute=20, every=10))
     assert frames[-1].outcome.success
     times = [frame.time_s for frame in frames if frame.executed == 0]
     np.testing.assert_allclose(times, 0.4 * np.arange(len(times)))
     assert len(looks) == len(times) >= 2
     assert all(raw.prompt == "touch the red cube" for raw in looks)
     with pytest.raises(ValueError, match="1 to 50"):
-        next(rollout(table, task, infer, execute=0))
+        next(rollout(table, task.prompt, infer, execute=0))
 
 
 def test_what_a_policy_is_shown_fits_its_robot():
@@ -271,3 +276,70 @@ def test_held_out_words_are_held_out_and_prompts_read_back():
                 task = Task(verb, colour, wording)
                 assert parse(task.prompt) == task
     assert parse("make me a sandwich") is None
+
+
+# --- the worker's job ---------------------------------------------------------------------------
+
+
+class Answers:
+    """A policy whose chunks are given: `chunk(observation)`, None for one that does not decode."""
+
+    def __init__(self, chunk, robot="tabletop"):
+        self.info = dataclasses.replace(traces.policy_info("pi0_fast"), robot=robot)
+        self.chunk = chunk
+        self.asked = []
+
+    def infer(self, observation, options):
+        self.asked.append(observation)
+        yield Phase(self.info.name, "decode", 10.0)
+        chunk = self.chunk(observation)
+        trace = traces.fast_trace(failure="too few" if chunk is None else None)
+        actions = None if chunk is None else chunk[None].astype(np.float32)
+        yield Done(self.info.name, dataclasses.replace(trace, actions=actions))
+
+
+def results(policy, **arguments):
+    asked = {"policies": ("it",), "prompt": "touch the red cube", "scene": 4, "execute": 25}
+    asked |= {"options": Options()} | arguments
+    return [e.value for e in rollout_job({"it": policy}, asked) if isinstance(e, Result)]
+
+
+def test_a_rollouts_frames_say_what_happened():
+    twin = Table(random_scene(4))  # the expert's own view: it starts alike and is told the state
+    task = Task("touch", "red", "touch the {} cube")
+
+    def expert_chunk(observation):
+        cube = twin.cube("red")
+        return expert.chunk(observation.state, cube, np.array(-1), np.array(task.verb == "pick"))
+
+    policy = Answers(expert_chunk)
+    frames = results(policy)
+    np.testing.assert_array_equal(frames[0]["image"], render(twin))
+    assert frames[-1]["outcome"] == {"success": True, "reason": "touched the red cube first"}
+    assert all(frame["outcome"] is None for frame in frames[:-1])
+    times = [frame["time_s"] for frame in frames]
+    assert times == sorted(times)
+    assert times[1] == pytest.approx(0.1)
+    first = [frame for frame in frames if frame["look"] == 1]
+    np.testing.assert_allclose(first[0]["chunk"], expert_chunk(policy.asked[0]), rtol=1e-6)
+    assert [frame["executed"] for frame in first] == [0, 5, 10, 15, 20]
+    assert len(policy.asked) == frames[-1]["look"]
+
+
+def test_a_chunk_that_does_not_decode_moves_nothing_and_is_told():
+    frames = results(Answers(lambda observation: None), execute=50)
+    assert frames[-1]["outcome"]["reason"] == "not done within 6 s"
+    assert all(frame["chunk"] is None and frame["failure"] == "too few" for frame in frames)
+    moved = np.abs(frames[0]["image"].astype(int) - frames[-1]["image"]).max(-1) > 40
+    assert moved.sum() < 60  # of 50176 pixels
+
+
+def test_a_prompt_without_a_task_runs_unjudged():
+    frames = results(Answers(lambda o: np.tile(o.state, (50, 1))), prompt="dance", execute=50)
+    assert frames[-1]["outcome"]["success"] is None
+    assert frames[-1]["time_s"] == pytest.approx(UNJUDGED_S)
+
+
+def test_a_policy_of_another_robot_has_no_rollout():
+    with pytest.raises(ValueError, match="drives aloha, not the simulated table"):
+        results(Answers(lambda o: None, robot="aloha"))

@@ -8,23 +8,25 @@ import numpy as np
 from playground.tabletop import expert
 from playground.tabletop.render import render
 from playground.tabletop.scene import COLOURS, CONTROL_HZ, Table
-from playground.tabletop.tasks import Outcome, Referee, Task
+from playground.tabletop.tasks import Outcome, Referee, Task, parse
 from playground.trace import RawObservation
 
 ROBOT = "tabletop"
 CAMERA_SLOT = "base_0_rgb"
+UNJUDGED_S = 10.0  # how long an episode lasts whose prompt names no task
 
-Infer = Callable[[RawObservation], np.ndarray]
+# None: what the policy wrote does not decode to a chunk.
+Infer = Callable[[RawObservation], np.ndarray | None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Frame:
-    """What one moment of a rollout shows: the picture, the time in seconds, the chunk that is being
-    executed with the number of its steps done, and at the end the outcome."""
+    """What one moment of a rollout shows: the picture, the time in seconds, how often the policy
+    has been asked, how many steps of its chunk are done, and at the end the outcome."""
 
     image: np.ndarray
     time_s: float
-    chunk: np.ndarray
+    look: int
     executed: int
     outcome: Outcome | None
 
@@ -37,29 +39,67 @@ def observe(table: Table, prompt: str, image: np.ndarray | None = None) -> RawOb
     )
 
 
-def rollout(
-    table: Table, task: Task, infer: Infer, *, execute: int = 25, every: int | None = 5
-) -> Iterator[Frame]:
-    """Runs until the referee decides. `execute` of a chunk's steps are done before the next look;
-    a frame comes every `every` control steps (None: at each look only) and at the end.
+class Episode:
+    """One table, one prompt, and who judges: `look`, `act` on the answer, until `outcome` is there.
+
+    A prompt that names a task is judged by its referee; another runs for UNJUDGED_S without a
+    verdict. `execute` of a chunk's steps are done before the next look; a frame comes every `every`
+    control steps (None: at each look only) and at the end.
 
     Raises ValueError if `execute` is no number of steps of a chunk.
     """
-    if not 1 <= execute <= expert.HORIZON:
-        raise ValueError(f"execute is {execute}; expected 1 to {expert.HORIZON} steps of a chunk")
-    referee, steps = Referee(table, task), 0
-    while True:
-        image = render(table)
-        chunk = infer(observe(table, task.prompt, image))
-        yield Frame(image, steps / CONTROL_HZ, chunk, 0, None)
-        for done, action in enumerate(chunk[:execute], start=1):
-            table.step(action)
-            steps += 1
-            outcome = referee.watch(table)
-            if outcome or (every and done % every == 0 and done < execute):
-                yield Frame(render(table), steps / CONTROL_HZ, chunk, done, outcome)
-            if outcome:
+
+    def __init__(self, table: Table, prompt: str, *, execute: int = 25, every: int | None = 5):
+        if not 1 <= execute <= expert.HORIZON:
+            raise ValueError(
+                f"execute is {execute}; expected 1 to {expert.HORIZON} steps of a chunk"
+            )
+        self.outcome: Outcome | None = None
+        self._table, self._prompt, self._execute, self._every = table, prompt, execute, every
+        task = parse(prompt)
+        self._referee = None if task is None else Referee(table, task)
+        self._steps = self._looks = 0
+        self._image = None
+
+    def look(self) -> RawObservation:
+        """What the policy is to be asked next."""
+        self._looks += 1
+        self._image = render(self._table)
+        return observe(self._table, self._prompt, self._image)
+
+    def act(self, chunk: np.ndarray | None) -> Iterator[Frame]:
+        """Executes the answer to the last look; without a chunk the arms hold still as long."""
+        yield self._frame(self._image, 0)
+        hold = np.tile(self._table.state(), (self._execute, 1))
+        actions = hold if chunk is None else chunk[: self._execute]
+        for done, action in enumerate(actions, start=1):
+            self._table.step(action)
+            self._steps += 1
+            self.outcome = self._judge()
+            seen = self._every and done % self._every == 0 and done < self._execute
+            if self.outcome or seen:
+                yield self._frame(render(self._table), done)
+            if self.outcome:
                 return
+
+    def _frame(self, image: np.ndarray, executed: int) -> Frame:
+        return Frame(image, self._steps / CONTROL_HZ, self._looks, executed, self.outcome)
+
+    def _judge(self) -> Outcome | None:
+        if self._referee is not None:
+            return self._referee.watch(self._table)
+        if self._steps < UNJUDGED_S * CONTROL_HZ:
+            return None
+        return Outcome(None, f"nobody judged; it ran for {UNJUDGED_S:.0f} s")
+
+
+def rollout(
+    table: Table, prompt: str, infer: Infer, *, execute: int = 25, every: int | None = 5
+) -> Iterator[Frame]:
+    """An `Episode` to its end, asking `infer` at every look."""
+    episode = Episode(table, prompt, execute=execute, every=every)
+    while episode.outcome is None:
+        yield from episode.act(infer(episode.look()))
 
 
 def ask_expert(table: Table, task: Task) -> np.ndarray:

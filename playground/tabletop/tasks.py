@@ -69,9 +69,9 @@ def parse(prompt: str) -> Task | None:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an episode ended, in a sentence."""
+    """How an episode ended, in a sentence. success: None where nobody judged."""
 
-    success: bool
+    success: bool | None
     reason: str
 
 

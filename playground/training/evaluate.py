@@ -323,12 +323,10 @@ def closed_loop(asker: Asker, verb: str, episodes: int) -> dict:
         table = Table(held_out_scene(index))
         task = Task(verb, COLOURS[index % len(COLOURS)], known_words(verb, index))
 
-        def infer(raw: RawObservation) -> np.ndarray:
-            chunk = asker.chunks([raw], seed=0)[0]
-            # A chunk that does not decode moves nothing.
-            return np.tile(raw.state, (expert.HORIZON, 1)) if chunk is None else chunk
+        def infer(raw: RawObservation) -> np.ndarray | None:
+            return asker.chunks([raw], seed=0)[0]
 
-        frames = rollout(table, task, infer, execute=EXECUTE, every=None)
+        frames = rollout(table, task.prompt, infer, execute=EXECUTE, every=None)
         outcome = [frame.outcome for frame in frames][-1]
         hits.append(outcome.success)
         reason = outcome.reason.replace(task.colour, "named")

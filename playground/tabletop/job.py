@@ -1,0 +1,67 @@
+"""A rollout as a job of the worker: the simulator runs beside the policies, a frame at a time.
+
+The simulator is imported when a rollout is asked for: the playground works without it.
+"""
+
+import importlib.util
+from collections.abc import Generator, Mapping
+
+from playground.events import Done, Phase, Result
+
+_PREPARE_S = 120.0  # compiling the scene, on however slow a machine
+EVERY = 5  # control steps from frame to frame: ten pictures a second of the table's time
+MISSING = (
+    "The simulated table needs the packages mujoco and gym-aloha: pip install -r requirements.txt"
+)
+
+
+def available() -> bool:
+    """Whether the simulator is installed."""
+    return all(importlib.util.find_spec(name) for name in ("mujoco", "gym_aloha"))
+
+
+def rollout(policies: Mapping[str, object], arguments: dict) -> Generator[Phase | Result]:
+    """Executes chunks until the referee decides; every frame is a Result.
+
+    arguments: policies, one name; prompt; scene, the seed of `random_scene`; execute, steps of a
+    chunk to do before the next look; options, of every look.
+
+    The Result's value: image uint8 [height, width, 3], time_s, look (from 1), executed, chunk
+    float32 [horizon, 14] or None, failure, why there is no chunk, state float64 [14] at the look,
+    outcome {success, reason} or None. Raises ValueError for another robot's policy.
+    """
+    (name,) = arguments["policies"]
+    policy = policies[name]
+    yield Phase(name, "setting the table", _PREPARE_S)
+    if not available():
+        raise ValueError(MISSING)
+    from playground.tabletop.rollout import ROBOT, Episode
+    from playground.tabletop.scene import Table, random_scene
+
+    if policy.info.robot != ROBOT:
+        raise ValueError(f"{policy.info.title} drives {policy.info.robot}, not the simulated table")
+    table = Table(random_scene(arguments["scene"]))
+    episode = Episode(table, arguments["prompt"], execute=arguments["execute"], every=EVERY)
+    while episode.outcome is None:
+        observation = episode.look()
+        trace = None
+        for event in policy.infer(observation, arguments["options"]):
+            if isinstance(event, Phase):
+                yield event
+            elif isinstance(event, Done):
+                trace = event.trace
+        chunk = None if trace.actions is None else trace.actions[0]
+        for frame in episode.act(chunk):
+            outcome = frame.outcome
+            yield Result(
+                {
+                    "image": frame.image,
+                    "time_s": frame.time_s,
+                    "look": frame.look,
+                    "executed": frame.executed,
+                    "chunk": chunk,
+                    "failure": trace.decode_failure or "",
+                    "state": observation.state,
+                    "outcome": outcome and {"success": outcome.success, "reason": outcome.reason},
+                }
+            )
