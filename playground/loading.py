@@ -1,9 +1,7 @@
 """From a policy's name to a policy that answers: the factory that the worker's process calls."""
 
 import dataclasses
-import hashlib
 import os
-import platform
 import queue
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -18,7 +16,7 @@ from models.files import revision
 from models.pi0 import Pi0
 from models.pi0_fast import Pi0Fast
 from models.tokenizer import FastActionTokenizer, FastTokenizer, PaligemmaTokenizer
-from playground import catalog, download, local
+from playground import catalog, download, host, local
 from playground.catalog import ASSETS, BUNDLED_PAIR, Entry
 from playground.events import Phase
 from playground.policy import FastPolicy, FlowPolicy, Policy
@@ -244,19 +242,10 @@ def keep_compiled_programs() -> None:
     put a program there can have it run. CPU programs fit one kind of processor only, so the folder
     is one a host kind. `PI0_PLAYGROUND_CACHE` moves it."""
     home = os.environ.get("PI0_PLAYGROUND_CACHE", Path.home() / ".cache" / "pi0-playground")
-    folder = Path(home) / "programs" / _host_kind()
+    folder = Path(home) / "programs" / host.kind()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for path in (folder.parent, folder):
         path.chmod(0o700)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-
-
-def _host_kind() -> str:
-    """A short digest of the processor's kind and abilities."""
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text().splitlines() if told.is_file() else [platform.processor()]
-    kind = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
-    text = "\n".join([platform.machine(), *sorted(kind or lines)])
-    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -7,7 +7,6 @@ S Euler steps, N samples, H horizon, D the robot's action dimensions, M the mode
 import collections
 import dataclasses
 import hashlib
-import importlib.metadata
 import time
 from collections.abc import Iterator
 
@@ -29,6 +28,7 @@ from models.tokenizer import (
 )
 from playground import columns, robots, transforms
 from playground.events import Done, Event, Phase, Step, TokenEvent
+from playground.host import versions
 from playground.robots import Robot
 from playground.trace import (
     DecodedToken,
@@ -495,12 +495,6 @@ def sample_noise(seed: int, samples: int, horizon: int, dims: int) -> np.ndarray
     """Standard normal float32 [N, H, M]; sample i comes from seed + i alone."""
     draw = (np.random.default_rng(seed + i) for i in range(samples))
     return np.stack([rng.standard_normal((horizon, dims), np.float32) for rng in draw])
-
-
-def versions() -> dict[str, str]:
-    """What a result may depend on besides the recipe."""
-    found = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "numpy")}
-    return {**found, "device": jax.devices()[0].device_kind}
 
 
 class _Recent(collections.OrderedDict):

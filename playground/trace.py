@@ -8,7 +8,10 @@ import dataclasses
 import hashlib
 import io
 import json
+import math
+import struct
 import zipfile
+import zlib
 from typing import Literal
 
 import numpy as np
@@ -19,6 +22,8 @@ Meaning = Literal["absolute", "offset", "velocity"]
 
 # Cell codes of a mask matrix.
 BLOCKED, ALLOWED, PADDING = 0, 1, 2
+
+MAX_UNPACKED = 1 << 29  # bytes that a saved trace may unpack to
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -284,23 +289,48 @@ def save(trace: Trace, file) -> None:
 
 
 def load(file) -> Trace:
-    """The trace that `save` wrote; raises ValueError if the file is anything else."""
+    """The trace that `save` wrote; raises ValueError if the file is anything else.
+
+    A file from a stranger does no harm: nothing is unpickled, and what it claims to hold is held
+    against MAX_UNPACKED before memory is asked for.
+    """
     try:
         with zipfile.ZipFile(file) as archive:
+            # No more than the size that a member declares is ever read from it.
+            if sum(member.file_size for member in archive.infolist()) > MAX_UNPACKED:
+                raise ValueError(f"it unpacks to more than {MAX_UNPACKED >> 20} MB")
             tree = json.loads(archive.read("trace.json"))
             arrays = {
-                name.removesuffix(".npy"): np.lib.format.read_array(
-                    io.BytesIO(archive.read(name)), allow_pickle=False
-                )
+                name.removesuffix(".npy"): _array(archive.read(name))
                 for name in archive.namelist()
                 if name.endswith(".npy")
             }
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        trace = unpack(tree, arrays)
+    except UNREADABLE as error:
         raise ValueError(f"not a saved trace: {error}") from error
-    trace = unpack(tree, arrays)
     if not isinstance(trace, Trace):
         raise ValueError(f"expected a saved trace, found {type(trace).__name__}")
     return trace
+
+
+# What zipfile raises on files that are none: bad structure, checksums, streams, methods, passwords.
+UNREADABLE = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError),
+    *(OSError, ValueError, TypeError, struct.error, RecursionError),
+)
+
+
+def _array(data: bytes) -> np.ndarray:
+    """Of a .npy, whose header must agree with what follows it."""
+    source = io.BytesIO(data)
+    version = np.lib.format.read_magic(source)
+    if version != (1, 0):
+        raise ValueError(f"an array is of version {version}, which is not written here")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(source)
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(data) - source.tell():
+        raise ValueError(f"an array claims to be {dtype} {list(shape)} and is something else")
+    order = "F" if fortran else "C"
+    return np.frombuffer(data, dtype, offset=source.tell()).reshape(shape, order=order).copy()
 
 
 def image_digest(image: np.ndarray) -> str:

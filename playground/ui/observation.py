@@ -195,6 +195,34 @@ def filled(bench: Bench, example: Example | None, form: Form) -> dict:
     return updates
 
 
+def put(
+    bench: Bench,
+    form: Form,
+    prompt: str,
+    state: Sequence[float | str],
+    policies: Sequence[str],
+    options: Options,
+    pictures: Sequence[np.ndarray | str | None],
+    modes: Sequence[str],
+) -> dict:
+    """Updates that set the whole column; `pictures` and `modes` belong to `bench.cameras`."""
+    updates = {
+        form.prompt: prompt,
+        form.state: gr.update(value=state_value(bench, state), judged=benches.judged(bench, state)),
+        form.policies: gr.update(value=list(policies)),
+        form.steps: gr.update(value=options.num_steps),
+        form.samples: gr.update(value=options.num_samples),
+        form.seed: gr.update(value=options.seed),
+        form.temperature: gr.update(value=options.temperature),
+        form.max_tokens: gr.update(value=options.max_tokens),
+    }
+    for index, picture in enumerate(form.pictures):
+        here = index < len(bench.cameras)
+        updates[picture] = gr.update(value=pictures[index] if here else None)
+        updates[form.modes[index]] = modes[index] if here else AS_TRAINED
+    return updates
+
+
 def effects(bench: Bench, chosen: Sequence[str], temperature: float, form: Form) -> dict:
     """Controls that would change nothing are closed and say why."""
     families = {bench.infos[name].family for name in chosen if name in bench.infos}

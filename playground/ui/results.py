@@ -5,12 +5,16 @@ import io
 import secrets
 import threading
 import time
+from collections.abc import Sequence
 
+import numpy as np
 from fastapi import APIRouter
 from fastapi.responses import Response
 
+from playground import recipe
 from playground import trace as traces
 from playground.trace import PolicyInfo, Trace
+from playground.views import report
 
 
 class Results:
@@ -24,11 +28,12 @@ class Results:
         self._lock = threading.Lock()
         self._kept: collections.OrderedDict[str, _Run] = collections.OrderedDict()
 
-    def keep(self, found: dict[str, Trace]) -> str:
-        """Keeps the traces (by policy) of one run and gives its key."""
+    def keep(self, found: dict[str, Trace], pictures: Sequence[np.ndarray] = ()) -> str:
+        """Keeps the traces (by policy) of one run, with the pictures as they were given, and gives
+        the run's key."""
         key = secrets.token_urlsafe(18)
         with self._lock:
-            self._kept[key] = _Run(found)
+            self._kept[key] = _Run(found, pictures)
             self._forget()
         return key
 
@@ -37,6 +42,12 @@ class Results:
         with self._lock:
             self._forget()
             return self._kept[key].traces if key in self._kept else {}
+
+    def pictures(self, key: str | None) -> list[np.ndarray]:
+        """What was given to a run, each picture once; [] once it is gone."""
+        with self._lock:
+            self._forget()
+            return self._kept[key].pictures if key in self._kept else []
 
     def drop(self, key: str | None) -> None:
         with self._lock:
@@ -55,36 +66,55 @@ class Results:
 
 
 class _Run:
-    def __init__(self, found: dict[str, Trace]):
+    def __init__(self, found: dict[str, Trace], pictures: Sequence[np.ndarray]):
         self.traces = found
+        self.pictures = list({traces.image_digest(p): p for p in pictures}.values())
         self.made = time.monotonic()
-        self.size = sum(
-            array.nbytes for trace in found.values() for array in traces.pack(trace)[1].values()
-        )
+        arrays = [a for trace in found.values() for a in traces.pack(trace)[1].values()]
+        self.size = sum(array.nbytes for array in (*arrays, *self.pictures))
 
 
 def routes(results: Results) -> APIRouter:
-    """/trace/<run>/<policy>: a trace as `playground.trace.save` writes it; 404 once it is gone."""
+    """/trace/<run>/<policy>: a trace as `playground.trace.save` writes it; /run/<run>: all of a
+    run, as `playground.recipe.write` does. 404 once it is gone."""
     router = APIRouter()
 
     @router.get("/trace/{key}/{policy}")
-    def download(key: str, policy: str) -> Response:
+    def one(key: str, policy: str) -> Response:
         trace = results.find(key).get(policy)
         if trace is None:
-            return Response("This result is no longer kept here: run again.", status_code=404)
+            return _gone()
         file = io.BytesIO()
         traces.save(trace, file)
-        return Response(
-            file.getvalue(),
-            media_type="application/zip",
-            headers={
-                "Content-Disposition": f'attachment; filename="{filename(trace.info)}.npz"',
-                "Cache-Control": "private, no-store",
-                "X-Content-Type-Options": "nosniff",
-            },
-        )
+        return _download(file, f"{filename(trace.info)}.npz")
+
+    @router.get("/run/{key}")
+    def whole(key: str) -> Response:
+        found, pictures = results.find(key), results.pictures(key)
+        if not found:
+            return _gone()
+        file = io.BytesIO()
+        figures = {"figures.html": report.page(list(found.values()))}
+        recipe.write(file, found, pictures, figures)
+        return _download(file, f"{run_name(found)}.zip")
 
     return router
+
+
+def _gone() -> Response:
+    return Response("This result is no longer kept here: run again.", status_code=404)
+
+
+def _download(file: io.BytesIO, name: str) -> Response:
+    return Response(
+        file.getvalue(),
+        media_type="application/zip",
+        headers={
+            "Content-Disposition": f'attachment; filename="{name}"',
+            "Cache-Control": "private, no-store",
+            "X-Content-Type-Options": "nosniff",
+        },
+    )
 
 
 def link(key: str, policy: str) -> str:
@@ -92,7 +122,16 @@ def link(key: str, policy: str) -> str:
     return f"trace/{key}/{policy}"
 
 
+def run_link(key: str) -> str:
+    """Of a whole run, in the same way."""
+    return f"run/{key}"
+
+
 def filename(info: PolicyInfo) -> str:
     """Without a suffix; the badge is part of it, wherever the file may end up."""
-    plain = f"{info.name}-{info.badge}".replace(" ", "-")
-    return "".join(letter for letter in plain if letter.isalnum() or letter in "-_.")
+    return recipe.filename(info.name, info.badge)
+
+
+def run_name(found: dict[str, Trace]) -> str:
+    """The same of a whole run."""
+    return "-".join(filename(trace.info) for trace in found.values())

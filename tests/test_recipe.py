@@ -1,0 +1,280 @@
+"""A run as a file: what is written comes back, and what a stranger wrote does no harm."""
+
+import dataclasses
+import html
+import io
+import json
+import struct
+import zipfile
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from playground import recipe, trace
+from playground.views import report
+from tests import traces
+
+FLOW = traces.pi0_trace(samples=2)
+FAST = traces.fast_trace(prompt=FLOW.recipe.prompt)
+FAST = dataclasses.replace(
+    FAST,
+    recipe=dataclasses.replace(
+        FAST.recipe, state=FLOW.recipe.state, options=FLOW.recipe.options, robot=FLOW.recipe.robot
+    ),
+)
+PICTURES = {slot: traces.camera_image(i, size=30 + i) for i, slot in enumerate(traces.SLOTS[:2])}
+
+
+def with_pictures(found):
+    digests = {slot: trace.image_digest(picture) for slot, picture in PICTURES.items()}
+    changed = dataclasses.replace(found.recipe, image_sha256=digests)
+    return dataclasses.replace(found, recipe=changed)
+
+
+RUN = {"pi0": with_pictures(FLOW), "fast": with_pictures(FAST)}
+
+
+def written():
+    file = io.BytesIO()
+    recipe.write(file, RUN, PICTURES.values(), {"figures.html": "<p>figures</p>"})
+    return file.getvalue()
+
+
+ZIP = written()
+
+
+# --- there and back -----------------------------------------------------------------------------
+
+
+def test_a_saved_run_comes_back_whole():
+    opened = recipe.read(ZIP)
+    assert opened.recipe == recipe.of(RUN)
+    for ran in opened.recipe.policies:
+        found = recipe.observation(opened, ran)
+        asked = RUN[ran.name].recipe
+        assert (found.robot, found.prompt, tuple(found.state)) == (
+            asked.robot,
+            asked.prompt,
+            asked.state,
+        )
+        assert found.modes == asked.modes
+        for slot, picture in PICTURES.items():
+            np.testing.assert_array_equal(found.images[slot], picture)
+        assert ran.badge == RUN[ran.name].info.badge
+    assert [v.how for v in recipe.verdicts(opened, RUN)] == ["bits", "bits"]
+
+
+def test_the_zip_is_what_it_says_and_bears_the_badges():
+    with zipfile.ZipFile(io.BytesIO(ZIP)) as archive:
+        assert archive.testzip() is None
+        names = archive.namelist()
+        saved = trace.load(io.BytesIO(archive.read("traces/pi0-untrained-weights.npz")))
+    np.testing.assert_array_equal(saved.x_t, FLOW.x_t)
+    assert "traces/fast-untrained-weights.npz" in names
+    assert sum(name.startswith("inputs/") for name in names) == 2
+    assert "figures.html" in names
+
+
+def test_figures_name_policies_and_badges_and_hold_hostile_text_as_text():
+    page = report.page([traces.hostile(traces.with_attention(FLOW)), FAST])
+    assert page.count(FAST.info.badge) >= 2
+    assert page.count(html.escape(traces.HOSTILE[:20])) >= 2
+    assert traces.HOSTILE[:20] not in page
+
+
+@given(st.text(max_size=50), st.floats(allow_nan=False, allow_infinity=False))
+def test_any_prompt_and_state_survive_the_json(prompt, value):
+    told = dataclasses.replace(recipe.of(RUN), prompt=prompt, state=(value,))
+    assert recipe.from_json(recipe.to_json(told)) == told
+
+
+def test_a_picture_carries_the_recipe():
+    told, image, info = recipe.of(RUN), Image.new("RGB", (4, 4)), PngInfo()
+    file = io.BytesIO()
+    info.add_itxt("Comment", "another chunk")
+    info.add_itxt(recipe.FORMAT, recipe.to_json(told))
+    image.save(file, "PNG", pnginfo=info)
+    assert recipe.read(file.getvalue()).recipe == told
+    plain = io.BytesIO()
+    image.save(plain, "PNG")
+    with pytest.raises(ValueError, match="carries no recipe"):
+        recipe.read(plain.getvalue())
+    damaged = file.getvalue().replace(b'"prompt"', b'"Prompt"')
+    with pytest.raises(ValueError, match="damaged"):
+        recipe.read(damaged)
+
+
+# --- again --------------------------------------------------------------------------------------
+
+
+def again(**changes):
+    return {**RUN, "pi0": dataclasses.replace(RUN["pi0"], **changes)}
+
+
+def judged(found, opened=None):
+    return recipe.verdicts(opened or recipe.read(ZIP), found)[0]
+
+
+def test_a_run_repeats_by_bits_by_tolerance_or_not():
+    chunk = FLOW.actions_normalised
+    near = judged(again(actions_normalised=chunk + np.float32(5e-4)))
+    assert near.how == "tolerance"
+    assert "0.0005" in near.text
+    far = judged(again(actions_normalised=chunk + np.float32(2e-3)))
+    assert far.how == "no"
+    assert "0.001 is allowed" in far.text
+    assert judged(again(actions_normalised=chunk[:1])).how == "no"
+    assert judged({}).text == "pi0 (untrained weights) did not run here."
+    other = dataclasses.replace(RUN["pi0"].info, revision="1" * 12)
+    assert "other weights" in judged(again(info=other)).text
+    newer = dataclasses.replace(RUN["pi0"].recipe, versions={"jax": "1"})
+    assert (
+        "(here jax 1 for 0)"
+        in judged(again(actions_normalised=chunk + np.float32(5e-4), recipe=newer)).text
+    )
+
+
+def test_tokens_must_be_equal():
+    changed = dataclasses.replace(RUN["fast"], tokens=RUN["fast"].tokens[:-1])
+    found = recipe.verdicts(recipe.read(ZIP), {**RUN, "fast": changed})[1]
+    assert (found.how, "other tokens" in found.text) == ("no", True)
+
+
+def test_a_recipe_alone_tells_bits_and_leaves_the_rest_to_the_zip():
+    opened = recipe.read(recipe.to_json(recipe.of(RUN)).encode())
+    assert judged(RUN, opened).how == "bits"
+    found = judged(again(actions_normalised=FLOW.actions_normalised + np.float32(1e-6)), opened)
+    assert (found.how, "the ZIP can tell" in found.text) == ("no", True)
+    with pytest.raises(ValueError, match="open the ZIP"):
+        recipe.observation(opened, opened.recipe.policies[0])
+
+
+def test_traces_of_two_runs_are_no_run():
+    other = dataclasses.replace(FLOW.recipe, prompt="something else")
+    with pytest.raises(ValueError, match="different runs"):
+        recipe.of({"a": FLOW, "b": dataclasses.replace(FLOW, recipe=other)})
+    with pytest.raises(ValueError, match="no run to save"):
+        recipe.of({})
+
+
+# --- strangers' files ---------------------------------------------------------------------------
+
+
+def repacked(**changes):
+    """The ZIP with some members replaced or added; None leaves one out."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(ZIP)) as old, zipfile.ZipFile(file, "w") as new:
+        for name in old.namelist():
+            if (data := changes.pop(name, old.read(name))) is not None:
+                new.writestr(name, data)
+        for name, data in changes.items():
+            new.writestr(name, data)
+    return file.getvalue()
+
+
+def changed_json(**changes):
+    return json.dumps({**json.loads(recipe.to_json(recipe.of(RUN))), **changes}).encode()
+
+
+def npz(array: bytes, tree='{"$array": "a0"}'):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("trace.json", tree)
+        archive.writestr("a0.npy", array)
+    return file.getvalue()
+
+
+def npy(descr, shape, body=b""):
+    header = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape}}}".encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + body
+
+
+def bomb():
+    """A member that claims to be small, in the ZIP's directory, and unpacks to 1 GB of zeros."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("recipe.json", recipe.to_json(recipe.of(RUN)))
+        with archive.open("x", "w", force_zip64=True) as member:
+            for _ in range(1 << 10):
+                member.write(bytes(1 << 20))
+    return file.getvalue()
+
+
+TRACE = "traces/pi0-untrained-weights.npz"
+INPUT = f"inputs/{trace.image_digest(PICTURES[traces.SLOTS[0]])}.png"
+HOSTILE = {
+    "nothing": (b"", "no recipe"),
+    "pickle": (b"\x80\x04\x95\x00.", "no recipe"),
+    "html": (b"<script>", "no recipe"),
+    "cut off": (ZIP[:-40], "no saved run"),
+    "not json": (b"{not json", "no JSON"),
+    "other json": (b'{"a": 1}', "it lacks 'format'"),
+    "deep json": (b'{"format": ' + b"[" * 100_000, "no JSON"),
+    "huge json": (b" " * (2 << 20) + b"{}", "at most"),
+    "newer": (changed_json(version=2), "version 2"),
+    "state": (changed_json(state=["x"]), "expected a number"),
+    "nan": (changed_json(state=[float("nan")]), "expected a number"),
+    "options": (changed_json(options={"num_steps": 10}), "Options lacks"),
+    "seed": (changed_json(options={**dataclasses.asdict(trace.Options()), "seed": "0"}), "whole"),
+    "policies": (changed_json(policies=[]), "names no policy"),
+    "policy": (changed_json(policies=[{"name": "x"}]), "Ran lacks"),
+    "extra": (changed_json(surprise=1), "surprise"),
+    "prompt": (changed_json(prompt={"$class": "Trace"}), "expected a text"),
+    "no recipe": (repacked(**{"recipe.json": None}), "no saved run"),
+    "bomb": (bomb(), "unpacks to more than"),
+    "many": (repacked(**{f"x{i}": b"" for i in range(100)}), "files; at most"),
+    "picture": (repacked(**{INPUT: b"<svg/>"}), "no readable PNG"),
+    "swapped picture": (
+        repacked(**{INPUT: (lambda f: (Image.new("RGB", (2, 2)).save(f, "PNG"), f.getvalue())[1])(
+            io.BytesIO())}),
+        "not the one in its recipe",
+    ),
+    "not a trace": (repacked(**{TRACE: b"PK"}), "not a saved trace"),
+    "pickled array": (repacked(**{TRACE: npz(npy("|O", (1,)))}), "not a saved trace"),
+    "huge array": (repacked(**{TRACE: npz(npy("<f4", (1 << 40,)))}), "claims to be"),
+    "no trace": (repacked(**{TRACE: npz(npy("<f4", (0,)))}), "expected a saved trace"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_stranger_s_file_is_refused_with_a_reason(name):
+    data, message = HOSTILE[name]
+    with pytest.raises(ValueError, match=message):
+        recipe.read(data)
+
+
+def test_other_numbers_than_the_recipe_s_are_noticed():
+    file = io.BytesIO()
+    trace.save(dataclasses.replace(FLOW, actions_normalised=FLOW.actions_normalised + 1), file)
+    with pytest.raises(ValueError, match="numbers are not those of its recipe"):
+        recipe.read(repacked(**{TRACE: file.getvalue()}))
+
+
+def test_names_that_lead_elsewhere_are_not_followed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    opened = recipe.read(repacked(**{"../../evil": b"x", "/etc/evil": b"x"}))
+    assert opened.recipe == recipe.of(RUN)
+    assert list(tmp_path.iterdir()) == []
+    names = changed_json(policies=[{**json.loads(recipe.to_json(recipe.of(RUN)))["policies"][0],
+                                    "name": "../../x"}])  # fmt: skip
+    assert recipe.read(repacked(**{"recipe.json": names})).outcomes == {}
+
+
+@given(st.data())
+def test_damage_is_refused_or_harmless(data):
+    """One byte of the ZIP changed: a reason, or the same run."""
+    place = data.draw(st.integers(0, len(ZIP) - 1))
+    changed = bytearray(ZIP)
+    changed[place] ^= data.draw(st.integers(1, 255))
+    try:
+        opened = recipe.read(bytes(changed))
+    except ValueError:
+        return
+    assert zlib.crc32(recipe.to_json(opened.recipe).encode()) == zlib.crc32(
+        recipe.to_json(recipe.of(RUN)).encode()
+    )
