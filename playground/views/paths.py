@@ -107,14 +107,20 @@ def _over(trace: Trace, chunks, noise=None) -> dict[str, object]:
     if len(chunks) and _ours(trace):
         lines = pixels(state, chunks, size)
         clouds = {} if noise is None else pixels(state, noise, size)
-        for arm, points in lines.items():
-            cloud = None if noise is None else theme.packed(np.round(clouds[arm][..., 1:, :], 1))
-            grippers.append(
-                {
-                    "name": NAMES[arm],
-                    "moves": arm == mover,
-                    "points": theme.packed(np.round(points, 1)),
-                    "noise": cloud,
-                }
-            )
+        grippers = [
+            gripper(arm, points, clouds.get(arm), moves=arm == mover)
+            for arm, points in lines.items()
+        ]
     return {"image": theme.picture(image), "grippers": grippers}
+
+
+def gripper(
+    arm: str, points: np.ndarray, cloud: np.ndarray | None = None, *, moves: bool
+) -> dict[str, object]:
+    """One gripper for `camera.js`: paths as `pixels` gives them, [frames, N, H + 1, 2]."""
+    return {
+        "name": NAMES[arm],
+        "moves": moves,
+        "points": theme.packed(np.round(points, 1)),
+        "noise": None if cloud is None else theme.packed(np.round(cloud[..., 1:, :], 1)),
+    }

@@ -101,14 +101,14 @@ def unpacked(field: dict) -> np.ndarray:
     return np.where(codes == _NAN_CODE, np.nan, values).astype(np.float32)
 
 
-def picture(image: np.ndarray) -> dict[str, object]:
+def picture(image: np.ndarray, quality: int = 88) -> dict[str, object]:
     """uint8 [height, width, 3] as a JPEG data URL with its size in pixels."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(
             f"expected an image of uint8 [height, width, 3], got {image.dtype} {image.shape}"
         )
     file = io.BytesIO()
-    Image.fromarray(image).save(file, "JPEG", quality=88)
+    Image.fromarray(image).save(file, "JPEG", quality=quality)
     url = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
     return {"url": url, "width": image.shape[1], "height": image.shape[0]}
 

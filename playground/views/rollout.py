@@ -1,0 +1,99 @@
+"""A rollout as a film: frames as they come, the path of the chunk that is being executed, and what
+came of it. The browser keeps the frames, to scrub them afterwards."""
+
+import secrets
+from typing import Literal
+
+import numpy as np
+
+from playground.tabletop import kinematics
+from playground.trace import PolicyInfo
+from playground.views import paths, theme
+
+# gr.HTML(value, **COMPONENT) with value None or `Film.payload()`.
+COMPONENT = theme.component("player.js", "camera.js", "rollout.js")
+
+_QUALITY = 80  # of JPEG: a hundred frames are some 600 KB
+_UNJUDGED = (
+    "No verdict: the prompt names no task that the referee knows (touch or pick up the red, green "
+    "or blue cube)"
+)
+
+Verdict = Literal["", "success", "failure", "unjudged", "stopped", "broken"]
+
+
+class Film:
+    """Takes the values of `playground.tabletop.job.rollout`, in order."""
+
+    def __init__(self, info: PolicyInfo, prompt: str, scene: int):
+        self._told = {
+            "id": secrets.token_hex(4),
+            "policy": theme.identity(info),
+            "prompt": theme.plain(prompt),
+            "scene": scene,
+        }
+        self._frames: list[dict] = []
+        self._looks: list[dict] = []
+        self._say, self._verdict = "", ""
+
+    def take(self, frame: dict) -> None:
+        """Adds a frame; the last one brings the verdict."""
+        image = frame["image"]
+        if frame["look"] > len(self._looks):
+            failure = frame["failure"]
+            self._looks.append(
+                {
+                    "grippers": _grippers(frame["state"], frame["chunk"], len(image)),
+                    "failure": theme.plain(failure),
+                }
+            )
+        self._frames.append(
+            {
+                "url": theme.picture(image, _QUALITY)["url"],
+                "time": frame["time_s"],
+                "look": frame["look"],
+                "executed": frame["executed"],
+            }
+        )
+        if frame["outcome"]:
+            self._say, self._verdict = _words(frame["outcome"], frame["time_s"])
+
+    def end(self, verdict: Verdict, say: str) -> None:
+        """For a rollout that no outcome ended."""
+        self._verdict, self._say = verdict, theme.plain(say)
+
+    @property
+    def time_s(self) -> float:
+        """The table's time of the last frame."""
+        return self._frames[-1]["time"] if self._frames else 0.0
+
+    def payload(self) -> dict[str, object]:
+        """frames {url, time, look, executed}; looks, one a chunk: {grippers, failure}; verdict and
+        the words for it, "" as long as it goes on. The lists only grow."""
+        return {
+            **self._told,
+            "frames": list(self._frames),
+            "looks": list(self._looks),
+            "verdict": self._verdict,
+            "say": self._say,
+        }
+
+
+def _grippers(state: np.ndarray, chunk: np.ndarray | None, size: int) -> list[dict]:
+    if chunk is None:
+        return []
+    mover = kinematics.moving_arm(state, chunk)
+    return [
+        paths.gripper(arm, points, moves=arm == mover)
+        for arm, points in paths.pixels(state, chunk[None, None], size).items()
+    ]
+
+
+def _words(outcome: dict, time_s: float) -> tuple[str, Verdict]:
+    match outcome["success"]:
+        case True:
+            return f"Success after {time_s:.1f} s: {outcome['reason']}.", "success"
+        case False:
+            return f"Failure after {time_s:.1f} s: {outcome['reason']}.", "failure"
+        case None:
+            return f"{_UNJUDGED}; it ran for {time_s:.0f} s.", "unjudged"
