@@ -16,6 +16,7 @@ from playground.worker import Down, Worker
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "assets" / "examples"
 AS_TRAINED = "as trained"
+MAX_PICTURE = 10 << 20  # bytes of a file
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -207,6 +208,16 @@ def examples(robot: Robot) -> list[Example]:
             }
             found.append(Example(path.stem, told["prompt"], tuple(told["state"]), images))
     return found
+
+
+def picture(path: str | Path) -> np.ndarray:
+    """A file that a visitor gave, as `transforms.load_image` reads it; raises ValueError."""
+    if Path(path).stat().st_size > MAX_PICTURE:
+        raise ValueError(
+            f"the picture's file is larger than {MAX_PICTURE >> 20} MB: scale it down (the models "
+            "see 224 x 224)"
+        )
+    return transforms.load_image(path)
 
 
 def words(error: Exception | str) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import gradio as gr
 from gradio_client.utils import is_file_obj_with_meta
 
-from playground import answers, transforms
+from playground import answers
 from playground.events import Done, Failed, Job, Result
 from playground.trace import Options, Trace
 from playground.ui import bench as benches
@@ -199,7 +199,7 @@ def _slots(bench: Bench, images: dict, modes: dict):
         if not is_file_obj_with_meta(file):
             raise ValueError(f"{name}: give an uploaded picture (gradio_client.handle_file)")
         try:
-            pictures[names[name]] = transforms.load_image(file["path"])
+            pictures[names[name]] = benches.picture(file["path"])
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
     for name, mode in modes.items():

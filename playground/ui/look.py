@@ -64,6 +64,11 @@ def css() -> str:
     return (BROWSER / "page.css").read_text(encoding="utf-8") + views.PLOT_CSS
 
 
+def script(name: str) -> str:
+    """A file of `browser/`, for an event's `js`."""
+    return (BROWSER / name).read_text(encoding="utf-8")
+
+
 def component(*scripts: str) -> dict[str, object]:
     """Like `playground.views.theme.component`, for scripts of this folder's `browser/` too."""
     own = {path.name for path in BROWSER.glob("*.js")}

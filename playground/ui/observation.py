@@ -1,5 +1,6 @@
 """The left column: the robot, its pictures, the prompt, the state, and how to run."""
 
+import contextlib
 import dataclasses
 import html
 from collections.abc import Sequence
@@ -7,7 +8,6 @@ from collections.abc import Sequence
 import gradio as gr
 import numpy as np
 
-from playground import transforms
 from playground.events import Job
 from playground.robots import Robot
 from playground.trace import Options
@@ -290,7 +290,16 @@ def pictures(bench: Bench, paths: Sequence[str | None]) -> list[np.ndarray | Non
     found = []
     for camera, path in zip(bench.cameras, paths, strict=False):
         try:
-            found.append(None if path is None else transforms.load_image(path))
+            found.append(None if path is None else benches.picture(path))
         except ValueError as error:
             raise ValueError(f"{camera.title}: {error}") from error
+    return found
+
+
+def present(*files: dict | None) -> list[np.ndarray]:
+    """The pictures on the page that can be read, from the values of `Form.pictures`."""
+    found = []
+    for file in filter(None, files):
+        with contextlib.suppress(ValueError, OSError):
+            found.append(benches.picture(file["path"]))
     return found

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 import gradio as gr
 from fastapi import FastAPI
 
-from playground import transforms
+from playground.recipe import MAX_FILE
 from playground.robots import Robot
 from playground.ui import bench as benches
-from playground.ui import endpoint, look, matters, observation, progress, runs, tabs
+from playground.ui import endpoint, look, matters, observation, progress, recipe, runs, tabs
 from playground.ui.bench import Benches
 from playground.ui.progress import Progress
 from playground.ui.results import Results
@@ -26,7 +26,7 @@ KINDS = matters.KIND  # of jobs that the page's worker must know
 _UPDATE_EVERY_S = 0.1
 _LIVE_AFTER_S = 0.4  # a shorter run shows its result only, not its making
 _THREADS = 64  # each waiting visitor holds one
-_MAX_UPLOAD = "10mb"
+_MAX_UPLOAD = MAX_FILE  # a run's ZIP; pictures are held to less
 _MAX_EVENTS = 256  # Gradio's own queue; the worker's is shorter and the one that counts
 
 
@@ -150,7 +150,7 @@ class _Parts:
     def check_picture(self, file):
         """A file that is no picture is refused at once, and taken out of its slot."""
         try:
-            transforms.load_image(file["path"])
+            benches.picture(file["path"])
         except ValueError as error:
             gr.Warning(benches.words(error), title="This picture cannot be used")
             return None
@@ -178,7 +178,8 @@ class _Parts:
                 return
         if notes.traces:
             self.results.drop(key)
-            key = self.results.keep(notes.traces)
+            given = [p for job in jobs for p in job.observation.images.values()]
+            key = self.results.keep(notes.traces, given)
             notes.keep(key)
         if notes.failures:
             told = " ".join(benches.words(text) for text in notes.failures)
@@ -216,7 +217,30 @@ class _Parts:
         traces = self.results.find(key)
         if key == drawn or not traces:
             return {self.drawn: key}
-        return {self.drawn: key} | tabs.drawn(traces, units, execute, self.shown)
+        return {self.drawn: key} | tabs.drawn(traces, key, units, execute, self.shown)
+
+    # --- a run from a file ----------------------------------------------------------------------
+
+    def open_file(self, file, *inputs):
+        """Sets the page as a recipe has it, and asks for a run where nothing is missing."""
+        tab = self.shown.recipe
+        try:
+            opened = recipe.read(file["path"])
+            bench = self.every.of(opened.recipe.robot)
+            present = observation.present(*inputs)
+            updates, missing = recipe.restored(bench, opened, present, self.form)
+        except ValueError as error:
+            raise gr.Error(benches.words(error), print_exception=False) from error
+        updates = _merged(self._frame(bench), updates)
+        updates |= {self.key: None} | tabs.cleared(self.shown)
+        updates |= {self.shown.measure: opened.recipe.options.attention}
+        told = missing or ["Running again what the file holds."]
+        updates |= {tab.status: recipe.sentences(told), tab.opened: recipe.light(opened)}
+        return updates | {tab.again: gr.skip() if missing else time.time_ns()}
+
+    def judge_again(self, opened, key):
+        tab = self.shown.recipe
+        return {tab.status: recipe.verdict(opened, self.results.find(key)), tab.opened: None}
 
     def stop(self, request: gr.Request):
         self.runs.stop(request.session_hash)
@@ -229,6 +253,13 @@ class _Parts:
     def redraw(self, key, units, execute):
         traces = self.results.find(key)
         return tabs.actions(traces, units, execute) if traces else (gr.skip(), gr.skip())
+
+
+def _merged(first: dict, then: dict) -> dict:
+    """Updates of both; where both speak of a component, `then` adds to what `first` says."""
+    said = {part: value if isinstance(value, dict) else gr.update(value=value)
+            for part, value in then.items()}  # fmt: skip
+    return first | {part: first.get(part, {}) | value for part, value in said.items()}
 
 
 def _wire(page: gr.Blocks, parts: _Parts) -> None:
@@ -278,6 +309,16 @@ def _wire(page: gr.Blocks, parts: _Parts) -> None:
     filled = [form.prompt, form.state, *form.pictures, *form.modes]
     form.examples.select(parts.example, form.robot, filled, **own).then(**run).then(**show)
     form.stop.click(parts.stop, None, None, **own)
+    tab = shown.recipe
+    tab.file.upload(
+        parts.open_file,
+        [tab.file, *form.pictures],
+        [*whole, parts.key, shown.measure, tab.opened, tab.again, *shown.cleared],
+        preprocess=False,
+        **own,
+    )
+    judge = {"fn": parts.judge_again, "inputs": [tab.opened, parts.key], **own}
+    tab.again.change(**run).then(**show).then(outputs=[tab.status, tab.opened], **judge)
     matters.wire(shown.matters, form, parts.every, parts.worker, parts.runs)
     gr.on(
         [shown.units.change, shown.execute.change],

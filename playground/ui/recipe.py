@@ -64,6 +64,11 @@ def read(path: str) -> Opened:
     return recipe.read(Path(path).read_bytes())
 
 
+def light(opened: Opened) -> Opened:
+    """Without its pictures, to be kept until the run it describes has been judged."""
+    return dataclasses.replace(opened, pictures={})
+
+
 def restored(
     bench: Bench, opened: Opened, present: Sequence[np.ndarray | None], form: Form
 ) -> tuple[dict, list[str]]:

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import gradio as gr
 
+from playground.recipe import FORMAT, of, to_json
 from playground.trace import Trace
-from playground.ui import look, matters, received, results
+from playground.ui import look, matters, received, recipe, results
 from playground.ui.bench import Bench
 from playground.views import actions as actions_view
 from playground.views import attention, denoising, mask, paths, tokens
@@ -47,6 +48,7 @@ class Shown:
     looks: dict[str, gr.HTML]
     matters: matters.Tab
     received: dict[str, gr.HTML]
+    recipe: recipe.Tab
     columns: dict[str, list[gr.Column]]
 
     @property
@@ -58,7 +60,8 @@ class Shown:
     @property
     def cleared(self) -> list:
         """What shows a result of all policies together."""
-        return [self.plot, self.words, self.played, self.compare, *self.paths.values()]
+        recipe = [self.recipe.shown, self.recipe.status]
+        return [self.plot, self.words, self.played, self.compare, *self.paths.values(), *recipe]
 
     @property
     def all(self) -> list:
@@ -94,7 +97,7 @@ def build(policies: Sequence[str]) -> Shown:
                         elem_id="execute",
                     )  # fmt: skip
                     png = gr.Button("Save picture (PNG)", size="sm", elem_id="png")
-                    png.click(None, js=_SAVE_PNG)
+                    png.click(None, js=look.script("save_picture.js"))
                 words = gr.HTML(_WAITING, apply_default_css=False, elem_id="actions-words")
                 plot = gr.Plot(show_label=False, elem_id="actions-plot", visible=False)
             gr.HTML(f"<p class='fine'>{_OPEN_LOOP}</p>", apply_default_css=False)
@@ -116,25 +119,14 @@ def build(policies: Sequence[str]) -> Shown:
             what_matters = matters.build()
         with gr.Tab("What the models receive", id="received"):
             seen = side_by_side(lambda: gr.HTML(None, **received.COMPONENT))
+        with gr.Tab("Recipe", id="recipe"):
+            kept = recipe.build()
     players = {name: pair[0] for name, pair in both.items()}
     rails = {name: pair[1] for name, pair in both.items()}
     return Shown(
         units, execute, result, pictures, plot, words, live, played, players, rails, compare, masks,
-        measure, looks, what_matters, seen, columns,
+        measure, looks, what_matters, seen, kept, columns,
     )  # fmt: skip
-
-
-# White paper behind the picture, whatever the page's theme: it goes into slides and papers.
-_SAVE_PNG = """() => {
-  const plot = document.querySelector("#actions-plot .js-plotly-plot");
-  if (!plot) return;
-  const name = document.querySelector("#actions-words [data-file]");
-  window.Plotly.downloadImage(
-    {data: plot.data, layout: {...plot.layout, paper_bgcolor: "white", plot_bgcolor: "white",
-      font: {...plot.layout.font, color: "#1B2027"}}},
-    {format: "png", scale: 2, width: plot.clientWidth, height: plot.clientHeight,
-     filename: name ? name.dataset.file : "actions"});
-}"""
 
 
 # --- updates ------------------------------------------------------------------------------------
@@ -167,13 +159,16 @@ def cleared(shown: Shown) -> dict:
         shown.played: "",
         shown.compare: "",
         **dict.fromkeys(shown.paths.values()),
+        shown.recipe.shown: None,
+        shown.recipe.status: "",
     }
 
 
-def drawn(traces: Mapping[str, Trace], units: str, execute: int, shown: Shown) -> dict:
+def drawn(traces: Mapping[str, Trace], key: str, units: str, execute: int, shown: Shown) -> dict:
     """Everything that shows a finished run."""
     plot, words = actions(traces, units, execute)
     updates = {shown.plot: plot, shown.words: words, shown.compare: _compare(traces)}
+    updates |= {shown.recipe.shown: recipe.payload(traces, key), shown.recipe.status: ""}
     updates[shown.played] = "".join(_left_out(trace) for trace in traces.values())
     for name in shown.masks:
         trace = traces.get(name)
@@ -196,10 +191,11 @@ def actions(traces: Mapping[str, Trace], units: str, execute: int) -> tuple:
     longest = max(trace.info.horizon for trace in found)
     how["execute"] = min(int(execute or 0), longest) or None
     words = html.escape(actions_view.describe(found, **how))
-    file = "-".join(results.filename(trace.info) for trace in found)
+    carried = {"file": results.run_name(traces), "format": FORMAT, "recipe": to_json(of(traces))}
+    data = "".join(f" data-{name}='{html.escape(text)}'" for name, text in carried.items())
     return (
         gr.update(value=actions_view.figure(found, **how), visible=True),
-        f"<p class='unseen' data-file='{html.escape(file)}'>{words}</p>",
+        f"<p class='unseen'{data}>{words}</p>",
     )
 
 

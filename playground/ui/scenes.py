@@ -1,0 +1,107 @@
+"""Scenes of the simulated table: another one at a click, told and repeated by its number."""
+
+import dataclasses
+import functools
+import secrets
+import threading
+
+import gradio as gr
+import numpy as np
+
+from playground import transforms
+from playground.robots import TABLETOP
+from playground.tabletop import camera, job
+from playground.ui import bench as benches
+from playground.ui.bench import Bench
+
+MOST = 1_000_000  # scenes; any number below is one
+_LOCK = threading.Lock()  # the simulator draws one picture at a time
+_MISSING = f"New scenes and rollouts are off here. {job.MISSING}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Drawn:
+    """image: what the table's camera sees, uint8 [size, size, 3]; state: of the arms, 14 values."""
+
+    image: np.ndarray
+    state: tuple[float, ...]
+
+
+@functools.lru_cache(maxsize=64)
+def draw(seed: int) -> Drawn:
+    """The scene of a number; the same for the same number. Any thread may call it."""
+    with _LOCK:
+        from playground.tabletop.render import render
+        from playground.tabletop.scene import Table, random_scene
+
+        scene = random_scene(seed)
+        return Drawn(render(Table(scene)), scene.state)
+
+
+def fresh() -> int:
+    """The number of a scene that nobody has seen."""
+    return secrets.randbelow(MOST)
+
+
+def number(value: object) -> int:
+    """A scene's number as a visitor gave it; None for an empty field is a fresh one. Raises
+    ValueError for what is none."""
+    if value is None:
+        return fresh()
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        raise ValueError(f"a scene is a whole number, {value!r} came")
+    if not 0 <= value < MOST:
+        raise ValueError(f"scenes go from 0 to {MOST - 1}, {value:g} came")
+    return int(value)
+
+
+# --- in the left column -------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Scenes:
+    """seed: the scene that the picture shows, empty for any other picture."""
+
+    column: gr.Column
+    seed: gr.Number
+    new: gr.Button
+    foreign: gr.HTML
+
+
+def build(bench: Bench, seed: int | None) -> Scenes:
+    there = job.available()
+    with gr.Column(visible=bench.robot.name == TABLETOP.name, elem_classes="scene") as column:
+        with gr.Row(elem_classes="scene-row"):
+            new = gr.Button("New scene", size="sm", visible=there, elem_id="new-scene", min_width=0)
+            number = gr.Number(
+                seed, label="Scene", precision=0, minimum=0, maximum=MOST - 1, visible=there,
+                elem_id="scene", min_width=0,
+            )  # fmt: skip
+        if not there:
+            gr.HTML(f"<p class='fine'>{_MISSING}</p>", apply_default_css=False)
+        foreign = gr.HTML("", apply_default_css=False, elem_id="foreign")
+    return Scenes(column, number, new, foreign)
+
+
+def refreshed(bench: Bench, scenes: Scenes) -> dict:
+    return {scenes.column: gr.update(visible=bench.robot.name == TABLETOP.name)}
+
+
+def drawn(value: object) -> tuple[int, Drawn]:
+    """The scene of the number in the field, for a handler; ValueError is told in a pop-up."""
+    try:
+        seed = number(value)
+        return seed, draw(seed)
+    except ValueError as error:
+        raise gr.Error(benches.words(error), print_exception=False) from error
+
+
+def judge(robot: str, file: dict | None) -> str:
+    """The notice beside a picture that the table's camera did not take."""
+    if robot != TABLETOP.name or not file:
+        return ""
+    try:
+        ours = camera.shows_table(transforms.load_image(file["path"]))
+    except ValueError:  # said by the picture's own check
+        return ""
+    return "" if ours else f"<p class='foreign' role='note'>{camera.FOREIGN}</p>"
