@@ -188,12 +188,13 @@ def judged(bench: Bench, given: Sequence[float | str]) -> list[dict]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Example:
-    """images: by the camera's name."""
+    """images: by the camera's name. scene: the number of the table's scene that they show."""
 
     name: str
     prompt: str
     state: tuple[float, ...]
     images: dict[str, np.ndarray]
+    scene: int | None
 
 
 def examples(robot: Robot) -> list[Example]:
@@ -206,7 +207,8 @@ def examples(robot: Robot) -> list[Example]:
                 camera: transforms.load_image(EXAMPLES / file)
                 for camera, file in told["images"].items()
             }
-            found.append(Example(path.stem, told["prompt"], tuple(told["state"]), images))
+            state, scene = tuple(told["state"]), told.get("scene")
+            found.append(Example(path.stem, told["prompt"], state, images, scene))
     return found
 
 

@@ -12,8 +12,9 @@ from playground.events import Job
 from playground.robots import Robot
 from playground.trace import Options
 from playground.ui import bench as benches
-from playground.ui import look
+from playground.ui import look, scenes
 from playground.ui.bench import AS_TRAINED, Bench, Benches, Example
+from playground.ui.scenes import Drawn, Scenes
 from playground.views import theme
 
 MAX_CAMERAS = 4  # pi0 and pi0-FAST on DROID: two pictures both take, and one of each alone
@@ -31,6 +32,7 @@ class Form:
     robot: gr.Dropdown
     policies: gr.CheckboxGroup
     examples: gr.HTML
+    scenes: Scenes
     titles: tuple[gr.HTML, ...]
     columns: tuple[gr.Column, ...]
     pictures: tuple[gr.Image, ...]
@@ -69,6 +71,7 @@ def build(bench: Bench) -> Form:
     )
     gr.HTML("<h2>Observation</h2>", elem_classes="section", apply_default_css=False)
     examples = gr.HTML(example_cards(bench), **_EXAMPLES, elem_id="examples")
+    table = scenes.build(bench, first and first.scene)
     with gr.Row(elem_classes="cameras"):
         slots = [_camera(bench, index, first) for index in range(MAX_CAMERAS)]
     columns, titles, pictures, modes = zip(*slots, strict=True)
@@ -90,8 +93,8 @@ def build(bench: Bench) -> Form:
             state_value(bench, first and first.state), judged=[], **_STATE, elem_id="state"
         )
     options = _options()
-    return Form(robot, policies, examples, titles, columns, pictures, modes, prompt, run, stop,
-                state, *options)  # fmt: skip
+    return Form(robot, policies, examples, table, titles, columns, pictures, modes, prompt, run,
+                stop, state, *options)  # fmt: skip
 
 
 def _camera(bench: Bench, index: int, first: Example | None):
@@ -169,6 +172,7 @@ def refreshed(bench: Bench, robots: Sequence[Robot], form: Form) -> dict:
         ),
         form.policies: gr.update(choices=labels, visible=len(bench.policies) > 1),
         form.examples: example_cards(bench),
+        **scenes.refreshed(bench, form.scenes),
     }
     for index in range(MAX_CAMERAS):
         here = index < len(bench.cameras)
@@ -183,6 +187,7 @@ def filled(bench: Bench, example: Example | None, form: Form) -> dict:
     """Updates that put an example in; without one, the robot's resting state and nothing else."""
     values = example.state if example else bench.robot.resting_state
     updates = {
+        form.scenes.seed: example.scene if example else None,
         form.prompt: example.prompt if example else "",
         form.state: gr.update(
             value=state_value(bench, values), judged=benches.judged(bench, values)
@@ -221,6 +226,17 @@ def put(
         updates[picture] = gr.update(value=pictures[index] if here else None)
         updates[form.modes[index]] = modes[index] if here else AS_TRAINED
     return updates
+
+
+def placed(bench: Bench, seed: int, drawn: Drawn, form: Form) -> dict:
+    """Updates that put a scene of the table in; the prompt stays."""
+    judged = benches.judged(bench, drawn.state)
+    return {
+        form.scenes.seed: seed,
+        form.pictures[0]: drawn.image,
+        form.modes[0]: AS_TRAINED,
+        form.state: gr.update(value=state_value(bench, drawn.state), judged=judged),
+    }
 
 
 def effects(bench: Bench, chosen: Sequence[str], temperature: float, form: Form) -> dict:

@@ -15,14 +15,25 @@ from fastapi import FastAPI
 from playground.recipe import MAX_FILE
 from playground.robots import Robot
 from playground.ui import bench as benches
-from playground.ui import endpoint, look, matters, observation, progress, recipe, runs, tabs
+from playground.ui import (
+    endpoint,
+    look,
+    matters,
+    observation,
+    progress,
+    recipe,
+    rollout,
+    runs,
+    scenes,
+    tabs,
+)
 from playground.ui.bench import Benches
 from playground.ui.progress import Progress
 from playground.ui.results import Results
 from playground.ui.runs import Runs
 from playground.worker import Busy, Down, Worker
 
-KINDS = matters.KIND  # of jobs that the page's worker must know
+KINDS = matters.KIND | rollout.KIND  # of jobs that the page's worker must know
 _UPDATE_EVERY_S = 0.1
 _LIVE_AFTER_S = 0.4  # a shorter run shows its result only, not its making
 _THREADS = 64  # each waiting visitor holds one
@@ -48,7 +59,7 @@ def build(worker: Worker, robots: Mapping[str, Robot], results: Results) -> gr.B
             with gr.Column(scale=0, min_width=340, elem_classes="left"):
                 form = observation.build(bench)
             with gr.Column(scale=1, min_width=320, elem_classes="right"):
-                shown = tabs.build(list(robots))
+                shown = tabs.build(list(robots), bench, form)
         parts = _Parts(every, Runs(), results, worker, form, shown, strip)
         _wire(page, parts)
         endpoint.build(every, worker, results)
@@ -146,6 +157,14 @@ class _Parts:
         bench = self.every.of(robot)
         example = benches.examples(bench.robot)[int(event.index)]
         return observation.filled(bench, example, self.form)
+
+    def new_scene(self, robot):
+        return self.scene(robot, None)
+
+    def scene(self, robot, number):
+        """The scene of that number, a fresh one without; the prompt stays."""
+        seed, drawn = scenes.drawn(number)
+        return observation.placed(self.every.of(robot), seed, drawn, self.form)
 
     def check_picture(self, file):
         """A file that is no picture is refused at once, and taken out of its slot."""
@@ -249,6 +268,7 @@ class _Parts:
         """The page was closed."""
         self.stop(request)
         self.runs.stop(matters.run_of(request))
+        self.runs.stop(rollout.run_of(request))
 
     def redraw(self, key, units, execute):
         traces = self.results.find(key)
@@ -267,7 +287,8 @@ def _wire(page: gr.Blocks, parts: _Parts) -> None:
     form, shown = parts.form, parts.shown
     own = {"api_visibility": "private", "show_progress": "hidden"}
     whole = [
-        parts.strip, *form.inputs, *form.columns, *form.titles, form.examples, *shown.by_policy,
+        parts.strip, *form.inputs, *form.columns, *form.titles, form.examples, form.scenes.column,
+        form.scenes.seed, *shown.by_policy,
     ]  # fmt: skip
     page.load(parts.follow_loading, None, whole, **own).then(
         parts.judge, [form.robot, form.state], form.state, **own
@@ -306,9 +327,17 @@ def _wire(page: gr.Blocks, parts: _Parts) -> None:
     }
     form.run.click(**run).then(**show)
     form.prompt.submit(**run).then(**show)
-    filled = [form.prompt, form.state, *form.pictures, *form.modes]
+    table = form.scenes
+    filled = [table.seed, form.prompt, form.state, *form.pictures, *form.modes]
     form.examples.select(parts.example, form.robot, filled, **own).then(**run).then(**show)
     form.stop.click(parts.stop, None, None, **own)
+    placed = {"outputs": [table.seed, form.pictures[0], form.modes[0], form.state], **own}
+    table.new.click(parts.new_scene, form.robot, **placed).then(**run).then(**show)
+    table.seed.submit(parts.scene, [form.robot, table.seed], **placed).then(**run).then(**show)
+    first = form.pictures[0]
+    first.upload(lambda: None, None, table.seed, **own)
+    first.change(scenes.judge, [form.robot, first], table.foreign, preprocess=False, **own)
+    rollout.wire(shown.rollout, form, parts.every, parts.worker, parts.runs)
     tab = shown.recipe
     tab.file.upload(
         parts.open_file,

@@ -9,8 +9,9 @@ import gradio as gr
 
 from playground.recipe import FORMAT, of, to_json
 from playground.trace import Trace
-from playground.ui import look, matters, received, recipe, results
+from playground.ui import look, matters, received, recipe, results, rollout
 from playground.ui.bench import Bench
+from playground.ui.observation import Form
 from playground.views import actions as actions_view
 from playground.views import attention, denoising, mask, paths, tokens
 
@@ -32,6 +33,7 @@ _OPEN_LOOP = (
 class Shown:
     """The components of the tabs; those in dicts are one for each policy."""
 
+    rollout: rollout.Tab
     units: gr.Radio
     execute: gr.Slider
     result: gr.Column
@@ -55,7 +57,8 @@ class Shown:
     def by_policy(self) -> list:
         """What depends on which policies are there."""
         columns = [column for found in self.columns.values() for column in found]
-        return [*columns, *self.players.values(), *self.rails.values(), self.execute]
+        film = [self.rollout.tab, self.rollout.policy]
+        return [*columns, *self.players.values(), *self.rails.values(), self.execute, *film]
 
     @property
     def cleared(self) -> list:
@@ -70,7 +73,7 @@ class Shown:
         return [*self.cleared, *views]
 
 
-def build(policies: Sequence[str]) -> Shown:
+def build(policies: Sequence[str], bench: Bench, form: Form) -> Shown:
     columns: dict[str, list[gr.Column]] = {name: [] for name in policies}
 
     def side_by_side(make, kind=""):
@@ -117,6 +120,7 @@ def build(policies: Sequence[str]) -> Shown:
             looks = side_by_side(lambda: gr.HTML(None, **attention.COMPONENT))
         with gr.Tab("What matters", id="matters"):
             what_matters = matters.build()
+        film = rollout.build(bench, form.prompt.value, form.scenes.seed.value)
         with gr.Tab("What the models receive", id="received"):
             seen = side_by_side(lambda: gr.HTML(None, **received.COMPONENT))
         with gr.Tab("Recipe", id="recipe"):
@@ -124,7 +128,8 @@ def build(policies: Sequence[str]) -> Shown:
     players = {name: pair[0] for name, pair in both.items()}
     rails = {name: pair[1] for name, pair in both.items()}
     return Shown(
-        units, execute, result, pictures, plot, words, live, played, players, rails, compare, masks,
+        film, units, execute, result, pictures, plot, words, live, played, players, rails, compare,
+        masks,
         measure, looks, what_matters, seen, kept, columns,
     )  # fmt: skip
 
@@ -142,6 +147,7 @@ def refreshed(bench: Bench, shown: Shown) -> dict:
             fast = bench.infos[name].family == "pi0_fast"
             updates[shown.players[name]] = gr.update(visible=not fast)
             updates[shown.rails[name]] = gr.update(visible=fast)
+    updates |= rollout.refreshed(bench, shown.rollout)
     longest = max((info.horizon for info in bench.infos.values()), default=50)
     return updates | {shown.execute: gr.update(maximum=longest)}
 
