@@ -64,7 +64,7 @@ class Recipe:
 
 
 RECIPES = {
-    "pi0": Recipe(steps=6_000, sight=800, images=16, prompts=2, draws=2),
+    "pi0": Recipe(steps=7_000, sight=800, images=16, prompts=2, draws=2),
     "pi0_fast": Recipe(
         steps=9_000, sight=0, table_only=6_500, images=8, prompts=2, draws=1, peak=1e-3
     ),
