@@ -29,7 +29,8 @@ from models.tokenizer import (
 from playground import columns, robots, transforms
 from playground.events import Done, Event, Phase, Step, TokenEvent
 from playground.host import versions
-from playground.robots import Robot
+from playground.robots import ModelInput, Robot
+from playground.tabletop import camera
 from playground.trace import (
     DecodedToken,
     Options,
@@ -84,7 +85,8 @@ class Policy:
             self.robot, info.family, raw, info.state_stats, info.normalisation, info.image_size
         )
         prompt = self.tokenize(raw.prompt, given.state)
-        return Prepared(given.images, given.modes, given.state, prompt, self._warnings(raw, prompt))
+        warnings = [*self._foreign(given), *self._warnings(raw, prompt)]
+        return Prepared(given.images, given.modes, given.state, prompt, tuple(warnings))
 
     def infer(self, raw: RawObservation, options: Options) -> Iterator[Event]:
         """The run as it happens: Phase before whatever blocks, Step or TokenEvent, then Done."""
@@ -139,6 +141,13 @@ class Policy:
 
     def _run(self, raw, prepared, options, tokens, timer, reused):
         raise NotImplementedError
+
+    def _foreign(self, given: ModelInput) -> list[str]:
+        """What a policy of the simulated table is shown and does not know."""
+        if self.robot.name != robots.TABLETOP.name:
+            return []
+        filled = [image for slot, image in given.images.items() if given.modes[slot] == "filled"]
+        return [] if all(camera.shows_table(image) for image in filled) else [camera.FOREIGN]
 
     def _warnings(self, raw: RawObservation, prompt: Prompt | FastPrompt) -> tuple[str, ...]:
         found = []

@@ -13,7 +13,10 @@ from models.tokenizer import FastPrompt, Prompt
 from playground import columns, loading, trace
 from playground.events import Done, Phase, Step, TokenEvent
 from playground.policy import sample_noise
+from playground.robots import TABLETOP
+from playground.tabletop import camera
 from playground.trace import ALLOWED, Options, RawObservation
+from playground.ui.bench import examples
 from tests.golden_models import CONFIGS, case, close, same
 
 QUICK = Options(num_steps=2, max_tokens=4)
@@ -242,3 +245,14 @@ def test_files_that_are_no_traces_are_refused():
     for data in (b"", b"PK\x05\x06" + bytes(18), b"\x80\x04]."):
         with pytest.raises(ValueError, match="not a saved trace"):
             trace.load(io.BytesIO(data))
+
+
+def test_a_picture_that_the_tables_camera_did_not_take_is_told(flow):
+    (example, *_) = examples(TABLETOP)
+    table, state = example.images["table"], np.array(example.state)
+    photo = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    for image, told in ((table, False), (photo, True)):
+        raw = RawObservation("tabletop", {"base_0_rgb": image}, {}, "touch the red cube", state)
+        assert (camera.FOREIGN in flow.prepare(raw).warnings) == told
+    blank = RawObservation("tabletop", {}, {"base_0_rgb": "black"}, "touch the red cube", state)
+    assert camera.FOREIGN not in flow.prepare(blank).warnings
