@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from playground.tabletop import camera
 from playground.trace import DecodedToken, Dimension
 from playground.views import actions, attention, denoising, mask, theme, tokens
 from tests import traces
@@ -146,6 +147,15 @@ def test_pictures_of_the_figure_carry_badge_and_notice():
         assert any(f"{entry}: {trace.info.notice}" in text for text in words)
     assert figure.layout.height > 0
     assert figure.layout.paper_bgcolor == figure.layout.plot_bgcolor == "rgba(0,0,0,0)"
+
+
+def test_the_figure_says_of_a_foreign_picture_that_it_is_one():
+    def said(trace):
+        return " ".join(texts(actions.figure([trace]))).replace("<br>", " ")
+
+    trace = traces.pi0_trace()
+    assert camera.FOREIGN not in said(trace)
+    assert camera.FOREIGN in said(dataclasses.replace(trace, warnings=(camera.FOREIGN,)))
 
 
 def test_the_state_is_marked_at_step_0_in_robot_units_only():

@@ -9,6 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from playground.tabletop import camera
 from playground.trace import Trace
 from playground.views import theme
 
@@ -253,6 +254,8 @@ def _notes_and_frame(fig, traces, rows):
     notices = dict.fromkeys(
         _wrapped(f"{t.info.title} · {t.info.badge}: {t.info.notice}") for t in traces
     )
+    if any(camera.FOREIGN in trace.warnings for trace in traces):
+        notices |= {_wrapped(camera.FOREIGN): None}
     above, below = "<br>".join(failures), "<br>".join(notices)
     entries = sum(trace.showlegend is not False for trace in fig.data)
     top = 40 + _ENTRY * entries + (_LINE * (above.count("<br>") + 1) + 14 if above else 0)
