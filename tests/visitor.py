@@ -126,7 +126,7 @@ def visit(app, browser):
     yield open_page
     for page in opened:
         page.context.close()
-    assert not complaints
+    assert complaints == []
 
 
 @pytest.fixture(scope="session")

@@ -26,11 +26,13 @@ from playground.ui import (
     runs,
     scenes,
     tabs,
+    visits,
 )
 from playground.ui.bench import Benches
 from playground.ui.progress import Progress
 from playground.ui.results import Results
 from playground.ui.runs import Runs
+from playground.ui.visits import Memory, Visits
 from playground.worker import Busy, Down, Worker
 
 KINDS = matters.KIND | rollout.KIND  # of jobs that the page's worker must know
@@ -61,7 +63,7 @@ def build(worker: Worker, robots: Mapping[str, Robot], results: Results) -> gr.B
             with gr.Column(scale=1, min_width=320, elem_classes="right"):
                 shown = tabs.build(list(robots), bench, form)
         parts = _Parts(every, Runs(), results, worker, form, shown, strip)
-        _wire(page, parts)
+        _wire(page, parts, visits.build(), Visits())
         endpoint.build(every, worker, results)
     page.queue(max_size=_MAX_EVENTS, default_concurrency_limit=None, api_open=False)
     return page
@@ -96,7 +98,7 @@ class _Parts:
         # Keys of the last run and of the one that is drawn.
         self.key, self.drawn = gr.State(None), gr.State(None)
 
-    async def follow_loading(self, request: gr.Request):
+    async def follow_loading(self, request: gr.Request, robot, chosen, temperature):
         """From the first look at the page until the policies are loaded. A run that waits for them
         says itself what it waits for."""
         visitor = request.session_hash
@@ -111,7 +113,9 @@ class _Parts:
                 bench = self.every.of()
                 yield {self.strip: Progress(bench, loading=told or "starting").payload()}
             await asyncio.sleep(0.3)
-        updates = self._frame(self.every.of())
+        bench = self.every.of(robot)
+        updates = self._frame(bench)
+        updates |= observation.effects(bench, chosen, temperature, self.form)
         if self.runs.current(visitor):
             del updates[self.strip]
         yield updates
@@ -282,7 +286,7 @@ def _merged(first: dict, then: dict) -> dict:
     return first | {part: first.get(part, {}) | value for part, value in said.items()}
 
 
-def _wire(page: gr.Blocks, parts: _Parts) -> None:
+def _wire(page: gr.Blocks, parts: _Parts, memory: Memory, kept: Visits) -> None:
     """Every event of the page. None is an endpoint for programs: that is `/infer`."""
     form, shown = parts.form, parts.shown
     own = {"api_visibility": "private", "show_progress": "hidden"}
@@ -290,9 +294,15 @@ def _wire(page: gr.Blocks, parts: _Parts) -> None:
         parts.strip, *form.inputs, *form.columns, *form.titles, form.examples, form.scenes.column,
         form.scenes.seed, *shown.by_policy,
     ]  # fmt: skip
-    page.load(parts.follow_loading, None, whole, **own).then(
-        parts.judge, [form.robot, form.state], form.state, **own
-    )
+
+    def restore(browser):
+        return visits.restored(browser, memory, kept, parts.every, form, shown.measure)
+
+    before = [memory.browser, memory.key, shown.measure, *form.inputs]
+    page.load(restore, memory.browser, before, preprocess=False, **own).then(
+        parts.follow_loading, [form.robot, form.policies, form.temperature], whole, **own
+    ).then(parts.judge, [form.robot, form.state], form.state, **own)
+    visits.wire(memory, kept, form, shown.measure)
     page.unload(parts.leave)
     form.robot.input(parts.choose_robot, form.robot, [*whole, parts.key, *shown.cleared], **own)
     form.state.input(parts.judge, [form.robot, form.state], form.state, **own)

@@ -1,0 +1,150 @@
+"""What a visitor takes away from the page and finds again: saved runs, and a reload."""
+
+import zipfile
+
+import numpy as np
+import pytest
+from playwright.sync_api import expect
+
+from playground import recipe
+from playground.transforms import load_image
+from tests.visitor import FAST, PI0, answered, drawn_lines, give, run, set_options, tab
+
+pytestmark = pytest.mark.browser
+
+
+def saved(page, role, name, folder):
+    """The file that a button or link saves."""
+    with page.expect_download() as download:
+        page.get_by_role(role, name=name).click()
+    path = folder / download.value.suggested_filename
+    download.value.save_as(path)
+    return path
+
+
+def open_file(page, path):
+    tab(page, "Recipe")
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Open a recipe").click()
+    chooser.value.set_files(path)
+
+
+def test_a_saved_run_comes_back_as_it_was(visit, photo, policies, tmp_path):
+    page = visit()
+    give(page, photo)
+    page.get_by_label("Prompt").fill("touch the “red” cube")
+    page.get_by_label("left elbow in rad").fill("0.75")
+    set_options(page, {"steps": 7, "seed": 5, "samples": 2, "max-tokens": 32})
+    run(page)
+    answered(page)
+    lines = drawn_lines(page, "pi0")
+    tab(page, "Recipe")
+    whole = saved(page, "link", "Save everything (ZIP)", tmp_path)
+    alone = saved(page, "button", "Save recipe (JSON)", tmp_path)
+    for path in (whole, alone):
+        for name in (PI0, FAST):
+            assert recipe.filename(name, policies[name].info.badge) in path.name
+    kept = recipe.read(whole.read_bytes())
+    assert recipe.read(alone.read_bytes()).recipe == kept.recipe
+    assert page.locator("#recipe pre").inner_text().strip() == alone.read_text().strip()
+    assert (kept.recipe.options.num_steps, kept.recipe.options.seed) == (7, 5)
+    (picture,) = kept.pictures.values()
+    np.testing.assert_array_equal(picture, load_image(photo))
+
+    other = visit()
+    open_file(other, whole)
+    status = other.locator("#recipe-status")
+    expect(status).to_contain_text(f"{PI0} ({policies[PI0].info.badge}) repeated bit for bit")
+    expect(status).to_contain_text(f"{FAST} ({policies[FAST].info.badge}) repeated bit for bit")
+    expect(other.get_by_label("Prompt")).to_have_value("touch the “red” cube")
+    expect(other.get_by_label("left elbow in rad")).to_have_value("0.75")
+    tab(other, "Actions")
+    assert drawn_lines(other, "pi0") == lines
+
+    again = visit()
+    open_file(again, alone)
+    expect(again.locator("#recipe-status")).to_contain_text("The picture of base_0_rgb is not in")
+    expect(again.get_by_label("Prompt")).to_have_value("touch the “red” cube")
+    assert again.locator(".card", has_text="Answered").count() == 0
+
+
+def test_the_zip_s_figures_need_nothing_else(visit, browser, tmp_path):
+    page = visit()
+    run(page)
+    answered(page)
+    tab(page, "Recipe")
+    path = saved(page, "link", "Save everything (ZIP)", tmp_path)
+    with zipfile.ZipFile(path) as archive:
+        (tmp_path / "figures.html").write_bytes(archive.read("figures.html"))
+    asked, errors = [], []
+    figures = browser.new_page()
+    figures.on("request", lambda request: asked.append(request.url))
+    figures.on("pageerror", lambda error: errors.append(str(error)))
+    figures.goto((tmp_path / "figures.html").as_uri())
+    expect(figures.locator(".js-plotly-plot")).to_be_visible()
+    expect(figures.get_by_label("Euler step")).to_be_visible()
+    expect(figures.locator("canvas").first).to_be_visible()
+    figures.close()
+    assert errors == []
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
+def test_a_saved_picture_leads_back_to_its_run(visit, tmp_path):
+    page = visit()
+    run(page)
+    answered(page)
+    expect(page.locator("#actions-plot .js-plotly-plot")).to_be_visible()
+    path = saved(page, "button", "Save picture", tmp_path)
+    assert len(recipe.read(path.read_bytes()).recipe.policies) == 2
+    other = visit()
+    other.get_by_label("Prompt").fill("something else")
+    open_file(other, path)  # its camera's picture is an example, so nothing is missing
+    expect(other.locator("#recipe-status")).to_contain_text(f"{PI0} (")
+    assert other.locator("#recipe-status").inner_text().count("repeated bit for bit") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("x.json", b'{"format": 1}', "this JSON is no recipe"),
+        ("x.zip", b"PK\x03\x04" + bytes(100), "this ZIP is no saved run"),
+        ("x.png", b"\x89PNG\r\n\x1a\n" + bytes(100), "carries no recipe"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused_and_the_page_stays(
+    visit, tmp_path, name, data, message
+):
+    page = visit()
+    page.get_by_label("Prompt").fill("keep this")
+    (tmp_path / name).write_bytes(data)
+    open_file(page, tmp_path / name)
+    expect(page.get_by_test_id("toast-body")).to_contain_text(message)
+    expect(page.get_by_label("Prompt")).to_have_value("keep this")
+
+
+def test_a_reload_keeps_what_was_put_in_and_shows_it_to_nobody_else(visit, photo):
+    page = visit()
+    give(page, photo)
+    page.get_by_label("Prompt").fill("keep this")
+    page.get_by_label("left elbow in rad").fill("0.75")
+    page.get_by_role("checkbox", name="pi0-FAST").uncheck()
+    set_options(page, {"steps": 7})
+    expect(page.locator("#picture-0 img")).to_be_visible()
+    picture = page.locator("#picture-0 img").get_attribute("src")
+    page.wait_for_timeout(500)  # until the last of it has been kept
+    page.reload()
+    expect(page.locator(".say")).to_have_text("Ready.")
+    expect(page.get_by_label("Prompt")).to_have_value("keep this")
+    expect(page.get_by_label("left elbow in rad")).to_have_value("0.75")
+    expect(page.locator("#picture-0 img")).to_have_attribute("src", picture)
+    expect(page.get_by_role("checkbox", name="pi0-FAST")).not_to_be_checked()
+    page.get_by_role("button", name="Advanced").click()
+    expect(page.locator("#steps input[type=number]")).to_have_value("7")
+    held = page.evaluate("JSON.stringify({...localStorage})")
+    assert len(held) < 10_000  # no picture
+    run(page)
+    answered(page, PI0)
+
+    other = visit()
+    expect(other.get_by_label("Prompt")).not_to_have_value("keep this")
+    assert other.locator("#picture-0 img").get_attribute("src") != picture
