@@ -3,10 +3,17 @@
 import argparse
 import logging
 import os
+from collections.abc import Mapping
 
-from playground import health, local
-from playground.ui import page, results
+from playground import local
+from playground.robots import Robot
 from playground.worker import Worker
+
+# What the worker can be asked besides running policies.
+KINDS = {
+    "what_matters": "playground.analysis:what_matters",
+    "rollout": "playground.tabletop.job:rollout",
+}
 
 
 def settings() -> argparse.ArgumentParser:
@@ -32,10 +39,19 @@ def main() -> None:
         )
     except ValueError as error:
         settings().error(str(error))
-    worker = Worker("playground.loading:load", {"policies": asked}, kinds=page.KINDS)
+    worker = Worker("playground.loading:load", {"policies": asked}, kinds=KINDS)
+    serve(worker, robots, told.host, told.port)
+
+
+def serve(worker: Worker, robots: Mapping[str, Robot], host: str, port: int) -> None:
+    """Until a signal ends it."""
+    # Gradio takes as long to import as the worker's process to load: both at once.
+    from playground import health
+    from playground.ui import page, results
+
     kept = results.Results()
     demo = page.build(worker, robots, kept)
-    served = page.serve(demo, told.host, told.port)
+    served = page.serve(demo, host, port)
     served.include_router(health.routes(worker))
     served.include_router(results.routes(kept))
     print(f"The playground is open at {demo.local_url}", flush=True)

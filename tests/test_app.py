@@ -14,7 +14,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def test_page_s_process_loads_no_model_code():
     """One process owns the device; the page's must not so much as import what would take it."""
-    script = "import sys, app; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    script = (
+        "import sys, app, playground.health, playground.ui.page\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
     found = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()

@@ -16,7 +16,6 @@ from playground.variants import GROUPS
 from playground.views import matters
 from playground.worker import Busy, Down, Worker
 
-KIND = {"what_matters": "playground.analysis:what_matters"}
 _UPDATE_EVERY_S = 0.4
 _LABELS = {"prompt": "Prompt", "camera": "Cameras", "state": "State"}
 _INTRODUCTION = (

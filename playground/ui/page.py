@@ -35,7 +35,6 @@ from playground.ui.runs import Runs
 from playground.ui.visits import Memory, Visits
 from playground.worker import Busy, Down, Worker
 
-KINDS = matters.KIND | rollout.KIND  # of jobs that the page's worker must know
 _UPDATE_EVERY_S = 0.1
 _LIVE_AFTER_S = 0.4  # a shorter run shows its result only, not its making
 _THREADS = 64  # each waiting visitor holds one

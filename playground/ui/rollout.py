@@ -18,7 +18,6 @@ from playground.views import rollout as film_view
 from playground.views.rollout import Film
 from playground.worker import Busy, Down, Worker
 
-KIND = {"rollout": "playground.tabletop.job:rollout"}
 _UPDATE_EVERY_S = 0.15
 _EXECUTE = 25
 _INTRODUCTION = (
