@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import gradio as gr
 from fastapi import FastAPI
 
+from playground.events import Done
 from playground.recipe import MAX_FILE
 from playground.robots import Robot
 from playground.ui import bench as benches
@@ -28,6 +29,7 @@ from playground.ui import (
     tabs,
     visits,
 )
+from playground.ui.answers import Answers
 from playground.ui.bench import Benches
 from playground.ui.progress import Progress
 from playground.ui.results import Results
@@ -94,6 +96,7 @@ class _Parts:
     def __init__(self, every, runs, results, worker, form, shown, strip):
         self.every, self.runs, self.results, self.worker = every, runs, results, worker
         self.form, self.shown, self.strip = form, shown, strip
+        self.answers = Answers(every, worker)
         # Keys of the last run and of the one that is drawn.
         self.key, self.drawn = gr.State(None), gr.State(None)
 
@@ -199,14 +202,35 @@ class _Parts:
             elif now is not streams:  # the page shows the newer run
                 return
         if notes.traces:
-            self.results.drop(key)
-            given = [p for job in jobs for p in job.observation.images.values()]
-            key = self.results.keep(notes.traces, given)
-            notes.keep(key)
+            key = self._keep(notes, jobs, key)
         if notes.failures:
             told = " ".join(benches.words(text) for text in notes.failures)
             gr.Warning(told, title="Not every policy answered")
         yield self._running(notes, False) | tabs.live({}, self.shown) | {self.key: key}
+
+    def run_example(self, request: gr.Request, key, measure, *inputs):
+        """As `run`; an example that was answered before is not run again."""
+        try:
+            bench, jobs = observation.jobs(self.every, *inputs, attention=measure)
+            found = self.answers.find(bench, jobs)
+        except ValueError:
+            found = None  # `run` says why
+        if not found or self.runs.current(request.session_hash):
+            yield from self.run(request, key, measure, *inputs)
+            return
+        notes = Progress(bench, found, cached=True)
+        for name, trace in found.items():
+            notes.take(Done(name, trace))
+        key = self._keep(notes, jobs, key)
+        yield self._running(notes, False) | tabs.live({}, self.shown) | {self.key: key}
+
+    def _keep(self, notes, jobs, before) -> str:
+        """The key of the run's result, which takes the place of the one before."""
+        self.results.drop(before)
+        given = [p for job in jobs for p in job.observation.images.values()]
+        key = self.results.keep(notes.traces, given)
+        notes.keep(key)
+        return key
 
     def _events(self, streams, notes, bench):
         """Updates at most every tenth of a second, and at once for what is news."""
@@ -338,7 +362,9 @@ def _wire(page: gr.Blocks, parts: _Parts, memory: Memory, kept: Visits) -> None:
     form.prompt.submit(**run).then(**show)
     table = form.scenes
     filled = [table.seed, form.prompt, form.state, *form.pictures, *form.modes]
-    form.examples.select(parts.example, form.robot, filled, **own).then(**run).then(**show)
+    run_example = run | {"fn": parts.run_example}
+    chosen = form.examples.select(parts.example, form.robot, filled, **own)
+    chosen.then(**run_example).then(**show)
     form.stop.click(parts.stop, None, None, **own)
     placed = {"outputs": [table.seed, form.pictures[0], form.modes[0], form.state], **own}
     table.new.click(parts.new_scene, form.robot, **placed).then(**run).then(**show)

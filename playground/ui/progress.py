@@ -12,6 +12,8 @@ from playground.views import theme
 # gr.HTML(value, **COMPONENT) with `Progress.payload()`.
 COMPONENT = look.component("strip.js")
 
+_CACHED = "From the cache: this example ran before, with the same inputs, options and weights."
+
 # What `playground.loading.load` says of a policy; told to those who wait meanwhile.
 _LOADING = ("downloading", "loading", "compiling")
 
@@ -27,9 +29,13 @@ class _Policy:
 
 
 class Progress:
-    """Takes the events of one run; `traces` fills up on the way."""
+    """Takes the events of one run; `traces` fills up on the way. cached: nothing ran, the answers
+    were there."""
 
-    def __init__(self, bench: Bench, policies: Sequence[str] = (), loading: str = ""):
+    def __init__(
+        self, bench: Bench, policies: Sequence[str] = (), loading: str = "", *, cached: bool = False
+    ):
+        self._cached = cached
         self._bench = bench
         self._policies = {name: _Policy() for name in bench.policies}
         self._running = tuple(policies)
@@ -163,7 +169,7 @@ class Progress:
             closing = {
                 "stopped": "Stopped. What was finished before stays.",
                 "failed": "Not every policy could answer.",
-                "done": "Done.",
+                "done": _CACHED if self._cached else "Done.",
                 "idle": "Ready." if self._bench.infos else "Getting ready.",
             }
             parts.append(closing.get(self._state(), "Starting."))
