@@ -33,6 +33,9 @@ PI0_TEXT, FAST_TEXT = 12, 136
 # instead of 0.7, in two thirds of the tokens. And few merges: most tokens are then one coefficient,
 # which a small model learns sooner than pairs and triples of them (42 tokens a chunk; 33 at 1,024).
 FAST_SCALE, FAST_ENTRIES = 5.0, 384
+# FAST has tokens for coefficients as far as it was fitted; 0.3 % of the chunks begin so far out
+# (an arm thrown aside) that some would lie beyond. Of these the normalised offsets are cut here.
+FAST_FARTHEST = 2.0
 # The chunk's lowest frequencies, which an auxiliary loss has the prompt's outputs foretell.
 PLAN_FREQUENCIES = 6
 # This share of the rows are starts: what a policy is first asked on the page. The others are
@@ -102,6 +105,7 @@ def fit_fast(looks: Looks, stats: dict[str, Stats], folder: Path, limit: int = 3
     colours, picks = REQUESTS[rng.integers(len(REQUESTS), size=limit)].T
     chunks = demonstrations.labels(looks, rows, colours, picks.astype(bool))
     chunks = normalise(model_actions(chunks, looks.states[rows]), stats["actions"], "quantile")
+    chunks = np.clip(chunks, -FAST_FARTHEST, FAST_FARTHEST)
     return str(tokenizers.fit_fast(list(chunks), folder, FAST_ENTRIES, FAST_SCALE))
 
 
@@ -136,6 +140,8 @@ class Batcher:
         states = self._looks.states[rows]
         chunks = demonstrations.labels(self._looks, rows, colours, picks.astype(bool))
         actions = normalise(model_actions(chunks, states), self._stats["actions"], self._method)
+        if self._fast is not None:
+            actions = np.clip(actions, -FAST_FARTHEST, FAST_FARTHEST)
         states = normalise(states, self._stats["state"], self._method)
         words = [
             WORDINGS[VERBS[pick]][rng.integers(len(WORDINGS[VERBS[pick]]))].format(COLOURS[colour])
