@@ -85,7 +85,7 @@ def build(policies: Sequence[str], bench: Bench, form: Form) -> Shown:
                 columns[name].append(column)
         return found
 
-    with gr.Tabs(elem_id="tabs"):
+    with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
         with gr.Tab("Actions", id="actions"):
             live = side_by_side(lambda: gr.HTML(None, **_LIVE), "live")
             with gr.Column() as result:

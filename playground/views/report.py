@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 
 from playground.trace import Trace
-from playground.views import actions, attention, denoising, mask, theme, tokens
+from playground.views import actions, attention, denoising, mask, paths, theme, tokens
 
 _TITLE = "A run of the pi0 playground"
 # What the components expect of the page around them, in Gradio's words.
@@ -24,21 +24,24 @@ _MOUNT = "((element, props, watch, trigger) => {\n%s\n})(%s, {value: %s}, () => 
 
 def page(traces: Sequence[Trace]) -> str:
     """The chunk, how it came about, the mask and, where measured, attention, of every policy."""
+    flow, fast = [t for t in traces if t.x_t is not None], [t for t in traces if t.tokens]
     parts = [
-        ("Denoising", denoising, [t for t in traces if t.x_t is not None]),
-        ("Tokens", tokens, [t for t in traces if t.tokens]),
-        ("Attention mask", mask, traces),
-        ("Attention", attention, [t for t in traces if t.attention]),
+        ("Path", paths, [paths.payload(t) for t in traces]),
+        ("Denoising", denoising, [denoising.payload(t, paths.denoising(t)) for t in flow]),
+        ("Tokens", tokens, [tokens.payload(t, paths.tokens(t)) for t in fast]),
+        ("Attention mask", mask, [mask.payload(t) for t in traces]),
+        ("Attention", attention, [attention.payload(t) for t in traces if t.attention]),
     ]
     plot = actions.figure(traces).to_html(full_html=False, include_plotlyjs=True)
     css = denoising.COMPONENT["css_template"]
     body = [f"<h2>Actions</h2><p>{_safe(actions.describe(traces))}</p>{plot}"]
     for title, view, shown in parts:
-        if shown:
+        found = [payload for payload in shown if payload is not None]
+        if found:
             body.append(f"<h2>{title}</h2>")
         body += [
-            _component(f"{title}-{i}".replace(" ", "-"), view, trace)
-            for i, trace in enumerate(shown)
+            _component(f"{title}-{place}".replace(" ", "-"), view, payload)
+            for place, payload in enumerate(found)
         ]
     notes = "".join(
         f"<li><b>{_safe(t.info.title)}</b> ({_safe(t.info.badge)}, {_safe(t.info.name)}, revision "
@@ -53,8 +56,8 @@ def page(traces: Sequence[Trace]) -> str:
     )
 
 
-def _component(name: str, view, trace: Trace) -> str:
-    value = json.dumps(view.payload(trace)).replace("<", "\\u003c")  # no end of the script
+def _component(name: str, view, payload: dict) -> str:
+    value = json.dumps(payload).replace("<", "\\u003c")  # no end of the script
     code = _MOUNT % (view.COMPONENT["js_on_load"], f'document.getElementById("{name}")', value)
     template = view.COMPONENT["html_template"]
     return f'<section class="component" id="{name}">{template}</section><script>{code}</script>'
