@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from playground.trace import PADDING
-from playground.views import attention, denoising, mask, theme, tokens
+from playground.views import attention, denoising, mask, rollout, theme, tokens
 from tests import traces
 
 pytestmark = pytest.mark.browser
@@ -43,6 +43,29 @@ def camera_of(trace):
     return {"image": theme.picture(trace.images["base_0_rgb"]), "grippers": grippers}
 
 
+def film_of(trace, prompt="touch it", outcome=None):
+    """Two looks of a made-up rollout, the second one without a chunk."""
+    film = rollout.Film(trace.info, prompt, 7)
+    state, picture = np.array(trace.recipe.state), trace.images["base_0_rgb"]
+    for look, executed in ((1, 0), (1, 5), (2, 0), (2, 5)):
+        chunk, failure = trace.actions[0], ""
+        if look == 2:
+            chunk, failure = None, f"no action {prompt}"
+        film.take(
+            {
+                "image": np.full_like(picture, 50 * look + executed),
+                "time_s": 0.5 * (look - 1) + executed / 50,
+                "look": look,
+                "executed": executed,
+                "chunk": chunk,
+                "failure": failure,
+                "state": state,
+                "outcome": outcome if (look, executed) == (2, 5) else None,
+            }
+        )
+    return film.payload()
+
+
 def build():
     """Every component, empty; buttons fill them the way a run does."""
     with gr.Blocks() as page:
@@ -53,6 +76,7 @@ def build():
                 ("tokens", tokens),
                 ("mask", mask),
                 ("attention", attention),
+                ("rollout", rollout),
             )
         }
 
@@ -61,8 +85,11 @@ def build():
 
         fan = denoising.payload(FAN, camera_of(FAN))
         fast = (tokens.payload(FAST), mask.payload(FAST), attention.payload(FAST))
-        offer("plain", [denoising.payload(FLOW), *fast])
-        offer("failed", [fan, tokens.payload(FAILED), mask.payload(FLOW), attention.payload(FLOW)])
+        film = film_of(FLOW, outcome={"success": None, "reason": "nobody judged"})
+        failed = film_of(FLOW, outcome={"success": False, "reason": "moved the red cube"})
+        flow = (mask.payload(FLOW), attention.payload(FLOW))
+        offer("plain", [denoising.payload(FLOW), *fast, film])
+        offer("failed", [fan, tokens.payload(FAILED), *flow, failed])
         offer(
             "hostile",
             [
@@ -70,6 +97,7 @@ def build():
                 tokens.payload(EVIL_FAST),
                 mask.payload(EVIL),
                 attention.payload(EVIL_FAST, "prefix"),
+                film_of(EVIL, traces.HOSTILE, {"success": True, "reason": traces.HOSTILE}),
             ],
         )
     return page
@@ -223,6 +251,23 @@ def test_paths_lie_over_the_camera_image_step_by_step(page):
     first = paths_of(FAN)["right"][-1, 0]
     assert start == f"M{first[0, 0]:.1f} {first[0, 1]:.1f} h0"
     assert end == f"M{first[-1, 0]:.1f} {first[-1, 1]:.1f} h0"
+
+
+def test_a_rollout_scrubs_and_says_which_chunk_did_not_decode(page):
+    fill(page, "plain")
+    film = page.locator("#rollout")
+    expect(film.locator(".verdict")).to_contain_text("No verdict: the prompt names no task")
+    expect(film.locator(".clock")).to_contain_text("0.6 s")
+    note = film.locator(".failure")
+    expect(note).to_have_text("Chunk 2 did not decode, the arms hold still: no action touch it")
+    expect(film.locator(".camera .path")).to_have_count(0)
+    scrub(page, "rollout", 1)
+    expect(film.locator(".clock")).to_contain_text("0.1 s")
+    expect(note).not_to_be_visible()
+    expect(film.locator(".camera .path")).to_have_count(2)
+    fill(page, "failed")  # another rollout: from its end
+    expect(film.locator(".verdict")).to_have_text("Failure after 0.6 s: moved the red cube.")
+    expect(film.locator(".clock")).to_contain_text("0.6 s")
 
 
 def test_the_rail_reads_with_pointer_and_keys(page):
@@ -401,7 +446,7 @@ def check_attention(page, row):
 
 def test_markup_in_any_text_stays_text(page):
     fill(page, "hostile")
-    for view in ("denoising", "tokens", "mask", "attention"):
+    for view in ("denoising", "tokens", "mask", "attention", "rollout"):
         expect(page.locator(f"#{view} .policy strong")).to_contain_text("<img src=x")
     page.locator("#tokens .token").nth(2).hover()
     page.locator("#mask canvas").focus()
@@ -409,6 +454,8 @@ def test_markup_in_any_text_stays_text(page):
         page.locator("#mask canvas").press(key)
     expect(page.locator("#mask .told")).to_contain_text("{{this}}")
     expect(page.locator("#tokens .failure")).to_contain_text("</script>")
+    for part in (".notice", ".verdict", ".failure"):
+        expect(page.locator(f"#rollout {part}").first).to_contain_text("</script>")
     assert page.evaluate("window.hacked") is None
     assert page.locator("img[src=x]").count() == 0
 
@@ -422,4 +469,4 @@ def test_nothing_is_wider_than_the_page(page):
             "[document.documentElement, ...document.querySelectorAll('.view')]"
             ".map((box) => box.scrollWidth - box.clientWidth)"
         )
-        assert over == [0] * 5, name
+        assert over == [0] * 6, name

@@ -56,10 +56,10 @@ class Film:
             }
         )
         if frame["outcome"]:
-            self._say, self._verdict = _words(frame["outcome"], frame["time_s"])
+            self.end(*_words(frame["outcome"], frame["time_s"]))
 
     def end(self, verdict: Verdict, say: str) -> None:
-        """For a rollout that no outcome ended."""
+        """Whatever ended it, in words."""
         self._verdict, self._say = verdict, theme.plain(say)
 
     @property
@@ -89,11 +89,11 @@ def _grippers(state: np.ndarray, chunk: np.ndarray | None, size: int) -> list[di
     ]
 
 
-def _words(outcome: dict, time_s: float) -> tuple[str, Verdict]:
+def _words(outcome: dict, time_s: float) -> tuple[Verdict, str]:
     match outcome["success"]:
         case True:
-            return f"Success after {time_s:.1f} s: {outcome['reason']}.", "success"
+            return "success", f"Success after {time_s:.1f} s: {outcome['reason']}."
         case False:
-            return f"Failure after {time_s:.1f} s: {outcome['reason']}.", "failure"
+            return "failure", f"Failure after {time_s:.1f} s: {outcome['reason']}."
         case None:
-            return f"{_UNJUDGED}; it ran for {time_s:.0f} s.", "unjudged"
+            return "unjudged", f"{_UNJUDGED}; it ran for {time_s:.0f} s."
