@@ -6,15 +6,15 @@ made it, which robot and norm stats, how LoRA adapters were scaled. Nothing here
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from models import layout, lerobot
 from models.files import kind_of, params_folder, read_json
 from models.lora import GEMMA_2B_LORA, GEMMA_300M_LORA, Adapters, Lora
+from playground import fields
 from playground.catalog import (
     BUNDLED_PAIR,
     FAMILIES,
@@ -27,6 +27,8 @@ from playground.catalog import (
     named,
     sizes,
 )
+from playground.fields import Field, choice_of, is_count, is_flag, is_text, one_of
+from playground.robot_file import read_robot
 from playground.robots import TABLETOP, Robot
 from playground.trace import Stats
 from playground.transforms import EPSILON, read_norm_stats, trim
@@ -44,8 +46,9 @@ def open_folder(
     """The entry of a checkpoint folder: openpi's, LeRobot's or a bundled policy's.
 
     config: for openpi's, a config's name or a JSON file (`read_config`). robot: for LeRobot's, one
-    of `catalog.ROBOTS`. asset_id: whose norm stats, where the folder has another's than the
-    config's. Raises ValueError that says what is missing and which answers there are.
+    of `catalog.ROBOTS` or a file that describes another (`robot_file`). asset_id: whose norm stats,
+    where the folder has another's than the config's. Raises ValueError that says what is missing
+    and which answers there are.
     """
     folder = Path(folder)
     kind = kind_of(folder)
@@ -149,10 +152,10 @@ def _lerobot(folder: Path, robot: str | None) -> Entry:
             "openpi's; its weights can be loaded (models/checkpoint.py), its answers would be wrong"
         )
     if robot is None:
-        raise ValueError(f"{folder} does not say which robot it drives: {_choices(ROBOTS)}")
-    if robot not in ROBOTS:
-        raise ValueError(f"no robot is called {robot!r}: {_choices(ROBOTS)}")
-    robot = ROBOTS[robot]
+        raise ValueError(f"{folder} does not say which robot it drives: {choice_of(ROBOTS)}")
+    if robot not in ROBOTS and not robot.endswith(".json"):
+        raise ValueError(f"no robot is called {robot!r}: {choice_of(ROBOTS)}, or a JSON file")
+    robot = _robot(robot, Path())
     slots = {slot.name for slot in robot.slots(family)}
     problems = []
     if set(described.cameras) != slots:
@@ -214,27 +217,6 @@ def _lerobot_stats(described: lerobot.LeRobotPolicy, where: Path) -> dict[str, S
 # --- a fine-tune's config -----------------------------------------------------------------------
 
 
-class _Field(NamedTuple):
-    what: str
-    valid: Callable[[object], bool]
-
-
-def _one_of(choices) -> _Field:
-    return _Field(_choices(choices), lambda x: isinstance(x, str) and x in choices)
-
-
-def _choices(names) -> str:
-    return f"one of {', '.join(names)}"
-
-
-def _text(x) -> bool:
-    return isinstance(x, str) and bool(x.strip())
-
-
-def _count(x) -> bool:
-    return isinstance(x, int) and not isinstance(x, bool) and x > 0
-
-
 _VARIANTS = {"gemma_2b_lora": GEMMA_2B_LORA, "gemma_300m_lora": GEMMA_300M_LORA}
 _LORA = (
     'null, or an object with "language" and "action", each null, a variant '
@@ -242,27 +224,28 @@ _LORA = (
 )
 
 FIELDS = {
-    "base": _Field("the name of a config whose settings hold unless given here", _text),
-    "name": _Field("a name", _text),
-    "title": _Field("a title for people", _text),
-    "family": _one_of(FAMILIES),
-    "robot": _one_of(ROBOTS),
-    "action_horizon": _Field("the number of steps in a chunk", _count),
-    "max_token_len": _Field("the number of text tokens", _count),
-    "action_dim": _Field("the model's padded action dimensions (openpi: 32)", _count),
-    "normalisation": _one_of(METHODS),
-    "state_in_prompt": _Field(
-        "true or false (openpi's discrete_state_input)", lambda x: isinstance(x, bool)
+    "base": Field("the name of a config whose settings hold unless given here", is_text),
+    "name": Field("a name", is_text),
+    "title": Field("a title for people", is_text),
+    "family": one_of(FAMILIES),
+    "robot": Field(
+        f"{choice_of(ROBOTS)}, or a file that describes yours (.json, beside this one)",
+        lambda x: is_text(x) and (x in ROBOTS or x.endswith(".json")),
     ),
-    "asset_id": _Field("the folder below assets/ that has norm_stats.json", _text),
-    "default_prompt": _Field("text or null", lambda x: x is None or _text(x)),
-    "offsets": _Field(
+    "action_horizon": Field("the number of steps in a chunk", is_count),
+    "max_token_len": Field("the number of text tokens", is_count),
+    "action_dim": Field("the model's padded action dimensions (openpi: 32)", is_count),
+    "normalisation": one_of(METHODS),
+    "state_in_prompt": Field("true or false (openpi's discrete_state_input)", is_flag),
+    "asset_id": Field("the folder below assets/ that has norm_stats.json", is_text),
+    "default_prompt": Field("text or null", lambda x: x is None or is_text(x)),
+    "offsets": Field(
         "true or false for each action dimension: predicted as an offset from the state?",
         lambda x: isinstance(x, list) and all(isinstance(i, bool) for i in x),
     ),
-    "adapt_to_pi": _Field("true or false (ALOHA only)", lambda x: isinstance(x, bool)),
-    "lora": _Field(_LORA, lambda x: x is None or isinstance(x, dict)),
-    "action_tokenizer": _Field("a name on the Hugging Face hub, or a folder", _text),
+    "adapt_to_pi": Field("true or false (ALOHA only)", is_flag),
+    "lora": Field(_LORA, lambda x: x is None or isinstance(x, dict)),
+    "action_tokenizer": Field("a name on the Hugging Face hub, or a folder", is_text),
 }
 # Nothing in a checkpoint tells these, and a wrong one gives wrong answers without an error.
 REQUIRED = (
@@ -284,32 +267,34 @@ def read_config(path: Path | str) -> Entry:
     """
     path = Path(path)
     data = read_json(path)
-    problems = [f"no field is called {name!r}" for name in data.keys() - FIELDS.keys()]
-    for name, value in data.items():
-        if name in FIELDS and not FIELDS[name].valid(value):
-            problems.append(f"{name} is {json.dumps(value)}; expected {FIELDS[name].what}")
-    base: dict = {}
-    if _text(data.get("base")):
-        try:
-            base = _settings(named(data["base"]))
-        except ValueError as error:
-            problems.append(f"base: {error}")
     if "base" in data:
         required = ("name",)
     else:
         required = (*REQUIRED, *(("state_in_prompt",) if data.get("family") == "pi05" else ()))
-    problems += [f"{x} is missing: {FIELDS[x].what}" for x in required if x not in data]
+    problems = fields.problems(data, FIELDS, required)
+    base: dict = {}
+    if is_text(data.get("base")):
+        try:
+            base = _settings(named(data["base"]))
+        except ValueError as error:
+            problems.append(f"base: {error}")
     if not problems:
-        problems = _contradictions(data, base)
+        robot = _robot({**base, **data}["robot"], path.parent)
+        problems = _contradictions(data, base, robot)
     if problems:
         raise ValueError("\n  ".join([f"{path} is no complete config:", *sorted(problems)]))
-    return _entry({**base, **data})
+    return _entry({**base, **data}, robot)
 
 
-def _contradictions(data: dict, base: dict) -> list[str]:
+def _robot(named: str, folder: Path) -> Robot:
+    """One of `catalog.ROBOTS`, or the one in a file, found from `folder`."""
+    return ROBOTS[named] if named in ROBOTS else read_robot(folder / named)
+
+
+def _contradictions(data: dict, base: dict, robot: Robot) -> list[str]:
     """What cannot be, of fields that are valid one by one."""
     settings = {**base, **data}
-    family, robot = settings["family"], ROBOTS[settings["robot"]]
+    family = settings["family"]
     dims = len(robot.actions)
     problems = []
     if base and family != base["family"]:
@@ -324,6 +309,8 @@ def _contradictions(data: dict, base: dict) -> list[str]:
         problems.append(f"a {family} policy has no action_tokenizer")
     if len(data.get("offsets", robot.offsets) or robot.actions) != dims:
         problems.append(f"offsets has {len(data['offsets'])} values, {robot.title} {dims} actions")
+    if lost := {slot.camera for slot in robot.fast_slots} - {s.camera for s in robot.slots(family)}:
+        problems.append(f"{robot.title}'s cameras {sorted(lost)} fill no slot of a {family} policy")
     if data.get("adapt_to_pi") and robot.name != "aloha":
         problems.append("adapt_to_pi is for ALOHA only")
     try:
@@ -336,8 +323,8 @@ def _contradictions(data: dict, base: dict) -> list[str]:
     return problems
 
 
-def _entry(settings: dict) -> Entry:
-    family, robot = settings["family"], ROBOTS[settings["robot"]]
+def _entry(settings: dict, robot: Robot) -> Entry:
+    family = settings["family"]
     robot = dataclasses.replace(
         robot,
         offsets=tuple(settings.get("offsets", robot.offsets)),
@@ -405,7 +392,7 @@ def _lora(expert: str, value) -> Lora | None:
     if (
         not isinstance(value, dict)
         or value.keys() != {"rank", "alpha", "rslora"}
-        or not _count(value["rank"])
+        or not is_count(value["rank"])
         or not isinstance(number, (int, float))
         or isinstance(number, bool)
         or not 0 < number < 1e6

@@ -359,7 +359,7 @@ def test_everything_wrong_in_one_error(read):
         "no field is called 'speed'",
         "normalisation is missing: one of z-score, quantile",
         'robot is "fridge"; expected one of aloha, aloha_sim, droid, droid_joint_position, libero, '
-        "libero_offsets, tabletop",
+        "libero_offsets, tabletop, or a file that describes yours (.json, beside this one)",
         "state_in_prompt is missing: true or false (openpi's discrete_state_input)",
     ]
 
