@@ -338,6 +338,50 @@ def first_example():
     return RawObservation("tabletop", images, {}, example.prompt, np.array(example.state))
 
 
+def test_zoom_stays_while_the_axes_do(visit):
+    page = visit()
+    run(page)
+    answered(page)
+    ranges = """() => {
+      const plot = document.querySelector("#actions-plot .js-plotly-plot");
+      window.before ??= plot;
+      return [plot.layout.xaxis.range, plot.layout.yaxis.range, plot !== window.before];
+    }"""
+    panel = page.locator("#actions-plot .nsewdrag").first
+    panel.scroll_into_view_if_needed()
+    whole, box = page.evaluate(ranges), panel.bounding_box()
+    page.mouse.move(box["x"] + 50, box["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 200, box["y"] + 60, steps=5)
+    page.mouse.up()
+    until(lambda: page.evaluate(ranges) != whole)
+    zoomed = page.evaluate(ranges)
+    page.get_by_label("Prompt").fill("touch the red cube")
+    run(page)
+    until(lambda: page.evaluate(ranges) == [*zoomed[:2], True])
+    page.get_by_label("normalised").click()  # another unit, other numbers
+    until(lambda: page.evaluate(ranges)[0] == [0, 49])
+
+
+def test_one_answer_weighs_less_than_a_megabyte_and_a_half(visit):
+    page = visit()
+    page.get_by_role("tab", name="Attention", exact=True).click()
+    page.get_by_label("Measure attention with each run").check()
+    run(page)
+    answered(page)
+    page.wait_for_timeout(1000)  # the plot's own code comes with the first answer
+    received = []
+    watched = page.context.new_cdp_session(page)
+    watched.send("Network.enable")
+    watched.on("Network.dataReceived", lambda event: received.append(event["dataLength"]))
+    page.get_by_label("Prompt").fill("touch the red cube")
+    run(page)
+    drawn = page.locator("#actions-words [data-recipe*='touch the red cube']")
+    expect(drawn).to_have_count(1)
+    page.wait_for_timeout(1000)
+    assert 10_000 < sum(received) < 1_500_000
+
+
 def test_controls_without_effect_are_closed_and_say_why(visit):
     page = visit()
     page.get_by_role("button", name="Advanced").click()

@@ -326,6 +326,7 @@ def _wire(page: gr.Blocks, parts: _Parts, memory: Memory, kept: Visits) -> None:
         parts.follow_loading, [form.robot, form.policies, form.temperature], whole, **own
     ).then(parts.judge, [form.robot, form.state], form.state, **own)
     visits.wire(memory, kept, form, shown.measure)
+    page.load(None, js=look.script("zoom.js"), **own)
     page.unload(parts.leave)
     form.robot.input(parts.choose_robot, form.robot, [*whole, parts.key, *shown.cleared], **own)
     form.state.input(parts.judge, [form.robot, form.state], form.state, **own)
@@ -370,8 +371,8 @@ def _wire(page: gr.Blocks, parts: _Parts, memory: Memory, kept: Visits) -> None:
     table.new.click(parts.new_scene, form.robot, **placed).then(**run).then(**show)
     table.seed.submit(parts.scene, [form.robot, table.seed], **placed).then(**run).then(**show)
     first = form.pictures[0]
-    first.upload(lambda: None, None, table.seed, **own)
-    first.change(scenes.judge, [form.robot, first], table.foreign, preprocess=False, **own)
+    judged = [table.foreign, table.seed]
+    first.change(scenes.judge, [form.robot, first], judged, preprocess=False, **own)
     rollout.wire(shown.rollout, form, parts.every, parts.worker, parts.runs)
     tab = shown.recipe
     tab.file.upload(
