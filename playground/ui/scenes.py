@@ -1,5 +1,6 @@
 """Scenes of the simulated table: another one at a click, told and repeated by its number."""
 
+import collections
 import dataclasses
 import functools
 import secrets
@@ -8,14 +9,16 @@ import threading
 import gradio as gr
 import numpy as np
 
-from playground import transforms
 from playground.robots import TABLETOP
 from playground.tabletop import camera, job
+from playground.trace import image_digest
 from playground.ui import bench as benches
 from playground.ui.bench import Bench
 
 MOST = 1_000_000  # scenes; any number below is one
+_MOST_KNOWN = 10_000
 _LOCK = threading.Lock()  # the simulator draws one picture at a time
+_NOTICE = f"<p class='foreign' role='note'>{camera.FOREIGN}</p>"
 _MISSING = f"New scenes and rollouts are off here. {job.MISSING}"
 
 
@@ -35,7 +38,24 @@ def draw(seed: int) -> Drawn:
         from playground.tabletop.scene import Table, random_scene
 
         scene = random_scene(seed)
-        return Drawn(render(Table(scene)), scene.state)
+        drawn = Drawn(render(Table(scene)), scene.state)
+        know(drawn.image, seed)
+        return drawn
+
+
+_known: collections.OrderedDict[str, int] = collections.OrderedDict()  # by the picture's digest
+
+
+def know(image: np.ndarray, seed: int) -> None:
+    """Remembers which scene a picture shows."""
+    _known[image_digest(image)] = seed
+    while len(_known) > _MOST_KNOWN:
+        _known.popitem(last=False)
+
+
+def seed_of(image: np.ndarray) -> int | None:
+    """The scene that a picture shows, if it was drawn here."""
+    return _known.get(image_digest(image))
 
 
 def fresh() -> int:
@@ -70,6 +90,8 @@ class Scenes:
 
 def build(bench: Bench, seed: int | None) -> Scenes:
     there = job.available()
+    for example in benches.examples(TABLETOP):
+        know(next(iter(example.images.values())), example.scene)
     with gr.Column(visible=bench.robot.name == TABLETOP.name, elem_classes="scene") as column:
         with gr.Row(elem_classes="scene-row"):
             new = gr.Button("New scene", size="sm", visible=there, elem_id="new-scene", min_width=0)
@@ -96,12 +118,14 @@ def drawn(value: object) -> tuple[int, Drawn]:
         raise gr.Error(benches.words(error), print_exception=False) from error
 
 
-def judge(robot: str, file: dict | None) -> str:
-    """The notice beside a picture that the table's camera did not take."""
+def judge(robot: str, file: dict | None) -> tuple[str, int | None]:
+    """The notice beside a picture that the table's camera did not take, and the scene's number of
+    one that was drawn here."""
     if robot != TABLETOP.name or not file:
-        return ""
+        return "", None
     try:
-        ours = camera.shows_table(transforms.load_image(file["path"]))
+        image = benches.picture(file["path"])
     except ValueError:  # said by the picture's own check
-        return ""
-    return "" if ours else f"<p class='foreign' role='note'>{camera.FOREIGN}</p>"
+        return "", None
+    notice = "" if camera.shows_table(image) else _NOTICE
+    return notice, seed_of(image)
