@@ -27,14 +27,14 @@ import math
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, get_args
 
 import numpy as np
 from PIL import Image
 
 from playground import trace as traces
 from playground import transforms
-from playground.trace import Options, RawObservation, Trace, image_digest
+from playground.trace import Options, RawObservation, SlotMode, Trace, image_digest
 
 FORMAT, VERSION = "pi0-playground recipe", 1
 TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}  # of normalised actions
@@ -213,6 +213,8 @@ def from_json(text: str | bytes) -> Recipe:
         )
     if not policies or len({ran.name for ran in policies}) < len(policies):
         raise ValueError("the recipe names no policy, or one of them twice")
+    if unknown := {m for ran in policies for m in ran.modes.values()} - set(get_args(SlotMode)):
+        raise ValueError(f"the recipe has slots that are {sorted(unknown)!r:.60}")
     return recipe
 
 

@@ -114,6 +114,7 @@ def test_readme_s_notebook_runs(monkeypatch):
         exec(example, {})
     assert "may attend to" in told.getvalue()
     assert "times the seed spread" in told.getvalue()
+    assert "repeated bit for bit" in told.getvalue()
 
 
 # --- the functions ------------------------------------------------------------------------------

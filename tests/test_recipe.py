@@ -181,6 +181,11 @@ def changed_json(**changes):
     return json.dumps({**json.loads(recipe.to_json(recipe.of(RUN))), **changes}).encode()
 
 
+def changed_policy(**changes):
+    ran = json.loads(recipe.to_json(recipe.of(RUN)))["policies"][0]
+    return changed_json(policies=[{**ran, **changes}])
+
+
 def npz(array: bytes, tree='{"$array": "a0"}'):
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
@@ -223,6 +228,7 @@ HOSTILE = {
     "seed": (changed_json(options={**dataclasses.asdict(trace.Options()), "seed": "0"}), "whole"),
     "policies": (changed_json(policies=[]), "names no policy"),
     "policy": (changed_json(policies=[{"name": "x"}]), "Ran lacks"),
+    "mode": (changed_policy(modes={"base_0_rgb": "inverted"}), "slots that are"),
     "extra": (changed_json(surprise=1), "surprise"),
     "prompt": (changed_json(prompt={"$class": "Trace"}), "expected a text"),
     "no recipe": (repacked(**{"recipe.json": None}), "no saved run"),
@@ -260,9 +266,7 @@ def test_names_that_lead_elsewhere_are_not_followed(tmp_path, monkeypatch):
     opened = recipe.read(repacked(**{"../../evil": b"x", "/etc/evil": b"x"}))
     assert opened.recipe == recipe.of(RUN)
     assert list(tmp_path.iterdir()) == []
-    names = changed_json(policies=[{**json.loads(recipe.to_json(recipe.of(RUN)))["policies"][0],
-                                    "name": "../../x"}])  # fmt: skip
-    assert recipe.read(repacked(**{"recipe.json": names})).outcomes == {}
+    assert recipe.read(repacked(**{"recipe.json": changed_policy(name="../../x")})).outcomes == {}
 
 
 @given(st.data())

@@ -47,7 +47,7 @@ def build() -> Tab:
         )
         noises = gr.Slider(1, 16, analysis.NOISES, step=1, label="Noises (pi0)", elem_id="noises")
     prompts = gr.Textbox(
-        label="Prompts of your own, one a line", lines=2, max_lines=8, elem_id="own-prompts"
+        label="Prompts of your own, one a line", lines=1, max_lines=8, elem_id="own-prompts"
     )
     with gr.Row(elem_classes="buttons"):
         start = gr.Button("Measure what matters", variant="primary", elem_id="measure-matters")

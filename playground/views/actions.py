@@ -86,7 +86,8 @@ def figure(
     _legend(fig, traces, any(_states(traces, p) for p in shown) and not normalised, execute)
     _notes_and_frame(fig, traces, rows)
     # Zoom holds as long as this does: the same axes in the same units.
-    fig.update_layout(uirevision="|".join(f"{panel.name} {panel.unit}" for panel in shown))
+    axes = "|".join(f"{panel.name} {panel.unit}" for panel in shown)
+    fig.update_layout(uirevision=theme.plain(axes))
     for index in range(len(shown), rows * COLUMNS):  # the grid's empty places
         row, column = index % rows + 1, index // rows + 1
         fig.update_xaxes(visible=False, row=row, col=column)
