@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 
 from models.config import PI0_FAST_TABLETOP, PI0_TABLETOP
 from models.observation import Observation, uint8_to_float
+from models.tokenizer import state_bins
 from playground import robots
 from playground.robots import TABLETOP
 from playground.tabletop import expert, kinematics
@@ -153,11 +154,21 @@ def test_what_the_auxiliary_losses_ask_of_fast_is_what_its_tokens_tell(looks, st
         assert tokens[np.flatnonzero(counts >= 0) + 1].tolist()[:-1] == [
             source._fast.swap(i) for i in ids
         ]
+    # What is to come are the waves that the chunk is made of, and then nothing.
     steps = np.arange(chunk[0])
-    for k in range(batches.PLAN_FREQUENCIES):
-        wave = np.cos(np.pi * k * (steps + 0.5) / chunk[0]) * np.sqrt((1 + (k > 0)) / chunk[0])
-        found = batch.plan.reshape(len(batch.plan), -1, chunk[1])[:, k]
-        np.testing.assert_allclose(found, np.einsum("h,bhd->bd", wave, batch.actions), atol=1e-4)
+    for row, place in ((0, 0), (1, 3), (5, 6)):
+        at = np.flatnonzero(batch.counts[row] >= 0)[place]
+        first = batch.counts[row, at]
+        for index, value in enumerate(batch.upcoming[row, at], start=first):
+            k, d = divmod(index, chunk[1])
+            wave = np.cos(np.pi * k * (steps + 0.5) / chunk[0]) * np.sqrt((1 + (k > 0)) / chunk[0])
+            assert value == pytest.approx(wave @ batch.actions[row, :, d], abs=1e-4)
+    assert not batch.upcoming[batch.counts == chunk[0] * chunk[1]].any()
+    # A number of the state ends where its digits do.
+    for tokens, state, ends in zip(batch.tokens, batch.states, batch.numbers, strict=True):
+        for dim, end in enumerate(ends):
+            text = source._text.decode(tokens[: end + 1].tolist())
+            assert text.endswith(f" {state_bins(state)[dim]}")
 
 
 # --- losses -------------------------------------------------------------------------------------
@@ -259,7 +270,7 @@ def test_a_few_steps_on_one_batch_lower_every_part_of_the_loss(name, looks, stat
         state, figures = trainer.step(state, batch, False)
         seen.append({key: float(value) for key, value in figures.items()})
     parts = ("policy", "cube place off", "named place off", "words place off")
-    for part in (*parts, "plan off") if name == "pi0_fast" else parts:
+    for part in (*parts, "state off", "upcoming off") if name == "pi0_fast" else parts:
         assert seen[-1][part] < 0.8 * seen[0][part], part
     # The average follows, but is not the last step.
     leaf = lambda tree: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])  # noqa: E731

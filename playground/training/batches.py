@@ -36,8 +36,8 @@ FAST_SCALE, FAST_ENTRIES = 5.0, 384
 # FAST has tokens for coefficients as far as it was fitted; 0.3 % of the chunks begin so far out
 # (an arm thrown aside) that some would lie beyond. Of these the normalised offsets are cut here.
 FAST_FARTHEST = 2.0
-# The chunk's lowest frequencies, which an auxiliary loss has the prompt's outputs foretell.
-PLAN_FREQUENCIES = 6
+# How many of the coefficients to come an auxiliary loss has each token's output foretell.
+UPCOMING = 4
 # This share of the rows are starts: what a policy is first asked on the page. The others are
 # harder: its own arm hides the cube.
 _STARTS_SHARE = 0.35
@@ -49,9 +49,10 @@ class Batch:
     """images uint8 [I, size, size, 3]; patches int32 [I, 3], the patch that holds each cube's
     centre; places float32 [I, 3, 3], where the cubes are, in PLACE_UNITs; named int32 [B], which
     cube the prompt names; states float32 [B, 14] and actions float32 [B, 50, 14], normalised;
-    tokens, token_mask, ar_mask, loss_mask [B, L] as in models.Observation; plan float32
-    [B, PLAN_FREQUENCIES * 14], the chunk's lowest DCT coefficients; counts int32 [B, L], how many
-    coefficients the postfix has told up to this token, -1 where the next token tells none."""
+    tokens, token_mask, ar_mask, loss_mask [B, L] as in models.Observation; counts int32
+    [B, L], how many coefficients the postfix has told up to this token, -1 where the next token
+    tells none; upcoming float32 [B, L, UPCOMING], the coefficients from there on; numbers int32
+    [B, 14], where in the tokens each value of the state ends."""
 
     images: np.ndarray
     patches: np.ndarray
@@ -63,8 +64,9 @@ class Batch:
     token_mask: np.ndarray
     ar_mask: np.ndarray
     loss_mask: np.ndarray
-    plan: np.ndarray
     counts: np.ndarray
+    upcoming: np.ndarray
+    numbers: np.ndarray
 
 
 def method_of(config: Config) -> Method:
@@ -124,6 +126,7 @@ class Batcher:
         if isinstance(config, Pi0FastConfig):
             fast = FastActionTokenizer.load(fast_folder)
             self._fast = FastTokenizer(self._text, fast)
+            self._digits = [self._text.encode(digit)[0] for digit in "0123456789"]
             told = {i: fast.coefficients(i) for i in range(fast.vocab_size)}
             self._told = {self._fast.swap(i): len(v) if v else 0.5 for i, v in told.items()}
         self._patches, self._places = _places(looks, config.vision.patch_size)
@@ -155,8 +158,9 @@ class Batcher:
             states.astype(np.float32),
             actions.astype(np.float32),
             *(tokens := self._tokens(words, states, actions)),
-            _plan(actions),
-            self._counts(tokens[0], tokens[3]),
+            counts := self._counts(tokens[0], tokens[3]),
+            _upcoming(actions, counts),
+            self._numbers(tokens[0], tokens[3], states.shape[1]),
         )
 
     def _tokens(self, words, states, actions) -> tuple[np.ndarray, ...]:
@@ -186,10 +190,23 @@ class Batcher:
             counts[row, last : last + length] = told[:length]
         return counts
 
+    def _numbers(self, tokens: np.ndarray, in_postfix: np.ndarray, count: int) -> np.ndarray:
+        found = np.zeros((len(tokens), count), np.int32)
+        if self._fast is None:
+            return found
+        digit = np.isin(tokens, self._digits) & ~in_postfix
+        ends = digit & ~np.roll(digit, -1, axis=1)
+        for row, places in enumerate(ends):
+            found[row] = np.flatnonzero(places)[-count:]
+        return found
 
-def _plan(actions: np.ndarray) -> np.ndarray:
-    lowest = scipy.fft.dct(actions, axis=1, norm="ortho")[:, :PLAN_FREQUENCIES]
-    return lowest.reshape(len(actions), -1).astype(np.float32)
+
+def _upcoming(actions: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The coefficients as FAST orders them, zeros beyond the last."""
+    told = scipy.fft.dct(actions, axis=1, norm="ortho").reshape(len(actions), -1)
+    told = np.pad(told, ((0, 0), (0, UPCOMING)))
+    at = np.maximum(counts, 0)[:, :, None] + np.arange(UPCOMING)
+    return told[np.arange(len(told))[:, None, None], at].astype(np.float32)
 
 
 def _places(looks: Looks, patch: int) -> tuple[np.ndarray, np.ndarray]:

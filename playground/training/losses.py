@@ -2,8 +2,8 @@
 small policy trained from nothing learns to move but not to listen.
 
 Grounding asks the image tokens where the cubes are, and the language model's outputs where the
-named one is. pi0-FAST is asked two things more: what the chunk will be, of the prompt's outputs,
-and which coefficient comes next, of the tokens. All these heads exist in training only.
+named one is. pi0-FAST is asked two things more: which number the digits of the state mean, and
+which coefficients come next. All these heads exist in training only.
 
 Axes: I images, P prompts an image, B = I * P, R noise draws a row, T image tokens, D width.
 """
@@ -21,11 +21,11 @@ from models.observation import Observation, uint8_to_float
 from models.pi0 import Pi0, Prefix
 from models.pi0_fast import Pi0Fast
 from playground.tabletop.scene import COLOURS
-from playground.training.batches import PLAN_FREQUENCIES, Batch
+from playground.training.batches import UPCOMING, Batch
 
 _GROUNDING_WEIGHT = 0.1
 _PLACE_WEIGHT = 1.0
-_PLAN_WEIGHT, _COUNT_WEIGHT = 1.0, 0.2
+_VALUE_WEIGHT, _COUNT_WEIGHT = 1.0, 0.2
 
 
 class Grounding(nnx.Module):
@@ -41,13 +41,16 @@ class Grounding(nnx.Module):
 
 
 class Writing(nnx.Module):
-    """pi0-FAST's heads: the chunk's lowest frequencies from the words' outputs; from each token's
-    output the frequency and the dimension of the coefficient that comes next. A chunk decodes only
-    if all its coefficients are told, so the count must be right to the last one."""
+    """pi0-FAST's heads. Where a number of the state ends: its value, and which dimension it is of.
+    Before each token of the chunk: the frequency and dimension of the coefficient to come (a chunk
+    decodes only if all are told, so the count must be right to the last) and the values of it and
+    the next ones."""
 
     def __init__(self, config: Pi0FastConfig, *, rngs: nnx.Rngs):
         width, dims = config.language.width, config.action_dim
-        self.plan = nnx.Linear(width, PLAN_FREQUENCIES * dims, rngs=rngs)
+        self.value = nnx.Linear(width, 1, rngs=rngs)
+        self.value_of = nnx.Linear(width, dims, rngs=rngs)
+        self.upcoming = nnx.Linear(width, UPCOMING, rngs=rngs)
         self.frequency = nnx.Linear(width, config.action_horizon + 1, rngs=rngs)
         self.dimension = nnx.Linear(width, dims, rngs=rngs)
 
@@ -99,7 +102,7 @@ def loss(
         )
     extra, figures = _grounding(trainee.grounding, batch, seen[:count], outputs, words)
     if fast:
-        written, told = _writing(trainee.writing, batch, outputs, words)
+        written, told = _writing(trainee.writing, batch, outputs)
         extra, figures = extra + written, figures | told
     main = jnp.mean(main)
     return main + extra, {"policy": main, **figures}
@@ -188,23 +191,34 @@ def _cubes(heads: Grounding, batch: Batch, seen: Array) -> tuple[Array, Array, d
     return jnp.mean(_softmax(found, batch.patches)), off, figures
 
 
-def _writing(
-    heads: Writing, batch: Batch, outputs: Array, words: Array
-) -> tuple[Array, dict[str, Array]]:
+def _writing(heads: Writing, batch: Batch, outputs: Array) -> tuple[Array, dict[str, Array]]:
     """outputs [B, P, D] of pi0-FAST, text last: (the weighted sum, figures)."""
-    off = jnp.mean(jnp.abs(heads.plan(outputs) - batch.plan[:, None]), axis=-1)
-    off = jnp.mean(jnp.sum(off * words, axis=1) / jnp.sum(words, axis=1))
+    text = outputs[:, -(batch.tokens.shape[1] - 1) :]
+    read = jnp.take_along_axis(text, batch.numbers[:, :, None], axis=1)  # [B, 14, D]
+    # The prompt holds the state in bins from -1 to 1.
+    value_off = jnp.mean(jnp.abs(heads.value(read)[..., 0] - jnp.clip(batch.states, -1, 1)))
+    logits = heads.value_of(read)
+    order = jnp.broadcast_to(jnp.arange(logits.shape[1]), logits.shape[:2])
+    unsure = jnp.mean(_softmax(logits, order))
+    read_right = jnp.mean(jnp.argmax(logits, -1) == order)
+
     counts = batch.counts[:, :-1]
-    dims = heads.dimension.out_features
-    asked = counts >= 0
-    hidden = outputs[:, -counts.shape[1] :]
-    wrong, right = 0.0, asked
+    asked, dims = counts >= 0, heads.dimension.out_features
+    total = jnp.sum(asked)
+    right = asked
     for head, answer in ((heads.frequency, counts // dims), (heads.dimension, counts % dims)):
-        logits, answer = head(hidden), jnp.maximum(answer, 0)
-        wrong += jnp.sum(_softmax(logits, answer) * asked) / jnp.sum(asked)
+        logits, answer = head(text), jnp.maximum(answer, 0)
+        unsure += jnp.sum(_softmax(logits, answer) * asked) / total
         right &= jnp.argmax(logits, -1) == answer
-    figures = {"plan off": off, "count right": jnp.sum(right) / jnp.sum(asked)}
-    return _PLAN_WEIGHT * off + _COUNT_WEIGHT * wrong, figures
+    off = jnp.abs(heads.upcoming(text) - batch.upcoming[:, :-1])
+    off = jnp.sum(off * asked[:, :, None]) / (total * off.shape[-1])
+    figures = {
+        "state off": value_off,
+        "state dimension right": read_right,
+        "count right": jnp.sum(right) / total,
+        "upcoming off": off,
+    }
+    return _VALUE_WEIGHT * (value_off + off) + _COUNT_WEIGHT * unsure, figures
 
 
 def _grounding(

@@ -35,7 +35,9 @@ FIGURES = (
     "named patch right",
     "named place off",
     "words place off",
-    "plan off",
+    "state off",
+    "state dimension right",
+    "upcoming off",
     "count right",
     "gradient",
 )
@@ -45,15 +47,15 @@ CONFIGS = {"pi0": PI0_TABLETOP, "pi0_fast": PI0_FAST_TABLETOP}
 @dataclasses.dataclass(frozen=True, slots=True)
 class Recipe:
     """How a policy is trained. steps: length of the cosine schedule; sight: how many of them, at
-    first, train sight alone; table_only: before which step pi0-FAST's black cameras are left out;
-    images x prompts rows a step; draws: of noise and time a row (pi0)."""
+    first, train sight alone; table_only: the share of them, at first, in which pi0-FAST's black cameras are left
+    out; images x prompts rows a step; draws: of noise and time a row (pi0)."""
 
     steps: int
     sight: int
     images: int
     prompts: int
     draws: int
-    table_only: int = 0
+    table_only: float = 0.0
     peak: float = 1.5e-3
     warmup: int = 200
     final: float = 0.02
@@ -66,7 +68,7 @@ class Recipe:
 RECIPES = {
     "pi0": Recipe(steps=7_000, sight=800, images=16, prompts=2, draws=2),
     "pi0_fast": Recipe(
-        steps=9_000, sight=0, table_only=6_500, images=8, prompts=2, draws=1, peak=1e-3
+        steps=9_000, sight=0, table_only=0.72, images=8, prompts=2, draws=1, peak=1e-3
     ),
 }
 
@@ -200,7 +202,7 @@ def train(name: str, recipe: Recipe, folder: Path, data: Path, start_from: str |
     begun, saved, recent = time.monotonic(), time.monotonic(), []
     for step in range(first, recipe.steps):
         batch = batcher.batch(step, recipe.images, recipe.prompts)
-        stage = step < recipe.sight, step < recipe.table_only
+        stage = step < recipe.sight, step < recipe.table_only * recipe.steps
         state, figures = trainer.step(state, batch, *stage)
         recent.append(figures)
         if (step + 1) % 50 == 0:
