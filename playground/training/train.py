@@ -47,8 +47,8 @@ CONFIGS = {"pi0": PI0_TABLETOP, "pi0_fast": PI0_FAST_TABLETOP}
 @dataclasses.dataclass(frozen=True, slots=True)
 class Recipe:
     """How a policy is trained. steps: length of the cosine schedule; sight: how many of them, at
-    first, train sight alone; table_only: the share of them, at first, in which pi0-FAST's black cameras are left
-    out; images x prompts rows a step; draws: of noise and time a row (pi0)."""
+    first, train sight alone; images x prompts rows a step; draws: of noise and time a row (pi0);
+    table_only: the share of the steps, at first, without pi0-FAST's black cameras."""
 
     steps: int
     sight: int
