@@ -20,6 +20,7 @@ from playground.worker import Busy, Down, Worker
 
 _UPDATE_EVERY_S = 0.15
 _EXECUTE = 25
+_LEAST = 5  # fewer would look so often that one rollout holds the worker for a minute
 _INTRODUCTION = (
     "Closed loop, in simulation: the policy sees the table and gives a chunk, its first steps are "
     "executed, it looks again. Ten denoising steps, seed 0, temperature 0, as in the published "
@@ -52,7 +53,7 @@ def build(bench: Bench, prompt: str, scene: int | None) -> Tab:
                 elem_id="rollout-policy",
             )  # fmt: skip
             execute = gr.Slider(
-                1, 50, _EXECUTE, step=1, label="Steps of a chunk to execute",
+                _LEAST, 50, _EXECUTE, step=1, label="Steps of a chunk to execute",
                 elem_id="rollout-execute",
             )  # fmt: skip
             number = gr.Number(
@@ -97,7 +98,7 @@ def wire(tab: Tab, form: Form, every: Benches, worker: Worker, runs: Runs) -> No
             seed = scenes.number(scene)
             info = _info(every, policy)
             asked = {"policies": (policy,), "prompt": prompt or "", "scene": seed}
-            asked |= {"execute": int(execute), "options": Options()}
+            asked |= {"execute": max(_LEAST, int(execute or 0)), "options": Options()}
             stream = worker.call("rollout", asked)
         except (ValueError, Busy, Down) as error:
             raise gr.Error(benches.words(error), print_exception=False) from error
