@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 
 from playground import recipe
 from playground.transforms import load_image
-from tests.visitor import FAST, PI0, answered, drawn_lines, give, run, set_options, tab
+from tests.visitor import FAST, LIMIT_MS, PI0, answered, drawn_lines, give, run, set_options, tab
 
 pytestmark = pytest.mark.browser
 
@@ -78,6 +78,7 @@ def test_the_zip_s_figures_need_nothing_else(visit, browser, tmp_path):
         (tmp_path / "figures.html").write_bytes(archive.read("figures.html"))
     asked, errors = [], []
     figures = browser.new_page()
+    figures.set_default_timeout(LIMIT_MS)
     figures.on("request", lambda request: asked.append(request.url))
     figures.on("pageerror", lambda error: errors.append(str(error)))
     figures.goto((tmp_path / "figures.html").as_uri())
