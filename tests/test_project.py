@@ -81,7 +81,8 @@ def code_blocks() -> list[str]:
 
 def test_readme_s_config_of_a_fine_tune_is_complete(tmp_path):
     """The JSON that README shows is one the program takes."""
-    (example,) = re.findall(r"```json\n(.*?)```", README, re.DOTALL)
+    found = re.findall(r"```json\n(.*?)```", README, re.DOTALL)
+    (example,) = [block for block in found if '"my_run"' in block]
     (tmp_path / "my_run.json").write_text(example)
     assert local.read_config(tmp_path / "my_run.json").name == "my_run"
 
