@@ -10,6 +10,7 @@ import sys
 from playground import health
 from playground.events import Done, Phase
 from playground.robots import DROID, TABLETOP
+from playground.trace import image_digest
 from playground.ui import page, results
 from playground.worker import Worker
 from tests.traces import fast_trace, pi0_trace, policy_info
@@ -41,7 +42,14 @@ class Scripted:
         trace = make(dims=self.info.actions, prompt=observation.prompt)
         modes = {slot: "filled" for slot in observation.images}
         modes = {slot.name: modes.get(slot.name, slot.when_missing) for slot in self.info.slots}
-        recipe = dataclasses.replace(trace.recipe, modes=modes)
+        recipe = dataclasses.replace(
+            trace.recipe,
+            robot=observation.robot,
+            state=tuple(map(float, observation.state)),
+            options=options,
+            modes=modes,
+            image_sha256={slot: image_digest(i) for slot, i in observation.images.items()},
+        )
         yield Done(
             self.info.name,
             dataclasses.replace(trace, info=self.info, recipe=recipe, images=observation.images),
