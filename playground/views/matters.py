@@ -341,7 +341,7 @@ _CSS = (
 --line:color-mix(in srgb,currentColor 14%,transparent);
 --wash:color-mix(in srgb,currentColor 6%,transparent)}
 .matters>*{min-width:0;margin:0}
-.matters p{margin:6px 0 0}
+.matters p{margin:6px 0 0;overflow-wrap:anywhere}
 .matters .quiet,.matters caption,.matters small{font-size:12px;
 color:color-mix(in srgb,currentColor 72%,transparent)}
 .matters .hidden{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%);
