@@ -132,7 +132,11 @@ def test_a_reload_keeps_what_was_put_in_and_shows_it_to_nobody_else(visit, photo
     set_options(page, {"steps": 7})
     expect(page.locator("#picture-0 img")).to_be_visible()
     picture = page.locator("#picture-0 img").get_attribute("src")
-    page.wait_for_timeout(500)  # until the last of it has been kept
+    kept = "JSON.stringify({...localStorage})"
+    before, now = "", page.evaluate(kept)
+    while before != now:  # until the last of it has been kept
+        page.wait_for_timeout(3000)
+        before, now = now, page.evaluate(kept)
     page.reload()
     expect(page.locator(".say")).to_have_text("Ready.")
     expect(page.get_by_label("Prompt")).to_have_value("keep this")

@@ -110,7 +110,7 @@ class _Parts:
             if status.state in ("down", "closed"):
                 yield self._gone()
                 return
-            if told != status.loading and not self.runs.current(visitor):
+            if told != status.loading and not self.runs.begun(visitor):
                 told = status.loading
                 bench = self.every.of()
                 yield {self.strip: Progress(bench, loading=told or "starting").payload()}
@@ -118,7 +118,7 @@ class _Parts:
         bench = self.every.of(robot)
         updates = self._frame(bench)
         updates |= observation.effects(bench, chosen, temperature, self.form)
-        if self.runs.current(visitor):
+        if self.runs.begun(visitor):
             del updates[self.strip]
         yield updates
 
@@ -218,6 +218,7 @@ class _Parts:
         if not found or self.runs.current(request.session_hash):
             yield from self.run(request, key, measure, *inputs)
             return
+        self.runs.begin(request.session_hash)
         notes = Progress(bench, found, cached=True)
         for name, trace in found.items():
             notes.take(Done(name, trace))
@@ -293,9 +294,8 @@ class _Parts:
 
     def leave(self, request: gr.Request):
         """The page was closed."""
-        self.stop(request)
-        self.runs.stop(matters.run_of(request))
-        self.runs.stop(rollout.run_of(request))
+        for visitor in (request.session_hash, matters.run_of(request), rollout.run_of(request)):
+            self.runs.forget(visitor)
 
     def redraw(self, key, units, execute):
         traces = self.results.find(key)

@@ -27,10 +27,12 @@ class Runs:
     def __init__(self):
         self._lock = threading.Lock()
         self._open: dict[str, list[Stream]] = {}
+        self._begun: set[str] = set()
 
     @contextlib.contextmanager
     def of(self, visitor: str, streams: list[Stream]) -> Iterator[None]:
         """Until the end of the block; whatever ends it, the streams are closed."""
+        self.begin(visitor)
         with self._lock:
             before = self._open.get(visitor, [])
             self._open[visitor] = streams
@@ -42,6 +44,21 @@ class Runs:
                 if self._open.get(visitor) is streams:
                     del self._open[visitor]
             _close(streams)
+
+    def begin(self, visitor: str) -> None:
+        """From now on the strip is this visitor's run's, not that of loading."""
+        with self._lock:
+            self._begun.add(visitor)
+
+    def begun(self, visitor: str) -> bool:
+        with self._lock:
+            return visitor in self._begun
+
+    def forget(self, visitor: str) -> None:
+        """The visitor left."""
+        self.stop(visitor)
+        with self._lock:
+            self._begun.discard(visitor)
 
     def stop(self, visitor: str) -> None:
         with self._lock:
