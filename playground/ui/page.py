@@ -39,6 +39,7 @@ from playground.worker import Busy, Down, Worker
 
 _UPDATE_EVERY_S = 0.1
 _LIVE_AFTER_S = 0.4  # a shorter run shows its result only, not its making
+_SETTLE_S = 0.7
 _THREADS = 64  # each waiting visitor holds one
 _MAX_UPLOAD = MAX_FILE  # a run's ZIP; pictures are held to less
 _MAX_EVENTS = 256  # Gradio's own queue; the worker's is shorter and the one that counts
@@ -115,6 +116,9 @@ class _Parts:
                 bench = self.every.of()
                 yield {self.strip: Progress(bench, loading=told or "starting").payload()}
             await asyncio.sleep(0.3)
+        # What restoring has just set must have arrived: of two updates at once of a part in a
+        # closed accordion the browser keeps the second.
+        await asyncio.sleep(_SETTLE_S)
         bench = self.every.of(robot)
         updates = self._frame(bench)
         updates |= observation.effects(bench, chosen, temperature, self.form)
