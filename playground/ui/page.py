@@ -116,8 +116,8 @@ class _Parts:
                 bench = self.every.of()
                 yield {self.strip: Progress(bench, loading=told or "starting").payload()}
             await asyncio.sleep(0.3)
-        # What restoring has just set must have arrived: of two updates at once of a part in a
-        # closed accordion the browser keeps the second.
+        # What restoring has just set must have arrived: with both updates at once, an option in
+        # the closed accordion was seen to lose its restored value.
         await asyncio.sleep(_SETTLE_S)
         bench = self.every.of(robot)
         updates = self._frame(bench)
