@@ -26,7 +26,7 @@ from playground import robots
 from playground.loading import open_policy
 from playground.policy import Prepared, sample_noise
 from playground.tabletop import expert, kinematics
-from playground.tabletop.rollout import observe, rollout
+from playground.tabletop.rollout import EXECUTE, observe, rollout
 from playground.tabletop.scene import COLOURS, TIE, Table, nearer_arm, random_scene
 from playground.tabletop.tasks import HELD_OUT_WORDINGS, VERBS, WORDINGS, Task
 from playground.trace import RawObservation
@@ -34,7 +34,6 @@ from playground.trace import RawObservation
 # Far from the seeds of demonstrations, which are small numbers.
 SCENES_SEED = 7_000_003
 NUM_STEPS, MAX_TOKENS = 10, 128
-EXECUTE = 25
 # Where the verbs differ for certain: a picker has opened and not yet closed, a toucher has closed.
 _GRIPPER_STEPS = slice(14, 26)
 
@@ -326,7 +325,7 @@ def closed_loop(asker: Asker, verb: str, episodes: int) -> dict:
         def infer(raw: RawObservation) -> np.ndarray | None:
             return asker.chunks([raw], seed=0)[0]
 
-        frames = rollout(table, task.prompt, infer, execute=EXECUTE, every=None)
+        frames = rollout(table, task.prompt, infer, every=None)
         outcome = [frame.outcome for frame in frames][-1]
         hits.append(outcome.success)
         reason = outcome.reason.replace(task.colour, "named")

@@ -19,7 +19,7 @@ from playground.views.rollout import Film
 from playground.worker import Busy, Down, Worker
 
 _UPDATE_EVERY_S = 0.15
-_EXECUTE = 25
+_WHOLE = 50  # a chunk, as in the published figures (`playground.tabletop.rollout.EXECUTE`)
 _LEAST = 5  # fewer would look so often that one rollout holds the worker for a minute
 _INTRODUCTION = (
     "Closed loop, in simulation: the policy sees the table and gives a chunk, its first steps are "
@@ -53,7 +53,7 @@ def build(bench: Bench, prompt: str, scene: int | None) -> Tab:
                 elem_id="rollout-policy",
             )  # fmt: skip
             execute = gr.Slider(
-                _LEAST, 50, _EXECUTE, step=1, label="Steps of a chunk to execute",
+                _LEAST, _WHOLE, _WHOLE, step=1, label="Steps of a chunk to execute",
                 elem_id="rollout-execute",
             )  # fmt: skip
             number = gr.Number(
