@@ -61,6 +61,21 @@ TARGETS = {
     },
 }
 
+# The figures' names in README's table.
+IN_FULL = {
+    "correct arm": "first chunk: the nearer arm moves",
+    "named cube nearest": "first chunk: the named cube is the one nearest to the tip at the end",
+    "tip error cm": "tip error against the expert's own chunk end, median",
+    "colour swapped": "colour word swapped: the nearest cube becomes the new one",
+    "verb swapped": "verb swapped: the gripper does the other verb's",
+    "held-out wordings, named cube nearest": "wordings never trained on: named cube nearest",
+    "closed loop touch": "closed loop: touch succeeds",
+    "closed loop pick up": "closed loop: pick up succeeds",
+    "prompts permuted across colours, named cube nearest": "prompts permuted: named cube nearest",
+    "black picture, tip error cm": "black picture: tip error, median",
+    "best blind guess, tip error cm": "the best guess without a picture: tip error, median",
+}
+
 
 # --- asking -------------------------------------------------------------------------------------
 
@@ -363,18 +378,25 @@ def evaluate(folder: Path, scenes: int, episodes: int) -> dict:
     }
 
 
-def table_of(result: dict) -> str:
-    """The figures as a Markdown table."""
-    lines = ["| figure | measured | 95 % interval | target |", "|---|---|---|---|"]
-    shown = {**result["figures"], **result["controls"]}
-    for name, figure in shown.items():
-        cm = name.endswith(" cm")
-        text = (lambda v: f"{v:.1f} cm") if cm else (lambda v: f"{100 * v:.1f} %")
-        target = text(figure["target"]) if "target" in figure else "control"
-        interval = f"{text(figure['low'])} to {text(figure['high'])}"
-        label = name.removesuffix(" cm")
-        lines.append(f"| {label} | {text(figure['value'])} | {interval} | {target} |")
+def table_of(results: Sequence[dict]) -> str:
+    """The figures of policies side by side, with their 95 % intervals, as Markdown."""
+    heads = [f"{result['policy']} | aim" for result in results]
+    lines = ["| | " + " | ".join(heads) + " |", "|---" * (1 + 2 * len(heads)) + "|"]
+    shown = [{**result["figures"], **result["controls"]} for result in results]
+    for name in dict.fromkeys(name for figures in shown for name in figures):
+        cells = [cell for figures in shown for cell in _cells(name, figures.get(name))]
+        lines.append(f"| {IN_FULL.get(name, name)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _cells(name: str, figure: dict | None) -> tuple[str, str]:
+    """A figure, and what was aimed at."""
+    if figure is None:
+        return "", ""
+    scale, unit, digits = (1, "cm", 2) if name.endswith(" cm") else (100, "%", 1)
+    value, low, high = (f"{scale * figure[key]:.{digits}f}" for key in ("value", "low", "high"))
+    aim = f"{scale * figure['target']:g} {unit}" if "target" in figure else "control"
+    return f"{value} {unit} ({low} to {high})", aim
 
 
 def main() -> None:
@@ -386,7 +408,7 @@ def main() -> None:
     result = evaluate(args.folder, args.scenes, args.episodes)
     (args.folder / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
     record_digests(args.folder)
-    print(table_of(result))
+    print(table_of([result]))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import argparse
 import csv
 import json
 import shutil
+import textwrap
 from pathlib import Path
 
 from flax import nnx
@@ -48,20 +49,21 @@ shows how such a model works, not what it can do.
 - Input: camera `base_0_rgb` at {size} x {size}, 14 joint values in ALOHA's order, a prompt; the two
   wrist cameras are {missing}. Output: 50 steps of 14 joint targets at 50 Hz.
 - Trained: {steps:,} steps on {looks:,} looks (six requests each), CPU only. The curves are in
-  `curves.png`, the numbers in `log.csv`, the recipe in `training.json`.
+  `curves.png`, the numbers in `log.csv`, the recipe in `training.json`.{note}
 - Measured on scenes and wordings that training never saw: `evaluation.json`, where present, by
   `python -m playground.training.evaluate assets/{name}`.
 
 Repeat it: `python -m playground.training.demonstrations`, `python -m playground.training.train
-{policy}`, `python -m playground.training.export {policy}`.
+{command}`, `python -m playground.training.export {policy}`.
 
 The robot's model is read from the gym-aloha package (Apache-2.0), which is not part of these
 weights.
 """
 
 
-def export(name: str, folder: Path, run: Path, weights: str = "average") -> None:
-    """Writes the folder. Raises ValueError without a checkpoint, or if a file grows too large."""
+def export(name: str, folder: Path, run: Path, weights: str = "average", note: str = "") -> None:
+    """Writes the folder. `note`: what the card should tell of how the weights came about beyond
+    the recipe. Raises ValueError without a checkpoint, or if a file grows too large."""
     manager = checkpoints(run)
     if manager.latest_step() is None:
         raise ValueError(f"no checkpoint in {run}: run python -m playground.training.train {name}")
@@ -95,6 +97,8 @@ def export(name: str, folder: Path, run: Path, weights: str = "average") -> None
     card = _CARD.format(
         name=folder.name,
         policy=name,
+        command="pi0_fast --start-from pi0" if fast else name,
+        note=f"\n- {textwrap.fill(note, 98, subsequent_indent='  ')}" if note else "",
         title="pi0-FAST" if fast else "pi0",
         parameters=count,
         size=config.vision.image_size,
@@ -120,9 +124,10 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="default: assets/<policy>_tabletop")
     parser.add_argument("--run", type=Path, help="default: runs/<policy>")
     parser.add_argument("--weights", choices=("average", "last"), default="average")
+    parser.add_argument("--note", default="", help="for the card: how the weights came about")
     args = parser.parse_args()
     folder = args.folder or ASSETS / f"{args.policy}_tabletop"
-    export(args.policy, folder, args.run or RUNS / args.policy, args.weights)
+    export(args.policy, folder, args.run or RUNS / args.policy, args.weights, args.note)
 
 
 if __name__ == "__main__":
