@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import gradio as gr
 from fastapi import FastAPI
+from starlette.middleware import Middleware
 
 from playground.events import Done
 from playground.recipe import MAX_FILE
@@ -32,6 +33,7 @@ from playground.ui import (
 from playground.ui.answers import Answers
 from playground.ui.bench import Benches
 from playground.ui.progress import Progress
+from playground.ui.guard import Guard
 from playground.ui.results import Results
 from playground.ui.runs import Runs
 from playground.ui.visits import Memory, Visits
@@ -86,6 +88,7 @@ def serve(page: gr.Blocks, host: str, port: int) -> FastAPI:
         enable_monitoring=False,
         footer_links=["api"],
         theme=look.THEME,
+        app_kwargs={"middleware": [Middleware(Guard)]},
         css=look.css(),
     )
     return served
