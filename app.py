@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Mapping
 
-from playground import local
+from playground import choice
 from playground.robots import Robot
 from playground.worker import Worker
 
@@ -22,11 +22,15 @@ def settings() -> argparse.ArgumentParser:
     port = int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
     told.add_argument("--host", default=host, help="address to listen on (%(default)s)")
     told.add_argument("--port", type=int, default=port, help="port to listen on (%(default)s)")
-    told.add_argument("--policies", nargs="+", default=[], help="by openpi's names, or bundled")
-    told.add_argument("--folder", help="a checkpoint of your own; it may need the next three")
-    told.add_argument("--config", help="openpi's name for its config, or a JSON file")
-    told.add_argument("--robot", help="for a LeRobot checkpoint")
-    told.add_argument("--asset-id", help="whose norm stats, where not the config's")
+    told.add_argument(
+        "--checkpoint",
+        nargs="+",
+        default=os.environ.get("PI0_PLAYGROUND_CHECKPOINT", "").split(),
+        help="openpi's names, a folder (it may need the next three), or JSON files that name one",
+    )
+    told.add_argument("--config", help="the folder's: openpi's name for it, or a JSON file")
+    told.add_argument("--robot", help="of a LeRobot folder: a name or a JSON file")
+    told.add_argument("--asset-id", help="whose norm stats of the folder, where not the config's")
     return told
 
 
@@ -34,9 +38,7 @@ def main() -> None:
     told = settings().parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     try:
-        asked, robots = local.chosen(
-            told.policies, told.folder, told.config, told.robot, told.asset_id
-        )
+        asked, robots = choice.chosen(told.checkpoint, told.config, told.robot, told.asset_id)
     except ValueError as error:
         settings().error(str(error))
     worker = Worker("playground.loading:load", {"policies": asked}, kinds=KINDS)

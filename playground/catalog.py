@@ -54,6 +54,7 @@ class Entry:
     default_prompt     what openpi's policy is told when nothing is said, or None
     adapters           how its LoRA adapters were scaled, None for full weights
     action_tokenizer   pi0-FAST's, by its name on the Hugging Face hub or as a folder; else None
+    text_tokenizer     a sentencepiece model of its own, or None for PaliGemma's
     kind               whose layout the folder has
     address            where the checkpoint is published (gs://), or None
     folder             where it is on this machine, or None
@@ -71,6 +72,7 @@ class Entry:
     default_prompt: str | None = None
     adapters: Adapters | None = None
     action_tokenizer: str | None = None
+    text_tokenizer: Path | None = None
     kind: Kind = "openpi"
     address: str | None = None
     folder: Path | None = None

@@ -21,18 +21,19 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 import filelock
 
 from models.files import DIGESTS, record_digests, sha256, write_file
-from playground.catalog import Entry
+from playground.catalog import PALIGEMMA_TOKENIZER, Entry
 
 # bytes done, bytes in all, the file at hand
 Progress = Callable[[int, int, str], None]
 
 TIMEOUT_S = 60.0
+REACHABLE_S = 5.0
 ATTEMPTS = 5
 PIECE = 1 << 20
 
@@ -66,13 +67,47 @@ def obtain(entry: Entry, progress: Progress | None = None, servers: Servers | No
     if entry.folder is None and entry.address is None:
         raise ValueError(f"{entry.name} has no files to fetch. {entry.notice}")
     folder, tokenizer = entry.folder, entry.action_tokenizer
-    if folder is None:
-        needs = ("params/manifest.ocdbt", f"assets/{entry.asset_id}/norm_stats.json")
-        folder = fetch(entry.address, progress, needs=needs, servers=servers)
-    if tokenizer is not None and not Path(tokenizer).is_dir():
-        needs = ("tokenizer.json", "processor_config.json")
-        tokenizer = str(fetch(f"hf://{tokenizer}", progress, needs=needs, servers=servers))
+    for part, address, needs in _published(entry):
+        path = fetch(address, progress, needs=needs, servers=servers)
+        if part == "checkpoint":
+            folder = path
+        else:
+            tokenizer = str(path)
     return dataclasses.replace(entry, folder=folder, action_tokenizer=tokenizer)
+
+
+def missing(entry: Entry) -> list[str]:
+    """The addresses of what opening it would fetch. Asks the network nothing."""
+    needed = [(address, needs) for _, address, needs in _published(entry)]
+    if entry.kind != "bundled" and entry.text_tokenizer is None:
+        needed.append((PALIGEMMA_TOKENIZER, ()))
+    return [address for address, needs in needed if not _is_whole(local_path(address), needs)]
+
+
+def reachable(addresses: Iterable[str], servers: Servers | None = None) -> bool:
+    """Whether the servers of these addresses answer at all, within seconds."""
+    servers = servers or Servers()
+    for scheme in {urllib.parse.urlsplit(address).scheme for address in addresses}:
+        try:
+            with urllib.request.urlopen(
+                servers.hub if scheme == "hf" else servers.buckets, timeout=REACHABLE_S
+            ):
+                pass
+        except urllib.error.HTTPError:
+            continue  # it answers, with what it thinks of such a request
+        except (OSError, http.client.HTTPException):
+            return False
+    return True
+
+
+def _published(entry: Entry) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """(part, address, names it needs) of what is not in a folder of this machine's."""
+    if entry.folder is None and entry.address is not None:
+        needs = ("params/manifest.ocdbt", f"assets/{entry.asset_id}/norm_stats.json")
+        yield "checkpoint", entry.address, needs
+    tokenizer = entry.action_tokenizer
+    if tokenizer is not None and not Path(tokenizer).is_dir():
+        yield "tokenizer", f"hf://{tokenizer}", ("tokenizer.json", "processor_config.json")
 
 
 def cache_folder() -> Path:

@@ -90,15 +90,16 @@ def open_steps(asked: Asked) -> Generator[Phase, None, Policy]:
         badge=BUNDLED_BADGE if bundled else REAL_BADGE,
         notice=BUNDLED_NOTICE if bundled else entry.notice,
         stats=local.norm_stats(entry),
+        stats_notes=local.stats_notes(entry),
     )
     chunks = entry.action_tokenizer and FastActionTokenizer.load(entry.action_tokenizer)
     return assemble(info, entry, model, PaligemmaTokenizer(text), chunks)
 
 
 def _fetch(entry: Entry, progress: download.Progress) -> tuple[Entry, Path]:
-    """The entry with its files on this machine, and PaliGemma's sentencepiece model."""
+    """The entry with its files on this machine, and the sentencepiece model."""
     entry = download.obtain(entry, progress)
-    return entry, download.fetch(catalog.PALIGEMMA_TOKENIZER, progress)
+    return entry, entry.text_tokenizer or download.fetch(catalog.PALIGEMMA_TOKENIZER, progress)
 
 
 def _load(entry: Entry, progress: Callable[[int, int, str], None]) -> Pi0 | Pi0Fast:
@@ -188,6 +189,7 @@ def describe(
     badge: str,
     notice: str,
     stats: Mapping[str, Stats],
+    stats_notes: tuple[str, ...] = (),
 ) -> PolicyInfo:
     """A policy's card, from its entry and its norm stats (`state`, `actions`). `config` is the
     model's own, whose compute type may differ from the entry's."""
@@ -211,6 +213,8 @@ def describe(
         state_stats=stats["state"],
         action_stats=stats["actions"],
         model_config=to_dict(config),
+        default_prompt=entry.default_prompt,
+        stats_notes=stats_notes,
     )
 
 
@@ -221,7 +225,13 @@ def assemble(
     tokenizer: PaligemmaTokenizer,
     fast: FastActionTokenizer | None,
 ) -> Policy:
-    """The policy of a model, whatever its kind."""
+    """The policy of a model, whatever its kind. Raises ValueError if the text has more tokens than
+    the model's table."""
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise ValueError(
+            f"{entry.name} knows {model.config.vocab_size:,} tokens, its sentencepiece model has "
+            f"{tokenizer.vocab_size:,}: give the text_tokenizer that it was trained with"
+        )
     if isinstance(model, Pi0):
         return FlowPolicy(info, entry.robot, model, tokenizer, entry.state_in_prompt)
     return FastPolicy(info, entry.robot, model, FastTokenizer(tokenizer, fast))

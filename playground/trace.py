@@ -64,7 +64,8 @@ class PolicyInfo:
     """What the page knows of a policy without touching its weights.
 
     badge: shown wherever the policy's output shows ("untrained weights", "small bundled policy",
-    "real checkpoint"). revision: digest of the weights.
+    "real checkpoint"). revision: digest of the weights. default_prompt: what it is told when
+    nothing is said. stats_notes: plain sentences on norm stats that do not fit the robot.
     """
 
     name: str
@@ -85,6 +86,8 @@ class PolicyInfo:
     state_stats: Stats | None
     action_stats: Stats | None
     model_config: dict
+    default_prompt: str | None = None
+    stats_notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

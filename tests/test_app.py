@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import app
-from playground import local
+from playground import choice
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -30,9 +30,9 @@ def test_settings(monkeypatch):
     monkeypatch.delenv("GRADIO_SERVER_NAME", raising=False)
     monkeypatch.delenv("GRADIO_SERVER_PORT", raising=False)
     told = app.settings().parse_args([])
-    assert (told.host, told.port, told.policies) == ("127.0.0.1", 7860, [])
-    told = app.settings().parse_args(["--host", "::1", "--port", "80", "--policies", "pi0_droid"])
-    assert (told.host, told.port, told.policies) == ("::1", 80, ["pi0_droid"])
+    assert (told.host, told.port, told.checkpoint) == ("127.0.0.1", 7860, [])
+    told = app.settings().parse_args(["--host", "::1", "--port", "80", "--checkpoint", "pi0_droid"])
+    assert (told.host, told.port, told.checkpoint) == ("::1", 80, ["pi0_droid"])
 
 
 def test_a_space_s_address_is_taken(monkeypatch):
@@ -44,18 +44,18 @@ def test_a_space_s_address_is_taken(monkeypatch):
 
 
 def test_what_is_opened_by_default_and_by_name():
-    asked, robots = local.chosen([])
+    asked, robots = choice.chosen([])
     assert asked == ["pi0_tabletop", "pi0_fast_tabletop"]
     assert {robot.name for robot in robots.values()} == {"tabletop"}
-    asked, robots = local.chosen(["pi0_droid", "pi0_fast_droid"])
+    asked, robots = choice.chosen(["pi0_droid", "pi0_fast_droid"])
     assert {name: robot.name for name, robot in robots.items()} == dict.fromkeys(asked, "droid")
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--policies", "pi0_drod"], "pi0_droid"),
-        (["--folder", "nowhere"], "nowhere"),
+        (["--checkpoint", "pi0_drod"], "pi0_droid"),
+        (["--checkpoint", "./nowhere"], "nowhere"),
         (["--port", "http"], "--port"),
     ],
 )
@@ -72,7 +72,7 @@ def test_what_cannot_be_opened_is_said_in_a_line(arguments, words):
 def test_a_folder_of_ones_own(goldens):
     """openpi's does not say which config made it; nothing is guessed."""
     with pytest.raises(ValueError, match="which config"):
-        local.chosen([], str(goldens / "pi0"))
-    asked, robots = local.chosen([], str(goldens / "pi0"), "pi0_aloha")
+        choice.chosen([str(goldens / "pi0")])
+    asked, robots = choice.chosen([str(goldens / "pi0")], "pi0_aloha")
     assert asked[0]["config"] == "pi0_aloha"
     assert [robot.name for robot in robots.values()] == ["aloha"]

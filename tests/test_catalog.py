@@ -12,7 +12,7 @@ import pytest
 
 from models import checkpoint, config
 from models.lora import GEMMA_2B_LORA, GEMMA_300M_LORA, Adapters, Lora
-from playground import catalog, local, robots, transforms
+from playground import catalog, config_file, local, robots, transforms
 from playground.robots import NO_CAMERA
 from tests.test_checkpoint import SMALL, random_model
 
@@ -274,6 +274,31 @@ def test_lerobot_folder_that_is_not_clear(goldens):
         local.open_folder(folder / "pi0_fast", robot="libero")
 
 
+def test_what_lerobot_s_folder_leaves_out(goldens, tmp_path):
+    folder, path = goldens / "lerobot" / "pi0", tmp_path / "mine.json"
+    told = {"name": "mine", "robot": "aloha_sim", "vocab_size": 1024, "default_prompt": "fold"}
+    path.write_text(json.dumps(told))
+    entry = local.open_folder(folder, str(path))
+    assert (entry.name, entry.default_prompt) == ("mine", "fold")
+    assert entry.config == dataclasses.replace(
+        local.open_folder(folder, robot="aloha_sim").config, vocab_size=1024
+    )
+    path.write_text(json.dumps({"name": "mine", "family": "pi0"}))
+    with pytest.raises(
+        ValueError, match=r"no field is called 'family'\n  robot is missing: one of"
+    ):
+        local.open_folder(folder, str(path))
+    with pytest.raises(ValueError, match=r"says itself how it was made: .*not 'pi0_aloha'"):
+        local.open_folder(folder, "pi0_aloha")
+
+
+def test_settings_that_serve_for_nothing(goldens):
+    with pytest.raises(ValueError, match=r"\(openpi\) takes no robot"):
+        local.open_folder(goldens / "pi0", "pi0_aloha", robot="aloha")
+    with pytest.raises(ValueError, match=r"\(lerobot\) takes no asset_id"):
+        local.open_folder(goldens / "lerobot" / "pi0", robot="aloha_sim", asset_id="trossen")
+
+
 # --- a fine-tune's config -----------------------------------------------------------------------
 
 COMPLETE = {
@@ -293,7 +318,7 @@ def read(tmp_path):
     def read(data):
         path = tmp_path / "config.json"
         path.write_text(json.dumps(data))
-        return local.read_config(path)
+        return config_file.read_config(path)
 
     return read
 
@@ -345,6 +370,34 @@ def test_what_a_config_may_change(read):
     moved = read({"base": "pi0_fast_droid", "name": "x", "robot": "libero"})
     assert moved.config.action_dim == 7
     assert moved.config.image_slots == config.PI0_SLOTS
+
+
+def test_a_model_of_other_sizes(read):
+    language = {"width": 64, "depth": 3, "head_dim": 16}
+    told = {"vision": {"depth": 2}, "language": language, "action_expert": language}
+    small = read({**COMPLETE, **told, "vocab_size": 512}).config
+    assert small.vocab_size == 512
+    assert small.vision == dataclasses.replace(config.SIGLIP_SO400M, depth=2)
+    assert small.language == dataclasses.replace(config.GEMMA_2B, **language)
+    assert small.action_expert == dataclasses.replace(config.GEMMA_300M, **language)
+    with pytest.raises(ValueError, match="so depth must agree: language has 3, action expert has"):
+        read({**COMPLETE, "language": language})
+    with pytest.raises(ValueError, match=r'language is {"width": 0}; expected an object with any'):
+        read({**COMPLETE, "language": {"width": 0}})
+    with pytest.raises(ValueError, match=r'vision is {"height": 9}; expected an object with any'):
+        read({**COMPLETE, "vision": {"height": 9}})
+
+
+def test_files_are_found_from_where_the_config_is(read, tmp_path):
+    (tmp_path / "fast").mkdir()
+    told = {"base": "pi0_fast_droid", "name": "x", "action_tokenizer": "fast"}
+    entry = read({**told, "text_tokenizer": "text.model", "folder": "run/3"})
+    assert entry.action_tokenizer == str(tmp_path / "fast")
+    assert entry.text_tokenizer == tmp_path / "text.model"
+    assert config_file.folder_of(tmp_path / "config.json") == tmp_path / "run/3"
+    read(told)
+    with pytest.raises(ValueError, match="names no folder"):
+        config_file.folder_of(tmp_path / "config.json")
 
 
 def test_everything_wrong_in_one_error(read):
@@ -407,9 +460,9 @@ def test_file_that_is_no_config(tmp_path):
     path = tmp_path / "c.json"
     path.write_text("[]")
     with pytest.raises(ValueError, match="expected a JSON object, found list"):
-        local.read_config(path)
+        config_file.read_config(path)
     with pytest.raises(ValueError, match="cannot read "):
-        local.read_config(tmp_path / "none.json")
+        config_file.read_config(tmp_path / "none.json")
 
 
 def test_folder_with_a_config_file(goldens, tmp_path):

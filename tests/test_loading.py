@@ -1,17 +1,11 @@
 """From a name or a folder to a policy that answers."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
 from models.checkpoint import random_model
 from models.config import PI0_FAST_TABLETOP, PI0_TABLETOP
-from playground import catalog, loading, local
-from playground.events import Done, Phase
-from playground.robots import ALOHA
-from playground.trace import Options, RawObservation
-from tests.golden_models import CONFIGS
+from playground import catalog, loading
 
 
 def finish(steps):
@@ -22,30 +16,6 @@ def finish(steps):
             told.append(next(steps))
         except StopIteration as stop:
             return told, stop.value
-
-
-@pytest.mark.usefixtures("goldens")
-def test_a_real_folder_opens_like_a_users_own(goldens, monkeypatch):
-    """openpi's own files, at the goldens' size, with a stand-in for PaliGemma's text model."""
-    folder = {"folder": str(goldens / "pi0"), "config": "pi0_aloha", "robot": None}
-    entry = local.open_folder(**folder, asset_id=None)
-    text = goldens / "transforms" / "sentencepiece" / "tiny_paligemma.model"
-    small = dataclasses.replace(entry, config=CONFIGS["pi0"])
-    monkeypatch.setattr(local, "open_folder", lambda **_: small)
-    monkeypatch.setattr(loading, "_fetch", lambda entry, progress: (entry, text))
-    told, policy = finish(loading.open_steps(folder))
-    assert all(isinstance(event, Phase) for event in told)
-    assert {"downloading", "loading"} <= {event.phase.split(" (")[0] for event in told}
-    info = policy.info
-    assert (info.badge, info.robot, info.normalisation) == ("real checkpoint", "aloha", "z-score")
-    picture = np.full((48, 64, 3), 90, np.uint8)
-    raw = RawObservation(
-        "aloha", {"base_0_rgb": picture}, {}, "fold", np.array(ALOHA.resting_state)
-    )
-    *_, done = policy.infer(raw, Options(num_steps=2))
-    assert isinstance(done, Done)
-    assert done.trace.actions.shape == (1, 10, 14)
-    assert np.isfinite(done.trace.actions).all()
 
 
 def test_a_published_name_without_a_network_says_so(monkeypatch, tmp_path):

@@ -60,7 +60,7 @@ def test_page_says_why_no_policy_could_be_loaded(browser, tmp_path):
     folder = shutil.copytree(ROOT / "assets" / PI0, tmp_path / "damaged")
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    with started(tmp_path, "--folder", str(folder)) as address:
+    with started(tmp_path, "--checkpoint", str(folder)) as address:
         page = browser.new_page()
         page.goto(address)
         expect(page.locator(".say")).to_contain_text("model.safetensors")

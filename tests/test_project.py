@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from playground import local
+from playground import config_file
 from tests.conftest import ROOT
 
 SOURCES = sorted(
@@ -84,7 +84,7 @@ def test_readme_s_config_of_a_fine_tune_is_complete(tmp_path):
     found = re.findall(r"```json\n(.*?)```", README, re.DOTALL)
     (example,) = [block for block in found if '"my_run"' in block]
     (tmp_path / "my_run.json").write_text(example)
-    assert local.read_config(tmp_path / "my_run.json").name == "my_run"
+    assert config_file.read_config(tmp_path / "my_run.json").name == "my_run"
 
 
 def test_readme_names_files_that_exist():

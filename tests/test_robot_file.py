@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from playground import robots
-from playground.local import read_config
+from playground.config_file import read_config
 from playground.robot_file import FIELDS, REQUIRED, read_robot
 from playground.trace import RawObservation, Stats
 

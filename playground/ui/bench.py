@@ -98,18 +98,21 @@ def jobs(
     state: Sequence[float | str],
     options: Options,
 ) -> list[Job]:
-    """One job for all policies that name the slots alike. `pictures` and `modes` belong to
-    `bench.cameras`. Raises ValueError that says what to mend."""
+    """One job for all policies that name the slots alike and are told the same. `pictures` and
+    `modes` belong to `bench.cameras`; where nothing is said, each policy gets its default prompt.
+    Raises ValueError that says what to mend."""
     if unknown := set(policies) - set(bench.policies):
         raise ValueError(f"no loaded policy is called {', '.join(sorted(unknown))}")
     if not policies:
         raise ValueError("choose at least one policy to run")
     names = [[slot.name for slot in bench.robot.slots(kind)] for kind in ("pi0", "pi0_fast")]
-    if not bench.infos and names[0] != names[1]:
+    said = (prompt or "").strip()
+    if not bench.infos and (names[0] != names[1] or not said):
         raise ValueError("the policies are still being loaded; run when the page says so")
     values = robots.check_state(bench.robot, numbers(bench.robot, state))
-    found: dict[tuple[str, ...], Job] = {}
+    found: dict[tuple, Job] = {}
     for policy in policies:
+        default = bench.infos[policy].default_prompt if policy in bench.infos else None
         slots = [camera.slots[policy].name if policy in camera.slots else None
                  for camera in bench.cameras]  # fmt: skip
         given = [
@@ -125,11 +128,11 @@ def jobs(
                 if picture is not None and mode in (AS_TRAINED, "filled")
             },
             modes={slot: mode for slot, _, mode in given if mode != AS_TRAINED},
-            prompt=prompt or "",
+            prompt=prompt if said else default or prompt or "",
             state=values,
         )
         _check_pictures(bench, policy, observation)
-        key = tuple(slot for slot, _, _ in given)
+        key = (observation.prompt, *(slot for slot, _, _ in given))
         before = found[key].policies if key in found else ()
         found[key] = Job((*before, policy), observation, options)
     return list(found.values())

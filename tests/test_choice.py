@@ -1,0 +1,112 @@
+"""What the command line opens: names, folders, files that name a folder, and the default pair."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from playground import choice, download
+from playground.catalog import BUNDLED_PAIR, DEFAULT_PAIR
+from playground.choice import PAIR_NEEDS_GB, chosen
+
+
+def described(where: Path, name: str, **told) -> str:
+    path = where / f"{name}.json"
+    path.write_text(json.dumps({"name": name, **told}))
+    return str(path)
+
+
+def test_names_folders_and_files_side_by_side(goldens, tmp_path):
+    fast = described(tmp_path, "f", base="pi0_fast_droid", folder=str(goldens / "pi0_fast"))
+    found = chosen(["pi0_tabletop", str(goldens / "pi0"), fast], "pi0_aloha")
+    robots = {name: robot.name for name, robot in found.robots.items()}
+    assert robots == {"pi0_tabletop": "tabletop", "pi0_aloha": "aloha", "f": "droid"}
+    no = {"robot": None, "asset_id": None}
+    assert found.policies == [
+        "pi0_tabletop",
+        {"folder": str(goldens / "pi0"), "config": "pi0_aloha", **no},
+        {"folder": str(goldens / "pi0_fast"), "config": fast, **no},
+    ]
+
+
+def test_what_is_not_clear_is_refused(goldens, tmp_path):
+    folders = [str(goldens / "pi0"), str(goldens / "lora" / "pi0")]
+    with pytest.raises(ValueError, match="belongs to one folder, and 2 came"):
+        chosen(folders, "pi0_aloha")
+    with pytest.raises(ValueError, match="belongs to one folder, and none came"):
+        chosen(["pi0_droid"], "pi0_aloha")
+    same = described(tmp_path, "same", base="pi0_aloha", folder=folders[0])
+    with pytest.raises(ValueError, match="two of these are called same"):
+        chosen([same, same])
+    with pytest.raises(ValueError, match="no policy is called 'pi0_drod'; did you mean pi0_droid"):
+        chosen(["pi0_drod"])
+    with pytest.raises(ValueError, match="there is no such folder"):
+        chosen(["./pi0_droid"])
+    with pytest.raises(ValueError, match="names no folder"):
+        chosen([described(tmp_path, "bare", base="pi0_aloha")])
+
+
+# --- where nothing is asked for -----------------------------------------------------------------
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path, caplog):
+    """A machine as told: GPU memory, JAX's plugins, a network."""
+    monkeypatch.setenv("OPENPI_DATA_HOME", str(tmp_path))
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+
+    def machine(memory, plugins=("cuda12",), network=True):
+        caplog.clear()
+        caplog.set_level(logging.WARNING, choice.__name__)
+        monkeypatch.setattr(choice, "gpu_memory_gb", lambda: memory)
+        monkeypatch.setattr(choice.importlib.metadata, "entry_points", lambda group: plugins)
+        monkeypatch.setattr(choice.download, "reachable", lambda addresses: network)
+        return choice.default_pair(), caplog.text
+
+    return machine
+
+
+def test_default_pair(machine, monkeypatch):
+    assert machine(141.0) == (DEFAULT_PAIR, "")
+    assert machine(None) == (BUNDLED_PAIR, "")
+    for told, words in (
+        ({"memory": PAIR_NEEDS_GB - 1}, "it has 19 GB"),
+        ({"memory": 141.0, "plugins": ()}, 'pip install "jax'),
+        ({"memory": 141.0, "network": False}, "gs://openpi-assets/checkpoints/pi0_droid"),
+    ):
+        pair, said = machine(**told)
+        assert pair == BUNDLED_PAIR
+        assert words in said
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert machine(141.0)[0] == BUNDLED_PAIR
+
+
+def test_files_that_are_here_need_no_network(machine):
+    for name in ("pi0_droid", "pi0_fast_droid"):
+        folder = download.local_path(f"gs://openpi-assets/checkpoints/{name}")
+        for part in ("params/manifest.ocdbt", "assets/droid/norm_stats.json"):
+            (folder / part).parent.mkdir(parents=True, exist_ok=True)
+            (folder / part).touch()
+    for address, parts in (
+        ("hf://physical-intelligence/fast", ("tokenizer.json", "processor_config.json")),
+        ("gs://big_vision/paligemma_tokenizer.model", ("",)),
+    ):
+        pair, said = machine(141.0, network=False)
+        assert pair == BUNDLED_PAIR
+        assert address in said
+        for part in parts:
+            path = download.local_path(address) / part
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    assert machine(141.0, network=False) == (DEFAULT_PAIR, "")
+
+
+def test_the_driver_is_asked(monkeypatch, tmp_path):
+    program = tmp_path / "nvidia-smi"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert choice.gpu_memory_gb() is None
+    for told, memory in (("echo 143771; echo 143771", 150.8), ("exit 9", None), ("echo x", None)):
+        program.write_text(f"#!/bin/sh\n{told}\n")
+        program.chmod(0o755)
+        assert choice.gpu_memory_gb() == pytest.approx(memory, abs=0.1)

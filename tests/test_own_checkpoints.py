@@ -1,0 +1,213 @@
+"""Checkpoints of one's own from the command line to an answer: folders as openpi and LeRobot wrote
+them (the goldens), in one app, held to the models called directly. Nothing is asked of a network.
+"""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from gradio_client import Client, handle_file
+from PIL import Image
+
+from models.checkpoint import load_lerobot, load_openpi
+from models.lora import Adapters, Lora
+from models.observation import Observation, uint8_to_float
+from models.pi0_fast import Pi0FastPrograms
+from models.tokenizer import FastActionTokenizer, FastTokenizer, PaligemmaTokenizer
+from playground import loading, local, robots, transforms
+from playground.policy import sample_noise
+from playground.training import tokenizers
+from tests.golden_models import CONFIGS, close
+from tests.test_lerobot import CONFIG as LEROBOT
+from tests.test_loading import finish
+from tests.visitor import started
+
+# The goldens' sizes, which neither openpi nor LeRobot writes into a folder.
+VISION = {"width": 48, "depth": 2, "mlp_dim": 96, "num_heads": 4}
+LANGUAGE = {"width": 64, "depth": 3, "mlp_dim": 128, "num_heads": 4, "head_dim": 16}
+ACTION = {**LANGUAGE, "width": 32, "mlp_dim": 64}
+SMALL = {"vision": VISION, "language": LANGUAGE, "vocab_size": 2048}
+PROMPT, SEED = "touch the red cube", 7
+# With weights in bfloat16 the velocity is rounded to it too; in the robot's units.
+ROUNDING = 0.02
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """Sentencepiece models of 2,048 pieces, as many as openpi's goldens know, and of 896 without
+    <loc> pieces for LeRobot's, which know 1,024."""
+    folder = tmp_path_factory.mktemp("texts")
+    whole = tokenizers.train(vocab_size=896, count=2000)
+    (folder / "text.model").write_bytes(whole)
+    (folder / "short.model").write_bytes(whole[: whole.index(b"\n\x12\n\x09<loc0000>")])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def described(goldens, texts):
+    """What a person with such folders has to write, by name."""
+    files = {
+        "mine": {
+            "base": "pi0_aloha",
+            "action_horizon": 10,
+            "text_tokenizer": "text.model",
+            "default_prompt": PROMPT,
+            **SMALL,
+            "action_expert": ACTION,
+        },
+        "my_lora": {
+            "base": "pi0_fast_droid",
+            "folder": str(goldens / "lora" / "pi0_fast"),
+            "max_token_len": 96,
+            "lora": {"language": {"rank": 4, "alpha": 8, "rslora": False}},
+            "text_tokenizer": "text.model",
+            "action_tokenizer": str(goldens / "transforms" / "fast"),
+            **SMALL,
+        },
+        "my_lerobot": {
+            "folder": str(goldens / "lerobot" / "pi05"),
+            "robot": "libero",
+            "text_tokenizer": "short.model",
+            "vision": VISION,
+            "language": {**LANGUAGE, "num_heads": 8},
+            "action_expert": {**ACTION, "num_heads": 8},
+            "vocab_size": 1024,
+        },
+    }
+    for name, told in files.items():
+        (texts / f"{name}.json").write_text(json.dumps({"name": name, **told}))
+    return {name: str(texts / f"{name}.json") for name in files}
+
+
+@pytest.fixture(scope="module")
+def client(goldens, described, tmp_path_factory):
+    """The app on all three: a folder with its config, and two files that name their folders."""
+    folder = tmp_path_factory.mktemp("own")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENPI_DATA_HOME", str(folder / "nothing"))
+        for name in ("http_proxy", "https_proxy"):
+            patch.setenv(name, "http://127.0.0.1:9")  # nobody listens: any request fails
+        patch.setenv("no_proxy", "127.0.0.1")
+        checkpoints = [str(goldens / "pi0"), described["my_lora"], described["my_lerobot"]]
+        arguments = ["--checkpoint", *checkpoints, "--config", described["mine"]]
+        with started(folder, *arguments) as address:
+            yield Client(address, verbose=False, download_files=False)
+    assert not (folder / "nothing").exists()
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    """One that needs no resizing: its file and its pixels."""
+    pixels = np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)
+    path = tmp_path_factory.mktemp("picture") / "picture.png"
+    Image.fromarray(pixels).save(path)
+    return path, pixels
+
+
+def ask(client, api, name, robot, picture, prompt=PROMPT, **options):
+    path, _ = picture
+    slots = [slot.name for slot in robot.slots("pi0_fast" if name == "my_lora" else "pi0")
+             if slot.required]  # fmt: skip
+    answer = client.predict(
+        prompt=prompt,
+        images={slot: handle_file(path) for slot in slots},
+        policies=[name],
+        robot=robot.name,
+        seed=SEED,
+        api_name=api,
+        **options,
+    )[name]
+    assert "failure" not in answer, answer
+    assert answer["badge"] == "real checkpoint"
+    return answer
+
+
+def observation(config, robot, entry, stats, picture, prompt) -> Observation:
+    """What the model eats, put together here."""
+    state = robot.state_to_model(np.array(robot.resting_state))
+    state = transforms.normalise(state, stats["state"], entry.normalisation)
+    filled = {slot.name for slot in entry.slots if slot.required}
+    black = np.zeros_like(picture)
+    seen = {s: picture if s in filled else black for s in config.image_slots}
+    fast = entry.family == "pi0_fast"
+    return Observation(
+        images={slot: uint8_to_float(image)[None] for slot, image in seen.items()},
+        image_masks={slot: np.array([fast or slot in filled]) for slot in seen},
+        state=transforms.pad(state, config.action_dim)[None].astype(np.float32),
+        tokens=prompt(state).tokens[None].astype(np.int32),
+        token_mask=prompt(state).mask[None],
+        token_ar_mask=np.zeros((1, config.max_token_len), np.int32) if fast else None,
+        token_loss_mask=np.zeros((1, config.max_token_len), bool) if fast else None,
+    )
+
+
+def chunk(model, robot, entry, stats, picture, prompt) -> np.ndarray:
+    """The robot's actions of a flow policy, from the model called directly."""
+    config = model.config
+    noise = sample_noise(SEED, 1, config.action_horizon, config.action_dim)
+    seen = observation(config, robot, entry, stats, picture, prompt)
+    actions = jax.jit(model.sample_actions)(seen, noise)
+    state = np.array(robot.resting_state)
+    return robots.from_model(robot, actions, state, stats["actions"], entry.normalisation)
+
+
+def held(client, name, robot, picture, want):
+    """The app's answer against ours: closer than anything that matters would leave it."""
+    close(ask(client, "/infer", name, robot, picture)["actions"], want, ROUNDING)
+    other = ask(client, "/infer", name, robot, picture, prompt="go home")["actions"]
+    assert np.abs(np.array(other) - want).max() > 5 * ROUNDING
+
+
+def test_what_is_told_while_a_folder_opens(goldens, described):
+    steps = loading.open_steps({"folder": str(goldens / "pi0"), "config": described["mine"]})
+    told, policy = finish(steps)
+    assert {event.phase.split(" (")[0] for event in told} == {"downloading", "loading"}
+    info = policy.info
+    assert (info.name, info.badge, info.robot) == ("mine", "real checkpoint", "aloha")
+    assert (info.normalisation, info.default_prompt) == ("z-score", PROMPT)
+
+
+def test_a_text_model_that_is_too_large_is_refused(goldens, described, texts):
+    """openpi's PaliGemma tokens in a model that knows fewer would be read as others."""
+    told = json.loads((texts / "mine.json").read_text())
+    told["text_tokenizer"] = str(goldens / "transforms" / "sentencepiece" / "tiny_paligemma.model")
+    (texts / "wrong.json").write_text(json.dumps(told))
+    with pytest.raises(ValueError, match=r"knows 2,048 tokens, its sentencepiece model has 3,712"):
+        loading.open_policy({"folder": str(goldens / "pi0"), "config": str(texts / "wrong.json")})
+
+
+def test_a_folder_that_openpi_wrote(goldens, described, texts, client, picture):
+    entry = local.open_folder(goldens / "pi0", described["mine"])
+    model = load_openpi(goldens / "pi0", CONFIGS["pi0"], dtype="bfloat16")
+    text = PaligemmaTokenizer(texts / "text.model")
+    want = chunk(model, entry.robot, entry, local.norm_stats(entry), picture[1],
+                 lambda state: text.tokenize(PROMPT, 48))  # fmt: skip
+    held(client, "mine", entry.robot, picture, want)
+
+
+def test_a_lora_fine_tune(goldens, described, texts, client, picture):
+    entry = local.open_folder(goldens / "lora" / "pi0_fast", described["my_lora"])
+    adapters = Adapters(Lora(4, 8.0, rslora=False))
+    folder = goldens / "lora" / "pi0_fast"
+    config = dataclasses.replace(entry.config, dtype="float32")
+    model = load_openpi(folder, config, dtype="bfloat16", adapters=adapters)
+    text = FastTokenizer(
+        PaligemmaTokenizer(texts / "text.model"),
+        FastActionTokenizer.load(goldens / "transforms" / "fast"),
+    )
+    seen = observation(model.config, entry.robot, entry, local.norm_stats(entry), picture[1],
+                       lambda state: text.tokenize(PROMPT, state, 96))  # fmt: skip
+    want = Pi0FastPrograms(model).sample_actions(seen, max_decoding_steps=8)
+    got = ask(client, "/denoise", "my_lora", entry.robot, picture, max_tokens=8)
+    assert [token["id"] for token in got["tokens"]] == np.asarray(want)[0].tolist()
+
+
+def test_a_folder_of_lerobot_s(goldens, described, texts, client, picture):
+    entry = local.open_folder(goldens / "lerobot" / "pi05", described["my_lerobot"])
+    model = load_lerobot(goldens / "lerobot" / "pi05", LEROBOT["pi05"], dtype="bfloat16")
+    text = PaligemmaTokenizer(texts / "short.model")
+    want = chunk(model, entry.robot, entry, local.norm_stats(entry), picture[1],
+                 lambda state: text.tokenize(PROMPT, 200, state))  # fmt: skip
+    held(client, "my_lerobot", entry.robot, picture, want)
