@@ -111,6 +111,19 @@ def test_page_can_be_used_before_policies_are_loaded_where_slots_are_alike():
         jobs(every.of("droid"), {0: GREY, 1: GREY})
 
 
+def test_a_default_prompt_is_told_where_nothing_is_said():
+    """To each policy its own; what is said holds for all."""
+    bench = bench_of(ALOHA, "pi0", "pi05")
+    towel = dataclasses.replace(bench.infos["pi0"], default_prompt="fold the towel")
+    bench = dataclasses.replace(bench, infos=bench.infos | {"pi0": towel})
+    told = {job.policies: job.observation.prompt for job in jobs(bench, {0: GREY}, prompt=" ")}
+    assert told == {("pi0",): "fold the towel", ("pi05",): " "}
+    (job,) = jobs(bench, {0: GREY}, prompt="open it")
+    assert (job.policies, job.observation.prompt) == (("pi0", "pi05"), "open it")
+    with pytest.raises(ValueError, match="still being loaded"):
+        jobs(dataclasses.replace(bench, infos={}), {0: GREY}, prompt="")
+
+
 def test_slot_that_is_masked_or_black_carries_no_picture():
     bench = bench_of(TABLETOP, "pi0")
     (job,) = jobs(bench, {0: GREY, 1: GREY, 2: GREY}, {1: "masked", 2: "black"})

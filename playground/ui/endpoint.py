@@ -1,5 +1,6 @@
-"""The page's answers for programs: `/infer`, `/denoise`, `/attention_mask`, `/attention` and
-`/what_matters`. What they hold is in `playground.answers` and `playground.analysis`."""
+"""The page's answers for programs: `/infer`, `/denoise`, `/attention_mask`, `/attention`,
+`/what_matters` and `/norm_stats`. What they hold is in `playground.answers`, `playground.analysis`
+and `playground.norm_check`."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -11,7 +12,7 @@ from playground import answers
 from playground.events import Done, Failed, Job, Result
 from playground.trace import Options, Trace
 from playground.ui import bench as benches
-from playground.ui import matters, runs
+from playground.ui import matters, norms, runs
 from playground.ui import results as kept
 from playground.ui.bench import Bench, Benches
 from playground.ui.results import Results
@@ -167,7 +168,23 @@ def build(every: Benches, worker: Worker, results: Results) -> None:
 
         return _report(_submitted(call))
 
-    for endpoint in (infer, denoise, attention_mask, attention, what_matters):
+    def norm_stats(
+        state: list[float] | None = None,
+        policies: list[str] | None = None,
+        robot: str | None = None,
+    ) -> dict[str, Any]:
+        """Checks the norm stats of policies; runs none.
+
+        state: in the robot's units, to be told where it lies; None for its resting state.
+        policies, robot: as /infer takes them.
+
+        Returns by policy: badge, notice, method (z-score or quantile), rule (the same in words),
+        sound, remarks, and rows (part, name, unit, mean, std, q01, q99, value, normalised, remarks
+        of each dimension of state and actions).
+        """
+        return _submitted(lambda: norms.answer(every.of(robot), policies, state))
+
+    for endpoint in (infer, denoise, attention_mask, attention, what_matters, norm_stats):
         gr.api(endpoint, api_name=endpoint.__name__, concurrency_limit=None)
 
 

@@ -78,7 +78,7 @@ def build(bench: Bench) -> Form:
     prompt = gr.Textbox(
         first.prompt if first else "",
         label="Prompt",
-        placeholder="what the robot shall do",
+        placeholder=_placeholder(bench),
         lines=2,
         max_lines=6,
         max_length=10_000,
@@ -147,6 +147,12 @@ def camera_title(bench: Bench, index: int) -> str:
     return f"<code>{html.escape(camera.title)}</code> <span>{html.escape(told)}</span>"
 
 
+def _placeholder(bench: Bench) -> str:
+    told = dict.fromkeys(i.default_prompt for i in bench.infos.values() if i.default_prompt)
+    unless = f" (left empty: {' / '.join(told)})" if told else ""
+    return f"what the robot shall do{unless}"
+
+
 def state_value(bench: Bench, values: Sequence[float] | None) -> dict:
     dims = [{"name": theme.plain(d.name), "unit": theme.plain(d.unit)} for d in bench.robot.state]
     return {"dims": dims, "values": list(values or bench.robot.resting_state)}
@@ -171,6 +177,7 @@ def refreshed(bench: Bench, robots: Sequence[Robot], form: Form) -> dict:
             visible=len(robots) > 1,
         ),
         form.policies: gr.update(choices=labels, visible=len(bench.policies) > 1),
+        form.prompt: gr.update(placeholder=_placeholder(bench)),
         form.examples: example_cards(bench),
         **scenes.refreshed(bench, form.scenes),
     }

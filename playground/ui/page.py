@@ -21,6 +21,7 @@ from playground.ui import (
     endpoint,
     look,
     matters,
+    norms,
     observation,
     progress,
     recipe,
@@ -32,8 +33,8 @@ from playground.ui import (
 )
 from playground.ui.answers import Answers
 from playground.ui.bench import Benches
-from playground.ui.progress import Progress
 from playground.ui.guard import Guard
+from playground.ui.progress import Progress
 from playground.ui.results import Results
 from playground.ui.runs import Runs
 from playground.ui.visits import Memory, Visits
@@ -87,8 +88,8 @@ def serve(page: gr.Blocks, host: str, port: int) -> FastAPI:
         ssr_mode=False,
         enable_monitoring=False,
         footer_links=["api"],
-        theme=look.THEME,
         app_kwargs={"middleware": [Middleware(Guard)]},
+        theme=look.THEME,
         css=look.css(),
     )
     return served
@@ -149,6 +150,7 @@ class _Parts:
         if found:
             values = observation.filled(bench, found[0], self.form)
         frame[self.form.policies] |= {"value": list(bench.policies)}
+        values[self.form.prompt] = frame[self.form.prompt] | {"value": values[self.form.prompt]}
         for index, picture in enumerate(self.form.pictures):
             if index < len(bench.cameras):
                 values[picture] = frame[picture] | {"value": values[picture]}
@@ -392,6 +394,7 @@ def _wire(page: gr.Blocks, parts: _Parts, memory: Memory, kept: Visits) -> None:
     judge = {"fn": parts.judge_again, "inputs": [tab.opened, parts.key], **own}
     tab.again.change(**run).then(**show).then(outputs=[tab.status, tab.opened], **judge)
     matters.wire(shown.matters, form, parts.every, parts.worker, parts.runs)
+    norms.wire(shown.norms, form, parts.every)
     gr.on(
         [shown.units.change, shown.execute.change],
         parts.redraw,

@@ -9,7 +9,7 @@ import gradio as gr
 
 from playground.recipe import FORMAT, of, to_json
 from playground.trace import Trace
-from playground.ui import look, matters, received, recipe, results, rollout
+from playground.ui import look, matters, norms, received, recipe, results, rollout
 from playground.ui.bench import Bench
 from playground.ui.observation import Form
 from playground.views import actions as actions_view
@@ -50,6 +50,7 @@ class Shown:
     looks: dict[str, gr.HTML]
     matters: matters.Tab
     received: dict[str, gr.HTML]
+    norms: norms.Panel
     recipe: recipe.Tab
     columns: dict[str, list[gr.Column]]
 
@@ -121,8 +122,9 @@ def build(policies: Sequence[str], bench: Bench, form: Form) -> Shown:
         with gr.Tab("What matters", id="matters"):
             what_matters = matters.build()
         film = rollout.build(bench, form.prompt.value, form.scenes.seed.value)
-        with gr.Tab("What the models receive", id="received"):
+        with gr.Tab("What the models receive", id="received") as receive:
             seen = side_by_side(lambda: gr.HTML(None, **received.COMPONENT))
+            stats = norms.build(receive)
         with gr.Tab("Recipe", id="recipe"):
             kept = recipe.build()
     players = {name: pair[0] for name, pair in both.items()}
@@ -130,7 +132,7 @@ def build(policies: Sequence[str], bench: Bench, form: Form) -> Shown:
     return Shown(
         film, units, execute, result, pictures, plot, words, live, played, players, rails, compare,
         masks,
-        measure, looks, what_matters, seen, kept, columns,
+        measure, looks, what_matters, seen, stats, kept, columns,
     )  # fmt: skip
 
 
