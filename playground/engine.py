@@ -69,6 +69,10 @@ class Process:
                 start_new_session=True,
             )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def send(self, frame: bytes) -> None:
         """Raises OSError if the process is gone or does not listen."""
         self._line.sendall(frame)

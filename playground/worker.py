@@ -34,6 +34,7 @@ from playground.engine import Lost, Process
 from playground.events import Done, Event, Failed, Job, Queued, from_plain
 from playground.trace import PolicyInfo
 
+QUEUE_SIZE = 64  # jobs that wait while one runs
 _POSITION_EVERY_S = 2.0  # waiting clients hear this often, so that a closed page is noticed too
 _MAX_CRASHES = 3  # without a completed job between
 _MAX_UNREAD = 2000  # events; a client this far behind has stopped reading
@@ -90,7 +91,7 @@ class Worker:
         arguments: dict,
         *,
         kinds: dict[str, str] | None = None,
-        queue_size: int = 16,
+        queue_size: int = QUEUE_SIZE,
         load_deadline_s: float = 600.0,
     ):
         self._setup = {
@@ -234,6 +235,7 @@ class Worker:
         try:
             self._due = time.monotonic() + self._setup["deadline_s"]
             process = Process(self._wake_in)
+            _log(logging.INFO, "started", {"process": process.pid})
             process.send(wire.encode(self._setup))
             self._serve(process)
             self._become("closed")
@@ -316,16 +318,15 @@ class Worker:
                 fields = {"job": ticket.id, "policy": policy, "traceback": message["traceback"]}
                 _log(logging.ERROR, "failed", fields)
             case Done(policy=policy, trace=trace):
-                timings = {stage: round(ms, 2) for stage, ms in trace.timings_ms.items()}
-                fields = {"job": ticket.id, "policy": policy, "reused": list(trace.reused)}
-                _log(logging.INFO, "policy done", fields | {"timings_ms": timings})
+                stages = {stage: round(ms, 2) for stage, ms in trace.timings_ms.items()}
+                ticket.done[policy] = {"timings_ms": stages, "reused": list(trace.reused)}
         with self._lock:
             ticket.put(event)
 
     def _end_running(self, outcome: str) -> None:
         """The running job's stream ends, and its duration counts for those who wait."""
-        ticket, now = self._running, time.monotonic()
-        ran_s = now - ticket.started
+        ticket = self._running
+        ran_s = time.monotonic() - ticket.started
         with self._lock:
             self._running = None
             ticket.end()
@@ -334,9 +335,9 @@ class Worker:
                 self._crashes = 0
                 typical = self._typical_s.setdefault(ticket.label, ran_s)
                 self._typical_s[ticket.label] = 0.7 * typical + 0.3 * ran_s
-        fields = {"job": ticket.id, "kind": ticket.kind, "label": ticket.label, "outcome": outcome}
+        fields = {"job": ticket.id, "kind": ticket.kind, "outcome": outcome}
         times = {"waited_s": round(ticket.started - ticket.queued, 3), "ran_s": round(ran_s, 3)}
-        _log(logging.INFO, "ended", fields | times)
+        _log(logging.INFO, "ended", fields | times | {"policies": ticket.done})
 
     def _after_loss(self, lost: Exception) -> None:
         """The process died: so did the job it ran; the rest of the line waits for the next one."""
@@ -462,6 +463,7 @@ class _Ticket:
         )
         self.news = threading.Condition(lock)
         self.events: collections.deque[Event] = collections.deque()
+        self.done: dict[str, dict] = {}  # by policy, what the log tells of its run
         self.closed = False
         self.ended = False
         self.position = -1

@@ -407,6 +407,23 @@ def test_a_failing_policy_fails_alone(start, caplog):
     assert worker.status().crashes == 0
 
 
+def test_a_job_is_one_line_of_the_log(start, caplog):
+    """With its id, its times, each policy's stages and what came from caches; nothing private."""
+    caplog.set_level("INFO")
+    worker = start()
+    stream = worker.infer(job("step note=/dev/null", "pi0", "fast"))
+    answer(stream)
+    until(lambda: any(stream.job_id in record.message for record in caplog.records))
+    (line,) = [json.loads(r.message) for r in caplog.records if stream.job_id in r.message]
+    assert (line["event"], line["kind"], line["outcome"]) == ("ended", "infer", "done")
+    assert line["ran_s"] >= 0 <= line["waited_s"]
+    trace = pi0_trace()
+    told = {"timings_ms": trace.timings_ms, "reused": list(trace.reused)}
+    assert line["policies"] == {"pi0": told, "fast": told}
+    assert told["timings_ms"]
+    assert "note=" not in caplog.text
+
+
 def test_a_killed_worker_comes_back_and_the_line_stands(start, tmp_path):
     door = tmp_path / "door"
     door.touch()

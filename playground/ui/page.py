@@ -38,12 +38,12 @@ from playground.ui.progress import Progress
 from playground.ui.results import Results
 from playground.ui.runs import Runs
 from playground.ui.visits import Memory, Visits
-from playground.worker import Busy, Down, Worker
+from playground.worker import QUEUE_SIZE, Busy, Down, Worker
 
 _UPDATE_EVERY_S = 0.1
 _LIVE_AFTER_S = 0.4  # a shorter run shows its result only, not its making
 _SETTLE_S = 0.7
-_THREADS = 64  # each waiting visitor holds one
+_THREADS = QUEUE_SIZE + 32  # each waiting visitor holds one
 _MAX_UPLOAD = MAX_FILE  # a run's ZIP; pictures are held to less
 _MAX_EVENTS = 256  # Gradio's own queue; the worker's is shorter and the one that counts
 

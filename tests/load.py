@@ -1,0 +1,553 @@
+"""How the playground holds under load and faults: `python -m tests.load`.
+
+Starts the page on the bundled policies as a program of its own and visits it over HTTP, as a
+browser or gradio_client would: first visitors, who each hold every answer against the one that the
+same question got alone; then faults, one after the other. Prints a table, and ends with 1 where
+something did not hold.
+
+    --visitors 1 8 32   stages, after a first one of a single visitor
+    --seconds 60        how long each stage's visitors go on asking
+    --json FILE         the figures for programs
+
+The one thing that is not as in the app: a prompt that makes a policy raise an error. Needs Linux.
+"""
+
+import argparse
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import itertools
+import json
+import os
+import re
+import secrets
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+
+import app
+from playground.catalog import BUNDLED_PAIR
+from playground.robots import TABLETOP
+from playground.worker import QUEUE_SIZE, Worker
+
+ROOT = Path(__file__).resolve().parents[1]
+PICTURE = ROOT / "assets" / "examples" / "tabletop-red.png"
+VERBS = ("touch", "pick up", "lift", "grab", "hold", "reach", "go to", "move to")
+PROMPTS = [
+    f"{verb} the {colour} cube" for verb in VERBS for colour in ("red", "green", "blue", "white")
+]
+LONG = {"steps": 100, "samples": 32}  # lasts for seconds, step by step
+LIMIT_S = 120.0  # for whatever must happen, on however slow a machine
+BREAK = "raise an error"
+SECRET = "/home/somebody/secret"
+
+
+# --- the program that is visited ----------------------------------------------------------------
+
+
+class Fragile:
+    """A policy that can be asked to fail in a way that nobody foresaw."""
+
+    def __init__(self, policy):
+        self._policy = policy
+        self.info = policy.info
+
+    def infer(self, observation, options):
+        if observation.prompt == BREAK:
+            raise RuntimeError(SECRET)
+        yield from self._policy.infer(observation, options)
+
+
+def load(policies):
+    from playground import loading
+
+    opened = yield from loading.load(policies)
+    return {name: Fragile(policy) for name, policy in opened.items()}
+
+
+def serve(port: int, places: int) -> None:
+    asked = {"policies": list(BUNDLED_PAIR)}
+    worker = Worker("tests.load:load", asked, kinds=app.KINDS, queue_size=places)
+    app.serve(worker, dict.fromkeys(BUNDLED_PAIR, TABLETOP), "127.0.0.1", port)
+
+
+class Page:
+    """The program, from its start; `with` waits until it is ready and ends it."""
+
+    def __init__(self, folder: Path, places: int):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.places, self.address = places, f"http://127.0.0.1:{port}"
+        self._log = folder / "log"
+        with self._log.open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.load", "--serve", str(port), str(places)],
+                cwd=ROOT,
+                env={**os.environ, "GRADIO_TEMP_DIR": str(folder / "files")},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        self._http = httpx.Client(base_url=self.address, timeout=LIMIT_S)
+
+    def __enter__(self) -> "Page":
+        try:
+            until(lambda: self.process.poll() is not None or self.ready())
+            assert self.process.poll() is None, self.text()
+        except BaseException:
+            self.process.kill()
+            raise
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._http.close()
+        self.process.kill()
+        self.process.wait()
+
+    def ready(self) -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            return self._http.get("/readyz").status_code == 200
+        return False
+
+    def status(self) -> dict:
+        return self._http.get("/readyz").json()
+
+    def text(self) -> str:
+        return self._log.read_text()
+
+    def told(self, event: str) -> list[dict]:
+        """What the log says of an event of the worker's."""
+        lines = re.findall(r" playground\.worker (\{.*\})", self.text())
+        return [line for line in map(json.loads, lines) if line["event"] == event]
+
+    def worker(self) -> int:
+        return self.told("started")[-1]["process"]
+
+    def visitor(self) -> "Visitor":
+        return Visitor(self)
+
+    @functools.cached_property
+    def config(self) -> dict:
+        return self._http.get("/config").json()
+
+    @functools.cached_property
+    def parameters(self) -> dict[str, object]:
+        """Of /infer, with their defaults."""
+        found = self._http.get("/gradio_api/info").json()["named_endpoints"]["/infer"]
+        return {p["parameter_name"]: p.get("parameter_default") for p in found["parameters"]}
+
+
+class Refused(Exception):
+    """The page answered with an error message."""
+
+
+class Visitor:
+    """One session; it speaks Gradio's protocol as the page's own script does."""
+
+    def __init__(self, page: Page):
+        self._config, self._parameters = page.config, page.parameters
+        self._http = httpx.Client(base_url=f"{page.address}/gradio_api", timeout=LIMIT_S)
+        self._session = secrets.token_hex(6)
+        with PICTURE.open("rb") as file:
+            (path,) = self._http.post("/upload", files={"files": file}).json()
+        self._picture = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        self.waiting = 0.0  # when the page began with the last question
+
+    def close(self) -> None:
+        self._http.close()
+
+    def ask(self, prompt: str, seed: int = 0, **options) -> dict:
+        """What /infer answers; raises Refused."""
+        given = {"prompt": prompt, "images": {"base_0_rgb": self._picture}, "seed": seed}
+        given = self._parameters | given | {"max_tokens": 48} | options
+        (endpoint,) = (d for d in self._config["dependencies"] if d["api_name"] == "infer")
+        self._join(endpoint, list(given.values()))
+        (answer,) = list(self._messages())[-1]["data"]
+        return answer
+
+    def press(self, button: str, **values) -> None:
+        """Sends what the page sends for a click, fields by their ids as they are but for these."""
+        parts = {part["id"]: part["props"] for part in self._config["components"]}
+        (place,) = (i for i, props in parts.items() if props.get("elem_id") == button)
+        event = next(d for d in self._config["dependencies"] if [place, "click"] in d["targets"])
+        fields = [parts[i] for i in event["inputs"]]
+        data = [values.get(f.get("elem_id"), f.get("value")) for f in fields]
+        self._join(event, data)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """A long run on the page, from its first steps until the page is closed."""
+        with self._http.stream("GET", f"/heartbeat/{self._session}"):
+            self.press("run", **LONG)
+            with contextlib.closing(self._messages()) as updates:
+                next(update for update in updates if "step" in json.dumps(update))
+                yield
+
+    def stop(self) -> None:
+        self.press("stop")
+
+    def _join(self, event: dict, data: list) -> None:
+        body = {"fn_index": event["id"], "data": data, "session_hash": self._session}
+        answer = self._http.post("/queue/join", json=body)
+        if answer.status_code != 200:
+            raise Refused(answer.text)
+
+    def _messages(self) -> Iterator[dict]:
+        """The outputs of what was joined, until it is complete."""
+        with self._http.stream("GET", f"/queue/data?session_hash={self._session}") as lines:
+            for line in lines.iter_lines():
+                message = json.loads(line.removeprefix("data: ")) if line else {"msg": ""}
+                if message["msg"] == "process_starts":
+                    self.waiting = time.monotonic()
+                elif message["msg"] in ("process_generating", "process_completed"):
+                    if not message["success"]:
+                        raise Refused(message["output"]["error"])
+                    yield message["output"]
+                    if message["msg"] == "process_completed":
+                        return
+        raise Refused("the page ended the stream")
+
+
+def until(condition: Callable[[], object]) -> float:
+    """Waits for what must become true, and gives how long it took, in s."""
+    began = time.monotonic()
+    while not condition():
+        if time.monotonic() - began > LIMIT_S:
+            raise TimeoutError("it never happened")
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+def alive(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def memory_mb(pid: int) -> float:
+    """Resident."""
+    (line,) = (x for x in Path(f"/proc/{pid}/status").read_text().splitlines() if "VmRSS" in x)
+    return int(line.split()[1]) / 1024
+
+
+# --- load ---------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Answer:
+    """To question `number`; times in s of time.monotonic: sent, begun with by the page, back."""
+
+    number: int
+    sent: float
+    waiting: float
+    back: float
+    right: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stage:
+    """asked = right + wrong + lost. overtaken: answers that came before one to a question that
+    already waited when theirs was sent. rate: answers a second. memory: MB at the beginning, in
+    the middle and at the end, of the page's process and the worker's."""
+
+    visitors: int
+    asked: int
+    right: int
+    wrong: int
+    lost: int
+    busy: int
+    overtaken: int
+    rate: float
+    median_s: float
+    slowest_s: float
+    page_mb: tuple[float, ...]
+    worker_mb: tuple[float, ...]
+
+
+def actions(answer: dict) -> dict:
+    """By policy, what an answer says that another question's would not."""
+    assert all("failure" not in told for told in answer.values()), answer
+    return {name: told["actions"] or told["decode_failure"] for name, told in answer.items()}
+
+
+def references(page: Page, questions: int) -> list[dict]:
+    """The answer to every question, asked alone: no two are equal."""
+    alone = page.visitor()
+    found = [actions(alone.ask(PROMPTS[seed], seed)) for seed in range(questions)]
+    told = [json.dumps(answer[BUNDLED_PAIR[0]]) for answer in found]
+    assert len(set(told)) == questions, "questions with equal answers tell nothing apart"
+    return found
+
+
+def stage(page: Page, visitors: int, seconds: float, expected: list[dict]) -> Stage:
+    """So many visitors, each with questions of their own, each asking again when answered."""
+    end = time.monotonic() + seconds
+    answers: list[Answer] = []
+    asked, busy, lost = itertools.count(), itertools.count(), itertools.count()
+
+    def visit(first: int) -> None:
+        own = page.visitor()
+        for number in itertools.cycle(range(first % len(expected), len(expected), visitors)):
+            if time.monotonic() > end:
+                break
+            next(asked)
+            while True:
+                sent = time.monotonic()
+                try:
+                    answer = actions(own.ask(PROMPTS[number], number))
+                except Refused as refused:
+                    if wait := re.search(r"try again in (\d+) s", str(refused)):
+                        next(busy)
+                        time.sleep(int(wait[1]))
+                        continue
+                    next(lost)
+                    break
+                right = answer == expected[number]
+                answers.append(Answer(number, sent, own.waiting, time.monotonic(), right))
+                break
+        own.close()
+
+    pids = page.process.pid, page.worker()
+    sizes = [[memory_mb(pid) for pid in pids]]
+    began = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(visitors) as pool:
+        visits = [pool.submit(visit, first) for first in range(visitors)]
+        time.sleep(seconds / 2)
+        sizes.append([memory_mb(pid) for pid in pids])
+    sizes.append([memory_mb(pid) for pid in pids])
+    for done in visits:
+        done.result()
+    took = sorted(answer.back - answer.sent for answer in answers)
+    right = sum(answer.right for answer in answers)
+    page_mb, worker_mb = zip(*sizes, strict=True)
+    return Stage(
+        visitors=visitors,
+        asked=next(asked),
+        right=right,
+        wrong=len(answers) - right,
+        lost=next(lost),
+        busy=next(busy),
+        overtaken=overtaken(answers),
+        rate=len(answers) / (max(answer.back for answer in answers) - began),
+        median_s=statistics.median(took),
+        slowest_s=took[-1],
+        page_mb=page_mb,
+        worker_mb=worker_mb,
+    )
+
+
+def overtaken(answers: list[Answer], margin_s: float = 1.0) -> int:
+    """margin_s: what may pass between the page's word that it begins and the place in line."""
+    return sum(
+        late.back < early.back and early.waiting + margin_s < late.sent
+        for early, late in itertools.permutations(answers, 2)
+    )
+
+
+# --- faults -------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fault:
+    """held: whether all happened that should; in_time: and as soon as it should; told: what did."""
+
+    name: str
+    held: bool
+    in_time: bool
+    told: str
+
+
+class Faults:
+    """Each method is a fault, and leaves the page as well as it found it."""
+
+    def __init__(self, page: Page, expected: list[dict]):
+        self._page, self._expected = page, expected
+
+    def _next_is_well(self) -> bool:
+        return actions(self._page.visitor().ask(PROMPTS[0], 0)) == self._expected[0]
+
+    def exception(self) -> Fault:
+        told = self._page.visitor().ask(BREAK)
+        message = told[BUNDLED_PAIR[0]]["failure"]
+        (job,) = re.findall(r"quote job (\w{16})\b", message)
+        log = [line for line in self._page.told("failed") if line["job"] == job]
+        private = SECRET in str(told) or "Traceback" in str(told) or str(ROOT) in str(told)
+        logged = bool(log) and all(SECRET in line["traceback"] for line in log)
+        held = logged and not private and self._next_is_well()
+        told = "an id to the visitor, the traceback to the log"
+        return Fault("exception in the worker", held, True, told)
+
+    def killed(self) -> Fault:
+        """In the middle of a run, with another in line."""
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            first = pool.submit(self._page.visitor().ask, PROMPTS[1], 1, num_steps=100,
+                                num_samples=32)  # fmt: skip
+            until(lambda: self._page.status()["running"])
+            second = pool.submit(self._page.visitor().ask, PROMPTS[2], 2)
+            until(lambda: self._page.status()["waiting"] == 1)
+            noticed, ready, replaced = self._lost(signal.SIGKILL)
+            message = str(first.exception())
+            held = actions(second.result()) == self._expected[2]
+        held = held and replaced and "quote job" in message and self._next_is_well()
+        told = f"noticed in {noticed:.2f} s, ready again {ready:.1f} s later; the line stood"
+        return Fault("worker killed", held, noticed < 2, told)
+
+    def hung(self, announced_s: float = 10.0) -> Fault:
+        """While idle, when it announces its next word for within ten seconds."""
+        noticed, ready, replaced = self._lost(signal.SIGSTOP)
+        held = replaced and self._next_is_well()
+        told = f"noticed in {noticed:.1f} of {announced_s:g} s, ready again {ready:.1f} s later"
+        return Fault("worker hung", held, noticed < announced_s + 1, told)
+
+    def _lost(self, number: signal.Signals) -> tuple[float, float, bool]:
+        """Sends a signal to the worker: seconds until the page is not ready, seconds from then
+        until it is, and whether another process has taken the place of that one."""
+        pid = self._page.worker()
+        os.kill(pid, number)
+        noticed = until(lambda: not self._page.ready())
+        ready = until(self._page.ready)
+        return noticed, ready, self._page.worker() != pid and not alive(pid)
+
+    def closed(self) -> Fault:
+        with self._page.visitor().running():
+            pass
+        took = until(lambda: not self._page.status()["running"])
+        told = f"worker free {took:.2f} s later"
+        return Fault("page closed in mid-run", self._next_is_well(), took < 2, told)
+
+    def stopped(self) -> Fault:
+        visitor = self._page.visitor()
+        with visitor.running():
+            visitor.stop()
+            took = until(lambda: not self._page.status()["running"])
+        told = f"worker free {took:.2f} s later"
+        return Fault("Stop in mid-run", self._next_is_well(), took < 2, told)
+
+    def full(self) -> Fault:
+        """One question more than there are places, five times over."""
+        places, late = self._page.places, self._page.visitor()
+        took, messages = [], set()
+        with concurrent.futures.ThreadPoolExecutor(places) as pool:
+            visitors = [self._page.visitor() for _ in range(places)]
+            with self._page.visitor().running():
+                numbers = [i % len(self._expected) for i in range(places)]
+                line = [
+                    pool.submit(visitor.ask, PROMPTS[n], n)
+                    for visitor, n in zip(visitors, numbers, strict=True)
+                ]
+                until(lambda: self._page.status()["waiting"] == places)
+                for _ in range(5):
+                    began = time.monotonic()
+                    try:
+                        late.ask(PROMPTS[0])
+                    except Refused as refused:
+                        messages.add(str(refused))
+                    took.append(time.monotonic() - began)
+            held = all(
+                actions(answer.result()) == self._expected[n]
+                for answer, n in zip(line, numbers, strict=True)
+            )
+        busy = all(re.search(r"try again in \d+ s", message) for message in messages)
+        held = held and busy and bool(messages)
+        median = statistics.median(took)
+        told = f"busy in {1000 * median:.0f} ms (slowest {1000 * max(took):.0f})"
+        told += f"; all {places} were answered"
+        return Fault(f"line of {places} full", held, median < 0.2, told)
+
+    def ended(self) -> Fault:
+        """SIGTERM with a run going on and another in line; the last fault, for it ends the page."""
+        pid = self._page.worker()
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            first = pool.submit(self._page.visitor().ask, PROMPTS[1], 1, num_steps=100)
+            until(lambda: self._page.status()["running"])
+            second = pool.submit(self._page.visitor().ask, PROMPTS[2], 2)
+            until(lambda: self._page.status()["waiting"] == 1)
+            self._page.process.send_signal(signal.SIGTERM)
+            answered = bool(first.result()) and actions(second.result()) == self._expected[2]
+        code = self._page.process.wait(LIMIT_S)
+        held = answered and code == 0 and not alive(pid)
+        told = f"both runs answered, exit status {code}, no orphan"
+        return Fault("SIGTERM", held, True, told)
+
+
+# --- report -------------------------------------------------------------------------------------
+
+
+FAULTS = tuple(fault for name, fault in vars(Faults).items() if name[0] != "_")
+
+
+def visit(
+    visitors: list[int], seconds: float, places: int, questions: int = len(PROMPTS), faults=FAULTS
+) -> Iterator[Stage | Fault]:
+    """Every stage and every fault as it is done."""
+    with tempfile.TemporaryDirectory() as folder, Page(Path(folder), places) as page:
+        expected = references(page, questions)
+        for count in visitors:
+            yield stage(page, count, seconds, expected)
+        injected = Faults(page, expected)
+        for fault in faults:
+            try:
+                yield fault(injected)
+            except Exception as error:  # the others still tell something
+                yield Fault(fault.__name__, False, False, repr(error))
+
+
+def row(found: Stage | Fault, alone: float | None) -> str:
+    if isinstance(found, Fault):
+        outcome = "FAILED" if not found.held else "held" if found.in_time else "late"
+        return f"{outcome:8}{found.name}: {found.told}"
+    memory = ["/".join(f"{size:.0f}" for size in sizes) for sizes in (found.page_mb,
+                                                                      found.worker_mb)]  # fmt: skip
+    share = "" if alone is None else f" ({100 * found.rate / alone:.0f} %)"
+    return (
+        f"{found.visitors:4} visitors: {found.asked} asked, {found.right} right, {found.wrong} "
+        f"wrong, {found.lost} lost, {found.busy} times busy, {found.overtaken} overtaken; "
+        f"{found.rate:.2f} answers/s{share}, median {found.median_s:.2f} s, slowest "
+        f"{found.slowest_s:.2f} s; MB of the page {memory[0]}, of the worker {memory[1]}"
+    )
+
+
+def held(found: Stage | Fault) -> bool:
+    if isinstance(found, Fault):
+        return found.held and found.in_time
+    return not (found.wrong or found.lost or found.overtaken) and found.right == found.asked
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="tests.load", description=__doc__.split("\n")[0])
+    parser.add_argument("--visitors", nargs="+", type=int, default=[1, 8, 32])
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each stage (%(default)s)")
+    parser.add_argument("--json", type=Path, help="write the figures here, too")
+    parser.add_argument("--serve", nargs=2, type=int, help=argparse.SUPPRESS)
+    told = parser.parse_args()
+    if told.serve:
+        app.logging.basicConfig(level="INFO", format="%(asctime)s %(name)s %(message)s")
+        serve(*told.serve)
+        return
+    found, alone = [], None
+    for one in visit(told.visitors, told.seconds, QUEUE_SIZE):
+        found.append(one)
+        print(row(one, alone), flush=True)
+        if isinstance(one, Stage) and one.visitors == 1:
+            alone = one.rate
+    if told.json:
+        kinds = {"stages": Stage, "faults": Fault}
+        record = {
+            name: [dataclasses.asdict(one) for one in found if isinstance(one, kind)]
+            for name, kind in kinds.items()
+        }
+        told.json.write_text(json.dumps({"cores": len(os.sched_getaffinity(0)), **record}) + "\n")
+    sys.exit(not all(map(held, found)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""The load test, small: the command works, and what it tells of holds."""
+
+from tests import load
+from tests.load import Answer, Fault, Faults, Stage
+
+
+def test_few_visitors_and_every_fault():
+    """But the hang, which takes longest and is told like the kill. Whether all was in time is for
+    the command to say, on a quiet machine."""
+    faults = [fault for fault in load.FAULTS if fault is not Faults.hung]
+    found = list(load.visit([1, 3], 2.0, places=4, questions=6, faults=faults))
+    stages = [one for one in found if isinstance(one, Stage)]
+    assert [stage.visitors for stage in stages] == [1, 3]
+    for stage in stages:
+        assert stage.asked >= stage.visitors
+        assert load.held(stage), stage
+    outcomes = [one for one in found if isinstance(one, Fault)]
+    assert len(outcomes) == len(faults) == 6
+    assert [outcome for outcome in outcomes if not outcome.held] == []
+
+
+def test_who_came_later_and_was_answered_before_has_overtaken():
+    def answered(sent, waiting, back):
+        return Answer(0, sent, waiting, back, True)
+
+    line = [answered(0, 0.1, 5), answered(3, 3.1, 6), answered(3.2, 3.3, 5.5), answered(6, 6.1, 7)]
+    assert load.overtaken(line) == 0  # the second and the third came at the same time
+    assert load.overtaken([*line, answered(1.2, 1.3, 4.9)]) == 1
