@@ -66,9 +66,9 @@ class Recipe:
 
 
 RECIPES = {
-    "pi0": Recipe(steps=7_000, sight=800, images=16, prompts=2, draws=2),
+    "pi0": Recipe(steps=8_200, sight=800, images=16, prompts=2, draws=2),
     "pi0_fast": Recipe(
-        steps=9_000, sight=0, table_only=0.72, images=8, prompts=2, draws=1, peak=1e-3
+        steps=10_500, sight=0, table_only=0.8, images=8, prompts=2, draws=1, peak=1e-3
     ),
 }
 
@@ -206,6 +206,7 @@ def train(name: str, recipe: Recipe, folder: Path, data: Path, start_from: str |
         state, figures = trainer.step(state, batch, *stage)
         recent.append(figures)
         if (step + 1) % 50 == 0:
+            jax.block_until_ready(recent)  # steps are dispatched ahead of the device
             seconds = (time.monotonic() - begun) / 50
             _log(folder, step + 1, seconds, recent, len(looks))
             recent, begun = [], time.monotonic()
