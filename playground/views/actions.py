@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from playground.tabletop import camera
 from playground.trace import Trace
@@ -18,6 +17,7 @@ COLUMNS = 2  # a bimanual robot's arms side by side; still legible on a phone
 _WRAP = 48  # characters a line of a note may have at 390 px
 _LINE = 15  # px a line of a note
 _ENTRY = 20  # px an entry of the legend
+_GAP = 0.09  # between the columns, of the width
 
 _STATE = {"symbol": "circle-open", "size": 9, "color": theme.NEUTRAL, "line": {"width": 2}}
 
@@ -70,29 +70,18 @@ def figure(
     """
     _check(traces, execute)
     shown = panels(traces, normalised=normalised)
-    rates = {panel.hz for panel in shown}
-    rows = -(-len(shown) // COLUMNS)
-    fig = make_subplots(rows, COLUMNS, shared_xaxes="all", horizontal_spacing=0.09)
-    for index, panel in enumerate(shown):
-        row, column = index % rows + 1, index // rows + 1
-        _draw_lines(fig, traces, panel, row, column, normalised)
-        _draw_title(fig, panel, row, column, rates)
-        last = row == rows or index == len(shown) - 1
-        fig.update_xaxes(showticklabels=last, row=row, col=column)
-        if last:
-            fig.update_xaxes(title_text=_step_title(rates), row=row, col=column)
-        if execute is not None:
-            fig.add_vrect(0, execute, fillcolor=theme.WASH, line_width=0, row=row, col=column)
-    _legend(fig, traces, any(_states(traces, p) for p in shown) and not normalised, execute)
-    _notes_and_frame(fig, traces, rows)
-    # Zoom holds as long as this does: the same axes in the same units.
-    axes = "|".join(f"{panel.name} {panel.unit}" for panel in shown)
-    fig.update_layout(uirevision=theme.plain(axes))
-    for index in range(len(shown), rows * COLUMNS):  # the grid's empty places
-        row, column = index % rows + 1, index // rows + 1
-        fig.update_xaxes(visible=False, row=row, col=column)
-        fig.update_yaxes(visible=False, row=row, col=column)
-    return fig
+    states = not normalised and any(_states(traces, panel) for panel in shown)
+    legend = _legend(traces, states, execute)
+    lines = [
+        line
+        for index, panel in enumerate(shown)
+        for line in _lines(traces, panel, _place(index, len(shown)), normalised)
+    ]
+    # As plain values, which Plotly checks once: drawn through its methods, property by property,
+    # the same figure takes ten times as long.
+    return go.Figure(
+        {"data": lines + legend, "layout": _layout(traces, shown, execute, entries=len(legend))}
+    )
 
 
 def describe(
@@ -143,9 +132,28 @@ def _reason(trace):
     return trace.decode_failure or "the run holds no actions"
 
 
-def _draw_lines(fig, traces, panel, row, column, normalised):
-    at = {"row": row, "col": column}
-    for which, place in panel.members:
+def _place(index: int, count: int) -> str:
+    """What Plotly calls the axes of a panel, "" or a number from 2: panels go down the columns,
+    axes along the rows."""
+    row, column = _cell(index, count)
+    number = row * COLUMNS + column + 1
+    return str(number) if number > 1 else ""
+
+
+def _cell(index: int, count: int) -> tuple[int, int]:
+    """Row and column of a panel."""
+    rows = _rows(count)
+    return index % rows, index // rows
+
+
+def _rows(count: int) -> int:
+    return -(-count // COLUMNS)
+
+
+def _lines(traces, panel, place, normalised):
+    axes = {"xaxis": f"x{place}", "yaxis": f"y{place}", "showlegend": False, "type": "scatter"}
+    drawn = []
+    for which, dim in panel.members:
         trace = traces[which]
         values = _values(trace, normalised)
         if values is None:
@@ -153,51 +161,53 @@ def _draw_lines(fig, traces, panel, row, column, normalised):
         hue = theme.HUES[trace.info.family]
         steps = np.arange(values.shape[1])
         for sample in reversed(range(values.shape[0])):  # sample 0 last, on top
-            fig.add_scatter(
-                x=steps,
-                y=values[sample, :, place],
-                mode="lines",
-                line={"color": hue, "width": 2.2 if sample == 0 else 0.9},
-                opacity=1 if sample == 0 else 0.55,
-                legendgroup=f"policy {which}",
-                showlegend=False,
-                name=_safe(trace.info.title),
-                customdata=steps / trace.info.control_hz,
-                hovertemplate=None if sample else _hover(panel),
-                hoverinfo="skip" if sample else None,
-                **at,
+            hover = {"hoverinfo": "skip"} if sample else {"hovertemplate": _hover(panel)}
+            drawn.append(
+                {
+                    "x": steps,
+                    "y": values[sample, :, dim],
+                    "mode": "lines",
+                    "line": {"color": hue, "width": 2.2 if sample == 0 else 0.9},
+                    "opacity": 1 if sample == 0 else 0.55,
+                    "legendgroup": f"policy {which}",
+                    "name": _safe(trace.info.title),
+                    "customdata": steps / trace.info.control_hz,
+                    **hover,
+                    **axes,
+                }
             )
     for which, value in {} if normalised else _states(traces, panel):
-        fig.add_scatter(
-            x=[0],
-            y=[value],
-            mode="markers",
-            marker=_STATE,
-            cliponaxis=False,
-            legendgroup="state",
-            showlegend=False,
-            name="state now",
-            hovertemplate=f"%{{y:.4g}} {_safe(panel.unit)}<extra>state now</extra>",
-            meta={"policy": which},
-            **at,
+        drawn.append(
+            {
+                "x": [0],
+                "y": [value],
+                "mode": "markers",
+                "marker": _STATE,
+                "cliponaxis": False,
+                "legendgroup": "state",
+                "name": "state now",
+                "hovertemplate": f"%{{y:.4g}} {_safe(panel.unit)}<extra>state now</extra>",
+                "meta": {"policy": which},
+                **axes,
+            }
         )
+    return drawn
 
 
-def _draw_title(fig, panel, row, column, rates):
-    axis = fig.get_subplot(row, column)
+def _title(panel, place, rates):
     rate = f"{panel.hz:g} steps a second" if len(rates) > 1 else ""
     note = " · ".join(filter(None, (panel.unit, _MEANINGS[panel.meaning], rate)))
-    fig.add_annotation(
-        text=f"<b>{_safe(panel.name)}</b>  {_safe(note)}",
-        x=0,
-        y=1,
-        xref=f"{axis.xaxis.plotly_name.replace('axis', '')} domain",
-        yref=f"{axis.yaxis.plotly_name.replace('axis', '')} domain",
-        xanchor="left",
-        yanchor="bottom",
-        showarrow=False,
-        font_size=11,
-    )
+    return {
+        "text": f"<b>{_safe(panel.name)}</b>  {_safe(note)}",
+        "x": 0,
+        "y": 1,
+        "xref": f"x{place} domain",
+        "yref": f"y{place} domain",
+        "xanchor": "left",
+        "yanchor": "bottom",
+        "showarrow": False,
+        "font": {"size": 11},
+    }
 
 
 def _step_title(rates):
@@ -225,29 +235,30 @@ def _states(traces, panel):
     return [(which, value) for value, which in marked.items()]
 
 
-def _legend(fig, traces, states, execute):
+def _legend(traces, states, execute):
     """Entries without data, so that a policy that drew nothing has one too."""
+    entries = []
     for which, trace in enumerate(traces):
         name = f"{trace.info.title} · {trace.info.badge}"
         if trace.actions is None:
             name += " · did not decode"
         line = {"color": theme.HUES[trace.info.family], "width": 2.2}
         group = f"policy {which}"
-        fig.add_scatter(
-            x=[None], y=[None], mode="lines", line=line, legendgroup=group, name=_safe(name)
-        )
+        entries.append({"mode": "lines", "line": line, "legendgroup": group, "name": _safe(name)})
     if states:
-        fig.add_scatter(
-            x=[None], y=[None], mode="markers", marker=_STATE, legendgroup="state", name="state now"
+        entries.append(
+            {"mode": "markers", "marker": _STATE, "legendgroup": "state", "name": "state now"}
         )
     if execute is not None:
         square = {"symbol": "square", "size": 12, "color": theme.FAINT}
         name = f"executed: steps 0 to {execute}"
-        fig.add_scatter(x=[None], y=[None], mode="markers", marker=square, name=name)
+        entries.append({"mode": "markers", "marker": square, "name": name})
+    return [{"type": "scatter", "x": [None], "y": [None], **entry} for entry in entries]
 
 
-def _notes_and_frame(fig, traces, rows):
-    """Failures above the panels, badges and notices below; sizes, colours and axes."""
+def _layout(traces, shown, execute, entries):
+    """Axes, titles and shaded steps of the panels; failures above them, badges and notices below;
+    sizes and colours. entries: how many the legend has."""
     failures = [
         f"<b>{_safe(t.info.title)}: decoding failed, nothing is drawn.</b><br>"
         + _wrapped(f"{_reason(t)}")
@@ -260,38 +271,88 @@ def _notes_and_frame(fig, traces, rows):
     if any(camera.FOREIGN in trace.warnings for trace in traces):
         notices |= {_wrapped(camera.FOREIGN): None}
     above, below = "<br>".join(failures), "<br>".join(notices)
-    entries = sum(trace.showlegend is not False for trace in fig.data)
     top = 40 + _ENTRY * entries + (_LINE * (above.count("<br>") + 1) + 14 if above else 0)
     bottom = 56 + _LINE * (below.count("<br>") + 1)
-    common = {"xref": "paper", "x": 0, "xanchor": "left", "align": "left", "showarrow": False}
-    if above:
-        fig.add_annotation(
-            text=above, yref="paper", y=1, yanchor="bottom", yshift=24, font_size=11, **common
-        )
-    fig.add_annotation(
-        text=below, yref="paper", y=0, yanchor="top", yshift=-44, font_size=10.5, **common
-    )
-    fig.update_layout(
-        height=rows * PANEL_HEIGHT + top + bottom,
-        margin={"l": 46, "r": 12, "t": top, "b": bottom},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"color": theme.NEUTRAL, "size": 11},
-        legend={
+    rates = {panel.hz for panel in shown}
+    places = [_place(index, len(shown)) for index in range(len(shown))]
+    titles = [_title(panel, place, rates) for panel, place in zip(shown, places, strict=True)]
+    return {
+        **_axes(len(shown), rates),
+        "annotations": titles + _notes(above, below),
+        "shapes": [] if execute is None else [_shade(execute, place) for place in places],
+        "height": _rows(len(shown)) * PANEL_HEIGHT + top + bottom,
+        "margin": {"l": 46, "r": 12, "t": top, "b": bottom},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"color": theme.NEUTRAL, "size": 11},
+        "legend": {
             "yref": "container",
             "y": 0.998,
             "yanchor": "top",
             "x": 0,
-            "font_size": 12,
+            "font": {"size": 12},
             "tracegroupgap": 0,
         },
-        hovermode="x",
-        hoverlabel={"font_size": 12},
-        template="none",
-    )
-    axis = {"gridcolor": theme.FAINT, "zeroline": False, "tickfont_size": 10, "title_font_size": 10}
-    fig.update_xaxes(**axis, title_standoff=4)
-    fig.update_yaxes(**axis, nticks=4)
+        "hovermode": "x",
+        "hoverlabel": {"font": {"size": 12}},
+        "template": "none",
+        # Zoom holds as long as this does: the same axes in the same units.
+        "uirevision": theme.plain("|".join(f"{panel.name} {panel.unit}" for panel in shown)),
+    }
+
+
+def _notes(above, below):
+    common = {"xref": "paper", "x": 0, "xanchor": "left", "align": "left", "showarrow": False}
+    common["yref"] = "paper"
+    over = {"text": above, "y": 1, "yanchor": "bottom", "yshift": 24, "font": {"size": 11}}
+    under = {"text": below, "y": 0, "yanchor": "top", "yshift": -44, "font": {"size": 10.5}}
+    return [{**note, **common} for note in (over, under) if note["text"]]
+
+
+def _shade(execute, place):
+    across = {"xref": f"x{place}", "x0": 0, "x1": execute}
+    return {
+        **across,
+        "type": "rect",
+        "yref": f"y{place} domain",
+        "y0": 0,
+        "y1": 1,
+        "fillcolor": theme.WASH,
+        "line": {"width": 0},
+    }
+
+
+def _axes(count, rates):
+    """The grid: all panels share the steps; the lowest of each column has the labels."""
+    rows = _rows(count)
+    gap = 0.3 / rows
+    width, height = (1 - _GAP) / COLUMNS, (1 - gap * (rows - 1)) / rows
+    common = {"gridcolor": theme.FAINT, "zeroline": False, "tickfont": {"size": 10}}
+    lowest = _place(rows - 1, count)
+    axes = {}
+    for index in range(rows * COLUMNS):
+        row, column = _cell(index, count)
+        place = _place(index, count)
+        left, base = column * (width + _GAP), (rows - 1 - row) * (height + gap)
+        labelled = index < count and (row == rows - 1 or index == count - 1)
+        title = {"text": _step_title(rates)} if labelled else {}
+        axes[f"xaxis{place}"] = {
+            "anchor": f"y{place}",
+            "domain": [left, left + width],
+            "showticklabels": labelled,
+            "title": {**title, "font": {"size": 10}, "standoff": 4},
+            "visible": index < count,  # the grid's empty places
+            **({} if place == lowest else {"matches": f"x{lowest}"}),
+            **common,
+        }
+        axes[f"yaxis{place}"] = {
+            "anchor": f"x{place}",
+            "domain": [base, min(base + height, 1)],  # rounding must not leave the page
+            "nticks": 4,
+            "visible": index < count,
+            **common,
+        }
+    return axes
 
 
 def _safe(text):
