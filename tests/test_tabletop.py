@@ -287,10 +287,11 @@ class Answers:
     def __init__(self, chunk, robot="tabletop"):
         self.info = dataclasses.replace(traces.policy_info("pi0_fast"), robot=robot)
         self.chunk = chunk
-        self.asked = []
+        self.asked, self.seeds = [], []
 
     def infer(self, observation, options):
         self.asked.append(observation)
+        self.seeds.append(options.seed)
         yield Phase(self.info.name, "decode", 10.0)
         chunk = self.chunk(observation)
         trace = traces.fast_trace(failure="too few" if chunk is None else None)
@@ -335,9 +336,11 @@ def test_a_chunk_that_does_not_decode_moves_nothing_and_is_told():
 
 
 def test_a_prompt_without_a_task_runs_unjudged():
-    frames = results(Answers(lambda o: np.tile(o.state, (50, 1))), prompt="dance", execute=50)
+    policy = Answers(lambda o: np.tile(o.state, (50, 1)))
+    frames = results(policy, prompt="dance", execute=50)
     assert frames[-1]["outcome"]["success"] is None
     assert frames[-1]["time_s"] == pytest.approx(UNJUDGED_S)
+    assert policy.seeds == list(range(10))  # noise of its own at every look
 
 
 def test_a_policy_of_another_robot_has_no_rollout():

@@ -3,6 +3,7 @@
 The simulator is imported when a rollout is asked for: the playground works without it.
 """
 
+import dataclasses
 import importlib.util
 from collections.abc import Generator, Mapping
 
@@ -24,7 +25,9 @@ def rollout(policies: Mapping[str, object], arguments: dict) -> Generator[Phase 
     """Executes chunks until the referee decides; every frame is a Result.
 
     arguments: policies, one name; prompt; scene, the seed of `random_scene`; execute, steps of a
-    chunk to do before the next look; options, of every look.
+    chunk to do before the next look; options, of the first look. Each later one draws noise of its
+    own, from the next seed, as a robot's would: with the same noise a grasp that missed is tried
+    again just as it was.
 
     The Result's value: image uint8 [height, width, 3], time_s, look (from 1), executed, chunk
     float32 [horizon, 14] or None, failure, why there is no chunk, state float64 [14] at the look,
@@ -42,14 +45,16 @@ def rollout(policies: Mapping[str, object], arguments: dict) -> Generator[Phase 
         raise ValueError(f"{policy.info.title} drives {policy.info.robot}, not the simulated table")
     table = Table(random_scene(arguments["scene"]))
     episode = Episode(table, arguments["prompt"], execute=arguments["execute"], every=EVERY)
+    options = arguments["options"]
     while episode.outcome is None:
         observation = episode.look()
         trace = None
-        for event in policy.infer(observation, arguments["options"]):
+        for event in policy.infer(observation, options):
             if isinstance(event, Phase):
                 yield event
             elif isinstance(event, Done):
                 trace = event.trace
+        options = dataclasses.replace(options, seed=(options.seed + 1) % 2**31)
         chunk = None if trace.actions is None else trace.actions[0]
         for frame in episode.act(chunk):
             outcome = frame.outcome

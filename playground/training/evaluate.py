@@ -8,6 +8,7 @@ without listening and without seeing.
 
 import argparse
 import dataclasses
+import itertools
 import json
 import platform
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ from playground import robots
 from playground.loading import open_policy
 from playground.policy import Prepared, sample_noise
 from playground.tabletop import expert, kinematics
-from playground.tabletop.rollout import EXECUTE, observe, rollout
+from playground.tabletop.rollout import EXECUTE, Infer, observe, rollout
 from playground.tabletop.scene import COLOURS, TIE, Table, nearer_arm, random_scene
 from playground.tabletop.tasks import HELD_OUT_WORDINGS, VERBS, WORDINGS, Task
 from playground.trace import RawObservation
@@ -330,6 +331,12 @@ def _blind_errors(answers: list[Answer]) -> list[float]:
 # --- closed loop --------------------------------------------------------------------------------
 
 
+def _afresh(asker: Asker) -> Infer:
+    """With noise of its own at every look, as in `playground.tabletop.job`."""
+    seeds = itertools.count()
+    return lambda raw: asker.chunks([raw], seed=next(seeds))[0]
+
+
 def closed_loop(asker: Asker, verb: str, episodes: int) -> dict:
     """The share of episodes that succeed, and why the others did not."""
     hits, reasons = [], {}
@@ -337,10 +344,7 @@ def closed_loop(asker: Asker, verb: str, episodes: int) -> dict:
         table = Table(held_out_scene(index))
         task = Task(verb, COLOURS[index % len(COLOURS)], known_words(verb, index))
 
-        def infer(raw: RawObservation) -> np.ndarray | None:
-            return asker.chunks([raw], seed=0)[0]
-
-        frames = rollout(table, task.prompt, infer, every=None)
+        frames = rollout(table, task.prompt, _afresh(asker), every=None)
         outcome = [frame.outcome for frame in frames][-1]
         hits.append(outcome.success)
         reason = outcome.reason.replace(task.colour, "named")

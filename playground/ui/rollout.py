@@ -23,8 +23,8 @@ _WHOLE = 50  # a chunk, as in the published figures (`playground.tabletop.rollou
 _LEAST = 5  # fewer would look so often that one rollout holds the worker for a minute
 _INTRODUCTION = (
     "Closed loop, in simulation: the policy sees the table and gives a chunk, its first steps are "
-    "executed, it looks again. Ten denoising steps, seed 0, temperature 0, as in the published "
-    "figures."
+    "executed, it looks again. Ten denoising steps, seeds 0, 1, 2 and so on, temperature 0, as in "
+    "the published figures."
 )
 
 
@@ -62,7 +62,11 @@ def build(bench: Bench, prompt: str, scene: int | None) -> Tab:
             )  # fmt: skip
             new = gr.Button("Another scene", size="sm", elem_id="rollout-new")
         text = gr.Textbox(
-            prompt, label="Prompt", max_lines=3, max_length=10_000, elem_id="rollout-prompt"
+            prompt,
+            label="Prompt",
+            max_lines=3,
+            max_length=benches.MAX_PROMPT,
+            elem_id="rollout-prompt",
         )
         with gr.Row(elem_classes="buttons"):
             start = gr.Button("Start", variant="primary", elem_id="rollout-start")
