@@ -162,8 +162,9 @@ class Asker:
 class Answer:
     """What a policy does in its first chunk when asked. task: what was asked; decoded; arm: the one
     that moves; nearest: the cube nearest to its fingertips at the end (in the plane of the table);
-    error_cm: how far the serving arm's fingertips end from where the expert's chunk takes them;
-    expert_tip: where that is; opens: whether the serving gripper is open halfway."""
+    both are "" without a chunk; error_cm: how far the serving arm's fingertips end from where the
+    expert's chunk takes them; expert_tip: where that is; opens: whether the serving gripper is open
+    halfway."""
 
     task: Task
     cube: tuple[float, float, float]
@@ -191,7 +192,7 @@ def answer(table: Table, task: Task, state: np.ndarray, chunk: np.ndarray | None
         cube=tuple(cube),
         decoded=chunk is not None,
         arm=arm if chunk is not None else "",
-        nearest=min(gaps, key=gaps.get),
+        nearest=min(gaps, key=gaps.get) if chunk is not None else "",
         error_cm=float(np.linalg.norm(ends[0] - ends[1]) * 100),
         expert_tip=tuple(ends[1]),
         opens=bool(gripper.mean() > 0.5),
@@ -269,15 +270,15 @@ def figures(scenes: list[list[Answer]], unknown: list[list[Answer]], flow: bool)
                     if a is not b:
                         swaps.append(a.nearest != b.task.colour and b.nearest == b.task.colour)
         for touch, pick in zip(scene[:count], scene[count:], strict=True):
-            verbs += [pick.opens and not touch.opens]
+            verbs += [pick.opens and not touch.opens and pick.decoded and touch.decoded]
     found = {
         "correct arm": share([a.arm == nearer_arm(a.cube[0]) for a in clear]),
-        "named cube nearest": share([a.nearest == a.task.colour and a.decoded for a in flat]),
+        "named cube nearest": share([a.nearest == a.task.colour for a in flat]),
         "tip error cm": median([a.error_cm for a in flat]),
         "colour swapped": share(swaps),
         "verb swapped": share(verbs),
         "held-out wordings, named cube nearest": share(
-            [a.nearest == a.task.colour and a.decoded for scene in unknown for a in scene]
+            [a.nearest == a.task.colour for scene in unknown for a in scene]
         ),
     }
     if not flow:
