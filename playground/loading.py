@@ -11,12 +11,12 @@ import jax
 import numpy as np
 
 from models.checkpoint import load_bundled, load_lerobot, load_openpi, random_model
-from models.config import PI0_FAST_TABLETOP, PI0_TABLETOP, Config, to_dict
+from models.config import PI0_FAST_TABLETOP, PI0_TABLETOP, Config, DType, to_dict
 from models.files import revision
 from models.pi0 import Pi0
 from models.pi0_fast import Pi0Fast
 from models.tokenizer import FastActionTokenizer, FastTokenizer, PaligemmaTokenizer
-from playground import catalog, download, host, local
+from playground import catalog, download, host, local, memory
 from playground.catalog import ASSETS, BUNDLED_PAIR, Entry
 from playground.events import Phase
 from playground.policy import FastPolicy, FlowPolicy, Policy
@@ -46,9 +46,12 @@ def load(policies: Sequence[Asked]) -> Generator[Phase, None, dict[str, Policy]]
 
     A policy is a name of the catalogue, or a folder of one's own as {"folder", "config", "robot",
     "asset_id"} (`local.open_folder`). Yields a Phase before each part and while one lasts; returns
-    the policies by name. Raises ValueError for a policy that cannot be opened.
+    the policies by name. Raises ValueError for a policy that cannot be opened, and before anything
+    is fetched or loaded where they do not fit into memory together.
     """
+    memory.prepare()
     keep_compiled_programs()
+    check_memory(policies)
     opened = {}
     for asked in policies:
         policy = yield from open_steps(asked)
@@ -57,6 +60,14 @@ def load(policies: Sequence[Asked]) -> Generator[Phase, None, dict[str, Policy]]
         yield Phase(name, "compiling", WARM_UP_DEADLINE_S)
         warm_up(policy)
     return opened
+
+
+def check_memory(policies: Sequence[Asked]) -> None:
+    """Raises ValueError if this machine cannot hold the policies together."""
+    entries = [entry for asked in policies if (entry := _entry(asked)) is not None]
+    needs = [memory.need(entry.name, *_precision(entry)) for entry in entries]
+    if needs:
+        memory.check(needs, memory.machine())
 
 
 def open_policy(asked: Asked) -> Policy:
@@ -71,10 +82,10 @@ def open_policy(asked: Asked) -> Policy:
 
 def open_steps(asked: Asked) -> Generator[Phase, None, Policy]:
     """Finds, fetches and loads a policy; yields what it is at."""
-    if asked in BUNDLED_PAIR and not (ASSETS / asked / "config.json").is_file():
+    entry = _entry(asked)
+    if entry is None:
         yield Phase(asked, "loading", LOAD_DEADLINE_S)
         return untrained(asked)
-    entry = catalog.named(asked) if isinstance(asked, str) else local.open_folder(**asked)
     if entry.kind == "bundled":
         yield Phase(entry.name, "loading", LOAD_DEADLINE_S)
         _, model = load_bundled(entry.folder)
@@ -96,22 +107,37 @@ def open_steps(asked: Asked) -> Generator[Phase, None, Policy]:
     return assemble(info, entry, model, PaligemmaTokenizer(text), chunks)
 
 
+def _entry(asked: Asked) -> Entry | None:
+    """None for a bundled policy whose weights are not there: it opens untrained."""
+    if asked in BUNDLED_PAIR and not (ASSETS / asked / "config.json").is_file():
+        return None
+    return catalog.named(asked) if isinstance(asked, str) else local.open_folder(**asked)
+
+
 def _fetch(entry: Entry, progress: download.Progress) -> tuple[Entry, Path]:
     """The entry with its files on this machine, and the sentencepiece model."""
     entry = download.obtain(entry, progress)
     return entry, entry.text_tokenizer or download.fetch(catalog.PALIGEMMA_TOKENIZER, progress)
 
 
-def _load(entry: Entry, progress: Callable[[int, int, str], None]) -> Pi0 | Pi0Fast:
-    """Weights in bfloat16, as openpi serves them. A CPU computes in float32 all the same: its
-    bfloat16 products are many times slower."""
+def _precision(entry: Entry) -> tuple[Config, DType]:
+    """(the config with the type it computes in, the type of its weights). Real checkpoints are
+    stored in bfloat16, as openpi serves them. A CPU computes in float32 all the same: its bfloat16
+    products are many times slower."""
     config = entry.config
+    if entry.kind == "bundled":
+        return config, config.dtype
     if jax.default_backend() == "cpu":
         config = dataclasses.replace(config, dtype="float32")
+    return config, "bfloat16"
+
+
+def _load(entry: Entry, progress: Callable[[int, int, str], None]) -> Pi0 | Pi0Fast:
+    config, storage = _precision(entry)
     if entry.kind == "lerobot":
-        return load_lerobot(entry.folder, config, dtype="bfloat16", progress=progress)
+        return load_lerobot(entry.folder, config, dtype=storage, progress=progress)
     return load_openpi(
-        entry.folder, config, dtype="bfloat16", adapters=entry.adapters, progress=progress
+        entry.folder, config, dtype=storage, adapters=entry.adapters, progress=progress
     )
 
 

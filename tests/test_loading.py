@@ -1,11 +1,17 @@
 """From a name or a folder to a policy that answers."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from models.checkpoint import random_model
 from models.config import PI0_FAST_TABLETOP, PI0_TABLETOP
 from playground import catalog, loading
+from tests.conftest import ROOT
 
 
 def finish(steps):
@@ -51,3 +57,33 @@ def test_random_weights_repeat_and_differ_by_seed(config):
 
     assert np.array_equal(first(1), first(1))
     assert not np.array_equal(first(1), first(2))
+
+
+def test_a_damaged_program_is_compiled_anew(tmp_path):
+    """Kept programs save the compiler's work and change no number, whatever became of them."""
+    code = """
+import jax, jax.numpy as jnp
+from playground import loading
+loading.keep_compiled_programs()
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+hits = []
+jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))
+print(float(jax.jit(lambda x: jnp.sin(x @ x).sum())(jnp.arange(64.0).reshape(8, 8))))
+print("/jax/compilation_cache/cache_hits" in hits)
+"""
+    environment = {**os.environ, "PI0_PLAYGROUND_CACHE": str(tmp_path)}
+
+    def run():
+        command = [sys.executable, "-W", "ignore", "-c", code]
+        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, check=True)
+        return done.stdout.split()
+
+    number, reused = run()
+    assert reused == b"False"
+    assert run() == [number, b"True"]
+    (folder,) = (tmp_path / "programs").iterdir()
+    for path in (folder.parent, folder):
+        assert path.stat().st_mode & 0o777 == 0o700
+    for kept in filter(Path.is_file, folder.iterdir()):
+        kept.write_bytes(kept.read_bytes()[:40] + b"damaged")
+    assert run()[0] == number
