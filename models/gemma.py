@@ -106,7 +106,12 @@ def _norm(width: int, adaptive: bool, dtype, rngs: nnx.Rngs) -> RMSNorm | AdaRMS
 
 
 def _dot(x: Array, kernel: nnx.Param) -> Array:
-    return x @ kernel[...].astype(x.dtype)
+    weights = kernel[...]
+    if weights.dtype != x.dtype:
+        # Widened when x is there and no sooner: XLA would widen every layer's before the first, or
+        # keep them all widened around a loop, a copy of the model in memory.
+        weights, x = jax.lax.optimization_barrier((weights, x))
+    return x @ weights.astype(x.dtype)
 
 
 def _residual(x: Array, branch: Array, gate: Array | None) -> Array:
@@ -171,13 +176,16 @@ class Gemma(nnx.Module):
         condition: Array | None = None,
         cache: KVCache | None = None,
         write_at: Array | int | None = None,
+        last_only: bool = False,
     ) -> tuple[Pair, KVCache, list[Array]]:
         """Runs the present experts through all layers.
 
         tokens: [B, T_i, D_i] of each expert that takes part, None for one that does not. positions
         int [B, T] and mask bool [B, T, S] run over prefix then suffix. condition: [B, D] for the
         action expert's adaptive norms. cache: without `write_at` it is read only and its keys come
-        before the new ones; with `write_at` the new keys are written into it there.
+        before the new ones; with `write_at` the new keys are written into it there. last_only: the
+        caller reads nothing but the last token's output, so in the last layer nobody else asks;
+        only for a single expert.
 
         Returns the experts' outputs after their final norms, the keys and values that were attended
         to, and each layer's attention weights, float [B, N, T, S].
@@ -207,6 +215,9 @@ class Gemma(nnx.Module):
                 k, v = (
                     _extend(old[layer], new, write_at) for old, new in ((cache.k, k), (cache.v, v))
                 )
+            if last_only and layer == len(experts[present[0]].blocks) - 1:
+                q, mask = q[:, -1:], mask[:, -1:]
+                x = {i: x[i][:, -1:] for i in present}
             weights = attention_weights(q, k, mask)
             attended = apply_attention(weights, v)
             # Split, project per expert.

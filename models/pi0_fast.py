@@ -41,12 +41,13 @@ class Embedded(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class DecodeState:
     """Between two tokens: a cache of P + M places, the prefix's valid counts int32 [B], the logits
-    [B, V] that the next token is taken from, and how many tokens were fed."""
+    [B, V] that the next token is taken from, how many tokens were fed, and P."""
 
     cache: KVCache
     valid_len: Array
     logits: Array
     step: Array
+    prefix_len: int = dataclasses.field(metadata={"static": True})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -153,8 +154,13 @@ class Pi0Fast(nnx.Module):
         image_tokens: dict[str, Array] | None = None,
         *,
         max_decoding_steps: int,
+        last_only: bool = False,
     ) -> tuple[DecodeState, list[Array]]:
-        """The prefix pass, aligned to the right: (state, attention [B, N, P, P + M] a layer)."""
+        """The prefix pass, aligned to the right: (state, attention [B, N, P, P + M] a layer).
+
+        With `last_only` the last layer runs for the last place alone, which is all that the logits
+        need: its attention is [B, N, 1, P + M].
+        """
         embedded = self.embed_inputs(observation, image_tokens)
         shift = masks.right_align_shift(embedded.input_mask)
         tokens = masks.roll_rows(embedded.tokens, shift)
@@ -170,27 +176,30 @@ class Pi0Fast(nnx.Module):
             mask,
             cache=self._empty_cache(tokens.shape[0], mask.shape[2]),
             write_at=0,
+            last_only=last_only,
         )
         logits = self.gemma.logits(outputs.prefix[:, -1])
-        state = DecodeState(cache, jnp.sum(input_mask, axis=1), logits, jnp.int32(0))
+        valid_len, prefix_len = jnp.sum(input_mask, axis=1), tokens.shape[1]
+        state = DecodeState(cache, valid_len, logits, jnp.int32(0), prefix_len)
         return state, attention
 
     def decode_step(self, state: DecodeState, token: Array) -> tuple[DecodeState, list[Array]]:
         """Feeds token int [B]: (the next state, attention [B, N, 1, P + M] a layer)."""
         total = state.cache.k[0].shape[1]
-        prefix_len = self.config.prefix_len
         # PARITY: one position more than would continue the prefix (openpi's open thread 705); the
         # published weights are used this way.
         positions = (state.valid_len + state.step + 1)[:, None]
         outputs, cache, attention = self.gemma(
             Pair(prefix=self.gemma.embed(token[:, None])),
             positions,
-            masks.decode_mask(state.valid_len, prefix_len, state.step, total),
+            masks.decode_mask(state.valid_len, state.prefix_len, state.step, total),
             cache=state.cache,
-            write_at=prefix_len + state.step,
+            write_at=state.prefix_len + state.step,
         )
         logits = self.gemma.logits(outputs.prefix[:, 0])
-        return DecodeState(cache, state.valid_len, logits, state.step + 1), attention
+        return dataclasses.replace(
+            state, cache=cache, logits=logits, step=state.step + 1
+        ), attention
 
     def sample_actions(
         self,
@@ -208,7 +217,7 @@ class Pi0Fast(nnx.Module):
         ended before), or at M tokens. With `stop`, rows are remembered: it ends as soon as each has
         written its end token or what `stop` says; tokens up to there are the same.
         """
-        state, _ = self.prefill(observation, max_decoding_steps=max_decoding_steps)
+        state, _ = self.prefill(observation, max_decoding_steps=max_decoding_steps, last_only=True)
         return self.decode_all(state, key, temperature=temperature, stop=stop)
 
     def decode_all(
@@ -220,7 +229,7 @@ class Pi0Fast(nnx.Module):
         stop: StopAfter | None = None,
     ) -> Array:
         """`sample_actions` over a prefix that has run."""
-        steps = state.cache.k[0].shape[1] - self.config.prefix_len
+        steps = state.cache.k[0].shape[1] - state.prefix_len
         key = jax.random.key(0) if key is None else key
         rows = Rows.begin(state.logits.shape[0], steps, stop)
 
@@ -311,7 +320,9 @@ class Pi0FastPrograms:
         size = ("max_decoding_steps",)
         how = ("temperature", "stop")
         self.embed_images = compiled(model, Pi0Fast.embed_images)
-        self.prefill = compiled(model, lambda model, *a, **k: model.prefill(*a, **k)[0], size)
+        self.prefill = compiled(
+            model, lambda model, *a, **k: model.prefill(*a, **k, last_only=True)[0], size
+        )
         self.prefill_attention = compiled(model, Pi0Fast.prefill, size)
         self.sample_actions = compiled(model, Pi0Fast.sample_actions, (*size, *how))
         self.decode_all = compiled(model, Pi0Fast.decode_all, how)

@@ -44,7 +44,8 @@ from playground.trace import (
 COMPILE_DEADLINE_S = 600.0
 CALL_DEADLINE_S = 120.0
 MAX_STEPS, MAX_SAMPLES, MAX_TOKENS = 100, 32, 512
-_KEPT_IMAGES, _KEPT_PREFIXES = 64, 8
+KEPT_IMAGES, KEPT_PREFIXES = 64, 8
+TEXT_STEP = 32
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -66,8 +67,8 @@ class Policy:
     def __init__(self, info: PolicyInfo, robot: Robot, config: Config, programs):
         self.info, self.robot, self.config = info, robot, config
         self._programs = programs
-        self._image_tokens = _Recent(_KEPT_IMAGES)
-        self._prefixes = _Recent(_KEPT_PREFIXES)
+        self._image_tokens = _Recent(KEPT_IMAGES)
+        self._prefixes = _Recent(KEPT_PREFIXES)
         self._compiled: set[tuple] = set()
 
     def tokenize(self, prompt: str, state: np.ndarray) -> Prompt | FastPrompt:
@@ -179,10 +180,23 @@ class Policy:
         self._compiled.add(program)
         return Phase(self.info.name, f"compiling {what}", COMPILE_DEADLINE_S)
 
-    def _observation(self, prepared: Prepared, slots: tuple[str, ...], batch: int) -> Observation:
+    def _text_places(self, prepared: Prepared, attention: bool) -> int:
+        """How many places of the text run. Measured attention is shown over every one."""
+        mask = prepared.prompt.mask
+        return len(mask) if attention else text_places(mask)
+
+    def _observation(
+        self, prepared: Prepared, slots: tuple[str, ...], batch: int, places: int
+    ) -> Observation:
         """Without pictures: their tokens travel apart."""
         prompt = prepared.prompt
-        rows = lambda array: jnp.asarray(np.repeat(array[None], batch, axis=0))  # noqa: E731
+
+        def rows(array):
+            return jnp.asarray(np.repeat(array[None], batch, axis=0))
+
+        def text(array):
+            return rows(array[:places])
+
         fast = isinstance(prompt, FastPrompt)
         return Observation(
             images={},
@@ -190,10 +204,10 @@ class Policy:
                 slot: jnp.full((batch,), prepared.modes[slot] != "masked") for slot in slots
             },
             state=rows(transforms.pad(prepared.state, self.config.action_dim).astype(np.float32)),
-            tokens=rows(prompt.tokens.astype(np.int32)),
-            token_mask=rows(prompt.mask),
-            token_ar_mask=rows(prompt.ar_mask.astype(np.int32)) if fast else None,
-            token_loss_mask=rows(prompt.loss_mask) if fast else None,
+            tokens=text(prompt.tokens.astype(np.int32)),
+            token_mask=text(prompt.mask),
+            token_ar_mask=text(prompt.ar_mask.astype(np.int32)) if fast else None,
+            token_loss_mask=text(prompt.loss_mask) if fast else None,
         )
 
     def _to_robot(self, actions: np.ndarray, raw: RawObservation) -> np.ndarray:
@@ -274,11 +288,12 @@ class FlowPolicy(Policy):
 
     def _run(self, raw, prepared, options, tokens, timer, reused):
         slots, n = tuple(tokens), options.num_samples
+        places = self._text_places(prepared, options.attention)
         key = _digest(prepared, slots, options.attention)
         if (known := self._prefixes.get(key)) is None:
-            yield (phase := self._phase("prefix", ("prefix", slots, options.attention)))
+            yield (phase := self._phase("prefix", ("prefix", slots, places, options.attention)))
             with timer(phase.phase):
-                observation = self._observation(prepared, slots, 1)
+                observation = self._observation(prepared, slots, 1, places)
                 prefill = self._programs.prefill
                 if options.attention:
                     prefill = self._programs.prefill_attention
@@ -288,10 +303,10 @@ class FlowPolicy(Policy):
         else:
             reused.append("prefix")
         prefix, prefix_attention = known
-        observation = self._observation(prepared, slots, n)
+        observation = self._observation(prepared, slots, n, places)
         prefix = jax.tree.map(lambda x: jnp.repeat(x, n, axis=0), prefix)
         noise = sample_noise(options.seed, n, self.config.action_horizon, self.config.action_dim)
-        yield (phase := self._phase("denoise", ("step", slots, n, options.attention)))
+        yield (phase := self._phase("denoise", ("step", slots, n, places, options.attention)))
         x_t, v_t, estimates, attention = [noise], [], [], []
         steps = self._programs.denoise(
             prefix, observation, noise, options.num_steps, attention=options.attention
@@ -332,14 +347,19 @@ class FlowPolicy(Policy):
 
     def _actions(self, prepared, options, tokens):
         slots, n = tuple(tokens), options.num_samples
+        places = self._text_places(prepared, False)
         key = _digest(prepared, slots, False)
         if (known := self._prefixes.get(key)) is None:
-            known = (self._programs.prefill(self._observation(prepared, slots, 1), tokens), ())
+            observation = self._observation(prepared, slots, 1, places)
+            known = (self._programs.prefill(observation, tokens), ())
             self._prefixes.put(key, known)
         prefix = jax.tree.map(lambda x: jnp.repeat(x, n, axis=0), known[0])
         noise = sample_noise(options.seed, n, self.config.action_horizon, self.config.action_dim)
         path = self._programs.denoise_all(
-            prefix, self._observation(prepared, slots, n), noise, num_steps=options.num_steps
+            prefix,
+            self._observation(prepared, slots, n, places),
+            noise,
+            num_steps=options.num_steps,
         )
         return np.asarray(path.x_t[-1])[..., : len(self.info.actions)], None
 
@@ -364,15 +384,21 @@ class FastPolicy(Policy):
     def _seen(self, prepared: Prepared) -> dict[str, np.ndarray]:
         return {slot: prepared.images[slot] for slot in self.config.image_slots}
 
+    def _text_places(self, prepared: Prepared, attention: bool) -> int:
+        # PARITY: behind a masked camera generated tokens see rows that see every place alike, those
+        # of the padding included.
+        return super()._text_places(prepared, attention or "masked" in prepared.modes.values())
+
     def _run(self, raw, prepared, options, tokens, timer, reused):
         slots = tuple(tokens)
         how = {"max_decoding_steps": options.max_tokens}
+        places = self._text_places(prepared, options.attention)
         key = _digest(prepared, slots, options.attention, options.max_tokens)
         if (known := self._prefixes.get(key)) is None:
-            program = ("prefix", options.max_tokens, options.attention)
+            program = ("prefix", places, options.max_tokens, options.attention)
             yield (phase := self._phase("prefix", program))
             with timer(phase.phase):
-                observation = self._observation(prepared, slots, 1)
+                observation = self._observation(prepared, slots, 1, places)
                 prefill = self._programs.prefill
                 if options.attention:
                     prefill = self._programs.prefill_attention
@@ -382,7 +408,7 @@ class FastPolicy(Policy):
         else:
             reused.append("prefix")
         state, prefix_attention = known
-        program = ("step", options.max_tokens, options.temperature, options.attention)
+        program = ("step", places, options.max_tokens, options.temperature, options.attention)
         yield (phase := self._phase("decode", program))
         steps = self._programs.decode(
             state,
@@ -437,7 +463,8 @@ class FastPolicy(Policy):
         slots = tuple(tokens)
         key = _digest(prepared, slots, False, options.max_tokens)
         if (known := self._prefixes.get(key)) is None:
-            observation = self._observation(prepared, slots, 1)
+            places = self._text_places(prepared, False)
+            observation = self._observation(prepared, slots, 1, places)
             how = {"max_decoding_steps": options.max_tokens}
             known = (self._programs.prefill(observation, tokens, **how), ())
             self._prefixes.put(key, known)
@@ -483,6 +510,14 @@ class FastPolicy(Policy):
 
 
 # --- pieces -------------------------------------------------------------------------------------
+
+
+def text_places(mask: np.ndarray) -> int:
+    """How many of the text's places [L] need to run: those that are filled, and padding up to a
+    multiple, since every length is a program to compile. Padding is seen by nobody and takes no
+    positions: leaving it out is exact."""
+    filled = max(int(mask.sum()), 1)
+    return min(-(-filled // TEXT_STEP) * TEXT_STEP, len(mask))
 
 
 def check_options(options: Options) -> None:

@@ -96,6 +96,30 @@ def test_reuse_changes_no_number(flow):
         assert not np.allclose(got.actions, first.actions, atol=1e-3)
 
 
+def test_text_padding_left_out_changes_no_number(flow, fast):
+    """Measured attention is shown over every place, so a run that measures it leaves none out."""
+    measured = dataclasses.replace(QUICK, attention=True)
+    for policy, tolerance in ((flow, 1e-5), (fast, 0)):
+        for modes in ({}, {"left_wrist_0_rgb": "masked"}):
+            got, _ = run(policy, observe(policy, seed=6, modes=modes))
+            whole, _ = run(policy, observe(policy, seed=6, modes=modes), measured)
+            assert got.recipe.modes == whole.recipe.modes
+            np.testing.assert_array_equal(got.mask, whole.mask)
+            if policy is flow:
+                close(got.x_t, whole.x_t, tolerance)
+            else:
+                assert [t.id for t in got.tokens] == [t.id for t in whole.tokens]
+                chances = [[t.probability for t in r.tokens] for r in (got, whole)]
+                close(*chances, 1e-5)
+    prompt = flow.prepare(observe(flow)).prompt
+    assert prompt.mask.sum() < 32 < len(prompt.tokens)
+    (prefix, _) = next(reversed(flow._prefixes.values()))
+    assert prefix.input_mask.shape == (1, 64 + len(prompt.tokens))  # the last run measured
+    run(flow, observe(flow, seed=6, prompt="touch the blue cube"))
+    (prefix, _) = next(reversed(flow._prefixes.values()))
+    assert prefix.input_mask.shape == (1, 64 + 32)
+
+
 def test_a_sample_is_its_seed(flow):
     many, _ = run(flow, observe(flow), dataclasses.replace(QUICK, num_samples=3, seed=4))
     alone, _ = run(flow, observe(flow), dataclasses.replace(QUICK, seed=6))
