@@ -190,18 +190,25 @@ def resize_with_pad(image: np.ndarray, height: int, width: int) -> np.ndarray:
         )
     if image.shape[:2] == (height, width):
         return image
-    ratio = max(image.shape[1] / width, image.shape[0] / height)
-    fitted_height, fitted_width = int(image.shape[0] / ratio), int(image.shape[1] / ratio)
-    if not (fitted_height and fitted_width):
-        raise ValueError(
-            f"an image of {image.shape[1]} x {image.shape[0]} pixels is too narrow: nothing of it "
-            f"would be left at {width} x {height}; crop it"
-        )
+    fitted_height, fitted_width = fitted_size(*image.shape[:2], height, width)
     fitted = Image.fromarray(image).resize((fitted_width, fitted_height), Image.Resampling.BILINEAR)
     top, left = (height - fitted_height) // 2, (width - fitted_width) // 2
     canvas = np.zeros((height, width, 3), np.uint8)
     canvas[top : top + fitted_height, left : left + fitted_width] = fitted
     return canvas
+
+
+def fitted_size(image_height: int, image_width: int, height: int, width: int) -> tuple[int, int]:
+    """(height, width) of what `resize_with_pad` scales an image to, before padding; raises
+    ValueError where a side would vanish."""
+    ratio = max(image_width / width, image_height / height)
+    fitted = int(image_height / ratio), int(image_width / ratio)
+    if not all(fitted):
+        raise ValueError(
+            f"an image of {image_width} x {image_height} pixels is too narrow: nothing of it "
+            f"would be left at {width} x {height}; crop it"
+        )
+    return fitted
 
 
 # --- norm stats ---------------------------------------------------------------------------------

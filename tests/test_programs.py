@@ -75,7 +75,8 @@ def test_what_cannot_be_asked_is_said(client, photo):
     picture = {"base_0_rgb": handle_file(photo)}
     for images, more, message in (
         ({"left_eye": handle_file(photo)}, {}, "no camera slots"),
-        ({"base_0_rgb": {"path": "/etc/passwd"}}, {}, "give an uploaded picture"),
+        ({"base_0_rgb": "/etc/passwd"}, {}, "give an uploaded picture"),
+        ({"base_0_rgb": {"path": "/etc/passwd"}}, {}, "403"),
         (picture, {"policies": ["other"]}, "no loaded policy is called other"),
         (picture, {"state": [0.0]}, "14 values"),
     ):

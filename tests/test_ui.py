@@ -20,6 +20,7 @@ from playground.ui import results
 from playground.ui.bench import AS_TRAINED, Benches
 from playground.ui.progress import Progress
 from playground.ui.results import Results
+from playground.ui.runs import Runs
 from tests.traces import fast_trace, pi0_trace, policy_info
 
 GREY = np.full((4, 6, 3), 128, np.uint8)
@@ -287,6 +288,15 @@ def test_badges_stand_on_every_card_whatever_happens():
         notes.take(event)
         cards = notes.payload()["policies"]
         assert [card["policy"]["badge"] for card in cards] == ["untrained weights"] * 2
+
+
+def test_who_never_says_goodbye_is_forgotten_in_the_end():
+    runs = Runs(most=2)
+    for visitor in ("first", "second", "first", "third"):
+        runs.begin(visitor)
+    assert [runs.begun(visitor) for visitor in ("first", "second", "third")] == [True, False, True]
+    runs.forget("first")
+    assert not runs.begun("first")
 
 
 # --- what is kept -------------------------------------------------------------------------------

@@ -50,7 +50,8 @@ def app(tmp_path_factory):
     folder = tmp_path_factory.mktemp("app")
     with started(folder) as address:
         yield address
-    assert "Traceback" not in (folder / "log").read_text()
+    log = (folder / "log").read_text()
+    assert "Traceback" not in log, log
 
 
 @contextlib.contextmanager

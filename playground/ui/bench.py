@@ -17,6 +17,7 @@ from playground.worker import Down, Worker
 EXAMPLES = Path(__file__).resolve().parents[2] / "assets" / "examples"
 AS_TRAINED = "as trained"
 MAX_PICTURE = 10 << 20  # bytes of a file
+MAX_PROMPT = 10_000  # characters
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ def jobs(
     """One job for all policies that name the slots alike and are told the same. `pictures` and
     `modes` belong to `bench.cameras`; where nothing is said, each policy gets its default prompt.
     Raises ValueError that says what to mend."""
+    _check_kinds(policies, prompt, state)
     if unknown := set(policies) - set(bench.policies):
         raise ValueError(f"no loaded policy is called {', '.join(sorted(unknown))}")
     if not policies:
@@ -138,10 +140,31 @@ def jobs(
     return list(found.values())
 
 
+def _check_kinds(policies: object, prompt: object, state: object) -> None:
+    """Whoever speaks to the server without the page may send anything."""
+    for name, value in (("the policies", policies), ("the state", state)):
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{name} must be a list, {value!r:.60} came")
+    if not isinstance(prompt, str | None) or not all(isinstance(name, str) for name in policies):
+        raise ValueError("the prompt and each name of a policy must be text")
+    if prompt and len(prompt) > MAX_PROMPT:
+        raise ValueError(
+            f"the prompt has {len(prompt):,} characters, at most {MAX_PROMPT:,} are taken: shorten "
+            "it (the models read a sentence or two)"
+        )
+
+
 def _check_pictures(bench: Bench, policy: str, observation: RawObservation) -> None:
     """Before the queue: the policy itself would say the same after it."""
     slots = [camera.slots[policy] for camera in bench.cameras if policy in camera.slots]
     robots.slot_modes(tuple(slots), observation)
+    if policy in bench.infos:
+        size = bench.infos[policy].image_size
+        for slot, picture in observation.images.items():
+            try:
+                transforms.fitted_size(*picture.shape[:2], size, size)
+            except ValueError as error:
+                raise ValueError(f"{slot}: {error}") from error
 
 
 def numbers(robot: Robot, state: Sequence[float | str]) -> np.ndarray:
@@ -150,9 +173,9 @@ def numbers(robot: Robot, state: Sequence[float | str]) -> np.ndarray:
     for dimension, value in zip(robot.state, state, strict=False):
         try:
             values.append(float(value))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(
-                f"{robot.title}'s state: {dimension.name} must be a number, {value!r} came"
+                f"{robot.title}'s state: {dimension.name} must be a number, {value!r:.60} came"
             ) from error
     return np.array(values + list(state[len(values) :]))
 

@@ -1,8 +1,10 @@
 """What the server turns away before Gradio sees it."""
 
 import json
+from pathlib import Path
 
-from gradio_client.utils import is_file_obj_with_meta, is_http_url_like
+from gradio.utils import get_upload_folder
+from gradio_client.utils import is_file_obj_with_meta
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,8 +19,8 @@ class Guard:
     """ASGI middleware against what Gradio (6.31) does for whoever speaks to it without the page.
 
     It would fetch an address that a request or a message names in a file's place; open any path
-    of this machine that a message names without the mark of an upload, since for pictures it adds
-    the mark itself and for marked ones alone it checks the path; and hold a message of any size.
+    of this machine that a message names for a picture without the mark of an upload, since it
+    checks the marked ones alone; and hold a message of any size.
     """
 
     def __init__(self, app: ASGIApp):
@@ -67,12 +69,13 @@ def _refusal(body: bytes) -> PlainTextResponse | None:
         return PlainTextResponse(f"At most {_MAX_MESSAGE >> 20} MB are taken.", 413)
     try:
         message = json.loads(body or b"null")
-        strange = not all(map(_uploaded, _files(message)))
-    except RecursionError:
-        return PlainTextResponse("This message is nested too deeply.", 400)
     except ValueError:  # no JSON: Gradio says so
         return None
-    return PlainTextResponse("Files are uploaded, not named.", 403) if strange else None
+    except RecursionError:
+        return PlainTextResponse("This message is nested too deeply.", 400)
+    if all(map(_uploaded, _files(message))):
+        return None
+    return PlainTextResponse("Files are uploaded, not named.", 403)
 
 
 def _files(value):
@@ -88,6 +91,10 @@ def _files(value):
 
 
 def _uploaded(file: dict) -> bool:
-    """Whether Gradio goes on to check that its path is an upload."""
-    marked = isinstance(file.get("meta"), dict) and is_file_obj_with_meta(file)
-    return marked and not is_http_url_like(file["path"])
+    """Whether it is marked as an upload, and lies where uploads and the page's own files do."""
+    if not (isinstance(file.get("meta"), dict) and is_file_obj_with_meta(file)):
+        return False
+    try:
+        return Path(file["path"]).resolve().is_relative_to(Path(get_upload_folder()).resolve())
+    except (OSError, ValueError):  # no path at all
+        return False

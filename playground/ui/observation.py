@@ -81,7 +81,7 @@ def build(bench: Bench) -> Form:
         placeholder=_placeholder(bench),
         lines=2,
         max_lines=6,
-        max_length=10_000,
+        max_length=benches.MAX_PROMPT,
         elem_id="prompt",
     )
     with gr.Row(elem_classes="buttons"):
@@ -294,8 +294,9 @@ def jobs(
     fields = {"steps": steps, "samples": samples, "seed": seed, "temperature": temperature}
     fields["most tokens"] = most
     for name, value in fields.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"the field {name} needs a number, it holds {value!r}")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not abs(value) < 2**53:
+            raise ValueError(f"the field {name} needs a number, it holds {value!r:.60}")
     options = Options(
         int(steps), int(samples), int(seed), float(temperature), int(most), bool(attention)
     )
@@ -303,9 +304,8 @@ def jobs(
     files = [file and file["path"] for file in rest[:MAX_CAMERAS]]
     modes = rest[MAX_CAMERAS : MAX_CAMERAS + len(bench.cameras)]
     found = pictures(bench, files)
-    return bench, benches.jobs(
-        bench, policies or [], found, modes, prompt, state["values"], options
-    )
+    values = state.get("values") if isinstance(state, dict) else None
+    return bench, benches.jobs(bench, policies or [], found, modes, prompt, values, options)
 
 
 def pictures(bench: Bench, paths: Sequence[str | None]) -> list[np.ndarray | None]:

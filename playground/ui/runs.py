@@ -22,12 +22,14 @@ def submit(worker: Worker, jobs: Sequence[Job]) -> list[Stream]:
 
 class Runs:
     """The streams that are open now, by visitor, so that Stop and a closed page can end them. A
-    visitor has one run of a kind at a time: a new one ends the one before."""
+    visitor has one run of a kind at a time: a new one ends the one before. most: visitors whose
+    page began a run and never said that it was closed."""
 
-    def __init__(self):
+    def __init__(self, most: int = 2000):
+        self._most = most
         self._lock = threading.Lock()
         self._open: dict[str, list[Stream]] = {}
-        self._begun: set[str] = set()
+        self._begun: dict[str, None] = {}  # in order of their last beginning
 
     @contextlib.contextmanager
     def of(self, visitor: str, streams: list[Stream]) -> Iterator[None]:
@@ -48,7 +50,10 @@ class Runs:
     def begin(self, visitor: str) -> None:
         """From now on the strip is this visitor's run's, not that of loading."""
         with self._lock:
-            self._begun.add(visitor)
+            self._begun.pop(visitor, None)
+            self._begun[visitor] = None
+            if len(self._begun) > self._most:
+                del self._begun[next(iter(self._begun))]
 
     def begun(self, visitor: str) -> bool:
         with self._lock:
@@ -58,7 +63,7 @@ class Runs:
         """The visitor left."""
         self.stop(visitor)
         with self._lock:
-            self._begun.discard(visitor)
+            self._begun.pop(visitor, None)
 
     def stop(self, visitor: str) -> None:
         with self._lock:

@@ -16,11 +16,10 @@ import gradio as gr
 
 from playground.trace import Options
 from playground.ui import look, observation
-from playground.ui.bench import Benches
+from playground.ui.bench import MAX_PROMPT, Benches
 from playground.ui.observation import MAX_CAMERAS, MODES, Form
 
 _MOST = 2000  # visitors that are remembered
-_MAX_PROMPT = 10_000
 # Names the entry in the browser's storage; the secret only keeps casual eyes out of it.
 _STORAGE = {"storage_key": "pi0-playground", "secret": "pi0-playground-1"}
 _REMEMBER = look.script("remember.js")
@@ -119,7 +118,7 @@ def _put(
         raise ValueError("no modes of the slots")
     chosen = [name for name in bench.policies if name in policies]
     pictures = [files.get(slot) for slot in range(MAX_CAMERAS)]
-    prompt = prompt[:_MAX_PROMPT]
+    prompt = prompt[:MAX_PROMPT]
     updates = observation.put(bench, form, prompt, values, chosen, options, pictures, modes)
     for slot in set(range(MAX_CAMERAS)) - files.keys():
         del updates[form.pictures[slot]]

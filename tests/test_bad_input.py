@@ -1,0 +1,388 @@
+"""What strangers may send: each kind has its stated outcome, and none does harm.
+
+Here is what reaches the running app over HTTP, and arbitrary input at each way in. Elsewhere:
+pictures' modes, orientations and damage in test_transforms; recipes and ZIPs made to harm in
+test_recipe; states before the queue in test_ui; prompts in test_tokenizer; checkpoints in
+test_checkpoint; downloads in test_download; tokens that do not decode, and actions that are not
+finite, in test_policy.
+"""
+
+import asyncio
+import contextlib
+import http.client
+import io
+import json
+import zipfile
+from urllib.parse import urlsplit
+
+import gradio as gr
+import httpx
+import numpy as np
+import pytest
+from gradio.utils import get_upload_folder
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from starlette.testclient import TestClient
+
+from playground import recipe, transforms
+from playground.events import Job
+from playground.robots import TABLETOP
+from playground.ui import bench as benches
+from playground.ui import guard, observation, visits
+from playground.ui.bench import Benches
+from tests.test_recipe import RUN, ZIP
+from tests.test_transforms import encoded, huge_png, photo
+from tests.test_ui import Loaded, info_of
+from tests.visitor import answers, until
+
+MARK = {"_type": "gradio.FileData"}
+
+# --- over HTTP ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def client(app):
+    until(lambda: answers(f"{app}/readyz"))
+    return Client(app, verbose=False)
+
+
+def cut_off(data):
+    return data[: len(data) // 2]
+
+
+def animated_gif():
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    return encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+
+
+NO_PICTURE = "base_0_rgb: this is no readable PNG, JPEG or WebP image: save it as one of these"
+PICTURES = {
+    "hundred-megapixels.png": (huge_png(10_000, 10_000), r"10000 x 10000 pixels, at most 16,000"),
+    "ten-megabytes.png": (encoded(Image.fromarray(photo())) + bytes(10 << 20), "larger than 10 MB"),
+    "sliver.png": (encoded(Image.new("RGB", (10_000, 1))), "10000 x 1 pixels is too narrow"),
+    "cut-off.jpg": (cut_off(encoded(Image.fromarray(photo(200, 150)), "JPEG")), "cut off"),
+    "animated.gif": (animated_gif(), NO_PICTURE),
+    "zip.png": (ZIP, NO_PICTURE),
+    "pickle.png": (b"\x80\x04K\x01.", NO_PICTURE),
+    "svg.png": (b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>", NO_PICTURE),
+    "html.png": (b"<html><script>alert(1)</script></html>", NO_PICTURE),
+    "empty.png": (b"", NO_PICTURE),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_what_is_no_picture_is_refused_with_a_reason(client, tmp_path, name):
+    data, message = PICTURES[name]
+    (tmp_path / name).write_bytes(data)
+    images = {"base_0_rgb": handle_file(tmp_path / name)}
+    with pytest.raises(AppError, match=message):
+        client.predict("touch the red cube", images, api_name="/infer")
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [Image.new("L", (1, 1)), Image.new("RGB", (30, 400)), Image.new("I;16", (30, 20))],
+    ids=["one pixel", "narrow", "16 bit"],
+)
+def test_odd_pictures_are_answered(client, tmp_path, picture):
+    picture.save(tmp_path / "odd.png")
+    images = {"base_0_rgb": handle_file(tmp_path / "odd.png")}
+    told = client.predict("", images, policies=["pi0_tabletop"], api_name="/infer")
+    assert np.isfinite(told["pi0_tabletop"]["actions"]).all()
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.html", "x.svg", "x.pkl", "x.js", "x.pdf"])
+def test_what_was_uploaded_is_never_served_as_a_page(app, name):
+    sent = {"files": (name, b"<html><script>alert(1)</script></html>")}
+    (path,) = httpx.post(f"{app}/gradio_api/upload", files=sent).json()
+    served = httpx.get(f"{app}/gradio_api/file={path}")
+    assert served.content == sent["files"][1]
+    kind, how = served.headers["content-type"], served.headers["content-disposition"]
+    # As a picture, script in it is dead.
+    assert kind == "image/png" or (kind == "application/octet-stream" and "attachment" in how)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "file=/etc/passwd",
+        "file=//etc/passwd",
+        "file=%2Fetc%2Fpasswd",
+        "file=%252Fetc%252Fpasswd",
+        "file=../../../../../etc/passwd",
+        "file=..%2f..%2f..%2fetc%2fpasswd",
+        "file=app.py",
+        "file=file:///etc/passwd",
+        "file=https://example.com/",
+        "file=https:%2F%2Fexample.com/",
+        "file=HTTP://127.0.0.1/",
+        "file/etc/passwd",
+        "proxy=https://example.com/",
+        "proxy=http://127.0.0.1/healthz",
+        "../etc/passwd",
+        "../../app.py",
+    ],
+)
+def test_requests_for_files_that_are_no_uploads_are_refused(app, path):
+    asked = http.client.HTTPConnection(urlsplit(app).netloc)  # takes nothing out of a path
+    with contextlib.closing(asked):
+        asked.request("GET", f"/gradio_api/{path}")
+        answer = asked.getresponse()
+        body = answer.read()
+    assert answer.status in (403, 404), body
+    assert b"root:" not in body
+    assert b"argparse" not in body
+    if "%252F" not in path and "//" in path.replace("%2F", "/") and "example" in path:
+        assert b"Nothing is fetched" in body
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        {"path": "PATH"},
+        {"path": "PATH", "meta": {}},
+        {"path": "PATH", "meta": {"_type": "x"}},
+        {"path": "PATH", "meta": None},
+        {"path": "PATH", "meta": MARK},
+        {"path": "PATH", "meta": MARK, "is_stream": True},
+        {"path": "PATH\0", "meta": MARK},
+        {"path": 5, "meta": MARK},
+        {"path": None, "url": "https://example.com/x.png", "meta": MARK},
+        {"path": "https://example.com/x.png", "meta": MARK},
+    ],
+)
+def test_no_picture_of_this_machine_is_opened_for_a_stranger(app, client, file):
+    """Not by an event of the page's own either, which anybody can send."""
+    path = str(benches.EXAMPLES / "tabletop-red.png")
+    file = json.loads(json.dumps(file).replace("PATH", path))
+    parts = {part["id"]: part["props"] for part in client.config["components"]}
+    (slot,) = (i for i, props in parts.items() if props.get("elem_id") == "picture-0")
+    events = [event for event in client.config["dependencies"] if slot in event["inputs"]]
+    assert len(events) > 5
+    for event in events:
+        given = [file if i == slot else parts[i].get("value") for i in event["inputs"]]
+        body = {"fn_index": event["id"], "data": given, "session_hash": f"stranger{event['id']}"}
+        answer = httpx.post(f"{app}/gradio_api/queue/join", json=body)
+        assert (answer.status_code, answer.text) == (403, "Files are uploaded, not named.")
+
+
+def test_what_is_too_large_is_refused_before_it_is_read(app):
+    """By what it says of itself."""
+    target = urlsplit(app)
+    for path, size in (("upload", 66 << 20), ("queue/join", 5 << 20), ("call/infer", 5 << 20)):
+        asked = http.client.HTTPConnection(target.netloc, timeout=30)
+        with contextlib.closing(asked):
+            asked.putrequest("POST", f"/gradio_api/{path}")
+            asked.putheader("content-length", str(size))
+            asked.putheader("content-type", "application/json")
+            asked.endheaders()
+            assert asked.getresponse().status == 413, path
+
+
+# --- at the door --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def door():
+    """The guard before an app that notes what reaches it; the client, and the notes."""
+    reached = []
+
+    async def inner(scope, receive, send):
+        body = b""
+        while True:
+            message = await receive()
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        reached.append((scope["path"], body))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    return TestClient(guard.Guard(inner)), reached
+
+
+def test_what_is_well_comes_through_whole(door):
+    client, reached = door
+    upload = {"path": f"{get_upload_folder()}/x/picture.png", "meta": MARK}
+    bodies = [b"", b"no JSON", b"\xff", json.dumps({"data": [upload]}).encode()]
+    for body in bodies:
+        assert client.post("/gradio_api/queue/join", content=body).status_code == 200
+    assert [body for _, body in reached] == bodies
+    upload = bytes(5 << 20)
+    assert client.post("/gradio_api/upload", content=upload).status_code == 200
+    assert reached[-1] == ("/gradio_api/upload", upload)
+    assert client.get("/gradio_api/file=/tmp/x.png").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"[" * 100_000, 400),
+        (b" " * (5 << 20), 413),
+        (b'{"data": [{"a": [{"path": "/etc/passwd"}]}]}', 403),
+        (b'{"path": {"path": 1}}', 403),
+        (b'{"path": "http://x/", "meta": {"_type": "gradio.FileData"}}', 403),
+    ],
+)
+@pytest.mark.parametrize("honest", [True, False], ids=["length told", "in pieces"])
+def test_what_is_not_stays_out(door, body, status, honest):
+    client, reached = door
+    content = body if honest else iter([body[:7], body[7:]])
+    assert client.post("/gradio_api/call/infer", content=content).status_code == status
+    assert reached == []
+
+
+# --- anything at every way in -------------------------------------------------------------------
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=8,
+)
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "I;16", "CMYK")
+
+
+@st.composite
+def pictures(draw):
+    """A file of a picture of any mode that its format takes, and its size."""
+    kind = draw(st.sampled_from(["PNG", "JPEG", "WEBP"]))
+    size = draw(st.tuples(st.integers(1, 400), st.integers(1, 400)))
+    mode = draw(st.sampled_from(MODES))
+    noise = np.random.default_rng(draw(st.integers(0, 99))).integers(0, 256, (*size[::-1], 4))
+    image = Image.fromarray(noise.astype(np.uint8), "RGBA")
+    if mode == "I;16":
+        image = Image.fromarray((noise[..., 0] * 257).astype(np.uint16))
+    else:
+        image = image.convert("RGB").convert(mode) if mode != "PA" else image.convert("P")
+    taken = {"JPEG": ("1", "L", "RGB", "CMYK"), "WEBP": ("RGB", "RGBA", "L", "P")}
+    if mode not in taken.get(kind, MODES[:-1]):
+        image, mode = image.convert("RGB"), "RGB"
+    return encoded(image, kind), size
+
+
+@given(pictures())
+@settings(deadline=None, max_examples=60)
+def test_any_picture_reaches_the_model_s_square_or_is_too_narrow(given_picture):
+    data, (width, height) = given_picture
+    loaded = transforms.load_image(data)
+    assert (loaded.shape, loaded.dtype) == ((height, width, 3), np.uint8)
+    if max(width, height) / min(width, height) > 224:
+        with pytest.raises(ValueError, match="too narrow"):
+            transforms.resize_with_pad(loaded, 224, 224)
+    else:
+        assert transforms.resize_with_pad(loaded, 224, 224).shape == (224, 224, 3)
+
+
+@pytest.fixture(scope="module")
+def form():
+    """The page's form, and the benches behind it."""
+    infos = {name: info_of(TABLETOP, name) for name in ("pi0", "pi0_fast")}
+    every = Benches(Loaded(infos), dict.fromkeys(infos, TABLETOP))
+
+    async def build():  # Gradio makes event loops of its own where none runs, and leaves them open
+        with gr.Blocks(analytics_enabled=False):
+            return observation.build(every.of()), every, visits.build(), gr.Checkbox()
+
+    return asyncio.run(build())
+
+
+def well(form):
+    """What the form sends as it is."""
+    values = [part.value for part in form.inputs]
+    values[3] = {"values": list(TABLETOP.resting_state)}
+    place = form.inputs.index(form.pictures[0])
+    values[place] = {"path": str(benches.EXAMPLES / "tabletop-red.png")}
+    return values
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=100)
+def test_any_form_is_run_or_refused_with_a_reason(form, data):
+    parts, every, _, _ = form
+    values = well(parts)
+    places = [i for i, part in enumerate(parts.inputs) if part not in parts.pictures]
+    for place in data.draw(st.lists(st.sampled_from(places), min_size=1, max_size=2)):
+        values[place] = data.draw(JSON | st.text(max_size=30) | st.floats())
+    try:
+        _, jobs = observation.jobs(every, *values)
+    except ValueError:
+        return
+    assert all(isinstance(job, Job) for job in jobs)
+
+
+def test_the_form_as_it_is_can_be_run(form):
+    """Or the test above would find nothing."""
+    parts, every, _, _ = form
+    values = well(parts)
+    assert observation.jobs(every, *values)[1]
+    values[2] = "x" * 10_001
+    with pytest.raises(ValueError, match="at most 10,000 are taken"):
+        observation.jobs(every, *values)
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=100)
+def test_any_memory_of_a_browser_sets_the_page_or_is_forgotten(form, data):
+    parts, every, memory, measure = form
+    kept = visits.Visits()
+    told = [
+        "tabletop",
+        "go",
+        {"values": [0.0] * 14},
+        ["pi0"],
+        10,
+        1,
+        0,
+        0.0,
+        64,
+        True,
+        *["as trained"] * 4,
+    ]
+    for place in data.draw(st.lists(st.integers(0, len(told) - 1), max_size=2)):
+        told[place] = data.draw(JSON)
+    stored = {"key": "k" * 24, "form": data.draw(st.just(told) | JSON)}
+    for browser in (stored, data.draw(JSON)):
+        assert memory.key in visits.restored(browser, memory, kept, every, parts, measure)
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=100)
+def test_any_recipe_is_read_or_refused_with_a_reason(data):
+    """A recipe with one of its values replaced by any other."""
+    tree = json.loads(recipe.to_json(recipe.of(RUN)))
+    here = tree
+    while isinstance(here, dict | list) and here:
+        place = data.draw(
+            st.sampled_from(list(here) if isinstance(here, dict) else range(len(here)))
+        )
+        if not isinstance(here[place], dict | list) or data.draw(st.booleans()):
+            here[place] = data.draw(JSON)
+            break
+        here = here[place]
+    try:
+        told = recipe.from_json(json.dumps(tree))
+    except ValueError:
+        return
+    assert recipe.from_json(recipe.to_json(told)) == told
+
+
+@given(
+    st.lists(st.tuples(st.text(max_size=20) | st.sampled_from(
+        ["recipe.json", "../x", "/x", "traces/pi0-untrained-weights.npz", "inputs/x.png"]
+    ), st.binary(max_size=60) | JSON.map(lambda tree: json.dumps(tree).encode())), max_size=5),
+    st.integers(0, 200),
+)  # fmt: skip
+@settings(deadline=None, max_examples=100)
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_any_zip_is_refused_with_a_reason(members, cut):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members:
+            archive.writestr(name or "x", content)
+    data = file.getvalue()
+    for given_file in (data, data[: len(data) - cut]):
+        with pytest.raises(ValueError, match=r"this ZIP is no saved run|this is no recipe"):
+            recipe.read(given_file)
