@@ -19,7 +19,9 @@ from models.tokenizer import FastActionTokenizer, FastTokenizer, PaligemmaTokeni
 from playground import catalog, download, host, local, memory
 from playground.catalog import ASSETS, BUNDLED_PAIR, Entry
 from playground.events import Phase
-from playground.policy import FastPolicy, FlowPolicy, Policy
+from playground.fast_policy import FastPolicy
+from playground.flow_policy import FlowPolicy
+from playground.policy import Policy
 from playground.robots import TABLETOP
 from playground.trace import Options, PolicyInfo, RawObservation, Stats
 
@@ -251,9 +253,10 @@ def assemble(
     tokenizer: PaligemmaTokenizer,
     fast: FastActionTokenizer | None,
 ) -> Policy:
-    """The policy of a model, whatever its kind. Raises ValueError if the text has more tokens than
-    the model's table."""
-    if tokenizer.vocab_size > model.config.vocab_size:
+    """The policy of a model, whatever its kind. Raises ValueError if the text's tokens are not the
+    model's: more than its table has, or, where it writes tokens itself, fewer."""
+    spare = model.config.vocab_size - tokenizer.vocab_size
+    if spare < 0 or (spare and entry.family == "pi0_fast"):
         raise ValueError(
             f"{entry.name} knows {model.config.vocab_size:,} tokens, its sentencepiece model has "
             f"{tokenizer.vocab_size:,}: give the text_tokenizer that it was trained with"

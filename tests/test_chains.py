@@ -12,7 +12,7 @@ import pytest
 from models.checkpoint import abstract_model
 from models.tokenizer import FastActionTokenizer, PaligemmaTokenizer
 from playground import catalog, loading, robots, transforms
-from playground.policy import FlowPolicy
+from playground.flow_policy import FlowPolicy
 from tests.conftest import GOLDENS
 from tests.openpi_cases import Recorded, close, to_stats
 
