@@ -1,22 +1,30 @@
 """How fast it is: `python -m playground.bench`.
 
+    (nothing)           the policies that the page opens, and several visitors of one worker
     --mid CONFIG.json   random weights at the mid sizes that openpi was measured at
     --full-size         random weights at the 3B sizes, one model at a time
+    --tricks            with either of the two: each exact trick, without it and with it
     --json FILE         the figures for programs
-    (none of these)     the policies that the page opens
 
-CPU-seconds count all threads of the process and are what compares between machines; wall seconds
-are what a person waits. Every figure is the median of several warm calls whose result was awaited,
-after a float32 matrix product of known size that says what this machine gave at that time.
+CPU-seconds count all threads of the process and are what compares between machines; the least of
+several warm calls whose result was awaited, since other work on a machine only ever adds. Wall
+seconds are their median: what a person waits. A float32 matrix product of known size says what this
+machine gave at that time.
 """
 
 import argparse
 import dataclasses
+import itertools
 import json
+import os
 import resource
 import statistics
+import subprocess
+import sys
+import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -24,7 +32,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from models.checkpoint import random_model
-from models.compiled import compiled
 from models.config import (
     PI0,
     PI0_FAST,
@@ -37,38 +44,43 @@ from models.config import (
 from models.observation import Observation
 from models.pi0 import Pi0, Pi0Programs
 from models.pi0_fast import Pi0Fast, Pi0FastPrograms
+from playground import memory, tricks
 from playground.catalog import BUNDLED_PAIR
-from playground.loading import open_policy
+from playground.events import Done, Job
+from playground.loading import keep_compiled_programs, open_policy
 from playground.policy import Policy, sample_noise
-from playground.trace import Options, RawObservation
+from playground.robots import TABLETOP
+from playground.trace import Options, PolicyInfo, RawObservation, Trace
+from playground.worker import Worker
 
-TOKENS = 50
+TOKENS, STEPS, SEEDS = 50, 10, 8
+PROMPT = "pick up the red cube"
+VISITORS = (1, 4)
+SIGLIP_S = VisionConfig(
+    width=384, depth=12, mlp_dim=1536, num_heads=6, patch_size=14, image_size=224
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Figure:
-    """One line: median CPU-seconds and wall seconds of a call."""
+    """One line: least CPU-seconds and median wall seconds of a call, and what else is told."""
 
     subject: str
     what: str
-    cpu_s: float
+    cpu_s: float | None
     wall_s: float
+    note: str = ""
 
 
 def measure(call: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """Median (CPU-seconds, wall seconds) of `repeats` calls after one that is not counted."""
+    """(least CPU-seconds, median wall seconds) of `repeats` calls after one that is not counted."""
     jax.block_until_ready(call())
-    times = []
-    for _ in range(repeats):
-        cpu, wall = time.process_time(), time.perf_counter()
-        jax.block_until_ready(call())
-        times.append((time.process_time() - cpu, time.perf_counter() - wall))
-    cpus, walls = zip(*times, strict=True)
-    return statistics.median(cpus), statistics.median(walls)
+    cpus, walls = zip(*(once(call) for _ in range(repeats)), strict=True)
+    return min(cpus), statistics.median(walls)
 
 
-def first_call(call: Callable[[], object]) -> tuple[float, float]:
-    """(CPU-seconds, wall seconds) of one call, compiling included."""
+def once(call: Callable[[], object]) -> tuple[float, float]:
+    """(CPU-seconds, wall seconds) of one call."""
     cpu, wall = time.process_time(), time.perf_counter()
     jax.block_until_ready(call())
     return time.process_time() - cpu, time.perf_counter() - wall
@@ -78,23 +90,32 @@ def calibrate(repeats: int) -> Figure:
     """A float32 product of two 1024 x 1024 matrices: 2.1 GFLOP."""
     a = jnp.asarray(np.random.default_rng(0).standard_normal((1024, 1024), np.float32))
     product = jax.jit(lambda a: a @ a)
-    cpu, wall = measure(lambda: product(a), repeats)
-    return Figure("machine", f"matrix product, {2.147 / wall:.0f} GFLOP/s", cpu, wall)
+    cpu, wall = measure(lambda: product(a), 3 * repeats)
+    return Figure("machine", "matrix product", cpu, wall, f"{2.147 / cpu:.0f} GFLOP a CPU-second")
 
 
-# --- models with random weights -----------------------------------------------------------------
+# --- what is measured ---------------------------------------------------------------------------
 
 
-def mid_config(case: dict) -> Config:
-    """The config that a case of the mid-size file describes. S/14 is width 384, depth 12, 6 heads
-    of a vision transformer with MLP 1536."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Subject:
+    """A policy of the page (without config), or a model with random weights: its sizes, and which
+    of its cameras are seen, how many text tokens there are, the weights' type and the seed."""
+
+    name: str
+    config: Config | None = None
+    cameras_seen: tuple[bool, ...] = ()
+    text_valid: int = 20
+    storage: str = "float32"
+    seed: int = 0
+
+
+def mid_subject(name: str, case: dict) -> Subject:
+    """What a case of the mid-size file describes."""
     if case["siglip_variant"] != "S/14":
         raise ValueError(f"siglip_variant is {case['siglip_variant']!r}; expected 'S/14'")
-    vision = VisionConfig(
-        width=384, depth=12, mlp_dim=1536, num_heads=6, patch_size=14, image_size=224
-    )
     shared = {
-        "vision": vision,
+        "vision": SIGLIP_S,
         "language": ExpertConfig(**case["llm"]),
         "vocab_size": case["vocab"],
         "action_dim": case["action_dim"],
@@ -104,155 +125,317 @@ def mid_config(case: dict) -> Config:
         "image_slots": tuple(case["cameras"]),
     }
     if case["model"] == "pi0_fast":
-        return Pi0FastConfig(**shared)
-    return Pi0Config(**shared, action_expert=ExpertConfig(**case["expert"]), pi05=False)
+        config = Pi0FastConfig(**shared)
+    else:
+        config = Pi0Config(**shared, action_expert=ExpertConfig(**case["expert"]), pi05=False)
+    seen = tuple(case["camera_mask"])
+    return Subject(name, config, seen, case["text_valid"], case["params_dtype"], case["seed"])
 
 
-def random_observation(config: Config, masked: tuple[str, ...], valid: int, seed: int):
-    """Random pictures and `valid` prompt tokens; masked cameras are left out (pi0, pi0.5)."""
-    rng = np.random.default_rng(seed)
+def full_size() -> dict[str, Subject]:
+    """pi0 with three views and pi0-FAST; on a CPU weights in bfloat16 with float32 arithmetic."""
+    computed = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return {
+        name: Subject(
+            name,
+            dataclasses.replace(config, dtype=computed),
+            (True,) * len(config.image_slots),
+            storage="bfloat16",
+        )
+        for name, config in {"pi0-3B": PI0, "pi0-FAST-3B": PI0_FAST}.items()
+    }
+
+
+def random_observation(subject: Subject) -> Observation:
+    """Random pictures and prompt tokens; masked cameras are left out (pi0, pi0.5)."""
+    config, rng = subject.config, np.random.default_rng(subject.seed)
     size, length = config.vision.image_size, config.max_token_len
-    slots = [slot for slot in config.image_slots if slot not in masked]
+    slots = [s for s, seen in zip(config.image_slots, subject.cameras_seen, strict=True) if seen]
     row = lambda values: jnp.asarray(values)[None]  # noqa: E731
     return Observation(
         images={s: row(rng.uniform(-1, 1, (size, size, 3)).astype(np.float32)) for s in slots},
         image_masks={s: jnp.ones(1, bool) for s in slots},
         state=row(rng.standard_normal(config.action_dim, np.float32)),
         tokens=row(rng.integers(3, config.vocab_size, length, np.int32)),
-        token_mask=row(np.arange(length) < valid),
+        token_mask=row(np.arange(length) < subject.text_valid),
         token_ar_mask=row(np.zeros(length, np.int32)),
     )
 
 
-def bench_flow(name: str, model: Pi0, observation: Observation, repeats: int) -> list[Figure]:
-    """A chunk, and what is left of it when something is known already."""
+def whole(subject: Subject) -> tuple[Pi0 | Pi0Fast, Observation]:
+    """The model and what it is shown."""
+    model = random_model(subject.config, subject.seed, subject.storage)
+    return model, random_observation(subject)
+
+
+def opened(subject: Subject) -> tuple[Pi0 | Pi0Fast, Observation]:
+    """The same as a policy shows it: without the text's padding."""
+    model, observation = whole(subject)
+    return model, tricks.trimmed(observation)
+
+
+def whole_chunk(subject: Subject) -> Callable[[], object]:
+    """A call that goes all the way from pictures that were not seen before to a chunk."""
+    if subject.config is None:
+        policy, rng = open_policy(subject.name), np.random.default_rng(0)
+        return lambda: answer(policy, observe(policy.info, rng), Options()).timings_ms
+    model, observation = opened(subject)
+    if isinstance(model, Pi0):
+        noise = sample_noise(0, 1, model.config.action_horizon, model.config.action_dim)
+        run = Pi0Programs(model)
+        return lambda: run.sample_actions(observation, noise, num_steps=STEPS)
+    run = Pi0FastPrograms(model)
+    return lambda: run.sample_actions(observation, max_decoding_steps=TOKENS)
+
+
+def bench(subject: Subject, repeats: int) -> list[Figure]:
+    """The whole chunk, its parts, and what is left of it when something is known already."""
+    if subject.config is None:
+        return bench_policy(open_policy(subject.name), repeats)
+    model, observation = opened(subject)
+    calls = (flow_calls if isinstance(model, Pi0) else fast_calls)(model, observation)
+    return [Figure(subject.name, what, *measure(call, repeats)) for what, call in calls.items()]
+
+
+def flow_calls(model: Pi0, observation: Observation) -> dict[str, Callable[[], object]]:
     config, run = model.config, Pi0Programs(model)
-    shape = (config.action_horizon, config.action_dim)
-    noise = jnp.asarray(sample_noise(0, 1, *shape))
-    chunk = lambda: run.sample_actions(observation, noise, num_steps=10)  # noqa: E731
-    figures = [Figure(name, "chunk, first call", *first_call(chunk))]
-    embed = compiled(model, Pi0.embed_images)
-    images = jnp.concatenate(list(observation.images.values()))
-    known = dict(zip(observation.images, jnp.split(embed(images), len(images)), strict=True))
+    noises = jnp.asarray(sample_noise(0, SEEDS, config.action_horizon, config.action_dim))
+    noise = noises[:1]
+    known = tricks.embedded(run, observation)
     prefix = jax.block_until_ready(run.prefill(observation, known))
-    many = jax.tree.map(lambda x: jnp.repeat(x, 8, axis=0), (prefix, observation))
-    noises = jnp.asarray(sample_noise(0, 8, *shape))
 
-    def prompt():
-        return run.denoise_all(run.prefill(observation, known), observation, noise, num_steps=10)
+    def loop(prefix, draw):
+        rows = len(draw)
+        many = jax.tree.map(lambda x: jnp.repeat(x, rows, axis=0), (prefix, observation))
+        return run.denoise_all(*many, draw, num_steps=STEPS)
 
-    calls = {
-        "chunk, 10 steps": chunk,
-        "vision alone": lambda: embed(images),
-        "prefix alone": lambda: run.prefill(observation, known),
-        "new prompt, same images": prompt,
-        "new seed or state": lambda: run.denoise_all(prefix, observation, noise, num_steps=10),
-        "8 seeds": lambda: run.denoise_all(*many, noises, num_steps=10),
+    return {
+        f"chunk, {STEPS} steps": lambda: run.sample_actions(observation, noise, num_steps=STEPS),
+        "vision": lambda: tricks.embedded(run, observation),
+        "prefix": lambda: run.prefill(observation, known),
+        "loop = new seed or state": lambda: loop(prefix, noise),
+        "new prompt, same images": lambda: loop(run.prefill(observation, known), noise),
+        f"{SEEDS} seeds, all of it": lambda: loop(
+            run.prefill(observation, tricks.embedded(run, observation)), noises
+        ),
         "stepwise, every step awaited": lambda: [
-            jax.block_until_ready(step) for step in run.denoise(prefix, observation, noise, 10)
+            jax.block_until_ready(step) for step in run.denoise(prefix, observation, noise, STEPS)
         ],
     }
-    return figures + [Figure(name, what, *measure(call, repeats)) for what, call in calls.items()]
 
 
-def bench_fast(name: str, model: Pi0Fast, observation: Observation, repeats: int) -> list[Figure]:
-    """TOKENS tokens, whatever they are (random weights do not stop), and the parts."""
+def fast_calls(model: Pi0Fast, observation: Observation) -> dict[str, Callable[[], object]]:
+    """TOKENS tokens, whatever they are: random weights do not stop."""
     run = Pi0FastPrograms(model)
     how = {"max_decoding_steps": TOKENS}
-    chunk = lambda: run.sample_actions(observation, **how)  # noqa: E731
-    figures = [Figure(name, f"{TOKENS} tokens, first call", *first_call(chunk))]
-    embed = compiled(model, Pi0Fast.embed_images)
-    images = jnp.concatenate(list(observation.images.values()))
-    known = dict(zip(observation.images, jnp.split(embed(images), len(images)), strict=True))
+    known = tricks.embedded(run, observation)
     state = jax.block_until_ready(run.prefill(observation, known, **how))
-    calls = {
-        f"chunk of {TOKENS} tokens": chunk,
-        "vision alone": lambda: embed(images),
-        "prefix alone": lambda: run.prefill(observation, known, **how),
-        f"{TOKENS} tokens alone": lambda: run.decode_all(state),
-        "stepwise, every token awaited": lambda: list(run.decode(state, **how)),
-    }
-    return figures + [Figure(name, what, *measure(call, repeats)) for what, call in calls.items()]
-
-
-def bench_random(name: str, config: Config, case: dict, repeats: int) -> list[Figure]:
-    """Of a model with random weights from a seed."""
-    seen = dict(zip(case["cameras"], case["camera_mask"], strict=True))
-    masked = tuple(slot for slot, here in seen.items() if not here)
-    observation = random_observation(config, masked, case["text_valid"], case["seed"])
-    model = random_model(config, case["seed"], case["params_dtype"])
-    bench = bench_flow if isinstance(config, Pi0Config) else bench_fast
-    return bench(name, model, observation, repeats)
-
-
-def full_size_cases() -> dict[str, tuple[Config, dict]]:
-    """pi0 with three views and pi0-FAST, bfloat16 weights."""
-    common = {"camera_mask": (True, True, True), "text_valid": 20, "seed": 0}
     return {
-        name: (config, {**common, "cameras": config.image_slots, "params_dtype": "bfloat16"})
-        for name, config in {"pi0 3B": PI0, "pi0-FAST 3B": PI0_FAST}.items()
+        f"chunk of {TOKENS} tokens": lambda: run.sample_actions(observation, **how),
+        "vision": lambda: tricks.embedded(run, observation),
+        "prefix": lambda: run.prefill(observation, known, **how),
+        f"loop of {TOKENS} tokens": lambda: run.decode_all(state),
+        "stepwise, every token awaited": lambda: list(run.decode(state, **how)),
     }
 
 
 # --- the page's policies ------------------------------------------------------------------------
 
 
+def observe(info: PolicyInfo, rng: np.random.Generator) -> RawObservation:
+    """A picture that was not seen before, and the resting state."""
+    pixels = rng.integers(0, 256, (224, 224, 3), np.uint8)
+    images = {slot.name: pixels for slot in info.slots if slot.required}
+    return RawObservation(info.robot, images, {}, PROMPT, np.array(TABLETOP.resting_state))
+
+
+def answer(policy: Policy, raw: RawObservation, options: Options) -> Trace:
+    *_, done = policy.infer(raw, options)
+    return done.trace
+
+
 def bench_policy(policy: Policy, repeats: int) -> list[Figure]:
-    """What a visitor waits for, every step and token recorded, with and without caches."""
+    """What a visitor waits for, every step and token recorded; its stages, and what was kept."""
     info, rng = policy.info, np.random.default_rng(0)
-    state = np.array(policy.robot.resting_state)
+    name, options = f"{info.title} ({info.badge})", Options()
+    seen, numbers = observe(info, rng), itertools.count(10)
+    fresh = [answer(policy, observe(info, rng), options) for _ in range(repeats + 1)][1:]
+    stages = {
+        stage: statistics.median(trace.timings_ms[stage] for trace in fresh) / 1e3
+        for stage in fresh[0].timings_ms
+    }
 
-    def observe(fresh: bool) -> RawObservation:
-        pixels = rng.integers(0, 256, (224, 224, 3), np.uint8) if fresh else grey
-        images = {slot.name: pixels for slot in info.slots if slot.required}
-        return RawObservation(info.robot, images, {}, "pick up the red cube", state)
+    def reworded():
+        return dataclasses.replace(seen, prompt=f"touch cube {next(numbers)}")
 
-    grey = np.full((224, 224, 3), 128, np.uint8)
-    answer = lambda fresh: [0 for _ in policy.infer(observe(fresh), Options())]  # noqa: E731
-    name = f"{info.title} ({info.badge})"
-    return [
-        Figure(name, "first answer", *first_call(lambda: answer(True))),
-        Figure(name, "answer, new picture", *measure(lambda: answer(True), repeats)),
-        Figure(name, "answer, same picture", *measure(lambda: answer(False), repeats)),
-    ]
+    calls = {
+        "answer, new picture": lambda: answer(policy, observe(info, rng), options),
+        "answer, new prompt": lambda: answer(policy, reworded(), options),
+        "answer, nothing new": lambda: answer(policy, seen, options),
+        "chunk alone, new picture": lambda: policy.actions(observe(info, rng), options),
+    }
+    figures = []
+    for what, call in calls.items():
+        cpu, wall = measure(call, repeats)
+        kept = ", ".join(call().reused) if what.startswith("answer") else ""
+        figures.append(Figure(name, what, cpu, wall, f"kept: {kept}" if kept else ""))
+    return figures + [Figure(name, f"stage {s}", None, wall) for s, wall in stages.items()]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--mid", type=Path, help="JSON file of mid-size cases")
-    parser.add_argument("--full-size", action="store_true", help="3B shapes, random weights")
-    parser.add_argument("--repeats", type=int, default=5, help="warm calls a figure (default 5)")
-    parser.add_argument("--json", type=Path, help="write the figures here, too")
-    arguments = parser.parse_args()
-    figures = [calibrate(arguments.repeats)]
-    if arguments.mid:
-        for name, case in json.loads(arguments.mid.read_text()).items():
-            figures += bench_random(name, mid_config(case), case, arguments.repeats)
-    elif arguments.full_size:
-        for name, (config, case) in full_size_cases().items():
-            figures += bench_random(name, config, case, arguments.repeats)
-    else:
-        for name in BUNDLED_PAIR:
-            figures += bench_policy(open_policy(name), arguments.repeats)
+def bench_visitors(names: Sequence[str], repeats: int) -> list[Figure]:
+    """One worker, as the page has it, asked by several at once, a new picture each time."""
+    figures = []
+    with Worker("playground.loading:load", {"policies": list(names)}) as worker:
+        infos = worker.metadata(timeout_s=600)
+        for visitors in VISITORS:
+            waits, began = [], time.perf_counter()
+            threads = [
+                threading.Thread(target=_visit, args=(worker, infos, i, repeats, waits))
+                for i in range(visitors)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            took = time.perf_counter() - began
+            note = f"{len(waits) / took:.1f} answers of both policies a second"
+            what = f"{visitors} visitor{'s' * (visitors > 1)} at once, wait for an answer"
+            figures.append(Figure("worker", what, None, statistics.median(waits), note))
+    return figures
+
+
+def _visit(worker: Worker, infos, seed: int, repeats: int, waits: list[float]) -> None:
+    rng = np.random.default_rng(seed)
+    raw = next(iter(infos.values()))
+    for _ in range(repeats):
+        began = time.perf_counter()
+        with worker.infer(Job(tuple(infos), observe(raw, rng), Options())) as events:
+            done = sum(isinstance(event, Done) for event in events)
+        if done != len(infos):
+            raise RuntimeError(f"{done} of {len(infos)} policies answered")
+        waits.append(time.perf_counter() - began)
+
+
+# --- a process of its own -----------------------------------------------------------------------
+
+
+def bench_start(subject: Subject, arguments: argparse.Namespace) -> list[Figure]:
+    """The first call, with an empty compile cache and with the one it left; and a warm one where
+    freed memory goes back to the kernel each time. Each in a process of its own, whose peak memory
+    is told."""
+    figures = []
+    with tempfile.TemporaryDirectory() as cache:
+        for what, kept in (("empty", True), ("filled", True), ("filled", False)):
+            told = _in_child(subject, arguments, cache, kept)
+            peak = f"peak memory {told['peak_mb']:.0f} MB"
+            if kept:
+                what = f"first call, {what} compile cache"
+                figures.append(Figure(subject.name, what, *told["first"], peak))
+            else:
+                figures.append(
+                    Figure(subject.name, "chunk, freed memory handed back", *told["warm"])
+                )
+    return figures
+
+
+def _in_child(subject: Subject, arguments, cache: str, kept: bool) -> dict:
+    command = [sys.executable, "-m", "playground.bench", "--child", subject.name]
+    command += ["--repeats", str(arguments.repeats)] + ["--hand-back"] * (not kept)
+    command += ["--full-size"] * arguments.full_size
+    command += ["--mid", str(arguments.mid)] if arguments.mid else []
+    done = subprocess.run(
+        command,
+        env={**os.environ, "PI0_PLAYGROUND_CACHE": cache},
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def child(subject: Subject, repeats: int) -> dict:
+    """Runs in the process that `_in_child` starts."""
+    keep_compiled_programs()
+    call = whole_chunk(subject)
+    first = once(call)
+    warm = measure(call, repeats)
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    show(figures, peak_mb)
+    return {"first": first, "warm": warm, "peak_mb": peak_mb}
+
+
+# --- from the command line ----------------------------------------------------------------------
+
+
+def settings() -> argparse.ArgumentParser:
+    told = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    told.add_argument("--mid", type=Path, help="JSON file of mid-size cases")
+    told.add_argument("--full-size", action="store_true", help="3B shapes, random weights")
+    told.add_argument("--tricks", action="store_true", help="each exact trick, without and with it")
+    told.add_argument("--only", help="the subject of this name alone")
+    told.add_argument("--repeats", type=int, default=5, help="warm calls a figure (default 5)")
+    told.add_argument("--json", type=Path, help="write the figures here, too")
+    told.add_argument("--child", help=argparse.SUPPRESS)
+    told.add_argument("--hand-back", action="store_true", help=argparse.SUPPRESS)
+    return told
+
+
+def subjects(arguments: argparse.Namespace) -> dict[str, Subject]:
+    if arguments.mid:
+        cases = json.loads(arguments.mid.read_text())
+        found = {name: mid_subject(name, case) for name, case in cases.items()}
+    elif arguments.full_size:
+        found = full_size()
+    else:
+        found = {name: Subject(name) for name in BUNDLED_PAIR}
+    if arguments.only and arguments.only not in found:
+        raise ValueError(f"--only is {arguments.only!r}; expected one of {', '.join(found)}")
+    return {arguments.only: found[arguments.only]} if arguments.only else found
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    arguments = settings().parse_args(given)
+    if not arguments.hand_back:
+        memory.prepare()
+    if arguments.tricks and not (arguments.mid or arguments.full_size):
+        settings().error("--tricks measures models with random weights: give --mid or --full-size")
+    chosen = subjects(arguments)
+    if arguments.child:
+        print(json.dumps(child(chosen[arguments.child], arguments.repeats)))
+        return
+    figures, compared = [calibrate(arguments.repeats)], []
+    for subject in chosen.values():
+        if arguments.tricks:
+            compared += tricks.compare(subject.name, *whole(subject), TOKENS, arguments.repeats)
+        else:
+            figures += bench_start(subject, arguments) + bench(subject, arguments.repeats)
+    if not (arguments.mid or arguments.full_size):
+        figures += bench_visitors(list(chosen), arguments.repeats)
+    show(figures, compared)
     if arguments.json:
         record = {
             "device": jax.devices()[0].device_kind,
+            "cores": len(os.sched_getaffinity(0)),
             "jax": jax.__version__,
-            "peak_memory_mb": peak_mb,
             "figures": [dataclasses.asdict(figure) for figure in figures],
+            "tricks": [dataclasses.asdict(trick) for trick in compared],
         }
         arguments.json.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def show(figures: list[Figure], peak_mb: float) -> None:
-    """A table for people."""
-    print(f"{'':58}{'CPU s':>10}{'wall s':>10}")
+def show(figures: Sequence[Figure], compared: Sequence[tricks.Trick]) -> None:
+    """Tables for people."""
+    print(f"{'':58}{'CPU s':>9}{'wall s':>9}")
     for figure in figures:
+        cpu = "" if figure.cpu_s is None else f"{figure.cpu_s:.3f}"
         label = f"{figure.subject}: {figure.what}"
-        print(f"{label:58}{figure.cpu_s:10.3f}{figure.wall_s:10.3f}")
-    print(f"{'peak memory':58}{peak_mb:10.0f} MB  ({jax.devices()[0].device_kind})")
+        print(f"{label:58}{cpu:>9}{figure.wall_s:9.3f}  {figure.note}")
+    if compared:
+        print(f"\n{'CPU-seconds':74}{'without':>9}{'with':>9}{'saved':>8}")
+    for trick in compared:
+        label = f"{trick.subject}: {trick.name} ({trick.what})"
+        saved = 1 - trick.with_s / trick.without_s
+        print(f"{label:74}{trick.without_s:9.3f}{trick.with_s:9.3f}{saved:8.0%}")
 
 
 if __name__ == "__main__":
