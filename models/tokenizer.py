@@ -202,18 +202,24 @@ class FastActionTokenizer:
     def fit(
         cls, chunks: Iterable[np.ndarray], vocab_size: int = 1024, scale: float = 10
     ) -> "FastActionTokenizer":
-        """A tokenizer for chunks like these (float [H, D] each, normalised, sizes may differ).
+        """A tokenizer for chunks like these (float [H, D] each, normalised, of one D).
 
         Two choices differ from the published fit. Every byte that the range of coefficients needs
-        is in the vocabulary, and the range reaches twice as far as the data, so nothing within it
+        is in the vocabulary, and the range reaches half as far again as the data, so nothing in it
         is lost (the published fit leaves holes where a value was not seen). And characters merge
-        freely instead of by the letters and digits that their code points happen to be.
+        within a frequency, zeros across any number of empty ones, instead of by the letters and
+        digits that their code points happen to be: a model that writes tokens must reach H x D
+        coefficients exactly, and so it counts frequencies, not hundreds of coefficients.
         """
+        chunks = list(chunks)
+        dims = {np.shape(chunk)[-1] for chunk in chunks}
+        if len(dims) != 1:
+            raise ValueError(
+                f"fitting FAST needs at least one chunk, all of one dimension; {sorted(dims)} came"
+            )
         rows = [_coefficients(chunk, scale) for chunk in chunks]
-        if not rows:
-            raise ValueError("fitting FAST needs at least one chunk")
-        low = 2 * min(int(row.min()) for row in rows)
-        high = 2 * max(int(row.max()) for row in rows)
+        low = 3 * min(int(row.min()) for row in rows) // 2
+        high = 3 * max(int(row.max()) for row in rows) // 2
         low, high = min(low, -1), max(high, 1)
         if high - low >= FIRST_SURROGATE:
             raise ValueError(f"coefficients from {low} to {high} are too many: lower the scale")
@@ -224,8 +230,14 @@ class FastActionTokenizer:
                 f"{len(used)} byte entries before any merge; raise it or lower the scale"
             )
         bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
-        byte_level = tokenizers.pre_tokenizers.ByteLevel
-        bpe.pre_tokenizer = byte_level(add_prefix_space=False, use_regex=False)
+        (dim,), zero = dims, rf"\x{{{-low:X}}}"
+        frequencies = tokenizers.Regex(rf"(?:{zero}{{{dim}}})+|[\s\S]{{{dim}}}")
+        bpe.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
+            [
+                tokenizers.pre_tokenizers.Split(frequencies, "isolated"),
+                tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
         bpe.decoder = tokenizers.decoders.ByteLevel()
         trainer = tokenizers.trainers.BpeTrainer(
             vocab_size=vocab_size,

@@ -31,8 +31,8 @@ PLACE_MIDDLE, PLACE_UNIT = np.array([0.0, 0.5, 0.05]), np.array([0.16, 0.12, 0.0
 PI0_TEXT, FAST_TEXT = 12, 136
 # FAST's rounding, coarser than the published 10: a chunk ends 1.2 cm (median) from where it should
 # instead of 0.7, in two thirds of the tokens. And few merges: most tokens are then one coefficient,
-# which a small model learns sooner than pairs and triples of them (42 tokens a chunk; 33 at 1,024).
-FAST_SCALE, FAST_ENTRIES = 5.0, 384
+# which a small model learns sooner than pairs and triples of them (41 tokens a chunk).
+FAST_SCALE, FAST_ENTRIES = 5.0, 512
 # FAST has tokens for coefficients as far as it was fitted; 0.3 % of the chunks begin so far out
 # (an arm thrown aside) that some would lie beyond. Of these the normalised offsets are cut here.
 FAST_FARTHEST = 2.0

@@ -225,16 +225,26 @@ def train(vocab_size: int = TEXT_VOCAB, count: int = 40_000) -> bytes:
         minloglevel=2,
     )
     added = [f"<loc{i:04}>" for i in range(NUM_LOC)] + [f"<seg{i:03}>" for i in range(NUM_SEG)]
-    return out.getvalue() + b"".join(map(_user_defined_piece, added))
+    return out.getvalue() + b"".join(map(more_piece, added))
 
 
-def _user_defined_piece(piece: str) -> bytes:
+def more_piece(piece: str, *, used: bool = True) -> bytes:
     """One more piece, as bytes to append to a model file: entries of protobuf's repeated fields
     may stand anywhere. ModelProto.pieces is field 1; a piece's fields are 1 text, 2 score, 3 type,
-    and type 4 is USER_DEFINED."""
+    and type 4 is USER_DEFINED, type 5 UNUSED: never found in a text."""
     text = piece.encode()
-    entry = bytes([0x0A, len(text)]) + text + b"\x15\x00\x00\x00\x00" + b"\x18\x04"
+    kind = 4 if used else 5
+    entry = bytes([0x0A, len(text)]) + text + b"\x15\x00\x00\x00\x00" + bytes([0x18, kind])
     return bytes([0x0A, len(entry)]) + entry
+
+
+def filled_up(model: bytes, vocab_size: int) -> bytes:
+    """The model file with unused pieces before <loc0000>, so that it has as many in all as a
+    larger model's table has rows."""
+    known = sentencepiece.SentencePieceProcessor(model_proto=model).vocab_size()
+    place = model.index(more_piece("<loc0000>"))
+    filler = (more_piece(f"<filler{i:06}>", used=False) for i in range(vocab_size - known))
+    return model[:place] + b"".join(filler) + model[place:]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
