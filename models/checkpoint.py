@@ -188,23 +188,21 @@ def abstract_model(config: Config) -> Policy:
 
 def random_model(config: Config, seed: int = 0, dtype: DType = "float32") -> Policy:
     """A model of random weights, the same for the same seed, array by array: for benchmarks, tests
-    and demonstrations of the mechanics. Matrices keep the size of what passes through them; norms,
-    gates and biases are off their neutral values."""
+    and demonstrations of the mechanics."""
     abstract, rng = abstract_model(config), np.random.default_rng(seed)
+    shapes = ((name, parameter.shape) for name, parameter in parameters_of(abstract).items())
+    return fill(abstract, ((n, random_parameter(n, shape, rng)) for n, shape in shapes), dtype)
 
-    def values() -> Iterator[tuple[str, np.ndarray]]:
-        for name, parameter in parameters_of(abstract).items():
-            shape = parameter.shape
-            noise = rng.standard_normal(shape, np.float32)
-            if len(shape) == 2:
-                embeds = name.endswith("embedding")
-                yield name, noise * shape[1 if embeds else 0] ** -0.5
-            else:
-                # SigLIP multiplies by its norms' scale, Gemma by 1 + scale.
-                middle = 1.0 if name.startswith("vision") and name.endswith("scale") else 0.0
-                yield name, middle + 0.1 * noise
 
-    return fill(abstract, values(), dtype)
+def random_parameter(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """float32, for the parameter of that nnx path. Matrices keep the size of what passes through
+    them; norms, gates and biases are off their neutral values."""
+    noise = rng.standard_normal(shape, np.float32)
+    if len(shape) == 2:
+        return noise * shape[1 if name.endswith("embedding") else 0] ** -0.5
+    # SigLIP multiplies by its norms' scale, Gemma by 1 + scale.
+    middle = 1.0 if name.startswith("vision") and name.endswith("scale") else 0.0
+    return middle + 0.1 * noise
 
 
 def assemble(

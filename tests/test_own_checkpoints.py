@@ -41,7 +41,7 @@ def texts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("texts")
     whole = tokenizers.train(vocab_size=896, count=2000)
     (folder / "text.model").write_bytes(whole)
-    (folder / "short.model").write_bytes(whole[: whole.index(b"\n\x12\n\x09<loc0000>")])
+    (folder / "short.model").write_bytes(whole[: whole.index(tokenizers.more_piece("<loc0000>"))])
     return folder
 
 
