@@ -17,42 +17,28 @@ it announced. A job that its process dies under fails; the jobs behind it keep t
 Needs a POSIX system (Linux, macOS).
 """
 
-import collections
 import contextlib
 import dataclasses
 import json
 import logging
 import math
-import secrets
 import socket
 import threading
 import time
 from typing import Literal
 
-from playground import wire
+from playground import line, wire
 from playground.engine import Lost, Process
-from playground.events import Done, Event, Failed, Job, Queued, from_plain
+from playground.events import Done, Event, Failed, Job, from_plain
+from playground.line import Line, Stream, Ticket
 from playground.trace import PolicyInfo
 
-QUEUE_SIZE = 64  # jobs that wait while one runs
-_POSITION_EVERY_S = 2.0  # waiting clients hear this often, so that a closed page is noticed too
 _MAX_CRASHES = 3  # without a completed job between
-_MAX_UNREAD = 2000  # events; a client this far behind has stopped reading
-_MAX_WAITING_BYTES = 1 << 30
-_UNKNOWN_RETRY_S = 10
 _SHUTTING_DOWN = "The playground is shutting down. Please try again in a minute."
 
 State = Literal["loading", "up", "down", "closed"]
 
 _logger = logging.getLogger(__name__)
-
-
-class Busy(RuntimeError):
-    """The queue is full; retry_s: seconds after which a place is likely to be free."""
-
-    def __init__(self, retry_s: int):
-        super().__init__(f"All places in the line are taken. Please try again in {retry_s} s.")
-        self.retry_s = retry_s
 
 
 class Down(RuntimeError):
@@ -91,7 +77,7 @@ class Worker:
         arguments: dict,
         *,
         kinds: dict[str, str] | None = None,
-        queue_size: int = QUEUE_SIZE,
+        queue_size: int = line.SIZE,
         load_deadline_s: float = 600.0,
     ):
         self._setup = {
@@ -100,21 +86,18 @@ class Worker:
             "kinds": kinds or {},
             "deadline_s": load_deadline_s,
         }
-        self._queue_size = queue_size
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)  # of the state
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
-        # Guarded by the lock; but for the queue, only the dispatcher writes.
+        # Guarded by the lock; but for joining the line, only the dispatcher writes.
+        self._line = Line(queue_size)
         self._state: State = "loading"
         self._reason = _SHUTTING_DOWN
         self._closing_at = math.inf
         self._due = time.monotonic() + load_deadline_s
-        self._queue: collections.deque[_Ticket] = collections.deque()
-        self._running: _Ticket | None = None
         self._metadata: dict[str, PolicyInfo] | None = None
-        self._typical_s: dict[str, float] = {}
         self._crashes = 0
         self._completed = 0
         self._loading = ""
@@ -123,7 +106,7 @@ class Worker:
 
     # --- for the page's threads -----------------------------------------------------------------
 
-    def infer(self, job: Job) -> "Stream":
+    def infer(self, job: Job) -> Stream:
         """The events of one or more policies on one observation; raises as `call` does."""
         if not job.policies:
             raise ValueError("the job names no policy; name at least one")
@@ -137,31 +120,24 @@ class Worker:
         }
         return self.call("infer", arguments)
 
-    def call(self, kind: str, arguments: dict) -> "Stream":
+    def call(self, kind: str, arguments: dict) -> Stream:
         """Puts a job in line and gives its events. `arguments`: by name, whatever
         `playground.trace.pack` takes. Raises Busy, Down, and ValueError for an unknown kind."""
         if kind != "infer" and kind not in self._setup["kinds"]:
             raise ValueError(f"no kind of job is called {kind!r}")
-        ticket = _Ticket(self._lock, kind, arguments)
+        ticket = Ticket(self._lock, kind, arguments)
         with self._lock:
             if self._state in ("down", "closed") or self._closing_at < math.inf:
                 raise Down(self._reason)
-            waiting = [t for t in self._queue if not t.closed]
-            size = sum(len(t.payload) for t in waiting)
-            if len(waiting) + (self._running is not None) > self._queue_size or (
-                waiting and size + len(ticket.payload) > _MAX_WAITING_BYTES
-            ):
-                raise Busy(self._retry_s())
-            self._queue.append(ticket)
-            self._tell_positions()
+            self._line.join(ticket)
         self._wake()
-        return Stream(self, ticket)
+        return Stream(ticket, self._wake)
 
     def cancel(self, job_id: str) -> None:
         """Ends a job, waiting or running; the worker is free at the job's next event."""
         with self._lock:
-            for ticket in (*self._queue, self._running):
-                if ticket is not None and ticket.id == job_id:
+            for ticket in self._line.tickets():
+                if ticket.id == job_id:
                     ticket.closed = True
         self._wake()
 
@@ -192,10 +168,9 @@ class Worker:
 
     def status(self) -> Status:
         with self._lock:
-            waiting = sum(not ticket.closed for ticket in self._queue)
-            busy = self._running is not None
+            running, waiting = self._line.running is not None, self._line.count()
             loading = self._loading if self._state == "loading" else ""
-            return Status(self._state, busy, waiting, self._crashes, self._completed, loading)
+            return Status(self._state, running, waiting, self._crashes, self._completed, loading)
 
     def close(self, drain_s: float = 30.0) -> None:
         """Takes no more jobs, lets those in line finish for up to `drain_s`, ends the process."""
@@ -211,7 +186,7 @@ class Worker:
         self.close(drain_s=0.0)
 
     def _wake(self) -> None:
-        """Takes no lock: a garbage collection that drops a stream may come at any point."""
+        """Takes no lock, see `playground.line.Stream`."""
         with contextlib.suppress(OSError):  # full: it will wake; closed: nobody is left to wake
             self._wake_out.send(b"!")
 
@@ -261,34 +236,22 @@ class Worker:
             if time.monotonic() >= self._closing_at:
                 return
             self._drop_cancelled(process)
-            if self._state == "up" and self._running is None and self._queue:
-                process.send(self._start_next())
-            if self._closing_at < math.inf and self._running is None and not self._queue:
-                return
+            if self._line.running is None:
+                if self._state == "up" and self._line.waiting:
+                    with self._lock:
+                        job = self._line.advance()
+                    process.send(job)
+                elif self._closing_at < math.inf and not self._line.waiting:
+                    return
 
     def _drop_cancelled(self, process: Process) -> None:
         with self._lock:
-            closed = [t for t in (*self._queue, self._running) if t is not None and t.closed]
-            fresh = [ticket for ticket in closed if not ticket.ended]
-            for ticket in fresh:
-                ticket.end()
-                if ticket is not self._running:
-                    self._queue.remove(ticket)
-            self._tell_positions()
+            fresh = self._line.drop_closed()
         for ticket in fresh:
-            if ticket is self._running:  # the process is free at this job's next event
+            if ticket is self._line.running:  # the process is free at this job's next event
                 process.send(wire.encode({"do": "cancel", "id": ticket.id}))
             else:
                 _log(logging.INFO, "ended", {"job": ticket.id, "outcome": "cancelled in line"})
-
-    def _start_next(self) -> bytes:
-        """Makes the next ticket in line the running one, and gives what to send."""
-        with self._lock:
-            self._running = ticket = self._queue.popleft()
-            ticket.started = time.monotonic()
-            payload, ticket.payload = ticket.payload, b""
-            self._tell_positions()
-        return payload
 
     def _take(self, message: dict) -> None:
         match message["say"]:
@@ -296,7 +259,7 @@ class Worker:
                 phase = from_plain(message["event"])
                 with self._lock:
                     self._loading = f"{phase.phase} {phase.policy}"
-                    for ticket in self._queue:  # who waits may know what for
+                    for ticket in self._line.waiting:  # who waits may know what for
                         ticket.put(phase)
             case "ready":
                 self._metadata = message["metadata"]
@@ -312,7 +275,7 @@ class Worker:
                 self._end_running(message["outcome"])
 
     def _pass_on(self, event: Event, message: dict) -> None:
-        ticket = self._running
+        ticket = self._line.running
         match event:
             case Failed(policy=policy):
                 fields = {"job": ticket.id, "policy": policy, "traceback": message["traceback"]}
@@ -325,16 +288,12 @@ class Worker:
 
     def _end_running(self, outcome: str) -> None:
         """The running job's stream ends, and its duration counts for those who wait."""
-        ticket = self._running
-        ran_s = time.monotonic() - ticket.started
+        ticket = self._line.running
         with self._lock:
-            self._running = None
-            ticket.end()
+            ran_s = self._line.finish(done=outcome == "done")
             if outcome == "done":
                 self._completed += 1
                 self._crashes = 0
-                typical = self._typical_s.setdefault(ticket.label, ran_s)
-                self._typical_s[ticket.label] = 0.7 * typical + 0.3 * ran_s
         fields = {"job": ticket.id, "kind": ticket.kind, "outcome": outcome}
         times = {"waited_s": round(ticket.started - ticket.queued, 3), "ran_s": round(ran_s, 3)}
         _log(logging.INFO, "ended", fields | times | {"policies": ticket.done})
@@ -342,15 +301,16 @@ class Worker:
     def _after_loss(self, lost: Exception) -> None:
         """The process died: so did the job it ran; the rest of the line waits for the next one."""
         self._crashes += 1
-        job = None if self._running is None else self._running.id
+        ticket = self._line.running
+        job = None if ticket is None else ticket.id
         _log(logging.ERROR, "lost", {"reason": str(lost), "job": job, "crashes": self._crashes})
-        if self._running is not None:
+        if ticket is not None:
             message = (
                 "The worker stopped in the middle of this job and is being restarted. Please try "
                 f"again; if it happens again, report it and quote job {job}."
             )
             with self._lock:
-                self._running.put(Failed(None, message, job))
+                ticket.put(Failed(None, message, job))
             self._end_running("lost")
         if self._crashes < _MAX_CRASHES:
             self._become("loading")
@@ -361,12 +321,7 @@ class Worker:
     def _give_up_jobs(self) -> None:
         """At the very end: whoever still waits is told why."""
         with self._lock:
-            tickets = [ticket for ticket in (self._running, *self._queue) if ticket is not None]
-            for ticket in tickets:
-                ticket.put(Failed(None, self._reason, ticket.id))
-                ticket.end()
-            self._running = None
-            self._queue.clear()
+            tickets = self._line.give_up(self._reason)
         for ticket in tickets:
             _log(logging.WARNING, "ended", {"job": ticket.id, "outcome": "given up"})
 
@@ -374,119 +329,12 @@ class Worker:
         with self._changed:
             self._state = state
             self._reason = reason
+            self._line.moves = state == "up"
             self._changed.notify_all()
-
-    # --- the line; called with the lock held ----------------------------------------------------
-
-    def _tell_positions(self) -> None:
-        """Tells everyone in line their place: all whose place changed, or who heard nothing for a
-        while."""
-        now = time.monotonic()
-        ahead = int(self._running is not None)
-        wait_s = self._remaining_s(now)
-        for ticket in self._queue:
-            if ticket.closed:
-                continue
-            if ticket.position != ahead or now - ticket.told >= _POSITION_EVERY_S:
-                ticket.position, ticket.told = ahead, now
-                ticket.put(Queued(ahead, wait_s))
-            typical = self._typical_s.get(ticket.label)
-            wait_s = None if wait_s is None or typical is None else wait_s + typical
-            ahead += 1
-
-    def _remaining_s(self, now: float) -> float | None:
-        """Seconds until the running job is likely to end; None if there is nothing to go by."""
-        if self._state != "up":
-            return None
-        if self._running is None:
-            return 0.0
-        typical = self._typical_s.get(self._running.label)
-        return None if typical is None else max(0.0, self._running.started + typical - now)
-
-    def _retry_s(self) -> int:
-        remaining = self._remaining_s(time.monotonic())
-        return _UNKNOWN_RETRY_S if remaining is None else max(1, math.ceil(remaining))
-
-
-class Stream:
-    """The events of one job, in order. Iterate it in one thread; `close` it from any, or use it
-    as a context manager: an abandoned job makes room for the next one."""
-
-    def __init__(self, worker: Worker, ticket: "_Ticket"):
-        self._worker = worker
-        self._ticket = ticket
-        self._open = True
-        self.job_id = ticket.id
-
-    def __iter__(self) -> "Stream":
-        return self
-
-    def __next__(self) -> Event:
-        ticket = self._ticket
-        with ticket.news:
-            ticket.news.wait_for(lambda: ticket.events or ticket.ended or not self._open)
-            if not (self._open and ticket.events):
-                raise StopIteration
-            return ticket.events.popleft()
-
-    def close(self) -> None:
-        """Cancels the job unless it has ended. Takes no lock, see `Worker._wake`."""
-        self._open = False
-        if not self._ticket.ended:
-            self._ticket.closed = True
-            self._worker._wake()
-
-    def __enter__(self) -> "Stream":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
 
 
 class _Refused(Exception):
     """The factory raised a ValueError: trying again would not help."""
-
-
-class _Ticket:
-    """A job's place in line and its mailbox. `closed`: nobody wants its events any more; `ended`:
-    no more will come. All but `closed` is guarded by the worker's lock."""
-
-    def __init__(self, lock: threading.Lock, kind: str, arguments: dict):
-        self.id = secrets.token_hex(8)  # not to be guessed: it cancels
-        self.kind = kind
-        self.label = " ".join([kind, *arguments.get("policies", ())])
-        self.payload = wire.encode(
-            {"do": "job", "id": self.id, "kind": kind, "arguments": arguments}
-        )
-        self.news = threading.Condition(lock)
-        self.events: collections.deque[Event] = collections.deque()
-        self.done: dict[str, dict] = {}  # by policy, what the log tells of its run
-        self.closed = False
-        self.ended = False
-        self.position = -1
-        self.told = 0.0
-        self.queued = self.started = time.monotonic()
-
-    def put(self, event: Event) -> None:
-        """Of several unread Queued in a row only the newest is kept. A client that does not read
-        is cut off: the worker waits for nobody."""
-        if self.closed or self.ended:
-            return
-        if isinstance(event, Queued) and self.events and isinstance(self.events[-1], Queued):
-            self.events.pop()
-        self.events.append(event)
-        if len(self.events) > _MAX_UNREAD:
-            self.events.clear()
-            self.events.append(Failed(None, "Too many events lay unread.", self.id))
-            self.closed = True
-        self.news.notify_all()
-
-    def end(self) -> None:
-        self.ended = True
-        self.news.notify_all()
 
 
 def _log(level: int, what: str, fields: dict) -> None:

@@ -35,9 +35,10 @@ from pathlib import Path
 import httpx
 
 import app
+from playground import line
 from playground.catalog import BUNDLED_PAIR
 from playground.robots import TABLETOP
-from playground.worker import QUEUE_SIZE, Worker
+from playground.worker import Worker
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "assets" / "examples" / "tabletop-red.png"
@@ -256,8 +257,9 @@ class Answer:
 @dataclasses.dataclass(frozen=True, slots=True)
 class Stage:
     """asked = right + wrong + lost. overtaken: answers that came before one to a question that
-    already waited when theirs was sent. rate: answers a second. memory: MB at the beginning, in
-    the middle and at the end, of the page's process and the worker's."""
+    already waited when theirs was sent. rate: answers a second. at_work: the share of the time that
+    the worker spent on jobs; job_s: what one took. memory: MB at the beginning, in the middle and
+    at the end, of the page's process and the worker's."""
 
     visitors: int
     asked: int
@@ -267,6 +269,8 @@ class Stage:
     busy: int
     overtaken: int
     rate: float
+    at_work: float
+    job_s: float
     median_s: float
     slowest_s: float
     page_mb: tuple[float, ...]
@@ -318,7 +322,7 @@ def stage(page: Page, visitors: int, seconds: float, expected: list[dict]) -> St
 
     pids = page.process.pid, page.worker()
     sizes = [[memory_mb(pid) for pid in pids]]
-    began = time.monotonic()
+    before, began = len(page.told("ended")), time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(visitors) as pool:
         visits = [pool.submit(visit, first) for first in range(visitors)]
         time.sleep(seconds / 2)
@@ -329,6 +333,8 @@ def stage(page: Page, visitors: int, seconds: float, expected: list[dict]) -> St
     took = sorted(answer.back - answer.sent for answer in answers)
     right = sum(answer.right for answer in answers)
     page_mb, worker_mb = zip(*sizes, strict=True)
+    lasted = max(answer.back for answer in answers) - began
+    jobs = [line["ran_s"] for line in page.told("ended")[before:]]
     return Stage(
         visitors=visitors,
         asked=next(asked),
@@ -337,7 +343,9 @@ def stage(page: Page, visitors: int, seconds: float, expected: list[dict]) -> St
         lost=next(lost),
         busy=next(busy),
         overtaken=overtaken(answers),
-        rate=len(answers) / (max(answer.back for answer in answers) - began),
+        rate=len(answers) / lasted,
+        at_work=sum(jobs) / lasted,
+        job_s=statistics.mean(jobs),
         median_s=statistics.median(took),
         slowest_s=took[-1],
         page_mb=page_mb,
@@ -511,7 +519,8 @@ def row(found: Stage | Fault, alone: float | None) -> str:
     return (
         f"{found.visitors:4} visitors: {found.asked} asked, {found.right} right, {found.wrong} "
         f"wrong, {found.lost} lost, {found.busy} times busy, {found.overtaken} overtaken; "
-        f"{found.rate:.2f} answers/s{share}, median {found.median_s:.2f} s, slowest "
+        f"{found.rate:.2f} answers/s{share}, worker at work {found.at_work:.0%} of the "
+        f"time, {found.job_s:.3f} s a job; median {found.median_s:.2f} s, slowest "
         f"{found.slowest_s:.2f} s; MB of the page {memory[0]}, of the worker {memory[1]}"
     )
 
@@ -534,7 +543,7 @@ def main() -> None:
         serve(*told.serve)
         return
     found, alone = [], None
-    for one in visit(told.visitors, told.seconds, QUEUE_SIZE):
+    for one in visit(told.visitors, told.seconds, line.SIZE):
         found.append(one)
         print(row(one, alone), flush=True)
         if isinstance(one, Stage) and one.visitors == 1:

@@ -25,8 +25,9 @@ from hypothesis.extra import numpy as st_np
 
 from playground import health, wire
 from playground.events import Done, Failed, Finished, Job, Phase, Queued, Result, Step
+from playground.line import Busy
 from playground.trace import Options, RawObservation
-from playground.worker import Busy, Down, Worker
+from playground.worker import Down, Worker
 from tests.traces import pi0_trace, policy_info
 
 LIMIT_S = 30  # how long a test waits for what must happen, on however slow a machine

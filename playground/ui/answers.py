@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 from playground import wire
 from playground.events import Done, Job
+from playground.line import Busy
 from playground.trace import Options, Trace
 from playground.ui import bench as benches
 from playground.ui.bench import AS_TRAINED, Bench, Benches, Example
-from playground.worker import Busy, Down, Worker
+from playground.worker import Down, Worker
 
 REUSED = "the whole answer, from when the playground started"
 _IDLE_S = 0.5  # how often the worker is looked at

@@ -10,6 +10,7 @@ from gradio_client.utils import is_file_obj_with_meta
 
 from playground import answers
 from playground.events import Done, Failed, Job, Result
+from playground.line import Busy, Stream
 from playground.trace import Options, Trace
 from playground.ui import bench as benches
 from playground.ui import matters, norms, runs
@@ -17,7 +18,7 @@ from playground.ui import results as kept
 from playground.ui.bench import Bench, Benches
 from playground.ui.results import Results
 from playground.variants import GROUPS
-from playground.worker import Busy, Down, Stream, Worker
+from playground.worker import Down, Worker
 
 
 def build(every: Benches, worker: Worker, results: Results) -> None:

@@ -7,6 +7,7 @@ import gradio as gr
 
 from playground import analysis
 from playground.events import Failed, Phase, Queued, Result
+from playground.line import Busy
 from playground.ui import bench as benches
 from playground.ui import observation, progress
 from playground.ui.bench import Bench, Benches
@@ -14,7 +15,7 @@ from playground.ui.observation import Form
 from playground.ui.runs import Runs
 from playground.variants import GROUPS
 from playground.views import matters
-from playground.worker import Busy, Down, Worker
+from playground.worker import Down, Worker
 
 _UPDATE_EVERY_S = 0.4
 _LABELS = {"prompt": "Prompt", "camera": "Cameras", "state": "State"}

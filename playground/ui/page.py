@@ -13,7 +13,9 @@ import gradio as gr
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
+from playground import line
 from playground.events import Done
+from playground.line import Busy
 from playground.recipe import MAX_FILE
 from playground.robots import Robot
 from playground.ui import bench as benches
@@ -38,12 +40,12 @@ from playground.ui.progress import Progress
 from playground.ui.results import Results
 from playground.ui.runs import Runs
 from playground.ui.visits import Memory, Visits
-from playground.worker import QUEUE_SIZE, Busy, Down, Worker
+from playground.worker import Down, Worker
 
 _UPDATE_EVERY_S = 0.1
 _LIVE_AFTER_S = 0.4  # a shorter run shows its result only, not its making
 _SETTLE_S = 0.7
-_THREADS = QUEUE_SIZE + 32  # each waiting visitor holds one
+_THREADS = line.SIZE + 32  # each waiting visitor holds one
 _MAX_UPLOAD = MAX_FILE  # a run's ZIP; pictures are held to less
 _MAX_EVENTS = 256  # Gradio's own queue; the worker's is shorter and the one that counts
 

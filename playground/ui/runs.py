@@ -5,7 +5,8 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from playground.events import Job
-from playground.worker import Busy, Down, Stream, Worker
+from playground.line import Busy, Stream
+from playground.worker import Down, Worker
 
 
 def submit(worker: Worker, jobs: Sequence[Job]) -> list[Stream]:
