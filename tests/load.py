@@ -240,6 +240,12 @@ def memory_mb(pid: int) -> float:
     return int(line.split()[1]) / 1024
 
 
+def cpu_s(pid: int) -> float:
+    """User and system time so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 # --- load ---------------------------------------------------------------------------------------
 
 
@@ -258,8 +264,9 @@ class Answer:
 class Stage:
     """asked = right + wrong + lost. overtaken: answers that came before one to a question that
     already waited when theirs was sent. rate: answers a second. at_work: the share of the time that
-    the worker spent on jobs; job_s: what one took. memory: MB at the beginning, in the middle and
-    at the end, of the page's process and the worker's."""
+    the worker spent on jobs. cpu_s: CPU-seconds an answer, of the page's process and the worker's;
+    other programs on the machine do not change them much. memory: MB of each at the beginning, in
+    the middle and at the end."""
 
     visitors: int
     asked: int
@@ -270,7 +277,8 @@ class Stage:
     overtaken: int
     rate: float
     at_work: float
-    job_s: float
+    page_cpu_s: float
+    worker_cpu_s: float
     median_s: float
     slowest_s: float
     page_mb: tuple[float, ...]
@@ -322,6 +330,7 @@ def stage(page: Page, visitors: int, seconds: float, expected: list[dict]) -> St
 
     pids = page.process.pid, page.worker()
     sizes = [[memory_mb(pid) for pid in pids]]
+    cpu = [cpu_s(pid) for pid in pids]
     before, began = len(page.told("ended")), time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(visitors) as pool:
         visits = [pool.submit(visit, first) for first in range(visitors)]
@@ -334,6 +343,7 @@ def stage(page: Page, visitors: int, seconds: float, expected: list[dict]) -> St
     right = sum(answer.right for answer in answers)
     page_mb, worker_mb = zip(*sizes, strict=True)
     lasted = max(answer.back for answer in answers) - began
+    spent = [cpu_s(pid) - was for pid, was in zip(pids, cpu, strict=True)]
     jobs = [line["ran_s"] for line in page.told("ended")[before:]]
     return Stage(
         visitors=visitors,
@@ -345,7 +355,8 @@ def stage(page: Page, visitors: int, seconds: float, expected: list[dict]) -> St
         overtaken=overtaken(answers),
         rate=len(answers) / lasted,
         at_work=sum(jobs) / lasted,
-        job_s=statistics.mean(jobs),
+        page_cpu_s=spent[0] / len(answers),
+        worker_cpu_s=spent[1] / len(answers),
         median_s=statistics.median(took),
         slowest_s=took[-1],
         page_mb=page_mb,
@@ -519,9 +530,10 @@ def row(found: Stage | Fault, alone: float | None) -> str:
     return (
         f"{found.visitors:4} visitors: {found.asked} asked, {found.right} right, {found.wrong} "
         f"wrong, {found.lost} lost, {found.busy} times busy, {found.overtaken} overtaken; "
-        f"{found.rate:.2f} answers/s{share}, worker at work {found.at_work:.0%} of the "
-        f"time, {found.job_s:.3f} s a job; median {found.median_s:.2f} s, slowest "
-        f"{found.slowest_s:.2f} s; MB of the page {memory[0]}, of the worker {memory[1]}"
+        f"{found.rate:.2f} answers/s{share}, worker at work {found.at_work:.0%} of the time; CPU-s "
+        f"an answer: page {found.page_cpu_s:.3f}, worker {found.worker_cpu_s:.3f}; median "
+        f"{found.median_s:.2f} s, slowest {found.slowest_s:.2f} s; MB of the page {memory[0]}, of "
+        f"the worker {memory[1]}"
     )
 
 
