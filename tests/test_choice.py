@@ -71,7 +71,7 @@ def test_default_pair(machine, monkeypatch):
     assert machine(141.0) == (DEFAULT_PAIR, "")
     assert machine(None) == (BUNDLED_PAIR, "")
     for told, words in (
-        ({"memory": PAIR_NEEDS_GB - 1}, "it has 19 GB"),
+        ({"memory": PAIR_NEEDS_GB - 1}, "it has 15 GB"),
         ({"memory": 141.0, "plugins": ()}, 'pip install "jax'),
         ({"memory": 141.0, "network": False}, "gs://openpi-assets/checkpoints/pi0_droid"),
     ):

@@ -87,6 +87,35 @@ def test_readme_s_config_of_a_fine_tune_is_complete(tmp_path):
     assert config_file.read_config(tmp_path / "my_run.json").name == "my_run"
 
 
+def test_readme_tells_every_variable():
+    """Of the environment, that the program reads itself."""
+    told = re.findall(r"^\| `([A-Z0-9_]+)` \|", README, re.MULTILINE)
+    read = set()
+    for path in [ROOT / "app.py", *(ROOT / "playground").rglob("*.py")]:
+        read |= set(re.findall(r'environ(?:\.get\(|\[)"(\w+)"', path.read_text()))
+    assert read <= set(told)
+    assert not [name for name in told if name.startswith("PI0_") and name not in read]
+
+
+def test_what_is_pushed_to_a_space():
+    """Front matter as Hugging Face wants it, and no file that its Git refuses."""
+    front = dict(re.findall(r"^(\w+): (.+)$", README.split("---")[1], re.MULTILINE))
+    assert front["sdk"] == "gradio"
+    assert (ROOT / front["app_file"]).is_file()
+    oldest = re.search(r"^gradio>=([\d.]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    assert front["sdk_version"].startswith(oldest[1])
+    assert len(front["short_description"]) <= 60
+    if not (ROOT / ".git").exists():
+        pytest.skip("no Git here to ask what is committed")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    pushed = [ROOT / name for name in listed.stdout.split("\0") if name]
+    assert ROOT / "requirements.txt" in pushed
+    large = {path.name: path.stat().st_size for path in pushed if path.is_file()}
+    assert max(large.values()) < 10_000_000, sorted(large.items(), key=lambda x: -x[1])[:3]
+
+
 def test_readme_names_files_that_exist():
     for target in re.findall(r"\]\((?!https?:|#)([^)]+)\)", README):
         assert (ROOT / target).exists(), target
