@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import sys
 from collections.abc import Mapping
 
 from playground import choice
@@ -42,17 +43,20 @@ def main() -> None:
     except ValueError as error:
         settings().error(str(error))
     worker = Worker("playground.loading:load", {"policies": asked}, kinds=KINDS)
-    serve(worker, robots, told.host, told.port)
+    if again := serve(worker, robots, told.host, told.port):
+        place = ["--host", told.host, "--port", str(told.port)]
+        os.execv(sys.executable, [sys.executable, __file__, *place, *again])
 
 
-def serve(worker: Worker, robots: Mapping[str, Robot], host: str, port: int) -> None:
-    """Until a signal ends it."""
+def serve(worker: Worker, robots: Mapping[str, Robot], host: str, port: int) -> list[str] | None:
+    """Until a signal ends it. Returns what the page asked to start anew with, if it did."""
     # Gradio takes as long to import as the worker's process to load: both at once.
     from playground import health
-    from playground.ui import page, results
+    from playground.ui import checkpoints, page, results
 
-    kept = results.Results()
-    demo = page.build(worker, robots, kept)
+    kept, reopening = results.Results(), checkpoints.Reopening()
+    private = checkpoints.is_private(host)
+    demo = page.build(worker, robots, kept, reopening if private else None)
     served = page.serve(demo, host, port)
     served.include_router(health.routes(worker))
     served.include_router(results.routes(kept))
@@ -60,6 +64,7 @@ def serve(worker: Worker, robots: Mapping[str, Robot], host: str, port: int) -> 
     health.wait_for_signal()
     worker.close()
     demo.close()
+    return reopening.arguments
 
 
 if __name__ == "__main__":

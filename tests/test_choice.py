@@ -2,13 +2,16 @@
 
 import json
 import logging
+import signal
 from pathlib import Path
 
 import pytest
 
+import app
 from playground import choice, download
 from playground.catalog import BUNDLED_PAIR, DEFAULT_PAIR
 from playground.choice import PAIR_NEEDS_GB, chosen
+from playground.ui import checkpoints
 
 
 def described(where: Path, name: str, **told) -> str:
@@ -45,6 +48,31 @@ def test_what_is_not_clear_is_refused(goldens, tmp_path):
         chosen(["./pi0_droid"])
     with pytest.raises(ValueError, match="names no folder"):
         chosen([described(tmp_path, "bare", base="pi0_aloha")])
+
+
+def test_what_the_page_asks_for_is_what_the_command_line_takes(goldens, monkeypatch):
+    """Refused, nothing ends; taken, the program ends as by a signal, and starts with these."""
+    sent = []
+    monkeypatch.setattr(checkpoints.os, "kill", lambda process, number: sent.append(number))
+    reopening = checkpoints.Reopening()
+    for refused in ([], ["pi0_drod"], [str(goldens / "pi0")]):
+        with pytest.raises(ValueError, match=r"choose|did you mean|which config"):
+            reopening.ask(refused, "", "", "")
+    assert (reopening.arguments, sent) == (None, [])
+    reopening.ask([str(goldens / "pi0"), "pi0_droid"], " pi0_aloha ", "", "")
+    assert sent == [signal.SIGTERM]
+    told = app.settings().parse_args(reopening.arguments)
+    assert told.checkpoint == [str(goldens / "pi0"), "pi0_droid"]
+    assert (told.config, told.robot, told.asset_id) == ("pi0_aloha", None, None)
+
+
+@pytest.mark.parametrize(
+    ("host", "private"),
+    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False),
+     ("192.168.1.4", False), ("example.org", False)],
+)  # fmt: skip
+def test_only_a_page_of_this_machine_s_own_may_choose(host, private):
+    assert checkpoints.is_private(host) == private
 
 
 # --- where nothing is asked for -----------------------------------------------------------------

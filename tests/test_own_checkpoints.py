@@ -4,12 +4,14 @@ them (the goldens), in one app, held to the models called directly. Nothing is a
 
 import dataclasses
 import json
+import re
 
 import jax
 import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
+from playwright.sync_api import expect
 
 from models.checkpoint import load_lerobot, load_openpi
 from models.lora import Adapters, Lora
@@ -22,7 +24,7 @@ from playground.training import tokenizers
 from tests.golden_models import CONFIGS, close
 from tests.test_lerobot import CONFIG as LEROBOT
 from tests.test_loading import finish
-from tests.visitor import started
+from tests.visitor import give, run, started
 
 # The goldens' sizes, which neither openpi nor LeRobot writes into a folder.
 VISION = {"width": 48, "depth": 2, "mlp_dim": 96, "num_heads": 4}
@@ -185,6 +187,40 @@ def test_a_folder_that_openpi_wrote(goldens, described, texts, client, picture):
     want = chunk(model, entry.robot, entry, local.norm_stats(entry), picture[1],
                  lambda state: text.tokenize(PROMPT, 48))  # fmt: skip
     held(client, "mine", entry.robot, picture, want)
+
+
+@pytest.mark.browser
+def test_a_folder_chosen_on_the_page(goldens, described, texts, tmp_path, browser, picture):
+    """The program starts anew on it, the page comes back by itself, and it answers."""
+    told = json.loads((texts / "mine.json").read_text()) | {"folder": str(goldens / "pi0")}
+    path = texts / "chosen.json"
+    path.write_text(json.dumps(told))
+    with started(tmp_path, "--checkpoint", "pi0_tabletop") as address:
+        page = browser.new_page()
+        page.goto(address)
+        expect(page.locator(".say")).to_have_text("Ready.")
+        page.get_by_text("Open other checkpoints").click()
+        field = page.locator("#chosen-checkpoints input")
+        for word in ("nothing.json", str(path)):
+            field.fill(word)
+            field.press("Enter")
+        page.locator("#open-checkpoints").click()
+        expect(page.get_by_test_id("toast-body")).to_contain_text("nothing.json")
+        field.press("Backspace")
+        field.press("Backspace")
+        field.fill(str(path))
+        field.press("Enter")
+        page.locator("#open-checkpoints").click()
+        expect(page.locator(".card")).to_contain_text("mine · aloha", timeout=300_000)
+        expect(page.locator(".say")).to_have_text("Ready.", timeout=300_000)
+        expect(page.locator("#prompt textarea")).to_have_attribute(
+            "placeholder", re.compile(PROMPT)
+        )
+        give(page, picture[0])
+        run(page)
+        expect(page.locator(".card")).to_contain_text("real checkpoint")
+        expect(page.locator(".say")).to_have_text("Done.", timeout=300_000)
+        page.close()
 
 
 def test_a_lora_fine_tune(goldens, described, texts, client, picture):

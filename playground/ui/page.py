@@ -20,6 +20,7 @@ from playground.recipe import MAX_FILE
 from playground.robots import Robot
 from playground.ui import bench as benches
 from playground.ui import (
+    checkpoints,
     endpoint,
     look,
     matters,
@@ -50,9 +51,15 @@ _MAX_UPLOAD = MAX_FILE  # a run's ZIP; pictures are held to less
 _MAX_EVENTS = 256  # Gradio's own queue; the worker's is shorter and the one that counts
 
 
-def build(worker: Worker, robots: Mapping[str, Robot], results: Results) -> gr.Blocks:
+def build(
+    worker: Worker,
+    robots: Mapping[str, Robot],
+    results: Results,
+    reopening: checkpoints.Reopening | None = None,
+) -> gr.Blocks:
     """The page for a worker that has loaded these policies, or is about to. `robots`: by policy,
-    with its conventions."""
+    with its conventions. reopening: takes what the page asks to be opened instead; None where it
+    may not ask."""
     every = Benches(worker, robots)
     bench = every.of()
     with gr.Blocks(title=look.TITLE, analytics_enabled=False, fill_width=True,
@@ -67,6 +74,8 @@ def build(worker: Worker, robots: Mapping[str, Robot], results: Results) -> gr.B
         with gr.Row(elem_classes="body"):
             with gr.Column(scale=0, min_width=340, elem_classes="left"):
                 form = observation.build(bench)
+                if reopening is not None:
+                    checkpoints.build(reopening)
             with gr.Column(scale=1, min_width=320, elem_classes="right"):
                 shown = tabs.build(list(robots), bench, form)
         parts = _Parts(every, Runs(), results, worker, form, shown, strip)
