@@ -367,6 +367,9 @@ def test_any_recipe_is_read_or_refused_with_a_reason(data):
     except ValueError:
         return
     assert recipe.from_json(recipe.to_json(told)) == told
+    texts = [told.robot, told.prompt, *told.versions.values(), *told.policies[0].modes]
+    assert all(isinstance(text, str) for text in texts)
+    assert all(isinstance(value, float) for value in told.state)
 
 
 @given(
