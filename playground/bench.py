@@ -24,7 +24,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -188,13 +188,15 @@ def whole_chunk(subject: Subject) -> Callable[[], object]:
     return lambda: run.sample_actions(observation, max_decoding_steps=TOKENS)
 
 
-def bench(subject: Subject, repeats: int) -> list[Figure]:
+def bench(subject: Subject, repeats: int) -> Iterator[Figure]:
     """The whole chunk, its parts, and what is left of it when something is known already."""
     if subject.config is None:
-        return bench_policy(open_policy(subject.name), repeats)
+        yield from bench_policy(open_policy(subject.name), repeats)
+        return
     model, observation = opened(subject)
     calls = (flow_calls if isinstance(model, Pi0) else fast_calls)(model, observation)
-    return [Figure(subject.name, what, *measure(call, repeats)) for what, call in calls.items()]
+    for what, call in calls.items():
+        yield Figure(subject.name, what, *measure(call, repeats))
 
 
 def flow_calls(model: Pi0, observation: Observation) -> dict[str, Callable[[], object]]:
@@ -319,23 +321,18 @@ def _visit(worker: Worker, infos, seed: int, repeats: int, waits: list[float]) -
 # --- a process of its own -----------------------------------------------------------------------
 
 
-def bench_start(subject: Subject, arguments: argparse.Namespace) -> list[Figure]:
+def bench_start(subject: Subject, arguments: argparse.Namespace) -> Iterator[Figure]:
     """The first call, with an empty compile cache and with the one it left; and a warm one where
     freed memory goes back to the kernel each time. Each in a process of its own, whose peak memory
     is told."""
-    figures = []
     with tempfile.TemporaryDirectory() as cache:
-        for what, kept in (("empty", True), ("filled", True), ("filled", False)):
-            told = _in_child(subject, arguments, cache, kept)
-            peak = f"peak memory {told['peak_mb']:.0f} MB"
-            if kept:
-                what = f"first call, {what} compile cache"
-                figures.append(Figure(subject.name, what, *told["first"], peak))
-            else:
-                figures.append(
-                    Figure(subject.name, "chunk, freed memory handed back", *told["warm"])
-                )
-    return figures
+        for what in ("empty", "filled"):
+            measured = _in_child(subject, arguments, cache, kept=True)
+            peak = f"peak memory {measured['peak_mb']:.0f} MB"
+            what = f"first call, {what} compile cache"
+            yield Figure(subject.name, what, *measured["first"], peak)
+        measured = _in_child(subject, arguments, cache, kept=False)
+        yield Figure(subject.name, "chunk, freed memory handed back", *measured["warm"])
 
 
 def _in_child(subject: Subject, arguments, cache: str, kept: bool) -> dict:
@@ -403,15 +400,17 @@ def main(given: Sequence[str] | None = None) -> None:
     if arguments.child:
         print(json.dumps(child(chosen[arguments.child], arguments.repeats)))
         return
-    figures, compared = [calibrate(arguments.repeats)], []
+    print(f"{'':74}{'CPU s':>9}{'wall s':>9}")
+    figures, compared = told([calibrate(arguments.repeats)]), []
     for subject in chosen.values():
         if arguments.tricks:
             compared += tricks.compare(subject.name, *whole(subject), TOKENS, arguments.repeats)
         else:
-            figures += bench_start(subject, arguments) + bench(subject, arguments.repeats)
+            figures += told(bench_start(subject, arguments))
+            figures += told(bench(subject, arguments.repeats))
     if not (arguments.mid or arguments.full_size):
-        figures += bench_visitors(list(chosen), arguments.repeats)
-    show(figures, compared)
+        figures += told(bench_visitors(list(chosen), arguments.repeats))
+    show(compared)
     if arguments.json:
         record = {
             "device": jax.devices()[0].device_kind,
@@ -423,13 +422,19 @@ def main(given: Sequence[str] | None = None) -> None:
         arguments.json.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def show(figures: Sequence[Figure], compared: Sequence[tricks.Trick]) -> None:
-    """Tables for people."""
-    print(f"{'':58}{'CPU s':>9}{'wall s':>9}")
+def told(figures: Iterable[Figure]) -> list[Figure]:
+    """All of them, each printed as it comes: together they take minutes."""
+    kept = []
     for figure in figures:
         cpu = "" if figure.cpu_s is None else f"{figure.cpu_s:.3f}"
         label = f"{figure.subject}: {figure.what}"
-        print(f"{label:58}{cpu:>9}{figure.wall_s:9.3f}  {figure.note}")
+        print(f"{label:74}{cpu:>9}{figure.wall_s:9.3f}  {figure.note}", flush=True)
+        kept.append(figure)
+    return kept
+
+
+def show(compared: Sequence[tricks.Trick]) -> None:
+    """A table for people."""
     if compared:
         print(f"\n{'CPU-seconds':74}{'without':>9}{'with':>9}{'saved':>8}")
     for trick in compared:
