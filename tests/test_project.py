@@ -1,6 +1,7 @@
 """The project keeps its own rules: layout of imports, style, and what README promises."""
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from playground import config_file
+from models.files import revision
+from playground import catalog, config_file
+from playground.training.evaluate import table_of
 from tests.conftest import ROOT
 
 SOURCES = sorted(
@@ -43,6 +46,14 @@ def test_imports_go_one_way():
         if room[:2] in (("playground", "views"), ("playground", "ui")):
             assert not tops(path) & {"jax", "flax", "optax"}, path
             assert not any(name.startswith("models.pi0") for name in imported(path)), path
+
+
+def test_readme_shows_the_figures_that_were_measured():
+    """Of the weights that are shipped: an evaluation of others is told by its revision."""
+    folders = [ROOT / "assets" / name for name in catalog.BUNDLED_PAIR]
+    results = [json.loads((folder / "evaluation.json").read_text()) for folder in folders]
+    assert table_of(results) in README
+    assert [result["revision"] for result in results] == [revision(f) for f in folders]
 
 
 def test_the_page_starts_without_jax():
