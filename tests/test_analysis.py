@@ -4,6 +4,7 @@ claim no more than was measured."""
 import dataclasses
 import functools
 import html
+import itertools
 import json
 import re
 
@@ -161,6 +162,7 @@ CHUNK_RED, CHUNK_ELSE = np.zeros((3, 14)), np.zeros((3, 14))
 CHUNK_RED[:, [0, 8]] = 1.0, -0.5
 CHUNK_ELSE[:, [0, 8]] = -1.0, 0.5
 CHUNK_ELSE[1, 3] = 0.7
+CHUNKS = CHUNK_RED, CHUNK_ELSE
 
 
 @functools.cache
@@ -172,18 +174,18 @@ def fast():
     that it finds speaks for a token at the place where the chunk is chosen.
     """
     text = tokenizer()
-    chunks = FastActionTokenizer.fit([CHUNK_RED] * 8 + [CHUNK_ELSE] * 8, vocab_size=600)
-    (first,), (second,) = chunks.encode(CHUNK_RED), chunks.encode(CHUNK_ELSE)
+    chunks = FastActionTokenizer.fit(CHUNKS * 8, vocab_size=600)
     model = filled(Pi0Fast, FAST, np.zeros)
     policy = assemble("fast", FAST, model, text, chunks)
-    swap = policy.tokenizer.swap
+    first, second = ([policy.tokenizer.swap(i) for i in chunks.encode(c)] for c in CHUNKS)
     colon = text.encode(ACTION_MARKER)
     (end,), line = text.encode(ACTION_END), text.encode("\n")[-1]
     (red,), (green,) = text.encode(" red"), text.encode(" green")
-    ids = [line, *colon, swap(first), swap(second), end, EOS, red, green]
+    ids = [line, *colon, *first, *second, end, EOS, red, green]
     place = {token: i for i, token in enumerate(ids)}
-    steps = [*zip([line, *colon], colon, strict=False), (swap(first), end), (swap(second), end)]
-    steps.append((end, EOS))
+    steps = itertools.chain(
+        *map(itertools.pairwise, ([line, *colon], [*first, end], [*second, end], [end, EOS]))
+    )
 
     table, width = np.zeros((2432, 32), np.float32), 32
     for token, i in place.items():
@@ -194,11 +196,11 @@ def fast():
     down = np.zeros((width, width), np.float32)
     for token, following in steps:
         down[place[token], place[following]] = 1
-    down[place[colon[-1]], place[swap(second)]] = 0.4  # what is written unless a colour speaks up
+    down[place[colon[-1]], place[second[0]]] = 0.4  # what is written unless a colour speaks up
     chain.down[...] = down
     value, out = np.zeros((width, 16), np.float32), np.zeros((width, width), np.float32)
     value[place[red], 0] = value[place[green], 1] = 1
-    out[0, place[swap(first)]] = out[16, place[swap(first)]] = 120  # both heads
+    out[0, place[first[0]]] = out[16, place[first[0]]] = 120  # both heads
     out[1, place[line]] = out[17, place[line]] = 120
     look.value[...], look.out[...] = value, out
     return assemble("fast", FAST, model, text, chunks)

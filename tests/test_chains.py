@@ -1,6 +1,6 @@
 """openpi's whole chains, held through `Policy`: what a robot's client sends to what the model eats,
 and what the model gives to the robot's actions. Robots, settings and sizes are the catalogue's, but
-for the models' depth: none is run, and they hold no numbers."""
+for the models' depth and vocabulary: none is run, and they hold no numbers."""
 
 import dataclasses
 import functools
@@ -41,7 +41,8 @@ def policy_of(case, stats, tokenizers):
     stats = {key: transforms.trim(to_stats(stats[key]), count) for key, count in dims.items()}
     info = loading.describe(entry, entry.config, revision="", badge="", notice="", stats=stats)
     text, fast = tokenizers
-    return loading.assemble(info, entry, shallow(entry.config), text, fast)
+    config = dataclasses.replace(entry.config, vocab_size=text.vocab_size)
+    return loading.assemble(info, entry, shallow(config), text, fast)
 
 
 @functools.cache
