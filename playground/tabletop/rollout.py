@@ -15,7 +15,7 @@ ROBOT = "tabletop"
 CAMERA_SLOT = "base_0_rgb"
 UNJUDGED_S = 10.0  # how long an episode lasts whose prompt names no task
 # Whole chunks, unless somebody asks for less: one is about as long as a reach, and a policy that
-# looks again halfway sees its own arm in front of the cube (pick-ups: 8 of 12, 1 of 12 after 25).
+# looks again halfway sees its own arm in front of the cube.
 EXECUTE = expert.HORIZON
 
 # None: what the policy wrote does not decode to a chunk.
