@@ -419,11 +419,16 @@ class Faults:
             second = pool.submit(self._page.visitor().ask, PROMPTS[2], 2)
             until(lambda: self._page.status()["waiting"] == 1)
             noticed, ready, replaced = self._lost(signal.SIGKILL)
-            message = str(first.exception())
-            held = actions(second.result()) == self._expected[2]
-        held = held and replaced and "quote job" in message and self._next_is_well()
-        told = f"noticed in {noticed:.2f} s, ready again {ready:.1f} s later; the line stood"
-        return Fault("worker killed", held, noticed < 2, told)
+            message, kept = str(first.exception()), actions(second.result()) == self._expected[2]
+        held = {
+            "another process took over": replaced,
+            f"the run was told lost ({message})": "quote job" in message,
+            "the line stood": kept,
+            "the next is well": self._next_is_well(),
+        }
+        told = f"noticed in {noticed:.2f} s, ready again {ready:.1f} s later; "
+        told += "; ".join(what if holds else f"NOT: {what}" for what, holds in held.items())
+        return Fault("worker killed", all(held.values()), noticed < 2, told)
 
     def hung(self, announced_s: float = 10.0) -> Fault:
         """While idle, when it announces its next word for within ten seconds."""
