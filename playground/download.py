@@ -402,6 +402,9 @@ def _as_value_error(address: str) -> Iterator[None]:
     except urllib.error.HTTPError as error:
         raise ValueError(f"cannot get {address}: {error.url} answers {error.code}") from error
     except _TRANSIENT as error:
-        raise ValueError(f"cannot get {address}, is there a network? ({error})") from error
+        raise ValueError(
+            f"cannot get {address}, is there a network? Without one, copy it from elsewhere to "
+            f"{local_path(address)} ({error})"
+        ) from error
     except OSError as error:
         raise ValueError(f"cannot keep {address} in {cache_folder()}: {error}") from error

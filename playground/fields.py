@@ -1,5 +1,6 @@
 """JSON that a person writes, checked field by field: every mistake is told at once."""
 
+import difflib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
@@ -45,7 +46,11 @@ def problems(
     where: str = "",
 ) -> list[str]:
     """What is wrong with `data`, one by one: unknown names, wrong values, missing fields."""
-    found = [f"no field is called {where + name!r}" for name in data.keys() - fields.keys()]
+    found = []
+    for name in data.keys() - fields.keys():
+        near = difflib.get_close_matches(name, fields, n=1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        found.append(f"no field is called {where + name!r}{meant}")
     for name, value in data.items():
         if name in fields and not fields[name].valid(value):
             shown = json.dumps(value)

@@ -11,9 +11,10 @@ import numpy as np
 
 from models import layout, lerobot
 from models.files import kind_of, params_folder, read_json
-from playground.catalog import ROBOTS, TITLES, Entry, bundled, named
+from playground.catalog import OPENPI, ROBOTS, TITLES, Entry, bundled, named
 from playground.config_file import read_addition, read_config, resized, robot_of, text_tokenizer_of
 from playground.fields import choice_of
+from playground.robots import Robot
 from playground.trace import Stats
 from playground.transforms import EPSILON, read_norm_stats, trim
 
@@ -52,14 +53,18 @@ def _openpi(folder: Path, config: str | None, asset_id: str | None) -> Entry:
     params = params_folder(folder)
     root = params.parent if params == folder else folder
     family = layout.family_of(layout.open_openpi(params))
+    fitting = ", ".join(known.name for known in OPENPI if known.family == family)
     if config is None:
         raise ValueError(
-            f"{folder} is a {family} checkpoint, and does not say which config made it: name one "
-            "of openpi's or give a JSON file (the README shows one)"
+            f"{folder} is a {family} checkpoint, and does not say which config made it: give "
+            f"--config with a JSON file (the README shows one) or a name of openpi's ({fitting})"
         )
     entry = read_config(config) if config.endswith(".json") else named(config)
     if entry.family != family:
-        raise ValueError(f"{folder} is a {family} checkpoint; {entry.name} is a {entry.family}")
+        raise ValueError(
+            f"{folder} is a {family} checkpoint, and {entry.name} a config for {entry.family}; "
+            f"openpi's for {family} are {fitting}"
+        )
     entry = dataclasses.replace(
         entry, folder=root, asset_id=asset_id or entry.asset_id, address=None, licence="", notice=""
     )
@@ -79,7 +84,12 @@ def norm_stats_file(entry: Entry) -> Path:
         )
         raise ValueError(
             f"{entry.folder} has no norm stats for {entry.asset_id!r} (expected {path}); "
-            + (f"it has some for {', '.join(found)}: say which" if found else "it has none")
+            + (
+                f"it has some for {', '.join(found)}: choose with --asset-id, or as asset_id in "
+                "the JSON config"
+                if found
+                else "it has none at all: copy assets/ from the training run, beside params/"
+            )
         )
     return path
 
@@ -147,11 +157,41 @@ def _lerobot(folder: Path, config: str | None, robot: str | None) -> Entry:
         added = read_addition(config)
         robot = robot_of(added["robot"], Path(config).parent)
     elif robot is None:
-        raise ValueError(f"{folder} does not say which robot it drives: {choice_of(ROBOTS)}")
+        raise ValueError(
+            f"{folder} does not say which robot it drives: give --robot with {choice_of(ROBOTS)}, "
+            "or a JSON file that describes yours"
+        )
     elif robot not in ROBOTS and not robot.endswith(".json"):
         raise ValueError(f"no robot is called {robot!r}: {choice_of(ROBOTS)}, or a JSON file")
     else:
         robot = robot_of(robot, Path())
+    if problems := _misfits(described, family, robot):
+        fitting = [name for name, r in ROBOTS.items() if not _misfits(described, family, r)]
+        raise ValueError(
+            f"{folder} does not drive {robot.title}: {'; '.join(problems)}. "
+            + (f"What it says of itself fits {', '.join(fitting)}" if fitting else "None here fits")
+            + "; a JSON file can describe another robot"
+        )
+    if len(set(described.normalisation.values())) > 1:
+        raise ValueError(f"{folder} normalises in two ways, {described.normalisation}")
+    return Entry(
+        name=added.get("name", folder.resolve().name),
+        title=added.get("title", f"{TITLES[family]} · {robot.title} (LeRobot)"),
+        config=resized(described.config, added),
+        robot=robot,
+        normalisation=described.normalisation["state"],
+        state_in_prompt=family == "pi05",
+        asset_id="",
+        default_prompt=added.get("default_prompt"),
+        text_tokenizer=text_tokenizer_of(added, Path(config)) if config else None,
+        kind="lerobot",
+        folder=folder,
+        notice="LeRobot leaves underscores and spaces in a prompt as they are; openpi tidies them.",
+    )
+
+
+def _misfits(described: lerobot.LeRobotPolicy, family: str, robot: Robot) -> list[str]:
+    """Why a policy cannot be this robot's; [] if it can."""
     slots = {slot.name for slot in robot.slots(family)}
     problems = []
     if set(described.cameras) != slots:
@@ -167,24 +207,7 @@ def _lerobot(folder: Path, config: str | None, robot: str | None) -> Entry:
             f"its actions are {'offsets' if described.relative_actions else 'absolute'}, those of "
             f"{robot.title} here are {'offsets' if any(robot.offsets) else 'absolute'}"
         )
-    if len(set(described.normalisation.values())) > 1:
-        problems.append(f"it normalises in two ways, {described.normalisation}")
-    if problems:
-        raise ValueError(f"{folder} does not drive {robot.title}: " + "; ".join(problems))
-    return Entry(
-        name=added.get("name", folder.resolve().name),
-        title=added.get("title", f"{TITLES[family]} · {robot.title} (LeRobot)"),
-        config=resized(described.config, added),
-        robot=robot,
-        normalisation=described.normalisation["state"],
-        state_in_prompt=family == "pi05",
-        asset_id="",
-        default_prompt=added.get("default_prompt"),
-        text_tokenizer=text_tokenizer_of(added, Path(config)) if config else None,
-        kind="lerobot",
-        folder=folder,
-        notice="LeRobot leaves underscores and spaces in a prompt as they are; openpi tidies them.",
-    )
+    return problems
 
 
 def _lerobot_stats(described: lerobot.LeRobotPolicy, where: Path) -> dict[str, Stats]:

@@ -273,7 +273,9 @@ def test_refusals(fetch, faults):
 
 def test_no_network(fetch, monkeypatch):
     servers = Servers(buckets="http://127.0.0.1:9", wait_s=0.0)
-    with pytest.raises(ValueError, match=r"cannot get gs://openpi-assets.*is there a network"):
+    # Told where it belongs, for who has it on another machine.
+    place = rf"is there a network\?.* copy it from elsewhere to {download.local_path(ADDRESS)}"
+    with pytest.raises(ValueError, match=rf"cannot get gs://openpi-assets.*{place}"):
         download.fetch(ADDRESS, servers=servers)
 
 
