@@ -254,6 +254,15 @@ def test_a_run_is_told_from_its_events():
     ]
 
 
+def test_policies_that_cannot_be_opened_are_not_said_to_be_loading():
+    robots = {"mine": TABLETOP}
+    notes = Progress(Benches(Loaded({}), robots).of("tabletop"))
+    assert card(notes, "mine")["policy"]["badge"] == "loading"
+    notes.fail("mine holds NaN")
+    assert (notes.payload()["say"], notes.payload()["state"]) == ("mine holds NaN", "down")
+    assert card(notes, "mine")["policy"]["badge"] == "not opened"
+
+
 def test_one_policy_s_failure_leaves_the_other_s_answer():
     notes = progress()
     notes.take(Failed("pi0", "actions are not finite", "job1"))

@@ -42,6 +42,7 @@ class Progress:
         self._loading = loading
         self._place: Queued | None = None
         self._failure = ""
+        self._down = False
         self._stopped = False
         self._key = ""
         for name in policies:
@@ -99,8 +100,8 @@ class Progress:
         self._end("stopped")
 
     def fail(self, message: str) -> None:
-        """No policy can answer."""
-        self._failure = message
+        """No policy can answer, now or later."""
+        self._failure, self._down = message, True
 
     def keep(self, key: str) -> None:
         """The key that the traces are kept under, for links."""
@@ -140,7 +141,7 @@ class Progress:
         devices = [trace.recipe.versions.get("device", "") for trace in self.traces.values()]
         return {
             "say": self._sentence(),
-            "state": self._state(),
+            "state": "down" if self._down else self._state(),
             "device": next(iter(devices), ""),
             "policies": [self._card(name, policy) for name, policy in self._policies.items()],
         }
@@ -183,7 +184,7 @@ class Progress:
         trace = policy.trace
         return {
             "name": name,
-            "policy": _unknown(name) if info is None else theme.identity(info),
+            "policy": self._unknown(name) if info is None else theme.identity(info),
             "about": "" if info is None else _about(info),
             "state": policy.state,
             "line": policy.line,
@@ -195,6 +196,11 @@ class Progress:
             "warnings": [] if trace is None else [theme.plain(w) for w in trace.warnings],
             "link": results.link(self._key, name) if self._key and trace else "",
         }
+
+    def _unknown(self, name: str) -> dict[str, str]:
+        """What stands for `theme.identity` until a policy is loaded."""
+        badge = "not opened" if self._down else "loading"
+        return {"family": "", "title": name, "badge": badge, "notice": ""}
 
 
 def _of_loading(phase: str) -> bool:
@@ -238,7 +244,3 @@ def _about(info: PolicyInfo) -> str:
     chunk = f"{info.horizon} steps at {info.control_hz:g} Hz"
     parts = (info.name, info.robot, chunk, f"{info.image_size} px pictures", info.revision)
     return " · ".join(theme.plain(part) for part in parts)
-
-
-def _unknown(name: str) -> dict[str, str]:
-    return {"family": "", "title": name, "badge": "loading", "notice": ""}
