@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import subprocess
 import sys
 from collections.abc import Mapping
 
@@ -36,6 +37,8 @@ def settings() -> argparse.ArgumentParser:
 
 
 def main() -> None:
+    if packages := os.environ.pop("PI0_PLAYGROUND_INSTALL", "").split():
+        install(packages)
     told = settings().parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     try:
@@ -48,6 +51,14 @@ def main() -> None:
         os.execv(sys.executable, [sys.executable, __file__, *place, *again])
 
 
+def install(packages: list[str]) -> None:
+    """Adds packages to this Python, and starts anew, since a running one does not see them all.
+    So a Space, whose requirements.txt cannot depend on its hardware, gets JAX for its GPU."""
+    if subprocess.run([sys.executable, "-m", "pip", "install", *packages]).returncode:
+        settings().error(f"PI0_PLAYGROUND_INSTALL: pip could not install {' '.join(packages)}")
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 def serve(worker: Worker, robots: Mapping[str, Robot], host: str, port: int) -> list[str] | None:
     """Until a signal ends it. Returns what the page asked to start anew with, if it did."""
     # Gradio takes as long to import as the worker's process to load: both at once.
@@ -57,7 +68,11 @@ def serve(worker: Worker, robots: Mapping[str, Robot], host: str, port: int) -> 
     kept, reopening = results.Results(), checkpoints.Reopening()
     private = checkpoints.is_private(host)
     demo = page.build(worker, robots, kept, reopening if private else None)
-    served = page.serve(demo, host, port)
+    try:
+        served = page.serve(demo, host, port)
+    except OSError:
+        worker.close()
+        settings().error(f"cannot listen on {host}, port {port}; if it is taken, choose another")
     served.include_router(health.routes(worker))
     served.include_router(results.routes(kept))
     print(f"The playground is open at {demo.local_url}", flush=True)

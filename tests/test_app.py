@@ -1,7 +1,10 @@
 """The program: its settings, and what its process may load. test_page.py runs it."""
 
+import os
+import socket
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -51,6 +54,45 @@ def test_what_is_opened_by_default_and_by_name():
     assert {name: robot.name for name, robot in robots.items()} == dict.fromkeys(asked, "droid")
 
 
+def started(*arguments, **environment):
+    """Of a program that ends by itself."""
+    return subprocess.run(
+        [sys.executable, "app.py", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_packages_that_a_variable_names_are_installed_first(tmp_path):
+    """With the program as it was asked for afterwards; what pip cannot get is said in a line."""
+    wheel = tmp_path / "for_a_gpu-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as file:
+        about = "for_a_gpu-1.0.dist-info"
+        file.writestr("for_a_gpu.py", "")
+        file.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: for-a-gpu\nVersion: 1.0\n")
+        file.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        file.writestr(f"{about}/RECORD", "")
+    pip = {"PIP_TARGET": str(tmp_path / "site"), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": ""}
+    run = started("--checkpoint", "pi0_drod", PI0_PLAYGROUND_INSTALL=str(wheel), **pip)
+    assert (tmp_path / "site" / "for_a_gpu.py").is_file()
+    assert "did you mean pi0_droid" in run.stderr.splitlines()[-1]
+    run = started(PI0_PLAYGROUND_INSTALL="for-a-gpu-not", **pip)
+    assert run.returncode == 2
+    assert run.stderr.splitlines()[-1].endswith("pip could not install for-a-gpu-not")
+
+
+def test_a_port_that_is_taken_is_said_in_a_line():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        run = started("--port", str(port := other.getsockname()[1]))
+    assert run.returncode == 2
+    assert f"cannot listen on 127.0.0.1, port {port}" in run.stderr.splitlines()[-1]
+    assert "Traceback" not in run.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -60,9 +102,7 @@ def test_what_is_opened_by_default_and_by_name():
     ],
 )
 def test_what_cannot_be_opened_is_said_in_a_line(arguments, words):
-    run = subprocess.run(
-        [sys.executable, "app.py", *arguments], cwd=ROOT, capture_output=True, text=True
-    )
+    run = started(*arguments)
     assert run.returncode == 2
     assert words in run.stderr.splitlines()[-1]
     assert "Traceback" not in run.stderr

@@ -103,7 +103,7 @@ def test_readme_tells_every_variable():
     told = re.findall(r"^\| `([A-Z0-9_]+)` \|", README, re.MULTILINE)
     read = set()
     for path in [ROOT / "app.py", *(ROOT / "playground").rglob("*.py")]:
-        read |= set(re.findall(r'environ(?:\.get\(|\[)"(\w+)"', path.read_text()))
+        read |= set(re.findall(r'environ(?:\.get\(|\.pop\(|\[)"(\w+)"', path.read_text()))
     assert read <= set(told)
     assert not [name for name in told if name.startswith("PI0_") and name not in read]
 
