@@ -25,8 +25,13 @@ from models.config import Pi0FastConfig
 from models.gemma import Gemma, KVCache, Pair
 from models.observation import Observation
 from models.siglip import Siglip
+from models.tokenizer import Grammar
 
 EOS = 1
+
+jax.tree_util.register_dataclass(
+    Grammar, data_fields=("told", "owed", "zeros"), meta_fields=("total", "row", "start", "end")
+)
 
 
 class Embedded(NamedTuple):
@@ -205,6 +210,7 @@ class Pi0Fast(nnx.Module):
         self,
         observation: Observation,
         key: Array | None = None,
+        grammar: Grammar | None = None,
         *,
         max_decoding_steps: int = 256,
         temperature: float = 0.0,
@@ -215,15 +221,17 @@ class Pi0Fast(nnx.Module):
         Greedy at temperature 0, else drawn from softmax(logits / temperature) with `key`. Ends when
         every row writes the end token in the same step (PARITY: openpi does not remember rows that
         ended before), or at M tokens. With `stop`, rows are remembered: it ends as soon as each has
-        written its end token or what `stop` says; tokens up to there are the same.
+        written its end token or what `stop` says; tokens up to there are the same. With `grammar`,
+        which needs `stop`, each token is chosen among those that it allows.
         """
         state, _ = self.prefill(observation, max_decoding_steps=max_decoding_steps, last_only=True)
-        return self.decode_all(state, key, temperature=temperature, stop=stop)
+        return self.decode_all(state, key, grammar, temperature=temperature, stop=stop)
 
     def decode_all(
         self,
         state: DecodeState,
         key: Array | None = None,
+        grammar: Grammar | None = None,
         *,
         temperature: float = 0.0,
         stop: StopAfter | None = None,
@@ -239,8 +247,8 @@ class Pi0Fast(nnx.Module):
 
         def write(carry):
             state, rows, key = carry
-            token, key = choose(state.logits, key, temperature)
-            rows = rows.add(token, stop)
+            token, key = choose(rows.restrict(state.logits, grammar), key, temperature)
+            rows = rows.add(token, stop, grammar)
             # The last token is not fed: nothing would be read from it.
             more = (rows.count < steps) & ~rows.all_done
             state = jax.lax.cond(more, lambda: self.decode_step(state, token)[0], lambda: state)
@@ -260,34 +268,59 @@ class Pi0Fast(nnx.Module):
 @dataclasses.dataclass(frozen=True)
 class Rows:
     """What has been written: tokens int32 [B, M], how many, which rows have reached `stop.start`
-    and which are done (bool [B]), and whether decoding ends."""
+    and which are done (bool [B]), whether decoding ends; for a grammar also how many coefficients
+    each row has told since its start, and how many bytes of the next are to come (int32 [B])."""
 
     tokens: Array
     count: Array
     started: Array
     done: Array
     all_done: Array
+    told: Array
+    owed: Array
 
     @staticmethod
     def begin(batch_size: int, steps: int, stop: StopAfter | None) -> "Rows":
         started = jnp.full((batch_size,), stop is not None and not stop.start)
         done = jnp.zeros((batch_size,), bool)
         tokens = jnp.zeros((batch_size, steps), jnp.int32)
-        return Rows(tokens, jnp.int32(0), started, done, jnp.bool_(False))
+        none = jnp.zeros((batch_size,), jnp.int32)
+        return Rows(tokens, jnp.int32(0), started, done, jnp.bool_(False), none, none)
 
-    def add(self, token: Array, stop: StopAfter | None) -> "Rows":
+    def restrict(self, logits: Array, grammar: Grammar | None) -> Array:
+        """The logits [B, V] of the tokens that may come next; -inf for all others."""
+        if grammar is None:
+            return logits
+        told, owed = grammar.told[self.owed], grammar.owed[self.owed]  # [B, V]
+        reach = told + (owed > 0)
+        left = (grammar.total - self.told)[:, None]
+        in_row = grammar.row - self.told[:, None] % grammar.row
+        fits = (told >= 0) & (reach <= left) & ((reach <= in_row) | grammar.zeros)
+        place = jnp.arange(logits.shape[1])
+        fits = jnp.where((left == 0) & (self.owed == 0)[:, None], place == grammar.end, fits)
+        start = jnp.array(grammar.start)[jnp.minimum(self.count, len(grammar.start) - 1)]
+        fits = jnp.where(self.started[:, None], fits, place == start)
+        return jnp.where(fits | self.done[:, None], logits, -jnp.inf)
+
+    def add(self, token: Array, stop: StopAfter | None, grammar: Grammar | None = None) -> "Rows":
         tokens = jax.lax.dynamic_update_slice(self.tokens, token[:, None], (0, self.count))
-        count = self.count + 1
-        ended = token == EOS
+        count, ended = self.count + 1, token == EOS
+        rows = dataclasses.replace(self, tokens=tokens, count=count)
         if stop is None:
-            return Rows(tokens, count, self.started, ended, jnp.all(ended))
+            return dataclasses.replace(rows, done=ended, all_done=jnp.all(ended))
         done = self.done | ended | (self.started & (token == stop.end))
         length = len(stop.start)
         recent = jax.lax.dynamic_slice_in_dim(
             jnp.pad(tokens, ((0, 0), (length, 0)), constant_values=-1), count, length, axis=1
         )
         started = self.started | jnp.all(recent == jnp.array(stop.start, jnp.int32), axis=1)
-        return Rows(tokens, count, started, done, jnp.all(done))
+        rows = dataclasses.replace(rows, started=started, done=done, all_done=jnp.all(done))
+        if grammar is None:
+            return rows
+        counts = self.started & ~done
+        told = jnp.where(counts, self.told + grammar.told[self.owed, token], self.told)
+        owed = jnp.where(counts, grammar.owed[self.owed, token], self.owed)
+        return dataclasses.replace(rows, told=told, owed=owed)
 
 
 def choose(logits: Array, key: Array, temperature: float) -> tuple[Array, Array]:
@@ -304,13 +337,15 @@ def choose(logits: Array, key: Array, temperature: float) -> tuple[Array, Array]
     return token.astype(jnp.int32), key
 
 
-def _pick(logits: Array, rows: Rows, key: Array, *, temperature: float, stop: StopAfter | None):
-    """The next token with its probability and the five likeliest."""
-    token, key = choose(logits, key, temperature)
+def _pick(
+    logits: Array, rows: Rows, key: Array, grammar: Grammar | None, *, temperature: float, stop
+):
+    """The next token with its probability and the five likeliest, of all that there are."""
+    token, key = choose(rows.restrict(logits, grammar), key, temperature)
     probabilities = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
     own = jnp.take_along_axis(probabilities, token[:, None], axis=-1)[:, 0]
     top, ids = jax.lax.top_k(probabilities, min(5, probabilities.shape[-1]))
-    return token, rows.add(token, stop), key, own, ids, top
+    return token, rows.add(token, stop, grammar), key, own, ids, top
 
 
 class Pi0FastPrograms:
@@ -335,6 +370,7 @@ class Pi0FastPrograms:
         self,
         state: DecodeState,
         key: Array | None = None,
+        grammar: Grammar | None = None,
         *,
         max_decoding_steps: int,
         temperature: float = 0.0,
@@ -350,7 +386,7 @@ class Pi0FastPrograms:
         rows = Rows.begin(state.logits.shape[0], max_decoding_steps, stop)
         for index in range(max_decoding_steps):
             token, rows, key, *odds = self._pick(
-                state.logits, rows, key, temperature=temperature, stop=stop
+                state.logits, rows, key, grammar, temperature=temperature, stop=stop
             )
             last = bool(rows.all_done) or index + 1 == max_decoding_steps
             weights = ()

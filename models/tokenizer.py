@@ -69,6 +69,28 @@ class Decoding:
     skipped: tuple[int, ...] = ()
 
 
+@dataclasses.dataclass(frozen=True)
+class Grammar:
+    """Which tokens may come so that a chunk of H x D coefficients does, over a language vocabulary
+    of V. A coefficient is a character of up to four bytes, and a token may hold part of one: p
+    bytes may be still to come.
+
+    told: int32 [4, V], how many coefficients a token completes where p bytes are still to come,
+    -1 where it cannot follow; owed: int32 [4, V], how many bytes are to come after it; zeros:
+    bool [V], tokens of nothing but zero coefficients; total: H x D; row: D where the tokenizer's
+    tokens end with a frequency (all but those of zeros), else `total`; start, end: the ids of
+    "Action: " and "|".
+    """
+
+    told: np.ndarray
+    owed: np.ndarray
+    zeros: np.ndarray
+    total: int
+    row: int
+    start: tuple[int, ...]
+    end: int
+
+
 def state_bins(state: np.ndarray) -> np.ndarray:
     """The normalised state, float [S], as int64 [S]: 256 equal bins on [-1, 1], their left edges
     included. As in openpi, 1 and above is bin 255 and anything below -1 is bin -1.
@@ -151,8 +173,12 @@ class FastActionTokenizer:
     together; byte-level BPE joins those into ids.
     """
 
-    def __init__(self, bpe: tokenizers.Tokenizer, scale: float, min_token: int):
-        self._bpe, self.scale, self.min_token = bpe, scale, min_token
+    def __init__(
+        self, bpe: tokenizers.Tokenizer, scale: float, min_token: int, row: int | None = None
+    ):
+        """row: the D of chunks whose frequencies no token crosses, but for tokens of zeros; None
+        where merges go anywhere, as in the published fit."""
+        self._bpe, self.scale, self.min_token, self.row = bpe, scale, min_token, row
         self.vocab_size: int = bpe.get_vocab_size()
         pieces = [bpe.id_to_token(i) for i in range(self.vocab_size)]
         if None in pieces:
@@ -176,16 +202,19 @@ class FastActionTokenizer:
         try:
             config = json.loads(path.read_text("utf-8"))
             scale, min_token = config["scale"], config["min_token"]
+            row = config.get("tokens_end_every")
             if not isinstance(min_token, int) or not scale > 0:
                 raise ValueError(f"scale {scale!r} and min_token {min_token!r}")
+            if row is not None and not (isinstance(row, int) and row > 0):
+                raise ValueError(f"tokens_end_every {row!r}, neither null nor a number from 1 on")
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path} must give a positive scale and an integer min_token: {error!r}"
             ) from error
-        return cls(bpe, scale, min_token)
+        return cls(bpe, scale, min_token, row)
 
     def save(self, folder: str | Path) -> None:
-        """Writes what `load` reads, in the published layout's terms."""
+        """Writes what `load` reads: the published layout, and `row` as `tokens_end_every`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._bpe.save(str(folder / "tokenizer.json"))
@@ -194,6 +223,7 @@ class FastActionTokenizer:
             "min_token": self.min_token,
             "scale": self.scale,
             "time_horizon": None,
+            "tokens_end_every": self.row,
             "vocab_size": self.vocab_size,
         }
         (folder / "processor_config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
@@ -246,7 +276,7 @@ class FastActionTokenizer:
             initial_alphabet=sorted(_CHARACTER_OF_BYTE[byte] for byte in used),
         )
         bpe.train_from_iterator(("".join(map(chr, row - low)) for row in rows), trainer)
-        return cls(bpe, scale, low)
+        return cls(bpe, scale, low, dim)
 
     def encode(self, chunk: np.ndarray) -> list[int]:
         """Ids of a chunk of normalised actions, [H, D], any float or integer type.
@@ -322,6 +352,20 @@ class FastActionTokenizer:
         if not 0 < len(text) <= expected:
             return None
         return self._actions(text, horizon, dim)
+
+    def follow(self, token: int, owed: int) -> tuple[int, int] | None:
+        """Of an id after which `owed` bytes of a character were still to come: (coefficients it
+        completes, bytes to come after it); None where its bytes cannot follow."""
+        told = 0
+        for byte in self._token_bytes(token):
+            if owed and 0x80 <= byte < 0xC0:
+                owed -= 1
+            elif not owed and (byte < 0x80 or 0xC2 <= byte < 0xF5):
+                owed = (byte >= 0xC2) + (byte >= 0xE0) + (byte >= 0xF0)
+            else:
+                return None
+            told += not owed
+        return told, owed
 
     def coefficients(self, token: int) -> tuple[int, ...] | None:
         """The DCT coefficients (times scale) an id stands for; None for part of a character."""
@@ -407,6 +451,21 @@ class FastTokenizer:
             return None
         part = rest.split(ACTION_MARKER)[0].split(ACTION_END)[0].strip()
         return [self.swap(token) for token in self.paligemma.encode(part)]
+
+    def grammar(self, vocab_size: int, horizon: int, dim: int) -> Grammar:
+        """What lets a model of `vocab_size` tokens write chunks [horizon, dim] that decode."""
+        told = np.full((4, vocab_size), -1, np.int32)
+        owed, zeros = np.zeros_like(told), np.zeros(vocab_size, bool)
+        for action in range(self.fast.vocab_size):
+            token = self.swap(action)
+            zeros[token] = not any(self.fast.coefficients(action) or [True])
+            for before in range(4):
+                if (found := self.fast.follow(action, before)) is not None:
+                    told[before, token], owed[before, token] = found
+        total = horizon * dim
+        row = dim if self.fast.row == dim else total
+        start, (end,) = map(self.paligemma.encode, (ACTION_MARKER, ACTION_END))
+        return Grammar(told, owed, zeros, total, row, tuple(start), end)
 
     def is_complete(self, tokens: Iterable[int]) -> bool:
         """Whether the actions have ended with "|": later tokens change nothing."""

@@ -58,6 +58,7 @@ class Entry:
     kind               whose layout the folder has
     address            where the checkpoint is published (gs://), or None
     folder             where it is on this machine, or None
+    guided             whether pi0-FAST decodes guided unless told otherwise (trace.Options)
     licence            of the weights; "" where the owner knows
     notice             a plain sentence a person should read first, or ""
     """
@@ -76,6 +77,7 @@ class Entry:
     kind: Kind = "openpi"
     address: str | None = None
     folder: Path | None = None
+    guided: bool = False
     licence: str = ""
     notice: str = ""
 
@@ -329,6 +331,7 @@ def bundled(folder: Path) -> Entry:
         action_tokenizer=str(folder / "fast") if family == "pi0_fast" else None,
         kind="bundled",
         folder=folder,
+        guided=metadata.get("guided", False) is True,
         licence="Apache-2.0",
         notice="A small policy that knows only the simulated table.",
     )

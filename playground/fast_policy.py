@@ -4,17 +4,18 @@ H horizon, D the robot's action dimensions.
 """
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
 
 from models.pi0_fast import Pi0Fast, Pi0FastPrograms, StopAfter
-from models.tokenizer import ACTION_END, ACTION_MARKER, FastPrompt, FastTokenizer
+from models.tokenizer import ACTION_END, ACTION_MARKER, FastPrompt, FastTokenizer, Grammar
 from playground import columns
 from playground.events import TokenEvent
 from playground.policy import Policy, Prepared, prefix_digest
 from playground.robots import Robot
-from playground.trace import DecodedToken, PolicyInfo, RawObservation
+from playground.trace import DecodedToken, Options, PolicyInfo, RawObservation, is_guided
 
 
 class FastPolicy(Policy):
@@ -27,6 +28,23 @@ class FastPolicy(Policy):
         end = encode(ACTION_END)
         # Where "|" is no piece of its own there is no early end; the result is the same.
         self._stop = StopAfter(tuple(encode(ACTION_MARKER)), end[0]) if len(end) == 1 else None
+
+    @functools.cached_property
+    def _own_grammar(self) -> Grammar:
+        grammar = self.tokenizer.grammar(
+            self.config.vocab_size, self.config.action_horizon, self._dims
+        )
+        return jax.device_put(grammar)
+
+    def grammar(self, options: Options) -> Grammar | None:
+        """What decoding is guided by, None where it is free. Raises ValueError if it cannot be."""
+        guided = is_guided(self.info, options)
+        if guided and self._stop is None:
+            raise ValueError(
+                f'{self.info.name} cannot decode guided: its vocabulary has no "{ACTION_END}" of '
+                "its own; decode freely instead"
+            )
+        return self._own_grammar if guided else None
 
     def tokenize(self, prompt: str, state: np.ndarray) -> FastPrompt:
         return self.tokenizer.tokenize(prompt, state, self.config.max_token_len)
@@ -44,6 +62,7 @@ class FastPolicy(Policy):
 
     def _run(self, raw, prepared, options, tokens, timer, reused):
         slots = tuple(tokens)
+        grammar = self.grammar(options)
         how = {"max_decoding_steps": options.max_tokens}
         places = self._text_places(prepared, options.attention)
         key = prefix_digest(prepared, slots, options.attention, options.max_tokens)
@@ -62,10 +81,12 @@ class FastPolicy(Policy):
             reused.append("prefix")
         state, prefix_attention = known
         program = ("step", places, options.max_tokens, options.temperature, options.attention)
+        program += (grammar is not None,)
         yield (phase := self._phase("decode", program))
         steps = self._programs.decode(
             state,
             jax.random.key(options.seed),
+            grammar,
             max_decoding_steps=options.max_tokens,
             temperature=options.temperature,
             stop=self._stop,
@@ -92,6 +113,8 @@ class FastPolicy(Policy):
                     f"{len(result.skipped)} tokens between the actions are no action tokens and "
                     "were skipped, as openpi does.",
                 )
+            if grammar is not None:
+                warnings += _guidance(written, options.temperature)
             trace = self._trace(
                 raw,
                 dataclasses.replace(prepared, warnings=warnings),
@@ -121,11 +144,16 @@ class FastPolicy(Policy):
             how = {"max_decoding_steps": options.max_tokens}
             known = (self._programs.prefill(observation, tokens, **how), ())
             self._prefixes.put(key, known)
+        grammar = self.grammar(options)
         runs = options.num_samples if options.temperature > 0 else 1
         chunks = []
         for seed in range(options.seed, options.seed + runs):
             written = self._programs.decode_all(
-                known[0], jax.random.key(seed), temperature=options.temperature, stop=self._stop
+                known[0],
+                jax.random.key(seed),
+                grammar,
+                temperature=options.temperature,
+                stop=self._stop,
             )
             ids = np.asarray(written)[0].tolist()
             result = self.tokenizer.extract_actions(ids, self.config.action_horizon, self._dims)
@@ -160,3 +188,16 @@ class FastPolicy(Policy):
     def _stack(self, partials: list[np.ndarray | None]) -> np.ndarray:
         nothing = np.full((self.config.action_horizon, self._dims), np.nan, np.float32)
         return np.stack([nothing if chunk is None else chunk for chunk in partials])
+
+
+def _guidance(written: list[DecodedToken], temperature: float) -> tuple[str, ...]:
+    """What guided decoding did to a run, where it did anything."""
+    if temperature > 0:
+        return ("Guided decoding: tokens were drawn from those that keep the chunk decodable.",)
+    against = sum(not token.likeliest for token in written)
+    if not against:
+        return ()
+    return (
+        f"Guided decoding: at {against} of {len(written)} tokens the likeliest would have left a "
+        "chunk that does not decode; the likeliest that fits was taken.",
+    )

@@ -36,7 +36,7 @@ from playground import trace as traces
 from playground import transforms
 from playground.trace import Options, RawObservation, SlotMode, Trace, image_digest
 
-FORMAT, VERSION = "pi0-playground recipe", 1
+FORMAT, VERSION = "pi0-playground recipe", 2
 TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}  # of normalised actions
 MAX_FILE = 64 << 20  # bytes of a file that is opened
 _MAX_RECIPE = 1 << 20
@@ -222,7 +222,14 @@ def _typed(cls, tree, known=()):
     """An instance of a dataclass from JSON, each value of its field's type and of sane size."""
     if not isinstance(tree, dict):
         raise TypeError(f"{cls.__name__} is {tree!r}")
-    read_as = {str: _text, int: _whole, float: _number, bool: _flag, dict[str, str]: _texts}
+    read_as = {
+        str: _text,
+        int: _whole,
+        float: _number,
+        bool: _flag,
+        bool | None: _choice,
+        dict[str, str]: _texts,
+    }
     names = {field.name: field.type for field in dataclasses.fields(cls)}
     if wrong := names.keys() ^ tree.keys():
         raise KeyError(f"{cls.__name__} lacks, or does not have, {', '.join(sorted(wrong))}")
@@ -251,6 +258,10 @@ def _flag(value) -> bool:
     if type(value) is not bool:
         raise TypeError(f"expected true or false, got {value!r:.60}")
     return value
+
+
+def _choice(value) -> bool | None:
+    return None if value is None else _flag(value)
 
 
 def _texts(value) -> dict[str, str]:

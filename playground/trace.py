@@ -65,7 +65,8 @@ class PolicyInfo:
 
     badge: shown wherever the policy's output shows ("untrained weights", "small bundled policy",
     "real checkpoint"). revision: digest of the weights. default_prompt: what it is told when
-    nothing is said. stats_notes: plain sentences on norm stats that do not fit the robot.
+    nothing is said. stats_notes: plain sentences on norm stats that do not fit the robot. guided:
+    whether pi0-FAST decodes so unless told otherwise, see Options.
     """
 
     name: str
@@ -88,6 +89,7 @@ class PolicyInfo:
     model_config: dict
     default_prompt: str | None = None
     stats_notes: tuple[str, ...] = ()
+    guided: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -110,7 +112,9 @@ class RawObservation:
 @dataclasses.dataclass(frozen=True, slots=True)
 class Options:
     """How to run. num_steps, num_samples and seed are pi0's; temperature and max_tokens FAST's
-    (seed counts there only when temperature > 0). Sample i of pi0 uses noise from seed + i."""
+    (seed counts there only when temperature > 0). Sample i of pi0 uses noise from seed + i.
+    guided: pi0-FAST chooses among the tokens that keep the chunk decodable, instead of among all as
+    openpi does; None: as the policy is meant to (PolicyInfo.guided)."""
 
     num_steps: int = 10
     num_samples: int = 1
@@ -118,6 +122,12 @@ class Options:
     temperature: float = 0.0
     max_tokens: int = 256
     attention: bool = False
+    guided: bool | None = None
+
+
+def is_guided(info: PolicyInfo, options: Options) -> bool:
+    """Whether a policy decodes guided under these options."""
+    return info.guided if options.guided is None else options.guided
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -139,6 +149,11 @@ class DecodedToken:
     text: str
     probability: float
     runners_up: tuple[tuple[int, str, float], ...]
+
+    @property
+    def likeliest(self) -> bool:
+        """False where it was drawn, or guided decoding passed over likelier ones."""
+        return all(p <= self.probability for _, _, p in self.runners_up)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

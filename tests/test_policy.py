@@ -160,6 +160,50 @@ def test_fast_tokens_are_the_models_own(fast):
     assert [t.id for t in got.tokens] != [t.id for t in other.tokens]
 
 
+@pytest.fixture(scope="module")
+def bundled_fast():
+    return loading.open_policy("pi0_fast_tabletop")
+
+
+def test_guided_decoding_keeps_a_chunk_decodable_however_wild_the_draw(bundled_fast):
+    """Step by step and as a whole, at a temperature at which free decoding fails."""
+    (example, *_) = examples(TABLETOP)
+    state = np.array(example.state)
+    raw = RawObservation(
+        "tabletop", {"base_0_rgb": example.images["table"]}, {}, "touch the red cube", state
+    )
+    for seed in range(3):
+        wild = Options(temperature=3.0, seed=seed, max_tokens=512, guided=True)
+        got, _ = run(bundled_fast, raw, wild)
+        assert got.decode_failure is None
+        assert any("Guided decoding" in warning for warning in got.warnings)
+        whole, failure = bundled_fast.actions(raw, wild)
+        assert failure is None
+        close(whole, got.actions_normalised, 1e-5)
+        free, _ = run(bundled_fast, raw, dataclasses.replace(wild, guided=False))
+        assert free.decode_failure
+        assert not any("Guided" in warning for warning in free.warnings)
+
+
+def test_guided_decoding_changes_nothing_that_decodes(bundled_fast):
+    """The chunk and its tokens; and the policy decodes guided where nothing is said."""
+    same = 0
+    for example in examples(TABLETOP):
+        raw = RawObservation(
+            "tabletop", {"base_0_rgb": example.images["table"]}, {}, example.prompt,
+            np.array(example.state),
+        )  # fmt: skip
+        free, own = (run(bundled_fast, raw, Options(guided=guided))[0] for guided in (False, None))
+        assert own.decode_failure is None
+        if free.decode_failure is None:
+            same += 1
+            assert [t.id for t in own.tokens] == [t.id for t in free.tokens]
+            assert all(token.likeliest for token in own.tokens)
+        else:
+            assert not all(token.likeliest for token in own.tokens)
+    assert same
+
+
 def test_attention_is_spread_over_the_columns_shown(flow, fast):
     """Rows sum to one over allowed cells; nothing stands where the mask blocks."""
     for policy in (flow, fast):

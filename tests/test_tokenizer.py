@@ -1,13 +1,19 @@
 """Tokenizers against openpi's recorded ones, and what must hold for any text, chunk and ids."""
 
+import codecs
+import functools
+import itertools
 import re
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.fft
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.pi0_fast import Rows, StopAfter
 from models.tokenizer import (
     BOS,
     EOS,
@@ -325,6 +331,7 @@ def test_fast_saves_and_loads(tmp_path, fitted):
     for chunk in smooth_chunks(20, seed=7):
         assert loaded.encode(chunk) == fitted.encode(chunk)
     assert (loaded.scale, loaded.min_token, loaded.vocab_size) == (10, fitted.min_token, 400)
+    assert loaded.row == 5
 
 
 def test_fit_leaves_no_holes(fitted):
@@ -336,6 +343,66 @@ def test_fit_leaves_no_holes(fitted):
     for value in range(lowest + 2, highest - 1):
         ids = fitted.encode(np.array([[value / 10, 0.0]]))
         assert fitted.decode(ids, 1, 2).actions.round(9).tolist() == [[value / 10, 0.0]]
+
+
+@pytest.mark.parametrize("row", [None, 5], ids=["whole chunk", "frequency by frequency"])
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10_000))
+def test_whatever_is_drawn_under_the_grammar_decodes(small, fitted, row, seed):
+    """Action tokens drawn blindly, parts of characters among them; without it none of it does."""
+    fast = FastActionTokenizer(fitted._bpe, fitted.scale, fitted.min_token, row)
+    tokenizer = FastTokenizer(small, fast)
+    grammar = tokenizer.grammar(small.vocab_size, 20, 5)
+    stop = StopAfter(grammar.start, grammar.end)
+    actions = np.isin(np.arange(small.vocab_size), [tokenizer.swap(i) for i in range(400)])
+    draws = np.random.default_rng(seed).normal(size=(140, small.vocab_size)) + 20 * actions
+    # Tokens of many coefficients would soon be at the end.
+    draws -= 4 * (grammar.told[0] > 2)
+
+    def written(guide):
+        rows = Rows.begin(1, 150, stop)
+        for token in grammar.start:
+            rows = _write(rows, jax.nn.one_hot([token], small.vocab_size), stop, None)
+        for logits in draws:
+            rows = _write(rows, jnp.float32(logits)[None], stop, guide)
+            if rows.all_done:
+                break
+        return np.asarray(rows.tokens)[0].tolist()
+
+    assert tokenizer.extract_actions(written(None), 20, 5).actions is None
+    ids = written(grammar)
+    assert tokenizer.extract_actions(ids, 20, 5).failure is None
+    told, crossed = 0, []
+    for token in tokenizer.action_ids(ids):
+        coefficients = fast.coefficients(token) or ()
+        if told % 5 + len(coefficients) > 5:
+            crossed.append(any(coefficients))
+        told += len(coefficients)
+    assert any(crossed) == (row is None)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _write(rows, logits, stop, grammar):
+    token = jnp.argmax(rows.restrict(logits, grammar), axis=-1).astype(jnp.int32)
+    return rows.add(token, stop, grammar)
+
+
+def test_the_grammar_follows_bytes_as_python_does(recorded_fast):
+    """Of every token of the recorded vocabularies, wherever in a character it may come."""
+    length = {1: 0xC2, 2: 0xE1, 3: 0xF1}
+    for fast in recorded_fast.values():
+        for token, owed in itertools.product(range(fast.vocab_size), range(4)):
+            decoder = codecs.getincrementaldecoder("utf-8")()
+            decoder.decode(bytes([length[owed]]) if owed else b"")
+            try:
+                told = len(decoder.decode(fast._token_bytes(token)))
+            except UnicodeDecodeError:
+                assert fast.follow(token, owed) is None
+                continue
+            pending = decoder.getstate()[0]
+            starts = [n for n, first in length.items() if pending and pending[0] >= first & 0xF0]
+            left = max(starts) + 1 - len(pending) if starts else 0
+            assert fast.follow(token, owed) == (told, left)
 
 
 # --- refusals -----------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from playground.tabletop import expert, kinematics
 from playground.tabletop.rollout import EXECUTE, Infer, observe, rollout
 from playground.tabletop.scene import COLOURS, TIE, Table, nearer_arm, random_scene
 from playground.tabletop.tasks import HELD_OUT_WORDINGS, VERBS, WORDINGS, Task
-from playground.trace import RawObservation
+from playground.trace import Options, RawObservation
 
 # Far from the seeds of demonstrations, which are small numbers.
 SCENES_SEED = 7_000_003
@@ -73,6 +73,8 @@ IN_FULL = {
     "closed loop touch": "closed loop: touch succeeds",
     "closed loop pick up": "closed loop: pick up succeeds",
     "prompts permuted across colours, named cube nearest": "prompts permuted: named cube nearest",
+    "decoded freely, named cube nearest": "decoded freely: named cube nearest",
+    "decoded freely, chunks that do not decode": "decoded freely: chunks that do not decode",
     "black picture, tip error cm": "black picture: tip error, median",
     "best blind guess, tip error cm": "the best guess without a picture: tip error, median",
 }
@@ -88,7 +90,8 @@ class Asker:
     this class's own.
     """
 
-    def __init__(self, folder: Path, rows: int):
+    def __init__(self, folder: Path, rows: int, guided: bool | None = None):
+        """guided: as in playground.trace.Options, so None is as the policy decodes on the page."""
         self.policy = open_policy({"folder": str(folder)})
         _, self._model = load_bundled(folder)
         self.flow = isinstance(self._model, Pi0)
@@ -97,6 +100,7 @@ class Asker:
         if not self.flow:
             encode = self.policy.tokenizer.paligemma.encode
             self._stop = StopAfter(tuple(encode(ACTION_MARKER)), encode(ACTION_END)[0])
+            self._grammar = self.policy.grammar(Options(guided=guided))
 
     def chunks(self, raws: Sequence[RawObservation], seed: int) -> list[np.ndarray | None]:
         """The chunk of each, float64 [horizon, 14] in the robot's units; None where FAST's tokens
@@ -114,7 +118,11 @@ class Asker:
             found = list(np.asarray(path.x_t[-1], np.float64))
         else:
             state = self._programs.prefill(observation, tokens, max_decoding_steps=MAX_TOKENS)
-            written = np.asarray(self._programs.decode_all(state, temperature=0.0, stop=self._stop))
+            written = np.asarray(
+                self._programs.decode_all(
+                    state, None, self._grammar, temperature=0.0, stop=self._stop
+                )
+            )
             info = self.policy.info
             found = [
                 self.policy.tokenizer.extract_actions(
@@ -364,6 +372,16 @@ def evaluate(folder: Path, scenes: int, episodes: int) -> dict:
     unknown = first_chunks(six, scenes, unknown_words)
     black = first_chunks(six, max(1, scenes // 3), known_words, black=True)
     found = figures(known, unknown, six.flow)
+    checks = controls(known, black)
+    if not six.flow:
+        free = Asker(folder, rows=len(COLOURS) * len(VERBS), guided=False)
+        answers = [a for scene in first_chunks(free, scenes, known_words) for a in scene]
+        checks |= {
+            "decoded freely, chunks that do not decode": share([not a.decoded for a in answers]),
+            "decoded freely, named cube nearest": share(
+                [a.nearest == a.task.colour for a in answers]
+            ),
+        }
     one = Asker(folder, rows=1)
     found["closed loop touch"] = closed_loop(one, "touch", episodes)
     found["closed loop pick up"] = closed_loop(one, "pick", episodes)
@@ -379,7 +397,7 @@ def evaluate(folder: Path, scenes: int, episodes: int) -> dict:
         "executed_steps": EXECUTE,
         "machine": platform.machine(),
         "figures": {name: {**found[name], "target": targets[name]} for name in targets},
-        "controls": controls(known, black),
+        "controls": checks,
     }
 
 

@@ -72,6 +72,8 @@ def export(name: str, folder: Path, run: Path, weights: str = "average", note: s
     state = restore(manager, Trainer(recipe, graph, optimiser(recipe)).begin(params))
     policy = nnx.merge(graph, state["ema" if weights == "average" else "params"]).policy
     metadata = {"robot": TABLETOP.name, "normalisation": method_of(config), "policy": name}
+    if name == "pi0_fast":
+        metadata["guided"] = True
     if folder.exists():
         shutil.rmtree(folder)
     save_bundled(folder, config, policy, metadata, storage="bfloat16")

@@ -41,6 +41,7 @@ def build(every: Benches, worker: Worker, results: Results) -> None:
         seed: int = 0,
         temperature: float = 0.0,
         max_tokens: int = 256,
+        guided: bool | None = None,
     ) -> dict[str, Any]:
         """Runs policies on one observation and gives the chunk of each.
 
@@ -50,7 +51,9 @@ def build(every: Benches, worker: Worker, results: Results) -> None:
         policies: names of loaded policies; None for all that drive the robot.
         robot: whose observation it is; None for the robot of the first loaded policy.
         modes: "masked" or "black" by slot; other slots are filled, or empty as in training.
-        num_steps, num_samples, seed: of pi0; temperature, max_tokens: of pi0-FAST.
+        num_steps, num_samples, seed: of pi0; temperature, max_tokens: of pi0-FAST; guided: whether
+        pi0-FAST chooses only among the tokens that keep the chunk decodable, None for the policy's
+        own way.
 
         Returns by policy: badge and notice (say them wherever you show the numbers), actions
         [samples, steps, dimensions] in the robot's units (null if FAST's tokens did not decode,
@@ -58,7 +61,9 @@ def build(every: Benches, worker: Worker, results: Results) -> None:
         warnings, and trace, the path of the whole trace on this server. A policy that failed has
         only `failure`.
         """
-        options = Options(num_steps, num_samples, seed, float(temperature), max_tokens)
+        options = Options(
+            num_steps, num_samples, seed, float(temperature), max_tokens, guided=guided
+        )
         return run(answers.chunk, prompt, images, state, policies, robot, modes, options)
 
     def denoise(
@@ -73,6 +78,7 @@ def build(every: Benches, worker: Worker, results: Results) -> None:
         seed: int = 0,
         temperature: float = 0.0,
         max_tokens: int = 256,
+        guided: bool | None = None,
     ) -> dict[str, Any]:
         """Runs policies on one observation and tells how each chunk came about. Takes what /infer
         takes.
@@ -83,7 +89,9 @@ def build(every: Benches, worker: Worker, results: Results) -> None:
         runners_up, and decodes: whether the tokens so far decode). A policy that failed has only
         `failure`.
         """
-        options = Options(num_steps, num_samples, seed, float(temperature), max_tokens)
+        options = Options(
+            num_steps, num_samples, seed, float(temperature), max_tokens, guided=guided
+        )
         return run(answers.denoising, prompt, images, state, policies, robot, modes, options)
 
     def attention_mask(
@@ -96,6 +104,7 @@ def build(every: Benches, worker: Worker, results: Results) -> None:
         seed: int = 0,
         temperature: float = 0.0,
         max_tokens: int = 256,
+        guided: bool | None = None,
     ) -> dict[str, Any]:
         """Runs policies on one observation and gives who may attend to whom in that run. Takes what
         /infer takes, without what changes no mask.
@@ -104,7 +113,7 @@ def build(every: Benches, worker: Worker, results: Results) -> None:
         mask (a text for each query, a digit for each column: 0 blocked, 1 allowed, 2 padding),
         token_texts, and summary, the mask in words. A policy that failed has only `failure`.
         """
-        options = Options(1, 1, seed, float(temperature), max_tokens)
+        options = Options(1, 1, seed, float(temperature), max_tokens, guided=guided)
         return run(answers.attention_mask, prompt, images, state, policies, robot, modes, options)
 
     def attention(
@@ -118,6 +127,7 @@ def build(every: Benches, worker: Worker, results: Results) -> None:
         seed: int = 0,
         temperature: float = 0.0,
         max_tokens: int = 256,
+        guided: bool | None = None,
         which: Literal["suffix", "prefix"] = "suffix",
     ) -> dict[str, Any]:
         """Runs policies on one observation and measures where each looks; weight is not cause.
@@ -128,7 +138,7 @@ def build(every: Benches, worker: Worker, results: Results) -> None:
         mass [steps, layers, heads, blocks] and cameras (by slot [layers, side, side]: the weight on
         each patch), averaged over queries. A policy that failed has only `failure`.
         """
-        options = Options(num_steps, 1, seed, float(temperature), max_tokens, attention=True)
+        options = Options(num_steps, 1, seed, float(temperature), max_tokens, True, guided)
         return run(
             lambda trace: answers.attention(trace, which),
             *(prompt, images, state, policies, robot, modes, options),
@@ -145,6 +155,7 @@ def build(every: Benches, worker: Worker, results: Results) -> None:
         seed: int = 0,
         temperature: float = 0.0,
         max_tokens: int = 256,
+        guided: bool | None = None,
         noises: int = 4,
         groups: list[str] | None = None,
         prompts: list[str] | None = None,
@@ -158,7 +169,7 @@ def build(every: Benches, worker: Worker, results: Results) -> None:
         in % of range), changes (by variant: percent of range, 95 % interval, times_spread, by
         dimension), left_out.
         """
-        options = Options(num_steps, 1, seed, float(temperature), max_tokens)
+        options = Options(num_steps, 1, seed, float(temperature), max_tokens, guided=guided)
         given = (prompt, images, state, policies, robot, modes, options)
 
         def call():

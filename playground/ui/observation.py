@@ -18,6 +18,8 @@ from playground.ui.scenes import Drawn, Scenes
 from playground.views import theme
 
 MAX_CAMERAS = 4  # pi0 and pi0-FAST on DROID: two pictures both take, and one of each alone
+# How pi0-FAST decodes: what Options.guided says.
+DECODING = {"as the policy is meant to": None, "free, as openpi": False, "guided": True}
 MODES = (AS_TRAINED, "filled", "masked", "black")
 _STATE = look.component("state.js")
 _EXAMPLES = look.component("examples.js")
@@ -46,13 +48,20 @@ class Form:
     seed: gr.Number
     temperature: gr.Slider
     max_tokens: gr.Slider
+    decoding: gr.Dropdown
+
+    @property
+    def options(self) -> list:
+        return [
+            *(self.steps, self.samples, self.seed),
+            *(self.temperature, self.max_tokens, self.decoding),
+        ]
 
     @property
     def inputs(self) -> list:
-        options = [self.steps, self.samples, self.seed, self.temperature, self.max_tokens]
         return [
             *(self.robot, self.policies, self.prompt, self.state),
-            *options,
+            *self.options,
             *self.pictures,
             *self.modes,
         ]
@@ -129,7 +138,11 @@ def _options():
         seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="seed")
         temperature = gr.Slider(0, 2, 0, step=0.05, label="Temperature", elem_id="temperature")
         tokens = gr.Slider(8, 512, 256, step=8, label="Most tokens", elem_id="max-tokens")
-    return steps, samples, seed, temperature, tokens
+        decoding = gr.Dropdown(
+            list(DECODING), value=next(iter(DECODING)), label="Decoding", filterable=False,
+            elem_id="decoding",
+        )  # fmt: skip
+    return steps, samples, seed, temperature, tokens, decoding
 
 
 # --- what the column shows ----------------------------------------------------------------------
@@ -227,6 +240,9 @@ def put(
         form.seed: gr.update(value=options.seed),
         form.temperature: gr.update(value=options.temperature),
         form.max_tokens: gr.update(value=options.max_tokens),
+        form.decoding: gr.update(
+            value=next(name for name, guided in DECODING.items() if guided is options.guided)
+        ),
     }
     for index, picture in enumerate(form.pictures):
         here = index < len(bench.cameras)
@@ -279,15 +295,26 @@ def effects(bench: Bench, chosen: Sequence[str], temperature: float, form: Form)
         form.max_tokens: gr.update(
             interactive=fast, info="Where decoding gives up." if fast else why_fast
         ),
+        form.decoding: gr.update(
+            interactive=fast,
+            info=_decoding_info(bench, chosen) if fast else why_fast,
+        ),
     }
+
+
+def _decoding_info(bench: Bench, chosen: Sequence[str]) -> str:
+    told = "Guided: only tokens that keep the chunk decodable may follow. "
+    guided = {bench.infos[n].guided for n in chosen if bench.infos[n].family == "pi0_fast"}
+    ways = " or ".join("guided" if way else "free" for way in sorted(guided))
+    return f"{told}Without a choice here: {ways}."
 
 
 # --- what the column says -----------------------------------------------------------------------
 
 
 def jobs(
-    every: Benches, robot, policies, prompt, state, steps, samples, seed, temperature, most, *rest,
-    attention: bool = False,
+    every: Benches, robot, policies, prompt, state, steps, samples, seed, temperature, most,
+    decoding, *rest, attention: bool = False,
 ) -> tuple[Bench, list[Job]]:  # fmt: skip
     """What a visitor asks for, from the values of `Form.inputs`; raises ValueError that says what
     to mend."""
@@ -297,9 +324,12 @@ def jobs(
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not abs(value) < 2**53:
             raise ValueError(f"the field {name} needs a number, it holds {value!r:.60}")
+    if decoding not in DECODING:
+        raise ValueError(f"decoding is one of {', '.join(DECODING)}; {decoding!r:.60} came")
     options = Options(
-        int(steps), int(samples), int(seed), float(temperature), int(most), bool(attention)
-    )
+        int(steps), int(samples), int(seed), float(temperature), int(most), bool(attention),
+        DECODING[decoding],
+    )  # fmt: skip
     bench = every.of(robot)
     files = [file and file["path"] for file in rest[:MAX_CAMERAS]]
     modes = rest[MAX_CAMERAS : MAX_CAMERAS + len(bench.cameras)]

@@ -354,7 +354,7 @@ def _wire(page: gr.Blocks, parts: _Parts, memory: Memory, kept: Visits) -> None:
         [form.policies.change, form.temperature.change],
         parts.effects,
         [form.robot, form.policies, form.temperature],
-        [form.steps, form.samples, form.seed, form.temperature, form.max_tokens],
+        form.options,
         **own,
     )
     for picture in form.pictures:

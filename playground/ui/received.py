@@ -1,6 +1,6 @@
 """What one model received: pictures at its own size, the exact text, the tokens, the recipe."""
 
-from playground.trace import Trace
+from playground.trace import Trace, is_guided
 from playground.ui import look
 from playground.views import theme
 
@@ -12,7 +12,11 @@ def payload(trace: Trace) -> dict[str, object]:
     """Plain JSON for `received.js`."""
     info, recipe, options = trace.info, trace.recipe, trace.recipe.options
     kind = (
-        {"temperature": f"{options.temperature:g}", "most tokens": str(options.max_tokens)}
+        {
+            "temperature": f"{options.temperature:g}",
+            "most tokens": str(options.max_tokens),
+            "decoding": "guided" if is_guided(info, options) else "free",
+        }
         if info.family == "pi0_fast"
         else {"steps": str(options.num_steps), "samples": str(options.num_samples)}
     )

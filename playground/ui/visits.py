@@ -17,7 +17,7 @@ import gradio as gr
 from playground.trace import Options
 from playground.ui import look, observation
 from playground.ui.bench import MAX_PROMPT, Benches
-from playground.ui.observation import MAX_CAMERAS, MODES, Form
+from playground.ui.observation import DECODING, MAX_CAMERAS, MODES, Form
 
 _MOST = 2000  # visitors that are remembered
 # Names the entry in the browser's storage; the secret only keeps casual eyes out of it.
@@ -70,8 +70,8 @@ def wire(memory: Memory, visits: Visits, form: Form, measure: gr.Checkbox) -> No
     """From now on, every change of the form is remembered."""
     own = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
     kept = [
-        *(form.robot, form.prompt, form.state, form.policies, form.steps, form.samples),
-        *(form.seed, form.temperature, form.max_tokens, measure, *form.modes),
+        *(form.robot, form.prompt, form.state, form.policies, *form.options, measure),
+        *form.modes,
     ]
     changes = [part.change for part in kept] + [form.state.input]
     gr.on(changes, None, [memory.browser, *kept], memory.browser, js=_REMEMBER, **own)
@@ -108,9 +108,10 @@ def _put(
     told: Sequence, files: dict[int, str | None], every: Benches, form: Form, measure: gr.Checkbox
 ) -> dict:
     """`told`: the values of what `wire` keeps, as they came; raises for what they cannot be."""
-    robot, prompt, state, policies, steps, samples, seed, temperature, most, look, *modes = told
+    robot, prompt, state, policies, *numbers, decoding, look = told[:11]
+    modes = told[11:]
     bench = every.of(robot)
-    options = Options(*map(_number, (steps, samples, seed, temperature, most)))
+    options = Options(*map(_number, numbers), guided=DECODING[decoding])
     values = [value if isinstance(value, str) else _number(value) for value in state["values"]]
     if len(values) != len(bench.robot.state) or not isinstance(prompt, str):
         raise ValueError("not this robot's state, or no prompt")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from playground.trace import Trace
+from playground.trace import Trace, is_guided
 from playground.views import theme
 
 # gr.HTML(value, **COMPONENT) with value None or `payload(trace)`.
@@ -12,7 +12,7 @@ COMPONENT = theme.component("player.js", "panels.js", "camera.js", "tokens.js")
 def payload(trace: Trace, camera: dict[str, object] | None = None) -> dict[str, object]:
     """What the rail draws, as plain JSON. T tokens, H horizon, D real dimensions.
 
-    tokens    {id, text, p, others: [[id, text, p], ...]} in the order they came
+    tokens    {id, text, p, likeliest, others: [[id, text, p], ...]} in the order they came
     partial   packed [T, H, D], robot units, NaN where the tokens so far do not decode; or None
     actions   packed [H, D], the whole chunk; None when the tokens did not decode
     failure   why they did not, or None
@@ -36,6 +36,7 @@ def payload(trace: Trace, camera: dict[str, object] | None = None) -> dict[str, 
                 "id": token.id,
                 "text": theme.plain(token.text),
                 "p": float(token.probability),
+                "likeliest": token.likeliest,
                 "others": [[i, theme.plain(text), float(p)] for i, text, p in token.runners_up],
             }
             for token in trace.tokens
@@ -56,6 +57,10 @@ def describe(trace: Trace) -> str:
         f"probability of {np.median(chances):.0%}; the least sure was token {least + 1}, "
         f"{trace.tokens[least].text!r}, at {chances[least]:.0%}. "
     )
+    passed = sum(not token.likeliest for token in trace.tokens)
+    if passed:
+        why = "guided decoding" if is_guided(trace.info, trace.recipe.options) else "the draw"
+        text += f"At {passed} of them {why} passed over a likelier token. "
     if trace.actions is None:
         text += f"They did not decode to a chunk: {_reason(trace)}"
     else:

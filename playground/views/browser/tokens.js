@@ -82,6 +82,9 @@ class Tokens {
     const entries = [
       make("li", {}, "probability 0", scale, "1"),
     ];
+    if (this.tokens.some((token) => !token.likeliest)) {
+      entries.push(make("li", {}, make("span", { class: "token passed" }, "…"), "a likelier token was passed over"));
+    }
     if (this.anything) entries.push(make("li", {}, swatch("estimate"), "decoded from the tokens so far"));
     if (this.final) entries.push(make("li", {}, swatch("final"), "whole chunk"));
     return make("ul", { class: "legend" }, ...entries);
@@ -91,7 +94,7 @@ class Tokens {
     const label = `token ${i + 1}: ${visible(token.text)}, id ${token.id}, probability ${percent(token.p)}`;
     const chip = make(
       "button",
-      { type: "button", class: "token", style: `--p:${token.p}`, "aria-label": label, tabindex: -1 },
+      { type: "button", class: token.likeliest ? "token" : "token passed", style: `--p:${token.p}`, "aria-label": label, tabindex: -1 },
       make("bdi", {}, visible(token.text)),
     );
     chip.addEventListener("pointerenter", () => this.show(i));
