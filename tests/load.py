@@ -38,6 +38,7 @@ import app
 from playground import line
 from playground.catalog import BUNDLED_PAIR
 from playground.robots import TABLETOP
+from playground.ui.bench import examples
 from playground.worker import Worker
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,6 +49,7 @@ PROMPTS = [
 ]
 LONG = {"steps": 100, "samples": 32}  # lasts for seconds, step by step
 LIMIT_S = 300.0  # for whatever must happen, on however slow a machine
+EXAMPLES = len(examples(TABLETOP))  # each is answered by one job, before anybody asks
 BREAK = "raise an error"
 SECRET = "/home/somebody/secret"
 
@@ -82,7 +84,7 @@ def serve(port: int, places: int) -> None:
 
 
 class Page:
-    """The program, from its start; `with` waits until it is ready and ends it."""
+    """The program, from its start; `with` waits until it is ready and idle, and ends it."""
 
     def __init__(self, folder: Path, places: int):
         with socket.socket() as probe:
@@ -103,7 +105,8 @@ class Page:
 
     def __enter__(self) -> "Page":
         try:
-            until(lambda: self.process.poll() is not None or self.ready())
+            # The examples are answered by jobs, too; what is killed or counted is a visitor's.
+            until(lambda: self.process.poll() is not None or self.answered() >= EXAMPLES)
             assert self.process.poll() is None, self.text()
         except BaseException:
             self.process.kill()
@@ -121,6 +124,10 @@ class Page:
         with contextlib.suppress(httpx.TransportError):
             return self._http.get("/readyz").status_code == 200
         return False
+
+    def answered(self) -> int:
+        """Jobs that the worker has done, once it is ready."""
+        return self.status()["completed"] if self.ready() else -1
 
     def status(self) -> dict:
         return self._http.get("/readyz").json()
