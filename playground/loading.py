@@ -18,7 +18,7 @@ from models.pi0_fast import Pi0Fast
 from models.tokenizer import FastActionTokenizer, FastTokenizer, PaligemmaTokenizer
 from playground import catalog, download, host, local, memory
 from playground.catalog import ASSETS, BUNDLED_PAIR, Entry
-from playground.events import Phase
+from playground.events import Phase, TokenEvent
 from playground.fast_policy import FastPolicy
 from playground.flow_policy import FlowPolicy
 from playground.policy import Policy
@@ -51,9 +51,10 @@ def load(policies: Sequence[Asked]) -> Generator[Phase, None, dict[str, Policy]]
     the policies by name. Raises ValueError for a policy that cannot be opened, and before anything
     is fetched or loaded where they do not fit into memory together.
     """
-    memory.prepare()
+    entries = [entry for asked in policies if (entry := _entry(asked)) is not None]
+    memory.prepare(narrow=any(entry.kind != "bundled" for entry in entries))
     keep_compiled_programs()
-    check_memory(policies)
+    check_memory(entries)
     opened = {}
     for asked in policies:
         policy = yield from open_steps(asked)
@@ -64,9 +65,8 @@ def load(policies: Sequence[Asked]) -> Generator[Phase, None, dict[str, Policy]]
     return opened
 
 
-def check_memory(policies: Sequence[Asked]) -> None:
+def check_memory(entries: Sequence[Entry]) -> None:
     """Raises ValueError if this machine cannot hold the policies together."""
-    entries = [entry for asked in policies if (entry := _entry(asked)) is not None]
     needs = [memory.need(entry.name, *_precision(entry)) for entry in entries]
     if needs:
         memory.check(needs, memory.machine())
@@ -268,13 +268,15 @@ def assemble(
 
 
 def warm_up(policy: Policy) -> None:
-    """Compiles what a default run needs, by one run on a grey picture and the resting state."""
+    """Compiles what a default run needs, by one run on a grey picture and the resting state; of
+    pi0-FAST's tokens two, for the rest run the same programs."""
     info = policy.info
     grey = np.full((info.image_size, info.image_size, 3), 128, np.uint8)
     images = {slot.name: grey for slot in info.slots if slot.required}
     state = np.array(policy.robot.resting_state)
-    for _ in policy.infer(RawObservation(info.robot, images, {}, "", state), Options()):
-        pass
+    for event in policy.infer(RawObservation(info.robot, images, {}, "", state), Options()):
+        if isinstance(event, TokenEvent) and event.index == 1:
+            break
 
 
 def keep_compiled_programs() -> None:

@@ -23,6 +23,7 @@ _FRACTIONS = ("XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION")
 # What JAX takes of a GPU when nobody says how much: its own 75 % of 16 GB would not hold both 3B
 # policies, and the rest would serve nobody.
 _FRACTION = 0.92
+_BY_LAYER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 _GAPS = 0.03  # of the memory is lost between allocations
 _PYTHON = 1_000_000_000  # bytes that the process takes on the host without any model
 
@@ -72,8 +73,8 @@ def need(name: str, config: Config, storage: DType) -> Need:
         name=name,
         weights=weights,
         caches=images + KEPT_PREFIXES * _prefix(config, computed),
-        # Weights that are computed with in another type are widened a matrix or two at a time.
-        working=_working(config, computed) + (stored != computed) * 4 * _largest_matrix(config),
+        # Weights that are computed with in another type are widened as they come (`prepare`).
+        working=_working(config, computed) + (stored != computed) * 4 * _widened(config),
         staging=staging,
         loading=max(loading, weights),
     )
@@ -107,9 +108,11 @@ def _layer(layer, rows: int, columns: int, size: int) -> int:
     return scores + rows * (3 * layer.mlp_dim + 8 * layer.width) * size
 
 
-def _largest_matrix(config: Config) -> int:
-    """Elements of one layer's widest pair of matrices."""
-    return 2 * config.language.width * config.language.mlp_dim
+def _widened(config: Config) -> int:
+    """Elements of what is widened at once: one layer's widest pair of matrices, or the table that
+    pi0-FAST's logits are made with."""
+    table = 0 if isinstance(config, Pi0Config) else config.vocab_size
+    return config.language.width * max(2 * config.language.mlp_dim, table)
 
 
 def check(needs: Sequence[Need], machine: Machine) -> None:
@@ -150,16 +153,20 @@ def _gb(count: int) -> str:
 # --- this machine -------------------------------------------------------------------------------
 
 
-def prepare() -> None:
+def prepare(*, narrow: bool = False) -> None:
     """Once, before JAX starts: its share of a GPU, unless the environment says; and freed memory is
-    kept for the next call.
+    kept for the next call. narrow: whether weights may be stored in a narrower type than is
+    computed in; a CPU then widens them layer by layer.
 
-    The C library hands a large buffer back to the kernel when it is freed, and gets the next one
-    page by page and zeroed. A call of a model allocates tens of MB and frees them: up to 512 MB
-    stay here.
+    For the sake of concurrency XLA would widen all layers of a program at once: 0.44 GB each of the
+    3B models' 18 in a prefix. The C library hands a large buffer back to the kernel when it is
+    freed, and gets the next one page by page and zeroed. A call of a model allocates tens of MB and
+    frees them: up to 512 MB stay here.
     """
     if not any(os.environ.get(name) for name in _FRACTIONS):
         os.environ[_FRACTIONS[1]] = str(_FRACTION)
+    if narrow:
+        os.environ["XLA_FLAGS"] = f"{_BY_LAYER} {os.environ.get('XLA_FLAGS', '')}"
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
     if hasattr(library, "mallopt"):
         for option, value in _MALLOC:

@@ -11,6 +11,8 @@ import pytest
 from models.checkpoint import random_model
 from models.config import PI0_FAST_TABLETOP, PI0_TABLETOP
 from playground import catalog, loading
+from playground.events import Phase, TokenEvent
+from playground.trace import Options, RawObservation
 from tests.conftest import ROOT
 
 
@@ -47,7 +49,30 @@ def test_the_page_s_policies_open_and_are_labelled(name):
     trained = (catalog.ASSETS / name / "config.json").is_file()
     assert policy.info.badge == ("small bundled policy" if trained else "untrained weights")
     assert policy.info.notice
+
+
+@pytest.mark.parametrize("name", catalog.BUNDLED_PAIR)
+def test_a_warm_up_compiles_all_that_a_default_run_needs(name, monkeypatch):
+    """And of pi0-FAST writes no more than it takes."""
+    policy, written = loading.open_policy(name), []
+    infer = policy.infer
+
+    def watched(*arguments):
+        for event in infer(*arguments):
+            written.append(event)
+            yield event
+
+    monkeypatch.setattr(policy, "infer", watched)
     loading.warm_up(policy)
+    assert sum(isinstance(event, TokenEvent) for event in written) <= 2
+    written.clear()
+    state = np.array(policy.robot.resting_state)
+    picture = np.zeros((224, 224, 3), np.uint8)
+    observation = RawObservation("tabletop", {"base_0_rgb": picture}, {}, "", state)
+    list(policy.infer(observation, Options(seed=1)))
+    phases = [event.phase for event in written if isinstance(event, Phase)]
+    assert phases
+    assert not [phase for phase in phases if "compiling" in phase]
 
 
 @pytest.mark.parametrize("config", [PI0_TABLETOP, PI0_FAST_TABLETOP], ids=["pi0", "fast"])

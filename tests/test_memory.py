@@ -110,6 +110,40 @@ def _taken(function, *arguments) -> int:
     return used.temp_size_in_bytes + used.output_size_in_bytes
 
 
+def test_weights_of_a_narrower_type_are_widened_layer_by_layer():
+    """Not all at once, as the compiler does by itself; so the plan holds."""
+    code = """
+import dataclasses, sys
+from playground import memory
+memory.prepare(narrow=sys.argv[1] == "narrow")
+import jax, jax.numpy as jnp
+from flax import nnx
+from models.checkpoint import abstract_model
+from models.observation import example_observation
+from tests.golden_models import CONFIGS
+small = CONFIGS["pi0"]
+language = dataclasses.replace(small.language, width=512, depth=8, mlp_dim=8192)
+expert = dataclasses.replace(small.action_expert, depth=8)
+config = dataclasses.replace(
+    small, language=language, action_expert=expert, image_slots=("base_0_rgb",)
+)
+graph, state = nnx.split(abstract_model(config))
+state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), state)
+prefill = jax.jit(lambda state, seen: nnx.merge(graph, state).prefill(seen)[0])
+used = prefill.lower(state, jax.eval_shape(lambda: example_observation(config))).compile()
+print(used.memory_analysis().temp_size_in_bytes, memory.need("", config, "bfloat16").working)
+"""
+
+    def taken(how: str) -> list[int]:
+        command = [sys.executable, "-c", code, how]
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+        return [int(word) for word in run.stdout.split()]
+
+    used, planned = taken("narrow")
+    assert used <= planned
+    assert taken("plain")[0] > 1.5 * used
+
+
 def test_a_container_s_limit_counts(tmp_path):
     def write(path, text):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
