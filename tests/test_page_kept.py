@@ -35,6 +35,8 @@ def test_a_saved_run_comes_back_as_it_was(visit, photo, policies, tmp_path):
     page.get_by_label("Prompt").fill("touch the “red” cube")
     page.get_by_label("left elbow in rad").fill("0.75")
     set_options(page, {"steps": 7, "seed": 5, "samples": 2, "max-tokens": 32})
+    page.get_by_label("Decoding").click()
+    page.get_by_role("option", name="guided", exact=True).click()
     run(page)
     answered(page)
     lines = drawn_lines(page, "pi0")
@@ -47,7 +49,8 @@ def test_a_saved_run_comes_back_as_it_was(visit, photo, policies, tmp_path):
     kept = recipe.read(whole.read_bytes())
     assert recipe.read(alone.read_bytes()).recipe == kept.recipe
     assert page.locator("#recipe pre").inner_text().strip() == alone.read_text().strip()
-    assert (kept.recipe.options.num_steps, kept.recipe.options.seed) == (7, 5)
+    options = kept.recipe.options
+    assert (options.num_steps, options.seed, options.guided) == (7, 5, True)
     (picture,) = kept.pictures.values()
     np.testing.assert_array_equal(picture, load_image(photo))
 
@@ -58,6 +61,8 @@ def test_a_saved_run_comes_back_as_it_was(visit, photo, policies, tmp_path):
     expect(status).to_contain_text(f"{FAST} ({policies[FAST].info.badge}) repeated bit for bit")
     expect(other.get_by_label("Prompt")).to_have_value("touch the “red” cube")
     expect(other.get_by_label("left elbow in rad")).to_have_value("0.75")
+    other.get_by_role("button", name="Advanced").click()
+    expect(other.get_by_label("Decoding")).to_have_value("guided")
     tab(other, "Actions")
     assert drawn_lines(other, "pi0") == lines
 

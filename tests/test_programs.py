@@ -5,6 +5,7 @@ import io
 import re
 import urllib.request
 
+import httpx
 import numpy as np
 import pytest
 from gradio_client import Client, handle_file
@@ -42,14 +43,14 @@ def asked(client, photo, api_name, **more):
 
 
 def test_programs_get_what_python_computes(app, client, policies, photo, observation):
-    how = {"num_steps": 4, "seed": 3, "max_tokens": 32}
+    how = {"num_steps": 4, "seed": 3, "max_tokens": 32, "guided": True}
     expected = {
         name: answers.run(policies[name], observation, Options(attention=True, **how))
         for name in (PI0, FAST)
     }
     chunks = asked(client, photo, "/infer", **how)
     steps = asked(client, photo, "/denoise", **how)
-    masks = asked(client, photo, "/attention_mask", seed=3, max_tokens=32)
+    masks = asked(client, photo, "/attention_mask", seed=3, max_tokens=32, guided=True)
     looked = asked(client, photo, "/attention", which="prefix", **how)
     for name, trace in expected.items():
         for answer in (chunks[name], steps[name], masks[name], looked[name]):
@@ -68,7 +69,8 @@ def test_programs_get_what_python_computes(app, client, policies, photo, observa
     ids = [token.id for token in expected[FAST].tokens]
     assert [token["id"] for token in steps[FAST]["tokens"]] == ids
     with urllib.request.urlopen(f"{app}/{chunks[PI0]['trace']}") as file:
-        assert load(io.BytesIO(file.read())).recipe.prompt == PROMPT
+        recipe = load(io.BytesIO(file.read())).recipe
+    assert (recipe.prompt, recipe.options.guided) == (PROMPT, True)
 
 
 def test_what_cannot_be_asked_is_said(client, photo):
@@ -118,6 +120,23 @@ def test_readme_s_notebook_runs(monkeypatch):
     assert "may attend to" in told.getvalue()
     assert "times the seed spread" in told.getvalue()
     assert "repeated bit for bit" in told.getvalue()
+
+
+def test_a_program_that_cancels_frees_the_worker(app, client, photo):
+    """One that leaves is among the faults of the load test."""
+
+    def status():
+        return httpx.get(f"{app}/readyz").json()
+
+    until(lambda: not status()["running"])
+    done, long = status()["completed"], {"num_steps": 100, "num_samples": 32}
+    images = {"base_0_rgb": handle_file(photo)}
+    job = client.submit(PROMPT, images, policies=[PI0], **long, api_name="/infer")
+    until(lambda: status()["running"] and job.status().progress_data)
+    job.cancel()
+    until(lambda: not status()["running"])
+    assert status()["completed"] == done
+    assert asked(client, photo, "/infer")[PI0]["actions"]
 
 
 # --- the functions ------------------------------------------------------------------------------

@@ -221,7 +221,7 @@ HOSTILE = {
     "other json": (b'{"a": 1}', "it lacks 'format'"),
     "deep json": (b'{"format": ' + b"[" * 100_000, "no JSON"),
     "huge json": (b" " * (2 << 20) + b"{}", "at most"),
-    "newer": (changed_json(version=2), "version 2"),
+    "newer": (changed_json(version=3), "version 3"),
     "state": (changed_json(state=["x"]), "expected a number"),
     "nan": (changed_json(state=[float("nan")]), "expected a number"),
     "options": (changed_json(options={"num_steps": 10}), "Options lacks"),

@@ -277,6 +277,21 @@ def test_describing_names_the_least_sure_token():
     assert "token 8, '<unsure>', at 1%" in tokens.describe(changed)
 
 
+def test_tokens_that_were_not_the_likeliest_are_marked_and_told():
+    trace = traces.fast_trace()
+    assert all(told["likeliest"] for told in as_json(tokens.payload(trace))["tokens"])
+    assert "passed over" not in tokens.describe(trace)
+    forced = DecodedToken(5, "<forced>", 0.2, ((6, "<other>", 0.7),))
+    changed = dataclasses.replace(trace, tokens=(*trace.tokens[:7], forced, *trace.tokens[8:]))
+    told = [told["likeliest"] for told in as_json(tokens.payload(changed))["tokens"]]
+    assert [i for i, likeliest in enumerate(told) if not likeliest] == [7]
+    assert "At 1 of them the draw passed over" in tokens.describe(changed)
+    guided = dataclasses.replace(changed.recipe.options, guided=True)
+    recipe = dataclasses.replace(changed.recipe, options=guided)
+    text = tokens.describe(dataclasses.replace(changed, recipe=recipe))
+    assert "At 1 of them guided decoding passed over" in text
+
+
 def test_256_tokens_stay_light():
     assert len(json.dumps(tokens.payload(traces.fast_trace(count=256)))) < 700_000
 

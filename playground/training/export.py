@@ -47,7 +47,7 @@ shows how such a model works, not what it can do.
 - Model code: the same `models/` that runs the published checkpoints; only sizes differ
   (`config.json`).
 - Input: camera `base_0_rgb` at {size} x {size}, 14 joint values in ALOHA's order, a prompt; the two
-  wrist cameras are {missing}. Output: 50 steps of 14 joint targets at 50 Hz.
+  wrist cameras are {missing}. Output: 50 steps of 14 joint targets at 50 Hz.{guided}
 - Trained: {steps:,} steps on {looks:,} looks (six requests each), CPU only. The curves are in
   `curves.png`, the numbers in `log.csv`, the recipe in `training.json`.{note}
 - Measured on scenes and wordings that training never saw: `evaluation.json`, where present, by
@@ -59,6 +59,10 @@ Repeat it: `python -m playground.training.demonstrations`, `python -m playground
 The robot's model is read from the gym-aloha package (Apache-2.0), which is not part of these
 weights.
 """
+
+_GUIDED = """
+- It decodes guided: at each token only those are considered that keep the chunk decodable, all 700
+  coefficients, no more. Free decoding, as openpi's, is an option; `evaluation.json` has both."""
 
 
 def export(name: str, folder: Path, run: Path, weights: str = "average", note: str = "") -> None:
@@ -104,6 +108,7 @@ def export(name: str, folder: Path, run: Path, weights: str = "average", note: s
         title="pi0-FAST" if fast else "pi0",
         parameters=count,
         size=config.vision.image_size,
+        guided=_GUIDED if fast else "",
         missing="black and attended to" if fast else "masked",
         steps=steps,
         looks=told["looks"],

@@ -83,7 +83,7 @@ class Tokens {
       make("li", {}, "probability 0", scale, "1"),
     ];
     if (this.tokens.some((token) => !token.likeliest)) {
-      entries.push(make("li", {}, make("span", { class: "token passed" }, "…"), "a likelier token was passed over"));
+      entries.push(make("li", {}, make("span", { class: "passed" }), "a likelier token was passed over"));
     }
     if (this.anything) entries.push(make("li", {}, swatch("estimate"), "decoded from the tokens so far"));
     if (this.final) entries.push(make("li", {}, swatch("final"), "whole chunk"));
