@@ -180,12 +180,21 @@ class Visitor:
 
     def ask(self, prompt: str, seed: int = 0, **options) -> dict:
         """What /infer answers; raises Refused."""
+        self._send(prompt, seed, options)
+        (answer,) = list(self._messages())[-1]["data"]
+        return answer
+
+    def abandon(self, begun: Callable[[], object], prompt: str, **options) -> None:
+        """Asks, and closes the connection when the question has `begun`."""
+        self._send(prompt, 0, options)
+        with self._http.stream("GET", f"/queue/data?session_hash={self._session}"):
+            until(begun)
+
+    def _send(self, prompt: str, seed: int, options: dict) -> None:
         given = {"prompt": prompt, "images": {"base_0_rgb": self._picture}, "seed": seed}
         given = self._parameters | given | {"max_tokens": 48} | options
         (endpoint,) = (d for d in self._config["dependencies"] if d["api_name"] == "infer")
         self._join(endpoint, list(given.values()))
-        (answer,) = list(self._messages())[-1]["data"]
-        return answer
 
     def press(self, button: str, **values) -> None:
         """Sends what the page sends for a click, fields by their ids as they are but for these."""
@@ -454,19 +463,32 @@ class Faults:
         return noticed, ready, self._page.worker() != pid and not alive(pid)
 
     def closed(self) -> Fault:
+        before = self._cancelled()
         with self._page.visitor().running():
             pass
-        took = until(lambda: not self._page.status()["running"])
-        told = f"worker free {took:.2f} s later"
-        return Fault("page closed in mid-run", self._next_is_well(), took < 2, told)
+        return self._freed("page closed in mid-run", before)
 
     def stopped(self) -> Fault:
-        visitor = self._page.visitor()
+        visitor, before = self._page.visitor(), self._cancelled()
         with visitor.running():
             visitor.stop()
-            took = until(lambda: not self._page.status()["running"])
-        told = f"worker free {took:.2f} s later"
-        return Fault("Stop in mid-run", self._next_is_well(), took < 2, told)
+            return self._freed("Stop in mid-run", before)
+
+    def left(self) -> Fault:
+        visitor, before = self._page.visitor(), self._cancelled()
+        until(lambda: not self._page.status()["running"])
+        begun = lambda: self._page.status()["running"]  # noqa: E731
+        visitor.abandon(begun, PROMPTS[1], num_steps=100, num_samples=32)
+        return self._freed("program left in mid-run", before)
+
+    def _cancelled(self) -> int:
+        return sum(line["outcome"] == "cancelled" for line in self._page.told("ended"))
+
+    def _freed(self, name: str, before: int) -> Fault:
+        """Of a run that somebody left; before: how many had been cancelled until then."""
+        took = until(lambda: not self._page.status()["running"])
+        held = self._next_is_well() and self._cancelled() == before + 1
+        return Fault(name, held, took < 2, f"worker free {took:.2f} s later")
 
     def full(self) -> Fault:
         """One question more than there are places, five times over."""

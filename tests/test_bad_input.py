@@ -182,6 +182,46 @@ def test_what_is_too_large_is_refused_before_it_is_read(app):
             assert asked.getresponse().status == 413, path
 
 
+RED = handle_file(benches.EXAMPLES / "tabletop-red.png")
+WRONG_TYPES = {
+    ("infer", "prompt"): (5, "prompt must be text; 5 came"),
+    ("infer", "images"): ([RED], "images must be an object with a file by camera slot; "),
+    ("infer", "state"): ("0 0 0", "state must be a list of numbers, or null; '0 0 0' came"),
+    ("denoise", "state"): (["a"] * 14, "state: .* must be a number, 'a' came"),
+    ("infer", "policies"): ("pi0_tabletop", "policies must be a list of texts, or null; 'pi0_"),
+    ("attention_mask", "policies"): ([1], r"must be a list of texts, or null; \[1\] came"),
+    ("norm_stats", "robot"): (["x"], r"robot must be text or null; \['x'\] came"),
+    ("infer", "modes"): ({"left_wrist_0_rgb": 1}, 'must be an object with "masked" or "black"'),
+    ("infer", "seed"): ("abc", "seed must be a whole number, such as 10; 'abc' came"),
+    ("infer", "num_steps"): (2.5, "num_steps must be a whole number, such as 10; 2.5 came"),
+    ("denoise", "num_samples"): (True, "num_samples must be a whole number, such as 10; True"),
+    ("infer", "max_tokens"): (None, "max_tokens must be a whole number, such as 10; None came"),
+    ("infer", "temperature"): ("hot", "temperature must be a number, such as 0.5; 'hot' came"),
+    ("infer", "guided"): ("yes", "guided must be true, false or null; 'yes' came"),
+    ("attention", "which"): ("both", 'which must be "suffix" or "prefix"; \'both\' came'),
+    ("what_matters", "groups"): ("camera", "groups must be a list of texts, or null; 'camera'"),
+    ("what_matters", "prompts"): ({"a": "b"}, "prompts must be a list of texts, or null"),
+    ("what_matters", "noises"): ("4", "noises must be a whole number, such as 10; '4' came"),
+}
+
+
+@pytest.mark.parametrize(("endpoint", "name"), WRONG_TYPES)
+def test_a_value_of_the_wrong_type_is_refused_by_name(client, endpoint, name):
+    """With what came and what was expected, before the queue."""
+    value, message = WRONG_TYPES[endpoint, name]
+    given = {} if endpoint == "norm_stats" else {"prompt": "go", "images": {"base_0_rgb": RED}}
+    with pytest.raises(AppError, match=message):
+        client.predict(**(given | {name: value}), api_name=f"/{endpoint}")
+
+
+def test_a_whole_number_may_be_written_with_a_point(client):
+    """As JavaScript does not tell the two apart."""
+    given = ("", {"base_0_rgb": RED}, None, ["pi0_tabletop"])
+    pointed = client.predict(*given, num_steps=2.0, seed=7.0, api_name="/infer")
+    plain = client.predict(*given, num_steps=2, seed=7, api_name="/infer")
+    assert pointed["pi0_tabletop"]["actions"] == plain["pi0_tabletop"]["actions"]
+
+
 # --- at the door --------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ def test_few_visitors_and_every_fault():
         assert stage.asked >= stage.visitors
         assert load.held(stage), stage
     outcomes = [one for one in found if isinstance(one, Fault)]
-    assert len(outcomes) == len(faults) == 6
+    assert len(outcomes) == len(faults) == 7
     assert [outcome for outcome in outcomes if not outcome.held] == []
 
 

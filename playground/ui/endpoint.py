@@ -2,7 +2,9 @@
 `/what_matters` and `/norm_stats`. What they hold is in `playground.answers`, `playground.analysis`
 and `playground.norm_check`."""
 
-from collections.abc import Callable
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import gradio as gr
@@ -197,7 +199,59 @@ def build(every: Benches, worker: Worker, results: Results) -> None:
         return _submitted(lambda: norms.answer(every.of(robot), policies, state))
 
     for endpoint in (infer, denoise, attention_mask, attention, what_matters, norm_stats):
-        gr.api(endpoint, api_name=endpoint.__name__, concurrency_limit=None)
+        gr.api(_checked(endpoint), api_name=endpoint.__name__, concurrency_limit=None)
+
+
+# What a program may send for a parameter, by its annotation: in words, and whether a value is that.
+_KINDS: dict[object, tuple[str, Callable[[Any], bool]]] = {
+    str: ("text", lambda v: isinstance(v, str)),
+    str | None: ("text or null", lambda v: isinstance(v, str | None)),
+    int: ("a whole number, such as 10", lambda v: _is_number(v) and v % 1 == 0),
+    float: ("a number, such as 0.5", lambda v: _is_number(v)),
+    bool | None: ("true, false or null", lambda v: isinstance(v, bool | None)),
+    dict[str, Any]: ("an object with a file by camera slot", lambda v: isinstance(v, dict)),
+    dict[str, str] | None: (
+        'an object with "masked" or "black" by camera slot, or null',
+        lambda v: v is None or (isinstance(v, dict) and _are_texts(v.values())),
+    ),
+    # Which number is none is told with its name in the robot's state.
+    list[float] | None: ("a list of numbers, or null", lambda v: isinstance(v, list | None)),
+    list[str] | None: (
+        "a list of texts, or null",
+        lambda v: v is None or (isinstance(v, list) and _are_texts(v)),
+    ),
+    Literal["suffix", "prefix"]: ('"suffix" or "prefix"', lambda v: v in ("suffix", "prefix")),
+}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _are_texts(values: Iterable[object]) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+def _checked(endpoint: Callable[..., dict]) -> Callable[..., dict]:
+    """The endpoint, and before it a word on values that are not what its signature says: Gradio
+    passes on whatever JSON holds."""
+    parameters = inspect.signature(endpoint).parameters.values()
+
+    def check(given: Sequence[object]) -> list[object]:
+        for parameter, value in zip(parameters, given, strict=True):
+            expected, well = _KINDS[parameter.annotation]
+            if not well(value):
+                raise ValueError(f"{parameter.name} must be {expected}; {value!r:.60} came")
+        # To JavaScript, 10 and 10.0 are the same number.
+        return [
+            int(v) if p.annotation is int else v for p, v in zip(parameters, given, strict=True)
+        ]
+
+    @functools.wraps(endpoint)
+    def checked(*given):
+        return endpoint(*_submitted(lambda: check(given)))
+
+    return checked
 
 
 def _submitted(call):
@@ -241,16 +295,14 @@ def _answer(
 ) -> dict[str, Any]:
     traces: dict[str, Trace] = {}
     failures: dict[str, str] = {}
-    for stream in streams:
-        with stream:
-            for event in stream:
-                match event:
-                    case Done(policy=name, trace=trace):
-                        traces[name] = trace
-                    case Failed(policy=None, message=message):
-                        raise gr.Error(message, print_exception=False)
-                    case Failed(policy=name, message=message):
-                        failures[name] = message
+    for event in runs.waited_for(streams):
+        match event:
+            case Done(policy=name, trace=trace):
+                traces[name] = trace
+            case Failed(policy=None, message=message):
+                raise gr.Error(message, print_exception=False)
+            case Failed(policy=name, message=message):
+                failures[name] = message
     key = results.keep(traces) if traces else ""
     found = {
         name: _submitted(lambda trace=trace: told(trace)) | {"trace": kept.link(key, name)}
@@ -262,11 +314,10 @@ def _answer(
 def _report(stream: Stream) -> dict[str, Any]:
     """The last, and whole, report of a measurement."""
     report = None
-    with stream:
-        for event in stream:
-            match event:
-                case Result(value=value):
-                    report = value
-                case Failed(message=message):
-                    raise gr.Error(message, print_exception=False)
+    for event in runs.waited_for([stream]):
+        match event:
+            case Result(value=value):
+                report = value
+            case Failed(message=message):
+                raise gr.Error(message, print_exception=False)
     return report

@@ -1,11 +1,16 @@
-"""Who has jobs in line at the moment, so that Stop and a closed page can end them."""
+"""Who has jobs in line at the moment, so that Stop, a closed page and a program that leaves can end
+them."""
 
 import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 
-from playground.events import Job
+import gradio as gr
+from gradio.context import LocalContext
+
+from playground.events import Event, Job, Phase, Queued, Step, TokenEvent
 from playground.line import Busy, Stream
+from playground.ui import progress
 from playground.worker import Down, Worker
 
 
@@ -19,6 +24,36 @@ def submit(worker: Worker, jobs: Sequence[Job]) -> list[Stream]:
         _close(streams)
         raise
     return streams
+
+
+def waited_for(streams: Sequence[Stream]) -> Iterator[Event]:
+    """The events of all streams, for an endpoint, whose caller is told the progress; whatever ends
+    it, the streams are closed. Raises gr.Error once the caller has left.
+
+    Of calls Gradio (6.31) stops only generators, and to a program each yield of theirs is an
+    answer. So its own note of who left is read, which it makes when it has something to send:
+    hence the progress with every event.
+    """
+    calls = LocalContext.blocks.get()._queue.event_ids_to_events
+    call = calls.get(LocalContext.event_id.get())
+    tell = gr.Progress()
+    try:
+        for stream in streams:
+            for event in stream:
+                if call is not None and not (call.alive and call._id in calls):
+                    raise gr.Error("nobody waits for this answer", print_exception=False)
+                match event:
+                    case Queued():
+                        tell(None, progress.place(event))
+                    case Phase(policy=policy, phase=phase):
+                        tell(None, f"{policy}: {phase}")
+                    case Step(policy=policy, step=step, of=of):
+                        tell((step, of), policy)
+                    case TokenEvent(policy=policy, index=index, of=of):
+                        tell((index + 1, of), policy, unit="tokens")
+                yield event
+    finally:
+        _close(streams)
 
 
 class Runs:
@@ -77,6 +112,6 @@ class Runs:
             return self._open.get(visitor)
 
 
-def _close(streams: list[Stream]) -> None:
+def _close(streams: Sequence[Stream]) -> None:
     for stream in streams:
         stream.close()
