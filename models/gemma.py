@@ -161,9 +161,10 @@ class Gemma(nnx.Module):
         rows = self.embedding[...][tokens]
         return (rows * jnp.sqrt(rows.shape[-1]).astype(rows.dtype)).astype(self.dtype)
 
-    def logits(self, hidden: Array) -> Array:
-        """[..., D] to [..., vocabulary]: the same table transposed, in the wider of both types."""
-        table = self.embedding[...]
+    def logits(self, hidden: Array, rows: Array | None = None) -> Array:
+        """[..., D] to [..., V]: the same table transposed, or `rows` [V, D] of it, in the wider of
+        both types."""
+        table = self.embedding[...] if rows is None else rows
         dtype = jnp.promote_types(hidden.dtype, table.dtype)
         return jnp.einsum("...d,vd->...v", hidden.astype(dtype), table.astype(dtype))
 

@@ -28,6 +28,7 @@ from models.siglip import Siglip
 from models.tokenizer import Grammar
 
 EOS = 1
+DRAFT = 64  # tokens between two verifications, each of which reads the token table once
 
 jax.tree_util.register_dataclass(
     Grammar, data_fields=("told", "owed", "zeros"), meta_fields=("total", "row", "start", "end")
@@ -190,6 +191,11 @@ class Pi0Fast(nnx.Module):
 
     def decode_step(self, state: DecodeState, token: Array) -> tuple[DecodeState, list[Array]]:
         """Feeds token int [B]: (the next state, attention [B, N, 1, P + M] a layer)."""
+        state, hidden, attention = self._feed(state, token)
+        return dataclasses.replace(state, logits=self.gemma.logits(hidden)), attention
+
+    def _feed(self, state: DecodeState, token: Array) -> tuple[DecodeState, Array, list[Array]]:
+        """(the next state but for its logits, what they are made from [B, D], attention)."""
         total = state.cache.k[0].shape[1]
         # PARITY: one position more than would continue the prefix (openpi's open thread 705); the
         # published weights are used this way.
@@ -201,16 +207,15 @@ class Pi0Fast(nnx.Module):
             cache=state.cache,
             write_at=state.prefix_len + state.step,
         )
-        logits = self.gemma.logits(outputs.prefix[:, 0])
-        return dataclasses.replace(
-            state, cache=cache, logits=logits, step=state.step + 1
-        ), attention
+        state = dataclasses.replace(state, cache=cache, step=state.step + 1)
+        return state, outputs.prefix[:, 0], attention
 
     def sample_actions(
         self,
         observation: Observation,
         key: Array | None = None,
         grammar: Grammar | None = None,
+        likely: Array | None = None,
         *,
         max_decoding_steps: int = 256,
         temperature: float = 0.0,
@@ -222,40 +227,85 @@ class Pi0Fast(nnx.Module):
         every row writes the end token in the same step (PARITY: openpi does not remember rows that
         ended before), or at M tokens. With `stop`, rows are remembered: it ends as soon as each has
         written its end token or what `stop` says; tokens up to there are the same. With `grammar`,
-        which needs `stop`, each token is chosen among those that it allows.
+        which needs `stop`, each token is chosen among those that it allows. `likely`: ids int32
+        [U] that the tokens are expected to be among, which makes greedy decoding quicker; the
+        tokens are the same whatever they are.
         """
         state, _ = self.prefill(observation, max_decoding_steps=max_decoding_steps, last_only=True)
-        return self.decode_all(state, key, grammar, temperature=temperature, stop=stop)
+        return self.decode_all(state, key, grammar, likely, temperature=temperature, stop=stop)
 
     def decode_all(
         self,
         state: DecodeState,
         key: Array | None = None,
         grammar: Grammar | None = None,
+        likely: Array | None = None,
         *,
         temperature: float = 0.0,
         stop: StopAfter | None = None,
     ) -> Array:
         """`sample_actions` over a prefix that has run."""
-        steps = state.cache.k[0].shape[1] - state.prefix_len
         key = jax.random.key(0) if key is None else key
+        steps = state.cache.k[0].shape[1] - state.prefix_len
         rows = Rows.begin(state.logits.shape[0], steps, stop)
-
-        def unfinished(carry):
-            _, rows, _ = carry
-            return (rows.count < steps) & ~rows.all_done
+        token, key = choose(rows.restrict(state.logits, grammar), key, temperature)
+        rows = rows.add(token, stop, grammar)
+        if likely is not None and temperature == 0:
+            state, rows = self._drafted(state, rows, likely, grammar, stop)
 
         def write(carry):
             state, rows, key = carry
+            state, _ = self.decode_step(state, rows.last)
             token, key = choose(rows.restrict(state.logits, grammar), key, temperature)
-            rows = rows.add(token, stop, grammar)
-            # The last token is not fed: nothing would be read from it.
-            more = (rows.count < steps) & ~rows.all_done
-            state = jax.lax.cond(more, lambda: self.decode_step(state, token)[0], lambda: state)
-            return state, rows, key
+            return state, rows.add(token, stop, grammar), key
 
-        _, rows, _ = jax.lax.while_loop(unfinished, write, (state, rows, key))
+        _, rows, _ = jax.lax.while_loop(lambda c: c[1].unfinished, write, (state, rows, key))
         return rows.tokens
+
+    def _drafted(self, state: DecodeState, rows: "Rows", likely: Array, grammar, stop):
+        """Greedy decoding as long as the tokens are among the likely ones: (state, rows), the
+        state's logits out of date.
+
+        A draft is chosen among those alone, which reads as little of the token table. Then one
+        product with all of it chooses each token again, as if there had been no draft. Behind the
+        first that differs the draft is forgotten: what it left in the cache is behind the step,
+        seen by nobody and written over.
+        """
+        few, anything = self.gemma.embedding[...][likely], jax.random.key(0)
+
+        def pick(rows, logits):
+            token, _ = choose(rows.restrict(logits, grammar), anything, 0.0)
+            return rows.add(token, stop, grammar)
+
+        def guess(carry):
+            state, rows, outputs, count = carry
+            state, output, _ = self._feed(state, rows.last)
+            logits = jnp.full_like(state.logits, -jnp.inf)
+            logits = logits.at[:, likely].set(self.gemma.logits(output, few))
+            return state, pick(rows, logits), outputs.at[count].set(output), count + 1
+
+        def draft_and_verify(carry):
+            state, rows, _ = carry
+            outputs = jnp.zeros((DRAFT, len(rows.tokens), few.shape[1]), self.gemma.dtype)
+            after, draft, outputs, count = jax.lax.while_loop(
+                lambda c: c[1].unfinished & (c[3] < DRAFT), guess, (state, rows, outputs, 0)
+            )
+            logits = self.gemma.logits(outputs)
+
+            def verify(carry):
+                rows, _, count = carry
+                rows = pick(rows, logits[count])
+                return rows, jnp.all(rows.last == draft.token(rows.count)), count + 1
+
+            rows, agreed, count = jax.lax.while_loop(
+                lambda c: c[1] & (c[2] < count), verify, (rows, True, 0)
+            )
+            return dataclasses.replace(after, step=state.step + count), rows, agreed
+
+        state, rows, _ = jax.lax.while_loop(
+            lambda c: c[1].unfinished & c[2], draft_and_verify, (state, rows, True)
+        )
+        return state, rows
 
     def _empty_cache(self, batch_size: int, places: int) -> KVCache:
         language = self.config.language
@@ -286,6 +336,19 @@ class Rows:
         tokens = jnp.zeros((batch_size, steps), jnp.int32)
         none = jnp.zeros((batch_size,), jnp.int32)
         return Rows(tokens, jnp.int32(0), started, done, jnp.bool_(False), none, none)
+
+    @property
+    def unfinished(self) -> Array:
+        return (self.count < self.tokens.shape[1]) & ~self.all_done
+
+    @property
+    def last(self) -> Array:
+        """The token int32 [B] that was written last."""
+        return self.token(self.count)
+
+    def token(self, count: Array) -> Array:
+        """The `count`th of them, from 1 on."""
+        return jax.lax.dynamic_index_in_dim(self.tokens, count - 1, axis=1, keepdims=False)
 
     def restrict(self, logits: Array, grammar: Grammar | None) -> Array:
         """The logits [B, V] of the tokens that may come next; -inf for all others."""

@@ -440,6 +440,11 @@ class FastTokenizer:
         """A FAST id to its id in the language vocabulary, or back: the map is its own inverse."""
         return self.paligemma.vocab_size - 1 - NUM_SEG - token
 
+    def written_ids(self) -> list[int]:
+        """Every id that a training target has: "Action: ", FAST's, "|" and the end."""
+        words = [*self.paligemma.encode(ACTION_MARKER), *self.paligemma.encode(ACTION_END), EOS]
+        return sorted({*words, *map(self.swap, range(self.fast.vocab_size))})
+
     def action_ids(self, tokens: Iterable[int]) -> list[int] | None:
         """The FAST ids in generated tokens (padding and EOS do no harm), or None before "Action: ".
 

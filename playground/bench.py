@@ -165,6 +165,8 @@ def random_observation(subject: Subject) -> Observation:
 def whole(subject: Subject) -> tuple[Pi0 | Pi0Fast, Observation]:
     """The model and what it is shown."""
     model = random_model(subject.config, subject.seed, subject.storage)
+    if isinstance(model, Pi0Fast):
+        tricks.let_write_actions(model)
     return model, random_observation(subject)
 
 
@@ -185,7 +187,8 @@ def whole_chunk(subject: Subject) -> Callable[[], object]:
         run = Pi0Programs(model)
         return lambda: run.sample_actions(observation, noise, num_steps=STEPS)
     run = Pi0FastPrograms(model)
-    return lambda: run.sample_actions(observation, max_decoding_steps=TOKENS)
+    likely = tricks.action_ids(subject.config)
+    return lambda: run.sample_actions(observation, likely=likely, max_decoding_steps=TOKENS)
 
 
 def bench(subject: Subject, repeats: int) -> Iterator[Figure]:
@@ -229,14 +232,14 @@ def flow_calls(model: Pi0, observation: Observation) -> dict[str, Callable[[], o
 def fast_calls(model: Pi0Fast, observation: Observation) -> dict[str, Callable[[], object]]:
     """TOKENS tokens, whatever they are: random weights do not stop."""
     run = Pi0FastPrograms(model)
-    how = {"max_decoding_steps": TOKENS}
+    how, likely = {"max_decoding_steps": TOKENS}, tricks.action_ids(model.config)
     known = tricks.embedded(run, observation)
     state = jax.block_until_ready(run.prefill(observation, known, **how))
     return {
-        f"chunk of {TOKENS} tokens": lambda: run.sample_actions(observation, **how),
+        f"chunk of {TOKENS} tokens": lambda: run.sample_actions(observation, likely=likely, **how),
         "vision": lambda: tricks.embedded(run, observation),
         "prefix": lambda: run.prefill(observation, known, **how),
-        f"loop of {TOKENS} tokens": lambda: run.decode_all(state),
+        f"loop of {TOKENS} tokens": lambda: run.decode_all(state, likely=likely),
         "stepwise, every token awaited": lambda: list(run.decode(state, **how)),
     }
 

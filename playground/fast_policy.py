@@ -7,6 +7,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from models.pi0_fast import Pi0Fast, Pi0FastPrograms, StopAfter
@@ -35,6 +36,12 @@ class FastPolicy(Policy):
             self.config.vocab_size, self.config.action_horizon, self._dims
         )
         return jax.device_put(grammar)
+
+    @functools.cached_property
+    def _likely(self) -> jax.Array | None:
+        """The ids that a trained policy writes; None where the vocabulary has few others."""
+        ids = self.tokenizer.written_ids()
+        return jnp.array(ids) if 2 * len(ids) < self.config.vocab_size else None
 
     def grammar(self, options: Options) -> Grammar | None:
         """What decoding is guided by, None where it is free. Raises ValueError if it cannot be."""
@@ -152,6 +159,7 @@ class FastPolicy(Policy):
                 known[0],
                 jax.random.key(seed),
                 grammar,
+                self._likely,
                 temperature=options.temperature,
                 stop=self._stop,
             )

@@ -15,11 +15,12 @@ import numpy as np
 
 from models import masks
 from models.compiled import compiled
-from models.config import Config, Pi0Config
+from models.config import Config, Pi0Config, Pi0FastConfig
 from models.gemma import FORBIDDEN, Pair, apply_attention, attention_weights
 from models.observation import Observation
 from models.pi0 import Pi0, Pi0Programs
 from models.pi0_fast import Pi0Fast, Pi0FastPrograms
+from models.tokenizer import NUM_SEG
 from playground.policy import sample_noise, text_places
 
 STEPS, SEEDS = 10, 8
@@ -137,7 +138,7 @@ def flow(model: Pi0, observation: Observation) -> Pairs:
 def fast(model: Pi0Fast, observation: Observation, tokens: int) -> Pairs:
     """Of pi0-FAST."""
     config, run, short = model.config, Pi0FastPrograms(model), trimmed(observation)
-    how = {"max_decoding_steps": tokens}
+    how, likely = {"max_decoding_steps": tokens}, action_ids(config)
     known = embedded(run, short)
     state = run.prefill(short, known, **how)
     places = config.prefix_len - config.max_token_len + short.tokens.shape[1]
@@ -174,8 +175,27 @@ def fast(model: Pi0Fast, observation: Observation, tokens: int) -> Pairs:
             lambda: np.stack([step.token for step in run.decode(state, **how)], axis=1),
             lambda: run.decode_all(state),
         ),
+        "logits of likely tokens, verified": (
+            f"{tokens} tokens",
+            lambda: run.decode_all(state),
+            lambda: run.decode_all(state, likely=likely),
+        ),
         "query heads folded": folded_heads(config, short),
     }
+
+
+def action_ids(config: Pi0FastConfig) -> jax.Array:
+    """int32: where openpi puts FAST's 2,048 tokens in a vocabulary of that size (in a small one a
+    quarter of it)."""
+    last = config.vocab_size - 1 - NUM_SEG
+    return jnp.arange(last, last - min(2048, config.vocab_size // 4), -1, jnp.int32)
+
+
+def let_write_actions(model: Pi0Fast) -> None:
+    """Random weights write any token, a trained policy its actions: here too, with their rows of
+    the token table at twice the size."""
+    larger = jax.jit(lambda table, ids: table.at[ids].multiply(2), donate_argnums=0)
+    model.gemma.embedding[...] = larger(model.gemma.embedding[...], action_ids(model.config))
 
 
 def embedded(run: Pi0Programs | Pi0FastPrograms, observation: Observation) -> dict[str, jax.Array]:

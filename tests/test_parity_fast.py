@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import masks
+from models import masks, pi0_fast
 from models.pi0_fast import Pi0FastPrograms, StopAfter
+from models.tokenizer import Grammar
 from tests.golden_models import case, close, same
 from tests.test_parity_flow import check_attention
 
@@ -208,3 +209,25 @@ def stop_length(row, stop):
         if row[i] == stop.end and stop.start in before:
             return i + 1
     return len(row)
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_a_draft_changes_no_token(guided, monkeypatch):
+    """Whatever is likely: all that is written, all but one in the middle, or something else; over
+    several drafts, for rows of their own, with an end."""
+    monkeypatch.setattr(pi0_fast, "DRAFT", 4)
+    record = case("pi0_fast", "b2_lens")
+    run, vocabulary = Pi0FastPrograms(record.model()), record.model().config.vocab_size
+    state = run.prefill(record.observation("infer_"), max_decoding_steps=16)
+    grammar, stop = None, None
+    if guided:
+        told = np.where(np.arange(vocabulary) < 9, -1, 1) * np.array([[1], [0], [0], [0]])
+        start, end = (5, 6), 7
+        grammar = Grammar(told.astype(np.int32), 0 * told, told[0] < -1, 9, 9, start, end)
+        stop = StopAfter(start, end)
+    plain = np.asarray(run.decode_all(state, None, grammar, stop=stop))
+    written = np.unique(plain)
+    assert len(written) > 8
+    for likely in (written, np.setdiff1d(written, plain[0, 9]), np.arange(1000, 1003)):
+        got = run.decode_all(state, None, grammar, jnp.asarray(likely, jnp.int32), stop=stop)
+        same(got, plain)
