@@ -28,6 +28,7 @@ import filelock
 
 from models.files import DIGESTS, record_digests, sha256, write_file
 from playground.catalog import PALIGEMMA_TOKENIZER, Entry
+from playground.crc32c import crc32c
 
 # bytes done, bytes in all, the file at hand
 Progress = Callable[[int, int, str], None]
@@ -185,11 +186,14 @@ def _list(address: str, servers: Servers) -> tuple[list[Remote], bool]:
     return _list_bucket(parts.netloc, parts.path.strip("/"), servers.buckets)
 
 
+_HASHES = {"md5": "md5Hash", "crc32c": "crc32c"}  # ours, and the bucket's name for it
+
+
 def _list_bucket(bucket: str, prefix: str, server: str) -> tuple[list[Remote], bool]:
     """Source: Google Cloud Storage's JSON API, objects.list."""
     items, page = [], ""
     while page is not None:
-        fields = "nextPageToken,items(name,size,md5Hash,generation)"
+        fields = "nextPageToken,items(name,size,md5Hash,crc32c,generation)"
         query = {"prefix": prefix, "fields": fields, **({"pageToken": page} if page else {})}
         address = f"{server}/storage/v1/b/{bucket}/o?{urllib.parse.urlencode(query)}"
         answer = _get_json(address)
@@ -203,14 +207,15 @@ def _list_bucket(bucket: str, prefix: str, server: str) -> tuple[list[Remote], b
         if not name or name.endswith("/"):
             continue  # a stand-in for a folder
         url = f"{server}/{bucket}/{urllib.parse.quote(item['name'])}"
-        digest = item.get("md5Hash")  # objects put together of several have none
+        # Objects put together of several have no MD5.
+        digest = next(((k, item[v]) for k, v in _HASHES.items() if v in item), None)
         remotes.append(
             Remote(
                 _relative(name),
                 f"{url}?generation={item['generation']}",
                 int(item["size"]),
                 str(item["generation"]),
-                ("md5", base64.b64decode(digest).hex()) if digest else None,
+                digest and (digest[0], base64.b64decode(digest[1]).hex()),
             )
         )
     return remotes, bool(exact)
@@ -303,6 +308,8 @@ def _digest(path: Path, algorithm: str) -> str:
     if algorithm == "git":
         data = path.read_bytes()
         return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+    if algorithm == "crc32c":
+        return crc32c(path)
     with path.open("rb") as file:
         new = lambda: hashlib.new(algorithm, usedforsecurity=False)  # noqa: E731
         return hashlib.file_digest(file, new).hexdigest()

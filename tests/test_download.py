@@ -8,10 +8,12 @@ import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import filelock
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from models import files
-from playground import catalog, download
+from playground import catalog, crc32c, download
 from playground.download import Servers
 
 ADDRESS = "gs://openpi-assets/checkpoints/pi0_droid"
@@ -31,7 +33,7 @@ class Faults:
     def __init__(self):
         self.objects: dict[tuple[str, str], bytes] = {}
         self.generation = 1
-        self.hashes = True
+        self.hash = "md5Hash"  # or crc32c, or None: what the listing tells
         self.asked: list[str] = []
         self.ranges: list[str | None] = []
         self.break_after: dict[str, list[int]] = {}  # by ending: bytes until the line drops
@@ -42,6 +44,16 @@ class Faults:
     def put(self, bucket, prefix, content):
         for name, data in content.items():
             self.objects[bucket, f"{prefix}/{name}" if name else prefix] = data
+
+
+def checksum(data: bytes) -> bytes:
+    """CRC-32C bit by bit, big-endian, as a bucket tells it."""
+    code = 0xFFFFFFFF
+    for byte in data:
+        code ^= byte
+        for _ in range(8):
+            code = code >> 1 ^ (0x82F63B78 if code & 1 else 0)
+    return (code ^ 0xFFFFFFFF).to_bytes(4, "big")
 
 
 def _match(table, path):
@@ -79,8 +91,9 @@ class Handler(BaseHTTPRequestHandler):
         for name in names[start : start + 2]:
             data = faults.objects[bucket, name]
             item = {"name": name, "size": str(len(data)), "generation": str(faults.generation)}
-            if faults.hashes:
-                item["md5Hash"] = base64.b64encode(hashlib.md5(data).digest()).decode()
+            if faults.hash is not None:
+                digest = hashlib.md5(data).digest() if faults.hash == "md5Hash" else checksum(data)
+                item[faults.hash] = base64.b64encode(digest).decode()
             items.append(item)
         answer = {"items": items} if items else {}
         if start + 2 < len(names):
@@ -238,12 +251,14 @@ def test_a_file_that_changed_meanwhile(fetch, faults):
     new = {**CONTENT, "params/d/0123": bytes(reversed(CONTENT["params/d/0123"]))}
     faults.put("openpi-assets", PREFIX, new)
     faults.generation = 2
-    faults.hashes = False
+    faults.hash = None
     assert content(fetch()) == new
 
 
+@pytest.mark.parametrize("hash", ["md5Hash", "crc32c"])
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_flipped_byte(fetch, faults, times):
+def test_a_flipped_byte(fetch, faults, hash, times):
+    faults.hash = hash
     faults.spoil["0123"] = times
     if times == 1:
         assert content(fetch()) == CONTENT
@@ -277,6 +292,20 @@ def test_no_network(fetch, monkeypatch):
     place = rf"is there a network\?.* copy it from elsewhere to {download.local_path(ADDRESS)}"
     with pytest.raises(ValueError, match=rf"cannot get gs://openpi-assets.*{place}"):
         download.fetch(ADDRESS, servers=servers)
+
+
+@hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+@hypothesis.given(st.binary(max_size=200))
+@hypothesis.example(b"123456789")
+def test_a_checksum_is_the_standard_s(tmp_path, data):
+    """Whatever the pieces and lanes that it is computed in."""
+    (tmp_path / "file").write_bytes(data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(crc32c, "_LANES", 8)
+        patch.setattr(crc32c, "_PIECE", 64)
+        told = crc32c.crc32c(tmp_path / "file")
+    assert told == checksum(data).hex()
+    assert data != b"123456789" or told == "e3069283"
 
 
 def test_names_that_leave_the_folder(fetch, faults):
