@@ -7,11 +7,12 @@ longer is being hung. Its main thread does all the work and sends all the messag
 that arrives is proof of a working loop; a second thread only listens.
 
     to the engine      setup (first), job, cancel
-    from the engine    loading, refused, ready, beat, event, ended
+    from the engine    loading, refused, ready, beat, event, exhausted, ended
 """
 
 import contextlib
 import ctypes
+import dataclasses
 import faulthandler
 import importlib
 import logging
@@ -28,7 +29,7 @@ import traceback
 from collections.abc import Callable, Generator
 
 from playground import wire
-from playground.events import Event, Failed, Finished, Phase, to_plain
+from playground.events import Done, Event, Failed, Finished, Phase, to_plain
 
 _TICK_S = 1.0  # how often a silent process is looked at: an exit is noticed within this
 _STALL_S = 15.0  # for a frame to move on
@@ -195,6 +196,8 @@ class Engine:
                         return "cancelled"
             return "done"
         except Exception as error:
+            if _is_exhausted(error):
+                self._say("exhausted", {"job": job["id"]})
             failed = to_plain(Failed(policy, _for_visitor(error, job["id"]), job["id"]))
             detail = {"job": job["id"], "event": failed, "traceback": traceback.format_exc()}
             self._say("event", detail)
@@ -206,7 +209,29 @@ class Engine:
             return self._kinds[job["kind"]](self._policies, arguments)
         if policy not in self._policies:
             raise ValueError(f"no policy is called {policy!r}; loaded: {', '.join(self._policies)}")
-        return self._policies[policy].infer(arguments["observation"], arguments["options"])
+        return self._infer(job, policy)
+
+    def _infer(self, job: dict, policy: str) -> Generator[Event]:
+        """A policy's run; where the device has no memory for all samples, that of the first."""
+        observation, options = job["arguments"]["observation"], job["arguments"]["options"]
+        infer = self._policies[policy].infer
+        try:
+            yield from infer(observation, options)
+            return
+        except Exception as error:
+            if not (_is_exhausted(error) and options.num_samples > 1):
+                raise
+        # Outside of `except`: the error is gone, and with it what its frames held of the device.
+        self._say("exhausted", {"job": job["id"]})
+        told = (
+            f"The device ran out of memory with {options.num_samples} samples at once: this is the "
+            "first of them. Fewer samples, or no attention weights, need less."
+        )
+        for event in infer(observation, dataclasses.replace(options, num_samples=1)):
+            if isinstance(event, Done):
+                warnings = (*event.trace.warnings, told)
+                event = Done(policy, dataclasses.replace(event.trace, warnings=warnings))
+            yield event
 
     def _tell(self, job: dict, event: Event) -> None:
         self._say("event", {"job": job["id"], "event": to_plain(event)})
@@ -242,9 +267,17 @@ def _for_visitor(error: Exception, job_id: str) -> str:
     """A ValueError was written to be read; whatever else happened is told without its details."""
     if isinstance(error, ValueError):
         return str(error)
-    if isinstance(error, MemoryError) or str(error).startswith("RESOURCE_EXHAUSTED"):  # as XLA says
-        return "The device ran out of memory. Fewer samples, or no attention weights, need less."
+    if _is_exhausted(error):
+        return (
+            "The device ran out of memory. Fewer samples or noises, or no attention weights, need "
+            "less."
+        )
     return f"Something went wrong inside the worker. If you report it, quote job {job_id}."
+
+
+def _is_exhausted(error: Exception) -> bool:
+    """Whether the host or, as XLA says it, the device had no memory left."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def main() -> None:

@@ -48,13 +48,15 @@ class Down(RuntimeError):
 @dataclasses.dataclass(frozen=True, slots=True)
 class Status:
     """waiting: jobs in line, without the running one. crashes: since the last completed job.
-    loading: what is being done in that state, say "compiling pi0", else ""."""
+    exhausted: how often memory did not suffice for a job. loading: what is being done in that
+    state, say "compiling pi0", else ""."""
 
     state: State
     running: bool
     waiting: int
     crashes: int
     completed: int
+    exhausted: int
     loading: str
 
 
@@ -100,6 +102,7 @@ class Worker:
         self._metadata: dict[str, PolicyInfo] | None = None
         self._crashes = 0
         self._completed = 0
+        self._exhausted = 0
         self._loading = ""
         self._thread = threading.Thread(target=self._dispatch, name="worker", daemon=True)
         self._thread.start()
@@ -170,7 +173,8 @@ class Worker:
         with self._lock:
             running, waiting = self._line.running is not None, self._line.count()
             loading = self._loading if self._state == "loading" else ""
-            return Status(self._state, running, waiting, self._crashes, self._completed, loading)
+            counts = (self._crashes, self._completed, self._exhausted)
+            return Status(self._state, running, waiting, *counts, loading)
 
     def close(self, drain_s: float = 30.0) -> None:
         """Takes no more jobs, lets those in line finish for up to `drain_s`, ends the process."""
@@ -271,6 +275,9 @@ class Worker:
                 raise _Refused(message["message"])
             case "event":
                 self._pass_on(from_plain(message["event"]), message)
+            case "exhausted":
+                self._exhausted += 1
+                _log(logging.WARNING, "exhausted", {"job": message["job"]})
             case "ended":
                 self._end_running(message["outcome"])
 

@@ -45,6 +45,7 @@ class Scripted:
         self.info = policy_info("pi0", title=name)
 
     def infer(self, observation, options):
+        self.options = options
         try:
             for number, word in enumerate(observation.prompt.split()):
                 verb, _, value = word.partition("=")
@@ -93,8 +94,13 @@ class Scripted:
         raise RuntimeError("a secret in /etc/passwd")
 
     def exhaust(self, number, value, observation):
+        """With more samples than that, in the middle of the run."""
+        import jax
+
         yield Phase(self.name, "exhaust", 60.0)
-        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes")
+        yield Step(self.name, number, 1, 0.5, observation.state)
+        if self.options.num_samples > int(value):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12 B.")
 
 
 def note(path, line):
@@ -173,10 +179,10 @@ def start():
         worker.close(drain_s=0.0)
 
 
-def job(script, *names, state=0.0, leaves=None):
+def job(script, *names, state=0.0, leaves=None, samples=1):
     images = {} if leaves is None else {"leaves": np.frombuffer(str(leaves).encode(), np.uint8)}
     observation = RawObservation("ALOHA", images, {}, script, np.full(3, state))
-    return Job(names or ("pi0",), observation, Options())
+    return Job(names or ("pi0",), observation, Options(num_samples=samples))
 
 
 def until(condition):
@@ -402,9 +408,28 @@ def test_a_failing_policy_fails_alone(start, caplog):
     assert "a secret in /etc/passwd" in line["traceback"]
     assert "in break_\n" in line["traceback"]
 
-    (failed,) = of(answer(worker.infer(job("exhaust"))), Failed)
-    assert "ran out of memory" in failed.message
     assert isinstance(answer(worker.infer(job("step")))[-1], Finished)
+    assert worker.status().crashes == 0
+
+
+def test_without_memory_for_all_samples_the_first_is_answered(start):
+    worker = start()
+    pid = pid_of(worker)
+    events = answer(worker.infer(job("exhaust=1", "pi0", "fast", samples=8)))
+    assert of(events, Failed) == []
+    assert isinstance(events[-1], Finished)
+    for done in of(events, Done):
+        (warning,) = done.trace.warnings
+        assert "ran out of memory with 8 samples at once: this is the first of them" in warning
+    assert [event.policy for event in of(events, Done)] == ["pi0", "fast"]
+    assert worker.status().exhausted == 2
+
+    (failed,) = of(answer(worker.infer(job("exhaust=0", samples=8))), Failed)
+    assert "ran out of memory. Fewer samples" in failed.message
+    assert "RESOURCE" not in failed.message
+    assert worker.status().exhausted == 4  # with all samples, and with one
+    assert answer(worker.infer(job("step")))[-2].trace.warnings == pi0_trace().warnings
+    assert pid_of(worker) == pid
     assert worker.status().crashes == 0
 
 
@@ -623,7 +648,9 @@ def test_health_routes_follow_the_worker(start, tmp_path):
         door.touch()
         worker.metadata(LIMIT_S)
         assert client.get("/readyz").status_code == 200
-        assert client.get("/readyz").json()["state"] == "up"
+        answer(worker.infer(job("exhaust=0")))
+        told = client.get("/readyz").json()
+        assert (told["state"], told["exhausted"]) == ("up", 1)
         worker.close(drain_s=0.0)
         assert client.get("/healthz").status_code == 503
         assert client.get("/readyz").status_code == 503
