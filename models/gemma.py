@@ -184,12 +184,13 @@ class Gemma(nnx.Module):
         tokens: [B, T_i, D_i] of each expert that takes part, None for one that does not. positions
         int [B, T] and mask bool [B, T, S] run over prefix then suffix. condition: [B, D] for the
         action expert's adaptive norms. cache: without `write_at` it is read only and its keys come
-        before the new ones; with `write_at` the new keys are written into it there. last_only: the
+        before the new ones, those of one row before the new ones of all; with `write_at` the new
+        keys are written into it there. last_only: the
         caller reads nothing but the last token's output, so in the last layer nobody else asks;
         only for a single expert.
 
         Returns the experts' outputs after their final norms, the keys and values that were attended
-        to, and each layer's attention weights, float [B, N, T, S].
+        to (without those that rows share), and each layer's attention weights, float [B, N, T, S].
         """
         experts = Pair(
             self.language if tokens.prefix is not None else None,
@@ -212,15 +213,18 @@ class Gemma(nnx.Module):
             if not self.float32_query:
                 q = q.astype(self.dtype)
             q = q * q.shape[-1] ** -0.5
-            if cache is not None:
-                k, v = (
-                    _extend(old[layer], new, write_at) for old, new in ((cache.k, k), (cache.v, v))
-                )
+            old = None if cache is None else (cache.k[layer], cache.v[layer])
+            shared = old is not None and len(old[0]) < len(q)
+            if old is not None and not shared:
+                k, v = (_extend(o, new, write_at) for o, new in zip(old, (k, v), strict=True))
             if last_only and layer == len(experts[present[0]].blocks) - 1:
                 q, mask = q[:, -1:], mask[:, -1:]
                 x = {i: x[i][:, -1:] for i in present}
-            weights = attention_weights(q, k, mask)
-            attended = apply_attention(weights, v)
+            if shared:
+                attended, weights = _attend_behind(*old, q, k, v, mask)
+            else:
+                weights = attention_weights(q, k, mask)
+                attended = apply_attention(weights, v)
             # Split, project per expert.
             parts = jnp.split(attended, splits, axis=1)
             for i, part in zip(present, parts, strict=True):
@@ -259,6 +263,20 @@ def _extend(old: Array, new: Array, write_at: Array | int | None) -> Array:
     if write_at is None:
         return jnp.concatenate([old, new], axis=1)
     return jax.lax.dynamic_update_slice_in_dim(old, new, write_at, axis=1)
+
+
+def _attend_behind(old_k, old_v, q: Array, k: Array, v: Array, mask: Array) -> tuple[Array, Array]:
+    """Attention of every row behind the same keys and values [1, S, K, H], which are not copied for
+    each: (attended [B, T, N, H], weights [B, N, T, S + T])."""
+
+    def row(given):
+        q, k, v, mask = (x[None] for x in given)
+        weights = attention_weights(q, _extend(old_k, k, None), mask)
+        return apply_attention(weights, _extend(old_v, v, None))[0], weights[0]
+
+    # On a CPU one row after another: its scores stay in the processor's cache.
+    rows = (q, k, v, mask)
+    return jax.lax.map(row, rows) if jax.default_backend() == "cpu" else jax.vmap(row)(rows)
 
 
 def attention_weights(q: Array, k: Array, mask: Array) -> Array:

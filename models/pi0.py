@@ -37,7 +37,8 @@ class Embedded(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Prefix:
-    """The prefix after its pass: keys and values [B, P, K, H] a layer, who is there [B, P]."""
+    """The prefix after its pass: keys and values [B, P, K, H] a layer, who is there [B, P]. One of
+    a single row serves any number of suffixes."""
 
     cache: KVCache
     input_mask: Array

@@ -210,9 +210,8 @@ def flow_calls(model: Pi0, observation: Observation) -> dict[str, Callable[[], o
     prefix = jax.block_until_ready(run.prefill(observation, known))
 
     def loop(prefix, draw):
-        rows = len(draw)
-        many = jax.tree.map(lambda x: jnp.repeat(x, rows, axis=0), (prefix, observation))
-        return run.denoise_all(*many, draw, num_steps=STEPS)
+        given = jax.tree.map(lambda x: jnp.repeat(x, len(draw), axis=0), observation)
+        return run.denoise_all(prefix, given, draw, num_steps=STEPS)
 
     return {
         f"chunk, {STEPS} steps": lambda: run.sample_actions(observation, noise, num_steps=STEPS),

@@ -4,7 +4,6 @@ N samples, H horizon, D the robot's action dimensions, M the model's.
 """
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from models.pi0 import Pi0, Pi0Programs
@@ -65,7 +64,6 @@ class FlowPolicy(Policy):
             reused.append("prefix")
         prefix, prefix_attention = known
         observation = self._observation(prepared, slots, n, places)
-        prefix = jax.tree.map(lambda x: jnp.repeat(x, n, axis=0), prefix)
         noise = sample_noise(options.seed, n, self.config.action_horizon, self.config.action_dim)
         yield (phase := self._phase("denoise", ("step", slots, n, places, options.attention)))
         x_t, v_t, estimates, attention = [noise], [], [], []
@@ -114,10 +112,9 @@ class FlowPolicy(Policy):
             observation = self._observation(prepared, slots, 1, places)
             known = (self._programs.prefill(observation, tokens), ())
             self._prefixes.put(key, known)
-        prefix = jax.tree.map(lambda x: jnp.repeat(x, n, axis=0), known[0])
         noise = sample_noise(options.seed, n, self.config.action_horizon, self.config.action_dim)
         path = self._programs.denoise_all(
-            prefix,
+            known[0],
             self._observation(prepared, slots, n, places),
             noise,
             num_steps=options.num_steps,

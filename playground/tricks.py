@@ -126,6 +126,11 @@ def flow(model: Pi0, observation: Observation) -> Pairs:
             lambda: jnp.concatenate([loop(prefix, noise[i : i + 1]) for i in range(SEEDS)]),
             lambda: loop(many[0], noise, many[1]),
         ),
+        "prefix shared, not repeated": (
+            f"{SEEDS} seeds over one prefix",
+            lambda: loop(many[0], noise, many[1]),
+            lambda: loop(prefix, noise, many[1]),
+        ),
         "loop compiled whole": (
             f"{STEPS} steps",
             stepwise,
