@@ -222,6 +222,9 @@ def assemble(
     table = rows(config)
     ours, theirs = family_of(row.path for row in table), family_of(arrays)
     hint = f"It looks like a {theirs} checkpoint; the config is {ours}'s." if ours != theirs else ""
+    others = sum(r.path in arrays and r.stored_shape != arrays[r.path].shape for r in table)
+    if not hint and others > len(table) / 2:
+        hint = "The model has other sizes: its config has to tell them, if they are not openpi's."
     check(
         f"{where} does not fit the config ({ours}):",
         {row.path: row.stored_shape for row in table},

@@ -114,6 +114,8 @@ def open_safetensors(path: Path) -> dict[str, Stored]:
 
 # --- checks -------------------------------------------------------------------------------------
 
+SHOWN = 8
+
 
 def check(
     title: str,
@@ -121,8 +123,8 @@ def check(
     found: Mapping[str, tuple[tuple[int, ...], np.dtype]],
     hint: str = "",
 ) -> None:
-    """Raises one ValueError that lists every array that is missing, too many, or of another shape
-    or number type (anything but float32, bfloat16 and float16)."""
+    """Raises one ValueError that tells which arrays are missing, too many, or of another shape or
+    number type (anything but float32, bfloat16 and float16): how many, and the first of each."""
     wrong_shape, wrong_type = [], []
     for name in expected.keys() & found.keys():
         shape, dtype = found[name]
@@ -148,7 +150,7 @@ def _show(shape) -> str:
 
 
 def _fold(group: str, entries: list[str]) -> list[str]:
-    """One line an entry; entries that differ only in the number of their layer share one."""
+    """A line an entry, SHOWN at most; entries that differ only in a layer's number share one."""
     if not entries:
         return []
     folded: dict[str, int] = {}
@@ -156,6 +158,8 @@ def _fold(group: str, entries: list[str]) -> list[str]:
         pattern = re.sub(r"(?<=[./])\d+(?=[./])", "*", entry)
         folded[pattern] = folded.get(pattern, 0) + 1
     lines = [f"    {x}" + (f"  ({n} of them)" if n > 1 else "") for x, n in folded.items()]
+    if len(lines) > SHOWN:
+        lines[SHOWN:] = ["    ..."]
     return [f"  {group} ({len(entries)}):", *lines]
 
 

@@ -45,7 +45,7 @@ class Entry:
     """A policy that can be opened, once its files are there.
 
     name               openpi's config name where it has one
-    title              for people
+    title              for people, on the page
     config             the model's sizes; its slots, horizon and prompt length among them
     robot              with the conventions of this policy's actions: offsets, adapt_to_pi
     normalisation      how state and actions were scaled
@@ -163,7 +163,7 @@ def _openpi(
     adapters = Adapters(GEMMA_2B_LORA, None if family == "pi0_fast" else GEMMA_300M_LORA)
     return Entry(
         name=name,
-        title=f"{TITLES[family]} · {robot.title}",
+        title=TITLES[family],
         config=sizes(family, robot, horizon, max_token_len),
         robot=robot,
         normalisation="z-score" if family == "pi0" else "quantile",
@@ -322,7 +322,7 @@ def bundled(folder: Path) -> Entry:
     robot = ROBOTS[metadata["robot"]]
     return Entry(
         name=folder.name,
-        title=f"{TITLES[family]} · {robot.title}",
+        title=TITLES[family],
         config=config,
         robot=robot,
         normalisation=metadata["normalisation"],

@@ -1,5 +1,6 @@
 """From a policy's name to a policy that answers: the factory that the worker's process calls."""
 
+import collections
 import dataclasses
 import os
 import queue
@@ -59,10 +60,19 @@ def load(policies: Sequence[Asked]) -> Generator[Phase, None, dict[str, Policy]]
     for asked in policies:
         policy = yield from open_steps(asked)
         opened[policy.info.name] = policy
+    tell_apart(list(opened.values()))
     for name, policy in opened.items():
         yield Phase(name, "compiling", WARM_UP_DEADLINE_S)
         warm_up(policy)
     return opened
+
+
+def tell_apart(policies: Sequence[Policy]) -> None:
+    """Those of one title are called by their names."""
+    titles = collections.Counter(policy.info.title for policy in policies)
+    for policy in policies:
+        if titles[policy.info.title] > 1:
+            policy.info = dataclasses.replace(policy.info, title=policy.info.name)
 
 
 def check_memory(entries: Sequence[Entry]) -> None:
@@ -182,7 +192,7 @@ def untrained(name: str, seed: int = 0) -> Policy:
     }
     entry = Entry(
         name=name,
-        title="",
+        title=catalog.TITLES["pi0_fast" if fast else "pi0"],
         config=config,
         robot=TABLETOP,
         normalisation="quantile" if fast else "z-score",
@@ -224,7 +234,7 @@ def describe(
     robot = entry.robot
     return PolicyInfo(
         name=entry.name,
-        title=catalog.TITLES[entry.family],
+        title=entry.title,
         family=entry.family,
         badge=badge,
         notice=notice,

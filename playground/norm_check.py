@@ -11,7 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from playground.robots import Robot
+from playground.catalog import TITLES
+from playground.robots import Robot, told_state
 from playground.trace import Dimension, PolicyInfo, Stats
 from playground.transforms import EPSILON, normalise
 
@@ -67,18 +68,21 @@ def check(info: PolicyInfo, robot: Robot, state: Sequence[float] | None = None) 
     remarks = list(info.stats_notes)
     method = info.normalisation
     if method != _USUAL[info.family]:
-        remarks.append(f"Unusual: openpi normalises {info.title} by {_USUAL[info.family]}.")
-    values = None if state is None else robot.state_to_model(np.asarray(state, np.float64))
+        remarks.append(
+            f"Unusual: openpi normalises {TITLES[info.family]} by {_USUAL[info.family]}."
+        )
+    given = None if state is None else np.asarray(state, np.float64)
     offsets = robot.offsets or (False,) * len(info.actions)
     rows: list[Row] = []
     if info.state_stats is not None:
-        rows += _rows("state", info.state, info.state_stats, method, values)
+        values = None if given is None else robot.state_to_model(given)
+        rows += _rows("state", info.state, info.state_stats, method, values, given=given)
     if info.action_stats is not None:
-        rows += _rows("actions", info.actions, info.action_stats, method, None, offsets)
+        rows += _rows("actions", info.actions, info.action_stats, method, None, offsets=offsets)
     return Report(method, _RULES[method], tuple(remarks), tuple(rows))
 
 
-def _rows(part, dimensions, stats, method, values, offsets=None) -> list[Row]:
+def _rows(part, dimensions, stats, method, values, *, given=None, offsets=None) -> list[Row]:
     scaled = None if values is None else normalise(values, stats, method)
     rows = []
     for i, dimension in enumerate(dimensions):
@@ -89,7 +93,7 @@ def _rows(part, dimensions, stats, method, values, offsets=None) -> list[Row]:
         value = normalised = None
         if values is not None:
             value, normalised = float(values[i]), float(scaled[i])
-            remarks += _of_value(value, normalised, one, dimension)
+            remarks += _of_value(float(given[i]), value, normalised, one, dimension)
         row = (one.mean[0], one.std[0], one.q01 and one.q01[0], one.q99 and one.q99[0])
         rows.append(
             Row(part, dimension.name, dimension.unit, *row, value, normalised, tuple(remarks))
@@ -139,8 +143,10 @@ def _of_offset(stats: Stats) -> list[str]:
     ]
 
 
-def _of_value(value: float, normalised: float, stats: Stats, dimension: Dimension) -> list[str]:
-    """Where the given state lies."""
+def _of_value(
+    given: float, value: float, normalised: float, stats: Stats, dimension: Dimension
+) -> list[str]:
+    """Where the given state lies; `value` is the same in the convention of the stats."""
     if stats.q01 is not None and stats.q99 is not None:
         (low,), (high,) = stats.q01, stats.q99
         if low - EPSILON <= value <= high + EPSILON:
@@ -150,5 +156,5 @@ def _of_value(value: float, normalised: float, stats: Stats, dimension: Dimensio
         return []
     else:
         where = f"far from the mean of {stats.mean[0]:.4g}"
-    told = f"The given state, {value:.4g} {dimension.unit}, is {where}"
-    return [f"{told}: {normalised:.3g} for the model."]
+    told = told_state(dimension, given, value)
+    return [f"The given state, {told}, is {where}: {normalised:.3g} for the model."]

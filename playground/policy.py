@@ -8,6 +8,7 @@ D the robot's action dimensions, M the model's.
 import collections
 import dataclasses
 import hashlib
+import math
 import time
 from collections.abc import Iterator
 
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from models.config import Config
+from models.layout import rows
 from models.observation import Observation, uint8_to_float
 from models.tokenizer import FastPrompt, Prompt
 from playground import robots, transforms
@@ -52,6 +54,14 @@ class Prepared:
     warnings: tuple[str, ...]
 
 
+def patience_s(config: Config) -> float:
+    """How much longer a call may take for the model's size. On a quarter of a CPU core a prefix of
+    a 3B model was seen to take more than two minutes; the small ones get some seconds."""
+    if jax.default_backend() != "cpu":
+        return 0.0
+    return 300e-9 * sum(math.prod(row.stored_shape) for row in rows(config))
+
+
 class Policy:
     """What both kinds share: the way in, the caches, and the frame of a trace."""
 
@@ -61,6 +71,7 @@ class Policy:
         self._image_tokens = _Recent(KEPT_IMAGES)
         self._prefixes = _Recent(KEPT_PREFIXES)
         self._compiled: set[tuple] = set()
+        self._patience_s = patience_s(config)
 
     def tokenize(self, prompt: str, state: np.ndarray) -> Prompt | FastPrompt:
         """The prompt's tokens for a normalised state [D]."""
@@ -151,15 +162,16 @@ class Policy:
         stats = self.info.state_stats
         if stats is not None and stats.q01 is not None:
             state = self.robot.state_to_model(np.asarray(raw.state, np.float64))
-            for dimension, value, low, high in zip(
-                self.info.state, state, stats.q01, stats.q99, strict=True
+            for dimension, given, value, low, high in zip(
+                self.info.state, raw.state, state, stats.q01, stats.q99, strict=True
             ):
                 # Constant dimensions of the training data carry no scale to judge by.
                 slack = 0.1 * (high - low) + 1e-3
                 if not low - slack <= value <= high + slack:
+                    told = robots.told_state(dimension, given, value)
                     found.append(
-                        f"{dimension.name} is {value:.3g} {dimension.unit}, outside the "
-                        f"{low:.3g} to {high:.3g} of 98 % of the training data."
+                        f"{dimension.name} is {told}, outside the {low:.3g} to {high:.3g} of 98 % "
+                        "of the training data."
                     )
         return tuple(found)
 
@@ -167,9 +179,9 @@ class Policy:
         """Its name is also the timings' stage. `program` stands for one compiled function with its
         shapes: the first call compiles, and is told and timed apart."""
         if program in self._compiled:
-            return Phase(self.info.name, what, CALL_DEADLINE_S)
+            return Phase(self.info.name, what, CALL_DEADLINE_S + self._patience_s)
         self._compiled.add(program)
-        return Phase(self.info.name, f"compiling {what}", COMPILE_DEADLINE_S)
+        return Phase(self.info.name, f"compiling {what}", COMPILE_DEADLINE_S + self._patience_s)
 
     def _text_places(self, prepared: Prepared, attention: bool) -> int:
         """How many places of the text run. Measured attention is shown over every one."""

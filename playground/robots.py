@@ -68,6 +68,13 @@ class Robot:
         return _aloha_actions_from_pi(actions) if self.adapt_to_pi else np.array(actions)
 
 
+def told_state(dimension: Dimension, given: float, value: float) -> str:
+    """A state's number with its unit, for people; `value` is the same as the model counts."""
+    unit = f"({dimension.unit})" if " " in dimension.unit else dimension.unit
+    there = "" if value == given else f", {value:.4g} as the model counts"
+    return f"{given:.4g} {unit}{there}"
+
+
 # --- a raw observation to the model's terms, and back -------------------------------------------
 
 

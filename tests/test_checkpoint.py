@@ -275,6 +275,23 @@ def test_every_mismatch_in_one_error(tmp_path):
     ]
 
 
+def test_a_model_of_other_sizes_is_told_in_few_lines(tmp_path):
+    small = SMALL["pi0"]
+    vision = dataclasses.replace(small.vision, width=2 * small.vision.width)
+    language = dataclasses.replace(small.language, width=2 * small.language.width)
+    checkpoint.write_openpi(random_arrays(small), tmp_path)
+    with pytest.raises(ValueError, match=r"wrong shape \(\d\d\):") as error:
+        checkpoint.load_openpi(
+            tmp_path, dataclasses.replace(small, vision=vision, language=language)
+        )
+    lines = str(error.value).splitlines()
+    assert len(lines) == 12
+    assert lines[-2:] == [
+        "    ...",
+        "The model has other sizes: its config has to tell them, if they are not openpi's.",
+    ]
+
+
 @pytest.mark.parametrize("theirs", SMALL)
 @pytest.mark.parametrize("ours", SMALL)
 def test_a_checkpoint_of_another_family_is_named(tmp_path, ours, theirs):

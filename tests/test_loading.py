@@ -75,6 +75,12 @@ def test_a_warm_up_compiles_all_that_a_default_run_needs(name, monkeypatch):
     assert not [phase for phase in phases if "compiling" in phase]
 
 
+def test_policies_of_one_title_are_called_by_their_names():
+    pi0, other, fast = (loading.untrained(name) for name in ("pi0_a", "pi0_b", "pi0_fast"))
+    loading.tell_apart([pi0, other, fast])
+    assert [policy.info.title for policy in (pi0, other, fast)] == ["pi0_a", "pi0_b", "pi0-FAST"]
+
+
 @pytest.mark.parametrize("config", [PI0_TABLETOP, PI0_FAST_TABLETOP], ids=["pi0", "fast"])
 def test_random_weights_repeat_and_differ_by_seed(config):
     def first(seed):

@@ -125,6 +125,10 @@ def test_where_the_state_lies(value):
         normalised = transforms.normalise(want, info.state_stats, "quantile")
         np.testing.assert_allclose([row.normalised for row in rows], normalised)
         assert bool(rows[1].remarks) == (abs(value) > 1 + 1e-6)
+        # The number is the one that was given, and the model's only where it is another.
+        given = f"The given state, {value:.4g} rad"
+        assert all(given in remark for remark in rows[1].remarks)
+        assert all((" as the model" in x) == robot.adapt_to_pi for x in rows[1].remarks)
 
 
 def test_stats_of_more_dimensions_than_the_robot_has(goldens, tmp_path):

@@ -60,9 +60,9 @@ def build(reopening: Reopening) -> None:
             info=_OTHER,
             elem_id="chosen-checkpoints",
         )
-        config = gr.Textbox(label="Config of the folder (openpi's name or a JSON file)")
-        robot = gr.Textbox(label="Robot of a LeRobot folder")
-        asset_id = gr.Textbox(label="Norm stats of the folder, if not the config's")
+        config = gr.Textbox(label="Config of the folder", placeholder="pi0_libero, or my_run.json")
+        robot = gr.Textbox(label="Robot of a LeRobot folder", placeholder="libero, or my_arm.json")
+        asset_id = gr.Textbox(label="Norm stats, if not the config's", placeholder="my_dataset")
         start = gr.Button("Open", elem_id="open-checkpoints")
         status = gr.HTML("", apply_default_css=False, elem_id="reopening")
 
