@@ -7,6 +7,7 @@ something did not hold.
 
     --visitors 1 8 32   stages, after a first one of a single visitor
     --seconds 60        how long each stage's visitors go on asking
+    --newcomers 600     then as many visitors, one after the other: does memory stay level
     --json FILE         the figures for programs
 
 The one thing that is not as in the app: a prompt that makes a policy raise an error. Needs Linux.
@@ -384,6 +385,26 @@ def stage(page: Page, visitors: int, seconds: float, expected: list[dict]) -> St
     )
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Level:
+    """page_mb: memory of the page's process before the first of so many newcomers, and after each
+    quarter of them. The first half fills what is kept of the latest."""
+
+    newcomers: int
+    page_mb: tuple[float, ...]
+
+
+def level(page: Page, newcomers: int) -> Level:
+    """Each asks once and stays away."""
+    sizes = [memory_mb(page.process.pid)]
+    for number in range(1, newcomers + 1):
+        with contextlib.closing(Visitor(page)) as own:
+            own.ask(PROMPTS[0], number, policies=list(BUNDLED_PAIR[:1]), num_steps=1)
+        if number % (newcomers // 4) == 0:
+            sizes.append(memory_mb(page.process.pid))
+    return Level(newcomers, tuple(sizes))
+
+
 def overtaken(answers: list[Answer], margin_s: float = 1.0) -> int:
     """margin_s: what may pass between the page's word that it begins and the place in line."""
     return sum(
@@ -544,13 +565,20 @@ FAULTS = tuple(fault for name, fault in vars(Faults).items() if name[0] != "_")
 
 
 def visit(
-    visitors: list[int], seconds: float, places: int, questions: int = len(PROMPTS), faults=FAULTS
-) -> Iterator[Stage | Fault]:
+    visitors: list[int],
+    seconds: float,
+    places: int,
+    questions: int = len(PROMPTS),
+    faults=FAULTS,
+    newcomers: int = 0,
+) -> Iterator[Stage | Level | Fault]:
     """Every stage and every fault as it is done."""
     with tempfile.TemporaryDirectory() as folder, Page(Path(folder), places) as page:
         expected = references(page, questions)
         for count in visitors:
             yield stage(page, count, seconds, expected)
+        if newcomers:
+            yield level(page, newcomers)
         injected = Faults(page, expected)
         for fault in faults:
             try:
@@ -559,7 +587,11 @@ def visit(
                 yield Fault(fault.__name__, False, False, repr(error))
 
 
-def row(found: Stage | Fault, alone: float | None) -> str:
+def row(found: Stage | Level | Fault, alone: float | None) -> str:
+    if isinstance(found, Level):
+        sizes = "/".join(f"{size:.0f}" for size in found.page_mb)
+        outcome = "level" if held(found) else "GROWS"
+        return f"{outcome:8}{found.newcomers} newcomers: MB of the page {sizes}"
     if isinstance(found, Fault):
         outcome = "FAILED" if not found.held else "held" if found.in_time else "late"
         return f"{outcome:8}{found.name}: {found.told}"
@@ -576,7 +608,9 @@ def row(found: Stage | Fault, alone: float | None) -> str:
     )
 
 
-def held(found: Stage | Fault) -> bool:
+def held(found: Stage | Level | Fault) -> bool:
+    if isinstance(found, Level):
+        return found.page_mb[4] < 1.05 * found.page_mb[2]
     if isinstance(found, Fault):
         return found.held and found.in_time
     return not (found.wrong or found.lost or found.overtaken) and found.right == found.asked
@@ -586,6 +620,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="tests.load", description=__doc__.split("\n")[0])
     parser.add_argument("--visitors", nargs="+", type=int, default=[1, 8, 32])
     parser.add_argument("--seconds", type=float, default=60.0, help="of each stage (%(default)s)")
+    parser.add_argument("--newcomers", type=int, default=600, help="0 leaves them out")
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     parser.add_argument("--serve", nargs=2, type=int, help=argparse.SUPPRESS)
     told = parser.parse_args()
@@ -594,13 +629,14 @@ def main() -> None:
         serve(*told.serve)
         return
     found, alone = [], None
-    for one in visit(told.visitors, told.seconds, line.SIZE):
+    stages = visit(told.visitors, told.seconds, line.SIZE, newcomers=told.newcomers)
+    for one in stages:
         found.append(one)
         print(row(one, alone), flush=True)
         if isinstance(one, Stage) and one.visitors == 1:
             alone = one.rate
     if told.json:
-        kinds = {"stages": Stage, "faults": Fault}
+        kinds = {"stages": Stage, "level": Level, "faults": Fault}
         record = {
             name: [dataclasses.asdict(one) for one in found if isinstance(one, kind)]
             for name, kind in kinds.items()

@@ -1,7 +1,7 @@
 """The load test, small: the command works, and what it tells of holds."""
 
 from tests import load
-from tests.load import Answer, Fault, Faults, Stage
+from tests.load import Answer, Fault, Faults, Level, Stage
 
 
 def test_few_visitors_and_every_fault():
@@ -26,3 +26,8 @@ def test_who_came_later_and_was_answered_before_has_overtaken():
     line = [answered(0, 0.1, 5), answered(3, 3.1, 6), answered(3.2, 3.3, 5.5), answered(6, 6.1, 7)]
     assert load.overtaken(line) == 0  # the second and the third came at the same time
     assert load.overtaken([*line, answered(1.2, 1.3, 4.9)]) == 1
+
+
+def test_memory_that_grows_on_after_the_first_half_is_not_level():
+    assert load.held(Level(600, (191, 282, 348, 349, 350)))
+    assert not load.held(Level(600, (191, 282, 348, 380, 412)))

@@ -6,6 +6,7 @@ gets; nothing else is shared.
 """
 
 import asyncio
+import os
 import time
 from collections.abc import Mapping
 
@@ -49,6 +50,11 @@ _SETTLE_S = 0.7
 _THREADS = line.SIZE + 32  # each waiting visitor holds one
 _MAX_UPLOAD = MAX_FILE  # a run's ZIP; pictures are held to less
 _MAX_EVENTS = 256  # Gradio's own queue; the worker's is shorter and the one that counts
+# Gradio keeps a third of a MB of every visitor, 10,000 of them by itself. Whoever comes back after
+# so many others finds the form as the browser keeps it, without the last result.
+_VISITORS = 256
+# It also keeps the last 10,000 calls, and sums them up after each for a page that is off.
+_UNWATCHED = {"GRADIO_ANALYTICS_MAX_EVENTS": "1", "GRADIO_ANALYTICS_CACHE_FREQUENCY": str(1 << 60)}
 
 
 def build(
@@ -62,6 +68,7 @@ def build(
     may not ask."""
     every = Benches(worker, robots)
     bench = every.of()
+    os.environ.update(_UNWATCHED)
     with gr.Blocks(title=look.TITLE, analytics_enabled=False, fill_width=True,
                    delete_cache=(600, 6 * 3600)) as page:  # fmt: skip
         gr.HTML(
@@ -95,6 +102,7 @@ def serve(page: gr.Blocks, host: str, port: int) -> FastAPI:
         max_threads=_THREADS,
         max_file_size=_MAX_UPLOAD,
         show_error=False,
+        state_session_capacity=_VISITORS,
         run_history=False,  # camera pictures are private
         ssr_mode=False,
         enable_monitoring=False,
