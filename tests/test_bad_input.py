@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import http.client
 import io
+import itertools
 import json
 import zipfile
 from urllib.parse import urlsplit
@@ -39,6 +40,7 @@ from tests.test_ui import Loaded, info_of
 from tests.visitor import answers, until
 
 MARK = {"_type": "gradio.FileData"}
+RED = handle_file(benches.EXAMPLES / "tabletop-red.png")
 
 # --- over HTTP ----------------------------------------------------------------------------------
 
@@ -91,6 +93,32 @@ def test_odd_pictures_are_answered(client, tmp_path, picture):
     picture.save(tmp_path / "odd.png")
     images = {"base_0_rgb": handle_file(tmp_path / "odd.png")}
     told = client.predict("", images, policies=["pi0_tabletop"], api_name="/infer")
+    assert np.isfinite(told["pi0_tabletop"]["actions"]).all()
+
+
+PROMPTS = {
+    "empty": "",
+    "blank": " \t\r\n ",
+    "ten thousand characters": "touch the " * 1000,
+    "right to left": "\u202eالمس المكعب الأحمر \u05d2\u05e2",
+    "emoji": "👩🏽‍🔬👉🟥",
+    "NUL": "touch\0the cube",
+    "a bar": "touch | the | cube|",
+    "the model's own words": "Task: x, State: 1 2 3;\nAction: 4 5|Action:",
+    "markup and tokens": "<b>touch</b> <loc0001><bos><eos>",
+}
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_odd_prompts_are_answered(client, name):
+    """By both policies, and what of them was cut off is told."""
+    how = {"num_steps": 1, "max_tokens": 8, "guided": False}
+    told = client.predict(PROMPTS[name], {"base_0_rgb": RED}, **how, api_name="/infer")
+    assert len(told) == 2
+    for answer in told.values():
+        assert "failure" not in answer
+        cut = any("The prompt is cut off" in warning for warning in answer["warnings"])
+        assert cut == (len(PROMPTS[name]) == 10_000)
     assert np.isfinite(told["pi0_tabletop"]["actions"]).all()
 
 
@@ -182,7 +210,6 @@ def test_what_is_too_large_is_refused_before_it_is_read(app):
             assert asked.getresponse().status == 413, path
 
 
-RED = handle_file(benches.EXAMPLES / "tabletop-red.png")
 WRONG_TYPES = {
     ("infer", "prompt"): (5, "prompt must be text; 5 came"),
     ("infer", "images"): ([RED], "images must be an object with a file by camera slot; "),
@@ -220,6 +247,14 @@ def test_a_whole_number_may_be_written_with_a_point(client):
     pointed = client.predict(*given, num_steps=2.0, seed=7.0, api_name="/infer")
     plain = client.predict(*given, num_steps=2, seed=7, api_name="/infer")
     assert pointed["pi0_tabletop"]["actions"] == plain["pi0_tabletop"]["actions"]
+
+
+def test_an_upload_that_says_nothing_of_its_size_ends_where_it_is_too_large(app):
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="x.png"\r\n\r\n'
+    pieces = itertools.chain([head], itertools.repeat(bytes(1 << 20), 70), [b"\r\n--x--\r\n"])
+    kind = {"content-type": "multipart/form-data; boundary=x"}
+    answer = httpx.post(f"{app}/gradio_api/upload", content=pieces, headers=kind, timeout=60)
+    assert answer.status_code == 413
 
 
 # --- at the door --------------------------------------------------------------------------------

@@ -144,6 +144,7 @@ def test_slot_that_is_masked_or_black_carries_no_picture():
         ({"state": [0.0] * 15}, "14 values"),
         ({"state": ["left"] + [0.0] * 13}, "left waist must be a number, 'left' came"),
         ({"state": [0.0] * 5 + [float("nan")] + [0.0] * 8}, "left wrist rotate cannot be nan"),
+        ({"state": [float("-inf")] + [0.0] * 13}, "left waist cannot be -inf"),
         ({"state": [None] + [0.0] * 13}, "left waist must be a number"),
         ({"state": [0.0] * 13 + ["1e30"]}, "right gripper cannot be 1e"),
     ],
