@@ -199,8 +199,8 @@ def action_ids(config: Pi0FastConfig) -> jax.Array:
 def let_write_actions(model: Pi0Fast) -> None:
     """Random weights write any token, a trained policy its actions: here too, with their rows of
     the token table at twice the size."""
-    larger = jax.jit(lambda table, ids: table.at[ids].multiply(2), donate_argnums=0)
-    model.gemma.embedding[...] = larger(model.gemma.embedding[...], action_ids(model.config))
+    table = model.gemma.embedding[...]
+    model.gemma.embedding[...] = table.at[action_ids(model.config)].multiply(2)
 
 
 def embedded(run: Pi0Programs | Pi0FastPrograms, observation: Observation) -> dict[str, jax.Array]:
