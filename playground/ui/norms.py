@@ -110,7 +110,7 @@ def _table(report: Report, part: str) -> str:
     rows = [row for row in report.rows if row.part == part]
     heads = ["dimension", "unit", "mean", "std", "q01", "q99"]
     if part == "state":
-        heads += ["given", "for the model"]
+        heads += ["as counted", "for the model"]
     head = "".join(f"<th scope='col'>{text}</th>" for text in heads)
     lines = "".join(f"<tr{_mark(row)}>{_cells(row, len(heads))}</tr>" for row in rows)
     return (
