@@ -23,6 +23,7 @@ _FRACTIONS = ("XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION")
 # What JAX takes of a GPU when nobody says how much: its own 75 % of 16 GB would not hold both 3B
 # policies, and the rest would serve nobody.
 _FRACTION = 0.92
+_FLAGS = "XLA_FLAGS"
 _BY_LAYER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 _GAPS = 0.03  # of the memory is lost between allocations
 _PYTHON = 1_000_000_000  # bytes that the process takes on the host without any model
@@ -166,7 +167,7 @@ def prepare(*, narrow: bool = False) -> None:
     if not any(os.environ.get(name) for name in _FRACTIONS):
         os.environ[_FRACTIONS[1]] = str(_FRACTION)
     if narrow:
-        os.environ["XLA_FLAGS"] = f"{_BY_LAYER} {os.environ.get('XLA_FLAGS', '')}"
+        os.environ[_FLAGS] = f"{_BY_LAYER} {os.environ.get(_FLAGS, '')}"  # theirs win
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
     if hasattr(library, "mallopt"):
         for option, value in _MALLOC:
