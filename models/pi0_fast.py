@@ -302,8 +302,10 @@ class Pi0Fast(nnx.Module):
             )
             return dataclasses.replace(after, step=state.step + count), rows, agreed
 
+        # A first token that is not among them (no trained policy's) costs no draft.
+        agreed = jnp.all(jnp.isin(rows.last, likely))
         state, rows, _ = jax.lax.while_loop(
-            lambda c: c[1].unfinished & c[2], draft_and_verify, (state, rows, True)
+            lambda c: c[1].unfinished & c[2], draft_and_verify, (state, rows, agreed)
         )
         return state, rows
 

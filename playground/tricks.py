@@ -198,9 +198,9 @@ def action_ids(config: Pi0FastConfig) -> jax.Array:
 
 def let_write_actions(model: Pi0Fast) -> None:
     """Random weights write any token, a trained policy its actions: here too, with their rows of
-    the token table at twice the size."""
+    the token table at four times the size."""
     table = model.gemma.embedding[...]
-    model.gemma.embedding[...] = table.at[action_ids(model.config)].multiply(2)
+    model.gemma.embedding[...] = table.at[action_ids(model.config)].multiply(4)
 
 
 def embedded(run: Pi0Programs | Pi0FastPrograms, observation: Observation) -> dict[str, jax.Array]:
