@@ -70,13 +70,14 @@ def test_packages_that_a_variable_names_are_installed_first(tmp_path):
     wheel = tmp_path / "for_a_gpu-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as file:
         about = "for_a_gpu-1.0.dist-info"
-        file.writestr("for_a_gpu.py", "")
+        file.writestr("sitecustomize.py", "print('begun with it')")
         file.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: for-a-gpu\nVersion: 1.0\n")
         file.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
         file.writestr(f"{about}/RECORD", "")
-    pip = {"PIP_TARGET": str(tmp_path / "site"), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": ""}
+    site = str(tmp_path / "site")
+    pip = {"PIP_TARGET": site, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PYTHONPATH": site}
     run = started("--checkpoint", "pi0_drod", PI0_PLAYGROUND_INSTALL=str(wheel), **pip)
-    assert (tmp_path / "site" / "for_a_gpu.py").is_file()
+    assert run.stdout.splitlines()[-1] == "begun with it"
     assert "did you mean pi0_droid" in run.stderr.splitlines()[-1]
     run = started(PI0_PLAYGROUND_INSTALL="for-a-gpu-not", **pip)
     assert run.returncode == 2

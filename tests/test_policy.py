@@ -13,7 +13,7 @@ from models.observation import Observation, uint8_to_float
 from models.tokenizer import FastPrompt, Prompt
 from playground import columns, loading, trace
 from playground.events import Done, Phase, Step, TokenEvent
-from playground.policy import CALL_DEADLINE_S, COMPILE_DEADLINE_S, patience_s, sample_noise
+from playground.policy import CALL_DEADLINE_S, patience_s, sample_noise
 from playground.robots import TABLETOP
 from playground.tabletop import camera
 from playground.trace import ALLOWED, Options, RawObservation
@@ -47,11 +47,12 @@ def run(policy, raw, options=QUICK):
 
 def test_a_large_model_on_a_cpu_is_given_time(flow, monkeypatch):
     """It is taken for hung later than a small one, whose events announce what it is given."""
-    *_, events = run(flow, observe(flow))
     small = patience_s(flow.config)
+    for seed in range(2):  # the second compiles nothing
+        *_, events = run(flow, observe(flow, seed))
     deadlines = {event.deadline_s for event in events if isinstance(event, Phase)}
-    assert deadlines <= {CALL_DEADLINE_S + small, COMPILE_DEADLINE_S + small}
-    assert small < 30
+    assert deadlines == {CALL_DEADLINE_S + small}
+    assert 0 < small < 30
     assert patience_s(PI0) > 600
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert patience_s(PI0) == 0
