@@ -271,7 +271,8 @@ class Pi0Fast(nnx.Module):
         first that differs the draft is forgotten: what it left in the cache is behind the step,
         seen by nobody and written over.
         """
-        few, anything = self.gemma.embedding[...][likely], jax.random.key(0)
+        table, anything = self.gemma.embedding[...], jax.random.key(0)
+        few, dtype = table[likely], jnp.promote_types(table.dtype, self.gemma.dtype)
 
         def pick(rows, logits):
             token, _ = choose(rows.restrict(logits, grammar), anything, 0.0)
@@ -290,7 +291,9 @@ class Pi0Fast(nnx.Module):
             after, draft, outputs, count = jax.lax.while_loop(
                 lambda c: c[1].unfinished & (c[3] < DRAFT), guess, (state, rows, outputs, 0)
             )
-            logits = self.gemma.logits(outputs)
+            # The table on the left is read as it lies; on the right it took five times as long.
+            logits = jnp.einsum("vd,nbd->vnb", table.astype(dtype), outputs.astype(dtype))
+            logits = jnp.moveaxis(logits, 0, -1)
 
             def verify(carry):
                 rows, _, count = carry
