@@ -1,6 +1,6 @@
 """The real 3B shapes on this machine: random weights in openpi's layout, opened as a user's folder.
 
-    python -m playground.full_size FOLDER              # pi0 and pi0-FAST, one at a time: 13 GB each
+    python -m playground.full_size FOLDER              # pi0 and pi0-FAST, one at a time: 12 GB each
     python -m playground.full_size FOLDER --small      # the same at small sizes, to try it
 
 For each policy, in processes of their own so that their memory is told apart: the folder is
