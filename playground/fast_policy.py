@@ -73,20 +73,15 @@ class FastPolicy(Policy):
         how = {"max_decoding_steps": options.max_tokens}
         places = self._text_places(prepared, options.attention)
         key = prefix_digest(prepared, slots, options.attention, options.max_tokens)
-        if (known := self._prefixes.get(key)) is None:
-            program = ("prefix", places, options.max_tokens, options.attention)
-            yield (phase := self._phase("prefix", program))
-            with timer(phase.phase):
-                observation = self._observation(prepared, slots, 1, places)
-                prefill = self._programs.prefill
-                if options.attention:
-                    prefill = self._programs.prefill_attention
-                result = jax.block_until_ready(prefill(observation, tokens, **how))
-                known = result if options.attention else (result, ())
-                self._prefixes.put(key, known)
-        else:
-            reused.append("prefix")
-        state, prefix_attention = known
+
+        def prefill():
+            observation = self._observation(prepared, slots, 1, places)
+            if options.attention:
+                return self._programs.prefill_attention(observation, tokens, **how)
+            return self._programs.prefill(observation, tokens, **how), ()
+
+        program = ("prefix", places, options.max_tokens, options.attention)
+        state, prefix_attention = yield from self._prefix(key, program, prefill, timer, reused)
         program = ("step", places, options.max_tokens, options.temperature, options.attention)
         program += (grammar is not None,)
         yield (phase := self._phase("decode", program))

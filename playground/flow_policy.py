@@ -3,7 +3,6 @@
 N samples, H horizon, D the robot's action dimensions, M the model's.
 """
 
-import jax
 import numpy as np
 
 from models.pi0 import Pi0, Pi0Programs
@@ -50,19 +49,15 @@ class FlowPolicy(Policy):
         slots, n = tuple(tokens), options.num_samples
         places = self._text_places(prepared, options.attention)
         key = prefix_digest(prepared, slots, options.attention)
-        if (known := self._prefixes.get(key)) is None:
-            yield (phase := self._phase("prefix", ("prefix", slots, places, options.attention)))
-            with timer(phase.phase):
-                observation = self._observation(prepared, slots, 1, places)
-                prefill = self._programs.prefill
-                if options.attention:
-                    prefill = self._programs.prefill_attention
-                result = jax.block_until_ready(prefill(observation, tokens))
-                known = result if options.attention else (result, ())
-                self._prefixes.put(key, known)
-        else:
-            reused.append("prefix")
-        prefix, prefix_attention = known
+
+        def prefill():
+            observation = self._observation(prepared, slots, 1, places)
+            if options.attention:
+                return self._programs.prefill_attention(observation, tokens)
+            return self._programs.prefill(observation, tokens), ()
+
+        program = ("prefix", slots, places, options.attention)
+        prefix, prefix_attention = yield from self._prefix(key, program, prefill, timer, reused)
         observation = self._observation(prepared, slots, n, places)
         noise = sample_noise(options.seed, n, self.config.action_horizon, self.config.action_dim)
         yield (phase := self._phase("denoise", ("step", slots, n, places, options.attention)))

@@ -16,6 +16,7 @@ import jax
 
 from models.config import Config, DType, Pi0Config
 from models.layout import rows
+from models.pi0_fast import DRAFT
 from playground.policy import KEPT_IMAGES, KEPT_PREFIXES, MAX_SAMPLES, MAX_TOKENS
 
 _SIZES = {"float32": 4, "bfloat16": 2}
@@ -97,7 +98,8 @@ def _working(config: Config, size: int) -> int:
         samples = MAX_SAMPLES * (_layer(expert, config.suffix_len, columns, size))
         prefixes = MAX_SAMPLES * _prefix(config, size)
         return max(camera, _layer(language, places, places, size), samples + prefixes)
-    logits = 4 * config.vocab_size * 4
+    # Those of a draft's tokens, and them again as they lie for its verification.
+    logits = 2 * DRAFT * config.vocab_size * 4
     prefix = _layer(language, places, places + MAX_TOKENS, size)
     return max(camera, prefix) + 2 * _prefix(config, size) + logits
 

@@ -145,6 +145,17 @@ class Policy:
     def _run(self, raw, prepared, options, tokens, timer, reused):
         raise NotImplementedError
 
+    def _prefix(self, key, program, prefill, timer, reused):
+        """What `prefill` gives, (prefix, its attention): from the last few, or run now."""
+        if (known := self._prefixes.get(key)) is None:
+            yield (phase := self._phase("prefix", program))
+            with timer(phase.phase):
+                known = jax.block_until_ready(prefill())
+                self._prefixes.put(key, known)
+        else:
+            reused.append("prefix")
+        return known
+
     def _foreign(self, given: ModelInput) -> list[str]:
         """What a policy of the simulated table is shown and does not know."""
         if self.robot.name != robots.TABLETOP.name:
