@@ -190,8 +190,9 @@ def test_a_folder_that_openpi_wrote(goldens, described, texts, client, picture):
 
 
 @pytest.mark.browser
-def test_a_folder_chosen_on_the_page(goldens, described, texts, tmp_path, browser, picture):
-    """The program starts anew on it, the page comes back by itself, and it answers."""
+def test_folders_chosen_on_the_page(goldens, described, texts, tmp_path, browser, picture):
+    """openpi's, a LoRA one and LeRobot's: the program starts anew on them, the page comes back by
+    itself, and each answers for its robot."""
     told = json.loads((texts / "mine.json").read_text()) | {"folder": str(goldens / "pi0")}
     path = texts / "chosen.json"
     path.write_text(json.dumps(told))
@@ -208,18 +209,28 @@ def test_a_folder_chosen_on_the_page(goldens, described, texts, tmp_path, browse
         expect(page.get_by_test_id("toast-body")).to_contain_text("nothing.json")
         field.press("Backspace")
         field.press("Backspace")
-        field.fill(str(path))
-        field.press("Enter")
+        for file in (str(path), described["my_lora"], described["my_lerobot"]):
+            field.fill(file)
+            field.press("Enter")
         page.locator("#open-checkpoints").click()
         expect(page.locator(".card")).to_contain_text("mine · aloha", timeout=300_000)
         expect(page.locator(".say")).to_have_text("Ready.", timeout=300_000)
         expect(page.locator("#prompt textarea")).to_have_attribute(
             "placeholder", re.compile(PROMPT)
         )
-        give(page, picture[0])
-        run(page)
-        expect(page.locator(".card")).to_contain_text("real checkpoint")
-        expect(page.locator(".say")).to_have_text("Done.", timeout=300_000)
+        every = (("ALOHA", "mine", 14), ("DROID", "my_lora", 8), ("LIBERO", "my_lerobot", 8))
+        for robot, name, dims in every:
+            page.get_by_role("combobox", name="Robot").click()
+            page.get_by_role("option", name=robot, exact=True).click()
+            expect(page.locator(".card")).to_contain_text(f"{name} · ")
+            expect(page.locator(".state input")).to_have_count(dims)
+            page.get_by_label("Prompt").fill(PROMPT)
+            for slot, title in enumerate(page.locator(".camera-slot").filter(visible=True).all()):
+                if "needed" in title.inner_text():
+                    give(page, picture[0], slot=slot)
+            run(page)
+            expect(page.locator(".card")).to_contain_text("Answered in", timeout=300_000)
+            expect(page.locator(".card")).to_contain_text("real checkpoint")
         page.close()
 
 
