@@ -34,7 +34,7 @@ from playground.trace import Options, RawObservation
 
 # Far from the seeds of demonstrations, which are small numbers.
 SCENES_SEED = 7_000_003
-NUM_STEPS, MAX_TOKENS = 10, 128
+NUM_STEPS, MAX_TOKENS = 10, 256  # as on the page
 # Where the verbs differ for certain: a picker has opened and not yet closed, a toucher has closed.
 _GRIPPER_STEPS = slice(14, 26)
 
