@@ -19,6 +19,7 @@ from models.tokenizer import (
     EOS,
     FastActionTokenizer,
     FastTokenizer,
+    Grammar,
     PaligemmaTokenizer,
     state_bins,
 )
@@ -390,6 +391,17 @@ def test_whatever_is_drawn_under_the_grammar_decodes(
 def _write(rows, logits, stop, grammar):
     token = jnp.argmax(rows.restrict(logits, grammar), axis=-1).astype(jnp.int32)
     return rows.add(token, stop, grammar)
+
+
+def test_a_token_that_begins_one_coefficient_too_many_may_not_come():
+    """Of four tokens: start, end, one coefficient, and one with the first half of another."""
+    told, owed = np.full((4, 4), -1, np.int32), np.zeros((4, 4), np.int32)
+    told[0, 2:], owed[0, 3] = 1, 1
+    for total, allowed in ((1, [2]), (2, [2, 3])):
+        grammar = Grammar(told, owed, np.zeros(4, bool), total, total, (0,), 1)
+        rows = Rows.begin(1, 4, StopAfter((0,), 1)).add(jnp.int32([0]), StopAfter((0,), 1), grammar)
+        logits = rows.restrict(jnp.zeros((1, 4)), grammar)
+        assert np.flatnonzero(np.isfinite(logits[0])).tolist() == allowed
 
 
 def test_the_grammar_follows_bytes_as_python_does(recorded_fast):
