@@ -349,7 +349,7 @@ def test_zoom_stays_while_the_axes_do(visit):
     ranges = """() => {
       const plot = document.querySelector("#actions-plot .js-plotly-plot");
       window.before ??= plot;
-      return [plot.layout.xaxis.range, plot.layout.yaxis.range, plot !== window.before];
+      return plot && [plot.layout.xaxis.range, plot.layout.yaxis.range, plot !== window.before];
     }"""
     panel = page.locator("#actions-plot .nsewdrag").first
     panel.scroll_into_view_if_needed()
@@ -364,7 +364,7 @@ def test_zoom_stays_while_the_axes_do(visit):
     run(page)
     until(lambda: page.evaluate(ranges) == [*zoomed[:2], True])
     page.get_by_label("normalised").click()  # another unit, other numbers
-    until(lambda: page.evaluate(ranges)[0] == [0, 49])
+    until(lambda: (page.evaluate(ranges) or [None])[0] == [0, 49])
 
 
 def test_one_answer_weighs_less_than_a_megabyte_and_a_half(visit):

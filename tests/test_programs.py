@@ -84,7 +84,7 @@ def test_what_cannot_be_asked_is_said(client, photo):
     ):
         with pytest.raises(Exception, match=message):
             client.predict(PROMPT, images, api_name="/infer", **more)
-    with pytest.raises(Exception, match="which is 'suffix' or 'prefix', not 'both'"):
+    with pytest.raises(Exception, match=r'which must be "suffix" or "prefix"; .both. came'):
         asked(client, photo, "/attention", policies=[PI0], which="both")
     with pytest.raises(Exception, match="choose something to vary"):
         asked(client, photo, "/what_matters", policies=[PI0], groups=[])

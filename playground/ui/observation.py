@@ -324,7 +324,7 @@ def jobs(
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not abs(value) < 2**53:
             raise ValueError(f"the field {name} needs a number, it holds {value!r:.60}")
-    if decoding not in DECODING:
+    if not isinstance(decoding, str) or decoding not in DECODING:
         raise ValueError(f"decoding is one of {', '.join(DECODING)}; {decoding!r:.60} came")
     options = Options(
         int(steps), int(samples), int(seed), float(temperature), int(most), bool(attention),
