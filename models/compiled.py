@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 
 # On a CPU: matrix products by Eigen, reductions (so also softmax) by YNNPACK. XLA's own choice is
-# YNNPACK for both, which takes a seventh more CPU time for products with few rows.
+# YNNPACK for both, which was slower for products with few rows.
 _CPU = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
 

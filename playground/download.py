@@ -25,10 +25,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 import filelock
+import google_crc32c
 
 from models.files import DIGESTS, record_digests, sha256, write_file
 from playground.catalog import PALIGEMMA_TOKENIZER, Entry
-from playground.crc32c import crc32c
 
 # bytes done, bytes in all, the file at hand
 Progress = Callable[[int, int, str], None]
@@ -308,9 +308,12 @@ def _digest(path: Path, algorithm: str) -> str:
     if algorithm == "git":
         data = path.read_bytes()
         return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
-    if algorithm == "crc32c":
-        return crc32c(path)
     with path.open("rb") as file:
+        if algorithm == "crc32c":
+            code = google_crc32c.Checksum()
+            while piece := file.read(1 << 20):
+                code.update(piece)
+            return code.hexdigest().decode()
         new = lambda: hashlib.new(algorithm, usedforsecurity=False)  # noqa: E731
         return hashlib.file_digest(file, new).hexdigest()
 
