@@ -12,7 +12,7 @@ _CPU = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
 
 @functools.cache
-def _options() -> dict[str, str] | None:
+def options() -> dict[str, str] | None:
     """What programs are compiled with; nothing where this JAX does not know it."""
     if jax.default_backend() != "cpu":
         return None
@@ -32,7 +32,7 @@ def compiled(model: nnx.Module, method: Callable, static: tuple[str, ...] = ()) 
     """
     graphdef, state = nnx.split(model)
 
-    @functools.partial(jax.jit, static_argnames=static, compiler_options=_options())
+    @functools.partial(jax.jit, static_argnames=static, compiler_options=options())
     def run(state, *args, **kwargs):
         return method(nnx.merge(graphdef, state), *args, **kwargs)
 

@@ -12,6 +12,7 @@ import scipy.stats
 from flax import nnx
 from safetensors.numpy import load_file
 
+from models.checkpoint import save_bundled
 from models.config import PI0_FAST_TABLETOP, PI0_TABLETOP
 from models.observation import Observation, uint8_to_float
 from models.tokenizer import state_bins
@@ -124,7 +125,8 @@ def test_no_training_prompt_is_cut(looks, stats, fast_folder):
         source = batcher(looks, stats, name, fast_folder)
         for step in range(6):
             masks = source.batch(step, 4, 6).token_mask
-            assert not masks[:, -1].any(), name
+            most = batches.FAST_TEXT if name == "pi0_fast" else batches.PI0_TEXT
+            assert masks.sum(axis=1).max() < most, name
     longest = max(len(w.format("green").split()) for v in VERBS for w in WORDINGS[v])
     assert longest < batches.PI0_TEXT
 
@@ -221,7 +223,7 @@ def test_fast_learns_tokens_where_decoding_puts_them(looks, stats, fast_folder):
     postfix = batch.ar_mask[0].astype(bool)
     written = batch.tokens[0][postfix]
     # Decoding counts places by the config's prompt length.
-    policy.config = dataclasses.replace(policy.config, max_token_len=batches.FAST_TEXT)
+    policy.config = dataclasses.replace(policy.config, max_token_len=batch.tokens.shape[1])
     asked = dataclasses.replace(
         full,
         tokens=np.where(postfix, 0, batch.tokens),
@@ -234,6 +236,38 @@ def test_fast_learns_tokens_where_decoding_puts_them(looks, stats, fast_folder):
         found.append(jax.nn.log_softmax(state.logits[0])[token])
         state, _ = policy.decode_step(state, jnp.array([token], jnp.int32))
     np.testing.assert_allclose(loss[0], -np.mean(found), rtol=1e-4)
+
+
+def test_at_first_neighbours_pass_for_the_token(looks, stats, fast_folder):
+    """What is wanted of each action token is spread over those that tell nearly the same."""
+    source = batcher(looks, stats, "pi0_fast", fast_folder)
+    batch, fast = source.batch(0, 1, 1), source._fast
+    policy = losses.Trainee(TINY["pi0_fast"], rngs=nnx.Rngs(0)).policy
+    full = observation_of(policy, batch, 1)
+    tokens = {slot: policy.embed_images(full.images[slot]) for slot in policy.config.image_slots}
+    spread, outputs, _ = losses.fast_loss(policy, full, tokens, batch.alike)
+
+    text = outputs[0, -(batch.tokens.shape[1] - 1) :]
+    logp = np.asarray(jax.nn.log_softmax(policy.gemma.logits(text), axis=-1))
+    costs = []
+    for place, token in enumerate(batch.tokens[0, 1:]):
+        if not batch.loss_mask[0, place + 1]:
+            continue
+        told = fast.fast.coefficients(fast.swap(int(token)))
+        if not told or not 0 <= fast.swap(int(token)) < fast.fast.vocab_size:
+            costs.append(logp[place, token])
+            continue
+        odds = {}
+        for other in range(fast.fast.vocab_size):
+            near = fast.fast.coefficients(other)
+            if near and len(near) == len(told):
+                gap = sum((a - b) ** 2 for a, b in zip(near, told, strict=True))
+                odds[fast.swap(other)] = np.exp(-gap / (2 * batches._ALIKE**2))
+        total = sum(odds.values())
+        costs.append(sum(logp[place, t] * p / total for t, p in odds.items()))
+    np.testing.assert_allclose(spread[0], -np.mean(costs), rtol=1e-4)
+    exact, _, _ = losses.fast_loss(policy, full, tokens)
+    assert abs(float(exact[0] - spread[0])) > 1e-3
 
 
 def test_text_stands_at_the_same_places_without_the_black_cameras(looks, stats, fast_folder):
@@ -252,7 +286,7 @@ def test_text_stands_at_the_same_places_without_the_black_cameras(looks, stats, 
     losses.fast_loss(policy, full, tokens)
     table = policy.config.image_slots[0]
     losses.fast_loss(policy, full, {table: tokens[table]})
-    first, text = TINY_VISION.num_tokens, batches.FAST_TEXT - 1
+    first, text = TINY_VISION.num_tokens, batch.tokens.shape[1] - 1
     np.testing.assert_array_equal(places[0][-text:], places[1][-text:])
     np.testing.assert_array_equal(places[0][:first], places[1][:first])
     assert len(places[1]) == first + text
@@ -275,6 +309,28 @@ def test_a_few_steps_on_one_batch_lower_every_part_of_the_loss(name, looks, stat
     # The average follows, but is not the last step.
     leaf = lambda tree: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])  # noqa: E731
     assert np.abs(leaf(state["ema"]) - leaf(state["params"])).max() > 0
+
+
+def test_what_another_policy_learned_is_taken_over(tmp_path, monkeypatch):
+    """pi0-FAST begins with a pi0's sight and language; the action expert has no place in it."""
+    monkeypatch.setattr(train, "CONFIGS", TINY)
+    pi0 = losses.Trainee(TINY["pi0"], rngs=nnx.Rngs(1)).policy
+    save_bundled(tmp_path, TINY["pi0"], pi0, {}, storage="float32")
+    graph, params = nnx.split(train.trainee_of("pi0_fast", 0))
+    begun = train.Trainer(RECIPE, graph, train.optimiser(RECIPE)).begin(params)
+    after = nnx.merge(graph, train.warm_start(begun, tmp_path)["params"])
+    picture = jnp.linspace(-1, 1, 112 * 112 * 3).reshape(1, 112, 112, 3)
+    np.testing.assert_array_equal(
+        after.policy.embed_images(picture), pi0.embed_images(picture[0][None])
+    )
+    words = jnp.array([[2, 300, 301]])
+    np.testing.assert_array_equal(after.policy.gemma.embed(words), pi0.gemma.embed(words))
+
+    monkeypatch.setitem(TINY, "pi0", dataclasses.replace(TINY["pi0"], vision=PI0_TABLETOP.vision))
+    wider = losses.Trainee(TINY["pi0"], rngs=nnx.Rngs(1)).policy
+    save_bundled(tmp_path / "wider", TINY["pi0"], wider, {}, storage="float32")
+    with pytest.raises(ValueError, match="other sizes"):
+        train.warm_start(begun, tmp_path / "wider")
 
 
 # --- the commands -------------------------------------------------------------------------------

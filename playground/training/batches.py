@@ -27,15 +27,19 @@ REQUESTS = np.array([(colour, pick) for colour in range(len(COLOURS)) for pick i
 # Places are learned in units of about the workspace's half size, around its middle.
 PLACE_MIDDLE, PLACE_UNIT = np.array([0.0, 0.5, 0.05]), np.array([0.16, 0.12, 0.06])
 # Training pads text to its own lengths, shorter than a person's prompt may be: padding is seen by
-# nobody, so only time depends on it.
-PI0_TEXT, FAST_TEXT = 12, 136
-# FAST's rounding, coarser than the published 10: a chunk ends 1.2 cm (median) from where it should
-# instead of 0.7, in two thirds of the tokens. And few merges: most tokens are then one coefficient,
-# which a small model learns sooner than pairs and triples of them (41 tokens a chunk).
+# nobody, so only time depends on it. pi0-FAST's is cut further, to what a batch's longest needs.
+PI0_TEXT, FAST_TEXT, FAST_TEXT_STEP = 12, 136, 16
+# Before its postfix pi0-FAST reads at least this many tokens: 14 numbers, and words.
+FAST_PROMPT_LEAST = 48
+# FAST's rounding, coarser than the published 10: a chunk ends 1.1 cm (median) from where it should
+# instead of 0.7, in three quarters of the tokens. And few merges: most tokens are then one
+# coefficient, which a small model learns sooner than pairs and triples of them (41 tokens a chunk).
 FAST_SCALE, FAST_ENTRIES = 5.0, 512
 # FAST has tokens for coefficients as far as it was fitted; 0.3 % of the chunks begin so far out
 # (an arm thrown aside) that some would lie beyond. Of these the normalised offsets are cut here.
 FAST_FARTHEST = 2.0
+# Tokens whose coefficients are about this far apart (in roundings) count as alike at first.
+_ALIKE = 0.7
 # How many of the coefficients to come an auxiliary loss has each token's output foretell.
 UPCOMING = 4
 # This share of the rows are starts: what a policy is first asked on the page. The others are
@@ -52,7 +56,7 @@ class Batch:
     tokens, token_mask, ar_mask, loss_mask [B, L] as in models.Observation; counts int32
     [B, L], how many coefficients the postfix has told up to this token, -1 where the next token
     tells none; upcoming float32 [B, L, UPCOMING], the coefficients from there on; numbers int32
-    [B, 14], where in the tokens each value of the state ends."""
+    [B, 14], where in the tokens each value of the state ends; alike float32 [F, F], see `alike`."""
 
     images: np.ndarray
     patches: np.ndarray
@@ -67,6 +71,7 @@ class Batch:
     counts: np.ndarray
     upcoming: np.ndarray
     numbers: np.ndarray
+    alike: np.ndarray
 
 
 def method_of(config: Config) -> Method:
@@ -111,6 +116,20 @@ def fit_fast(looks: Looks, stats: dict[str, Stats], folder: Path, limit: int = 3
     return str(tokenizers.fit_fast(list(chunks), folder, FAST_ENTRIES, FAST_SCALE))
 
 
+def alike(fast: FastActionTokenizer) -> np.ndarray:
+    """How far each action token passes for another, float32 [F, F], rows that sum to 1, in the
+    order of the language vocabulary (so from the last one down): a Gaussian in the distance of
+    their coefficients, for tokens that tell as many. A part of a character is like itself alone."""
+    told = [fast.coefficients(i) for i in reversed(range(fast.vocab_size))]
+    found = np.eye(len(told), dtype=np.float32)
+    for count in {len(c) for c in told if c}:
+        rows = np.array([i for i, c in enumerate(told) if c and len(c) == count])
+        values = np.array([told[i] for i in rows], np.float64)
+        squares = np.square(values[:, None] - values[None]).sum(-1)
+        found[np.ix_(rows, rows)] = np.exp(-squares / (2 * _ALIKE**2))
+    return found / found.sum(axis=1, keepdims=True)
+
+
 class Batcher:
     """Draws batches of one policy's training rows; batch `step` of a seed is always the same."""
 
@@ -122,10 +141,10 @@ class Batcher:
         self._starts = np.flatnonzero(looks.starts)
         self._later = np.flatnonzero(~looks.starts)
         self._text = PaligemmaTokenizer(tokenizers.MODEL)
-        self._fast = None
+        self._fast, self._alike = None, np.zeros((0, 0), np.float32)
         if isinstance(config, Pi0FastConfig):
             fast = FastActionTokenizer.load(fast_folder)
-            self._fast = FastTokenizer(self._text, fast)
+            self._fast, self._alike = FastTokenizer(self._text, fast), alike(fast)
             self._digits = [self._text.encode(digit)[0] for digit in "0123456789"]
             told = {i: fast.coefficients(i) for i in range(fast.vocab_size)}
             self._told = {self._fast.swap(i): len(v) if v else 0.5 for i, v in told.items()}
@@ -161,6 +180,7 @@ class Batcher:
             counts := self._counts(tokens[0], tokens[3]),
             _upcoming(actions, counts),
             self._numbers(tokens[0], tokens[3], states.shape[1]),
+            self._alike,
         )
 
     def _tokens(self, words, states, actions) -> tuple[np.ndarray, ...]:
@@ -174,7 +194,10 @@ class Batcher:
         ]
         names = ("tokens", "mask", "ar_mask", "loss_mask")
         tokens, mask, ar, loss = (np.stack([getattr(p, n) for p in prompts]) for n in names)
-        return tokens.astype(np.int32), mask, ar.astype(np.int32), loss
+        places = -(-int(mask.sum(axis=1).max()) // FAST_TEXT_STEP) * FAST_TEXT_STEP
+        assert not loss[:, :FAST_PROMPT_LEAST].any(), "a prompt shorter than any can be"
+        tokens, ar = tokens.astype(np.int32), ar.astype(np.int32)
+        return tuple(x[:, :places] for x in (tokens, mask, ar, loss))
 
     def _counts(self, tokens: np.ndarray, in_postfix: np.ndarray) -> np.ndarray:
         counts = np.full(tokens.shape, -1, np.int32)

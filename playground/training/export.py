@@ -103,7 +103,7 @@ def export(name: str, folder: Path, run: Path, weights: str = "average", note: s
     card = _CARD.format(
         name=folder.name,
         policy=name,
-        command="pi0_fast --start-from pi0" if fast else name,
+        command="pi0_fast --start-from assets/pi0_tabletop" if fast else name,
         note=f"\n- {textwrap.fill(note, 98, subsequent_indent='  ')}" if note else "",
         title="pi0-FAST" if fast else "pi0",
         parameters=count,

@@ -20,8 +20,9 @@ from models.gemma import KVCache, Pair
 from models.observation import Observation, uint8_to_float
 from models.pi0 import Pi0, Prefix
 from models.pi0_fast import Pi0Fast
+from models.tokenizer import NUM_SEG
 from playground.tabletop.scene import COLOURS
-from playground.training.batches import UPCOMING, Batch
+from playground.training.batches import FAST_PROMPT_LEAST, UPCOMING, Batch
 
 _GROUNDING_WEIGHT = 0.1
 _PLACE_WEIGHT = 1.0
@@ -67,22 +68,23 @@ class Trainee(nnx.Module):
 
 
 def loss(
-    trainee: Trainee, batch: Batch, key: Array, draws: int, table_only: bool = False
+    trainee: Trainee, batch: Batch, key: Array, draws: int, eased: bool = False
 ) -> tuple[Array, dict[str, Array]]:
     """The sum to minimise, and its parts with what they mean in centimetres and shares.
-    `table_only` leaves pi0-FAST's black cameras out: 128 of its 330 tokens, which tell nothing."""
+    `eased` leaves pi0-FAST's black cameras out (128 of its 350 tokens, which tell nothing) and
+    takes tokens of nearly the same coefficients for nearly right."""
     config = trainee.policy.config
     size = config.vision.image_size
     images = uint8_to_float(batch.images)
     fast = isinstance(config, Pi0FastConfig)
-    if fast and not table_only:
+    if fast and not eased:
         # The missing cameras are black and attended to: one more image serves the whole batch.
         images = jnp.concatenate([images, jnp.full((1, size, size, 3), -1.0)])
     seen = trainee.policy.embed_images(images)  # [I (+ 1), T, D]
     count = batch.images.shape[0]
     rows = batch.named.shape[0]
     tokens = {config.image_slots[0]: jnp.repeat(seen[:count], rows // count, axis=0)}
-    if fast and not table_only:
+    if fast and not eased:
         black = jnp.broadcast_to(seen[-1:], (rows, *seen.shape[1:]))
         tokens |= dict.fromkeys(config.image_slots[1:], black)
     observation = Observation(
@@ -95,7 +97,8 @@ def loss(
         token_loss_mask=batch.loss_mask,
     )
     if fast:
-        main, outputs, words = fast_loss(trainee.policy, observation, tokens)
+        alike = batch.alike if eased else None
+        main, outputs, words = fast_loss(trainee.policy, observation, tokens, alike)
     else:
         main, outputs, words = flow_loss(
             trainee.policy, observation, tokens, batch.actions, key, draws
@@ -142,12 +145,16 @@ def flow_loss(
 
 
 def fast_loss(
-    policy: Pi0Fast, observation: Observation, image_tokens: dict[str, Array]
+    policy: Pi0Fast,
+    observation: Observation,
+    image_tokens: dict[str, Array],
+    alike: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """`Pi0Fast.compute_loss`, but with each token where decoding will put it (one position later
     than openpi trains, see `Pi0Fast.decode_step`): (loss [B], outputs [B, P, D], which of them are
     the prompt's words, bool [B, P]). Cameras without image tokens are not there, and the text
-    stands where it would stand behind them."""
+    stands where it would stand behind them. `alike` (see `batches.alike`) spreads what is wanted of
+    an action token over its neighbours."""
     pictures = [image_tokens[s] for s in policy.config.image_slots if s in image_tokens]
     text = policy.gemma.embed(observation.tokens)
     tokens = jnp.concatenate([*pictures, text], axis=1)[:, :-1]
@@ -160,11 +167,20 @@ def fast_loss(
     place = jnp.where(place < before, place, place + missing * policy.config.vision.num_tokens)
     outputs, _, _ = policy.gemma(Pair(prefix=tokens), place + (postfix[:, :-1] > 0), mask)
     length = observation.tokens.shape[1]
-    hidden = outputs.prefix[:, before:]
+    # Nothing is asked of the prompt's first tokens; logits are a fifth of all the work.
+    skipped = FAST_PROMPT_LEAST - 1
+    hidden = outputs.prefix[:, before + skipped :]
     logp = jax.nn.log_softmax(policy.gemma.logits(hidden), axis=-1)
-    logp = jnp.take_along_axis(logp, observation.tokens[:, 1:, None], axis=-1)[..., 0]
-    counts = observation.token_loss_mask[:, 1:]
-    loss = -jnp.sum(logp * counts, axis=-1) / jnp.maximum(jnp.sum(counts, axis=-1), 1)
+    wanted = observation.tokens[:, 1 + skipped :]
+    told = jnp.take_along_axis(logp, wanted[..., None], axis=-1)[..., 0]
+    if alike is not None:
+        first = policy.config.vocab_size - NUM_SEG - len(alike)
+        action = (wanted >= first) & (wanted < first + len(alike))
+        odds = alike[jnp.where(action, wanted - first, 0)]
+        spread = jnp.sum(odds * logp[..., first : first + len(alike)], axis=-1)
+        told = jnp.where(action, spread, told)
+    counts = observation.token_loss_mask[:, 1 + skipped :]
+    loss = -jnp.sum(told * counts, axis=-1) / jnp.maximum(jnp.sum(counts, axis=-1), 1)
     prompt = observation.token_mask & (observation.token_ar_mask == 0)
     words = jnp.zeros(outputs.prefix.shape[:2], bool).at[:, -(length - 1) :].set(prompt[:, :-1])
     return loss, outputs.prefix, words

@@ -21,6 +21,8 @@ import optax
 import orbax.checkpoint as ocp
 from flax import nnx
 
+from models.checkpoint import load_bundled
+from models.compiled import options
 from models.config import PI0_FAST_TABLETOP, PI0_TABLETOP
 from playground.training import batches, demonstrations, losses
 from playground.training.curves import draw
@@ -48,14 +50,14 @@ CONFIGS = {"pi0": PI0_TABLETOP, "pi0_fast": PI0_FAST_TABLETOP}
 class Recipe:
     """How a policy is trained. steps: length of the cosine schedule; sight: how many of them, at
     first, train sight alone; images x prompts rows a step; draws: of noise and time a row (pi0);
-    table_only: the share of the steps, at first, without pi0-FAST's black cameras."""
+    eased: the share of the steps, at first, that are made easier for pi0-FAST (`losses.loss`)."""
 
     steps: int
     sight: int
     images: int
     prompts: int
     draws: int
-    table_only: float = 0.0
+    eased: float = 0.0
     peak: float = 1.5e-3
     warmup: int = 200
     final: float = 0.02
@@ -67,9 +69,7 @@ class Recipe:
 
 RECIPES = {
     "pi0": Recipe(steps=8_200, sight=800, images=16, prompts=2, draws=2),
-    "pi0_fast": Recipe(
-        steps=12_000, sight=0, table_only=0.8, images=8, prompts=2, draws=1, peak=1e-3
-    ),
+    "pi0_fast": Recipe(steps=12_000, sight=0, eased=0.85, images=8, prompts=2, draws=1, peak=1e-3),
 }
 
 
@@ -101,18 +101,21 @@ class Trainer:
             "optimiser": self.tx.init(params),
         }
 
-    @functools.partial(jax.jit, static_argnums=(0, 3, 4), donate_argnums=1)
     def step(
-        self, state: dict, batch: batches.Batch, sight: bool, table_only: bool = False
+        self, state: dict, batch: batches.Batch, sight: bool, eased: bool = False
     ) -> tuple[dict, dict]:
-        """One update, of sight alone or of everything: (the next state, figures)."""
+        """One update, of sight alone or of everything: (the next state, figures). The state that
+        came is used up."""
+        return _compiled_step()(self, state, batch, sight, eased)
+
+    def _step(self, state: dict, batch: batches.Batch, sight: bool, eased: bool):
         key = jax.random.fold_in(jax.random.key(self.recipe.seed), state["step"])
 
         def total(params):
             trainee = nnx.merge(self.graph, params)
             if sight:
                 return losses.sight_loss(trainee, batch)
-            return losses.loss(trainee, batch, key, self.recipe.draws, table_only)
+            return losses.loss(trainee, batch, key, self.recipe.draws, eased)
 
         (value, figures), gradients = jax.value_and_grad(total, has_aux=True)(state["params"])
         updates, optimiser = self.tx.update(gradients, state["optimiser"], state["params"])
@@ -123,6 +126,13 @@ class Trainer:
         figures = {"loss": value, **figures, "gradient": optax.tree.norm(gradients)}
         state = {"step": state["step"] + 1, "params": params, "ema": ema, "optimiser": optimiser}
         return state, figures
+
+
+@functools.cache
+def _compiled_step():
+    return jax.jit(
+        Trainer._step, static_argnums=(0, 3, 4), donate_argnums=1, compiler_options=options()
+    )
 
 
 def trainee_of(name: str, seed: int) -> losses.Trainee:
@@ -141,26 +151,17 @@ def restore(manager: ocp.CheckpointManager, like: dict, step: int | None = None)
     return manager.restore(step, args=ocp.args.StandardRestore(abstract))
 
 
-def warm_start(state: dict, source: str) -> dict:
-    """Sight and language from another policy's average (pi0-FAST from pi0, both of whose real
-    sizes begin from one vision-language model); everything else stays as it begins."""
-    recipe = RECIPES[source]
-    graph, params = nnx.split(trainee_of(source, recipe.seed))
-    manager = checkpoints(RUNS / source)
-    if manager.latest_step() is None:
-        raise ValueError(f"no checkpoint of {source} in {RUNS / source} to start from")
-    other = restore(manager, Trainer(recipe, graph, optimiser(recipe)).begin(params))["ema"]
-    learned = dict(nnx.to_flat_state(other))
-    flat = [
-        (
-            path,
-            learned[path]
-            if path in learned and path[:3] != ("policy", "gemma", "action")
-            else value,
-        )
-        for path, value in nnx.to_flat_state(state["params"])
-    ]
-    params = nnx.from_flat_state(flat)
+def warm_start(state: dict, folder: Path) -> dict:
+    """What an exported policy has learned, as far as this one has the same arrays: sight and
+    language for pi0-FAST from a pi0 (both of whose real sizes begin from one vision-language
+    model), everything but the training-only heads from a policy of its own kind."""
+    _, model = load_bundled(folder)
+    learned = {("policy", *path): value for path, value in nnx.to_flat_state(nnx.state(model))}
+    flat = nnx.to_flat_state(state["params"])
+    if unlike := [path for path, x in flat if path in learned and learned[path].shape != x.shape]:
+        names = ", ".join(".".join(map(str, path)) for path in unlike[:3])
+        raise ValueError(f"{folder} is a policy of other sizes: {names} and others differ")
+    params = nnx.from_flat_state([(path, learned.get(path, value)) for path, value in flat])
     return {**state, "params": params, "ema": jax.tree.map(jnp.copy, params)}
 
 
@@ -176,7 +177,7 @@ def prepare(name: str, looks: demonstrations.Looks, folder: Path) -> dict:
     return read_norm_stats(path)
 
 
-def train(name: str, recipe: Recipe, folder: Path, data: Path, start_from: str | None) -> None:
+def train(name: str, recipe: Recipe, folder: Path, data: Path, start_from: Path | None) -> None:
     """Trains until the recipe's last step; prints and logs every 50 steps, saves every few
     minutes."""
     looks = demonstrations.load(data)
@@ -202,7 +203,7 @@ def train(name: str, recipe: Recipe, folder: Path, data: Path, start_from: str |
     begun, saved, recent = time.monotonic(), time.monotonic(), []
     for step in range(first, recipe.steps):
         batch = batcher.batch(step, recipe.images, recipe.prompts)
-        stage = step < recipe.sight, step < recipe.table_only * recipe.steps
+        stage = step < recipe.sight, step < recipe.eased * recipe.steps
         state, figures = trainer.step(state, batch, *stage)
         recent.append(figures)
         if (step + 1) % 50 == 0:
@@ -247,7 +248,7 @@ def main() -> None:
     parser.add_argument("--demonstrations", type=Path, default=demonstrations.FOLDER)
     parser.add_argument("--run", type=Path, help="default: runs/<policy>")
     parser.add_argument(
-        "--start-from", choices=CONFIGS, help="sight and language from this policy's run"
+        "--start-from", type=Path, help="an exported policy's folder, such as assets/pi0_tabletop"
     )
     args = parser.parse_args()
     jax.config.update("jax_compilation_cache_dir", str(RUNS.resolve() / "compiled"))
