@@ -254,30 +254,28 @@ def read_lerobot(folder: Path | str) -> LeRobotPolicy:
         if settings.get(name, plain) != plain:
             raise ValueError(f"{where}: {name} is {settings[name]!r}; only {plain!r} is supported")
     try:
-        config, cameras = _config(kind, settings), _cameras(settings)
-        state_dim = settings["input_features"][STATE]["shape"][0]
+        before = _normaliser(folder, PREPROCESSOR, "normalizer_processor")
+        after = _normaliser(folder, POSTPROCESSOR, "unnormalizer_processor")
         action_dim = settings["output_features"][ACTION]["shape"][0]
-        num_steps = None if kind == "pi0_fast" else settings["num_inference_steps"]
+        return LeRobotPolicy(
+            config=_config(kind, settings),
+            cameras=_cameras(settings),
+            empty_cameras=settings.get("empty_cameras", 0),
+            state_dim=settings["input_features"][STATE]["shape"][0],
+            action_dim=action_dim,
+            num_steps=None if kind == "pi0_fast" else settings["num_inference_steps"],
+            normalisation={
+                "state": _normalisation(before, "STATE"),
+                "actions": _normalisation(after, "ACTION"),
+            },
+            stats={"state": _stats(before, STATE), "actions": _stats(after, ACTION)},
+            epsilon=before.epsilon,
+            offsets=_offsets(folder, action_dim),
+            action_tokenizer=_action_tokenizer(folder, settings) if kind == "pi0_fast" else None,
+        )
     except KeyError as error:
-        raise ValueError(f"{where}: {error.args[0]!r} is missing") from error
-    before = _normaliser(folder, PREPROCESSOR, "normalizer_processor")
-    after = _normaliser(folder, POSTPROCESSOR, "unnormalizer_processor")
-    return LeRobotPolicy(
-        config=config,
-        cameras=cameras,
-        empty_cameras=settings.get("empty_cameras", 0),
-        state_dim=state_dim,
-        action_dim=action_dim,
-        num_steps=num_steps,
-        normalisation={
-            "state": _normalisation(before, "STATE"),
-            "actions": _normalisation(after, "ACTION"),
-        },
-        stats={"state": _stats(before, STATE), "actions": _stats(after, ACTION)},
-        epsilon=before.epsilon,
-        offsets=_offsets(folder, action_dim),
-        action_tokenizer=_action_tokenizer(folder, settings) if kind == "pi0_fast" else None,
-    )
+        told = f"{error.args[0]!r} is missing in {CONFIG} or in a processor's file"
+        raise ValueError(f"{folder}: {told}") from error
 
 
 def _cameras(settings: Mapping) -> tuple[str, ...]:

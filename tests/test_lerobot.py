@@ -369,6 +369,10 @@ def test_fast_tokenizer_of_a_folder(folder):
 
     edit(place / "policy_preprocessor.json", by_name)
     assert lerobot.read_lerobot(place).action_tokenizer == "me/fast"
+    edit(place / "policy_preprocessor.json", lambda d: d["steps"].pop(6))
+    edit(place / "config.json", lambda d: d.pop("action_tokenizer_name"))
+    with pytest.raises(ValueError, match="pi0_fast: 'action_tokenizer_name' is missing in config"):
+        lerobot.read_lerobot(place)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
