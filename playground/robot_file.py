@@ -12,7 +12,7 @@
 
 What a policy's answer depends on is asked for; names and titles have defaults. Slots that no camera
 fills are treated as openpi treats them: masked for pi0 and pi0.5, black for pi0-FAST. A policy of
-LeRobot's names its slots as its data did, and masks them.
+LeRobot's has slots of its own, called as in its data (`local` masks those).
 """
 
 from pathlib import Path
@@ -93,9 +93,7 @@ def read_robot(path: Path | str, slots: tuple[str, ...] | None = None) -> Robot:
         name=data["name"],
         title=data.get("title", data["name"]),
         flow_slots=_slots(slots or PI0_SLOTS, data["cameras"], "masked"),
-        fast_slots=_slots(
-            slots or _fast_slots(data["cameras"]), data["cameras"], "masked" if slots else "black"
-        ),
+        fast_slots=_slots(slots or _fast_slots(data["cameras"]), data["cameras"], "black"),
         camera_key="observation/{}",
         state_keys=("observation/state",),
         unused_cameras=(),

@@ -331,6 +331,14 @@ def test_config_of_fast(goldens):
         convention="lerobot",
     )
     assert described.num_steps is None
+    # A saved config tells the convention; one from before it is openpi's.
+    saved = config.to_dict(described.config)
+    assert config.from_dict(saved) == described.config
+    assert config.from_dict({k: v for k, v in saved.items() if k != "convention"}) == (
+        dataclasses.replace(described.config, convention="openpi")
+    )
+    with pytest.raises(ValueError, match="'jax'; expected openpi or lerobot"):
+        config.from_dict({**saved, "convention": "jax"})
 
 
 def test_which_actions_are_offsets(folder):

@@ -10,7 +10,7 @@ import pytest
 
 from models.checkpoint import load_lerobot
 from models.tokenizer import BOS, FastActionTokenizer, FastPrompt, FastTokenizer, PaligemmaTokenizer
-from playground import loading, local, robots
+from playground import catalog, loading, local, robots
 from playground.events import Done, TokenEvent
 from playground.trace import ALLOWED, Options, RawObservation
 from playground.training import tokenizers
@@ -37,6 +37,11 @@ def entries(goldens, tmp_path_factory):
     (folder / "my_arm.json").write_text(json.dumps(ARM))
     robot = {f: str(folder / r) if r.endswith(".json") else r for f, r in ROBOTS.items()}
     return {f: local.open_folder(goldens / "lerobot" / f, robot=robot[f]) for f in ROBOTS}
+
+
+def test_the_published_action_tokenizer_is_the_default(entries):
+    assert entries["pi0_fast"].action_tokenizer == catalog.FAST_TOKENIZER
+    assert entries["pi05"].action_tokenizer is None
 
 
 @pytest.fixture(scope="module")
