@@ -4,9 +4,11 @@ Sources: openpi's `gemma.py`, `siglip.py`, `pi0_config.py` and `pi0_fast.py` und
 """
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
 DType = Literal["float32", "bfloat16"]
+# Whose way of putting a sequence together, where the two differ.
+Convention = Literal["openpi", "lerobot"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -92,7 +94,11 @@ class Pi0Config:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Pi0FastConfig:
-    """pi0-FAST: one Gemma that writes actions as tokens."""
+    """pi0-FAST: one Gemma that writes actions as tokens.
+
+    `convention`: LeRobot's ends the prompt with a start token of its own (one of `max_token_len`);
+    what follows stands at the next positions and sees all that is there, which openpi's does not.
+    """
 
     vision: VisionConfig
     language: ExpertConfig
@@ -102,6 +108,7 @@ class Pi0FastConfig:
     max_token_len: int
     dtype: DType
     image_slots: tuple[str, ...]
+    convention: Convention = "openpi"
 
     @property
     def prefix_len(self) -> int:
@@ -203,8 +210,9 @@ def from_dict(data: dict) -> Config:
         _check_fields(parts[name], data[name])
         data[name] = parts[name](**data[name])
     data["image_slots"] = tuple(data["image_slots"])
-    if data["dtype"] not in ("float32", "bfloat16"):
-        raise ValueError(f"config dtype is {data['dtype']!r}; expected float32 or bfloat16")
+    for name, values in (("dtype", get_args(DType)), ("convention", get_args(Convention))):
+        if name in data and data[name] not in values:
+            raise ValueError(f"config {name} is {data[name]!r}; expected {' or '.join(values)}")
     config = cls(**data)
     if family != "pi0_fast" and config.pi05 != (family == "pi05"):
         raise ValueError(f"config says model {family!r} and pi05 = {config.pi05}: they disagree")
@@ -212,8 +220,9 @@ def from_dict(data: dict) -> Config:
 
 
 def _check_fields(cls, data: dict):
-    expected = {field.name for field in dataclasses.fields(cls)}
-    missing, unknown = expected - data.keys(), data.keys() - expected
+    fields = dataclasses.fields(cls)
+    needed = {field.name for field in fields if field.default is dataclasses.MISSING}
+    missing, unknown = needed - data.keys(), data.keys() - {field.name for field in fields}
     if missing or unknown:
         raise ValueError(
             f"{cls.__name__}: missing fields {sorted(missing)}, unknown fields {sorted(unknown)}"

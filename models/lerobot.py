@@ -198,6 +198,7 @@ Normalisation = Literal["z-score", "quantile"]
 NORMALISATIONS = {"MEAN_STD": "z-score", "QUANTILES": "quantile"}
 VARIANTS = {"gemma_2b": GEMMA_2B, "gemma_300m": GEMMA_300M}
 STATISTICS = ("mean", "std", "min", "max", "q01", "q10", "q50", "q90", "q99")
+PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor.json", "policy_postprocessor.json"
 IMAGES, STATE, ACTION = "observation.images.", "observation.state", "action"
 
 # Settings that change the numbers and that are not implemented here, with the value that does not;
@@ -209,6 +210,8 @@ PLAIN = {
     "min_period": 4e-3,
     "max_period": 4.0,
     "image_resolution": [224, 224],
+    "adapt_to_pi_aloha": False,
+    "use_delta_joint_actions_aloha": False,
     "fast_skip_tokens": 128,
 }
 
@@ -222,7 +225,8 @@ class LeRobotPolicy:
     and "actions", arrays `mean`, `std`, `q01`, `q99`, ... of those widths; empty for a base model
     without any. epsilon: LeRobot's z-score is (x - mean) / (std + epsilon); its quantile rule adds
     nothing and replaces a range of zero by epsilon. openpi adds 1e-6 in both.
-    relative_actions: whether actions are offsets from the state at the chunk's start.
+    offsets: of each action dimension, whether it is an offset from the state at the chunk's start.
+    action_tokenizer: of FAST, by its name on the Hugging Face hub or as a folder; else None.
     """
 
     config: Config
@@ -234,7 +238,8 @@ class LeRobotPolicy:
     normalisation: dict[str, Normalisation]
     stats: dict[str, dict[str, np.ndarray]]
     epsilon: float
-    relative_actions: bool
+    offsets: tuple[bool, ...]
+    action_tokenizer: str | None
 
 
 def read_lerobot(folder: Path | str) -> LeRobotPolicy:
@@ -249,29 +254,28 @@ def read_lerobot(folder: Path | str) -> LeRobotPolicy:
         if settings.get(name, plain) != plain:
             raise ValueError(f"{where}: {name} is {settings[name]!r}; only {plain!r} is supported")
     try:
-        config, cameras = _config(kind, settings), _cameras(settings)
-        state_dim = settings["input_features"][STATE]["shape"][0]
+        before = _normaliser(folder, PREPROCESSOR, "normalizer_processor")
+        after = _normaliser(folder, POSTPROCESSOR, "unnormalizer_processor")
         action_dim = settings["output_features"][ACTION]["shape"][0]
-        num_steps = None if kind == "pi0_fast" else settings["num_inference_steps"]
+        return LeRobotPolicy(
+            config=_config(kind, settings),
+            cameras=_cameras(settings),
+            empty_cameras=settings.get("empty_cameras", 0),
+            state_dim=settings["input_features"][STATE]["shape"][0],
+            action_dim=action_dim,
+            num_steps=None if kind == "pi0_fast" else settings["num_inference_steps"],
+            normalisation={
+                "state": _normalisation(before, "STATE"),
+                "actions": _normalisation(after, "ACTION"),
+            },
+            stats={"state": _stats(before, STATE), "actions": _stats(after, ACTION)},
+            epsilon=before.epsilon,
+            offsets=_offsets(folder, action_dim),
+            action_tokenizer=_action_tokenizer(folder, settings) if kind == "pi0_fast" else None,
+        )
     except KeyError as error:
-        raise ValueError(f"{where}: {error.args[0]!r} is missing") from error
-    before = _normaliser(folder, "policy_preprocessor.json", "normalizer_processor")
-    after = _normaliser(folder, "policy_postprocessor.json", "unnormalizer_processor")
-    return LeRobotPolicy(
-        config=config,
-        cameras=cameras,
-        empty_cameras=settings.get("empty_cameras", 0),
-        state_dim=state_dim,
-        action_dim=action_dim,
-        num_steps=num_steps,
-        normalisation={
-            "state": _normalisation(before, "STATE"),
-            "actions": _normalisation(after, "ACTION"),
-        },
-        stats={"state": _stats(before, STATE), "actions": _stats(after, ACTION)},
-        epsilon=before.epsilon,
-        relative_actions=settings.get("use_relative_actions", False),
-    )
+        told = f"{error.args[0]!r} is missing in {CONFIG} or in a processor's file"
+        raise ValueError(f"{folder}: {told}") from error
 
 
 def _cameras(settings: Mapping) -> tuple[str, ...]:
@@ -297,6 +301,8 @@ def _config(kind: str, settings: Mapping) -> Config:
         image_slots=_cameras(settings),
     )
     if kind == "pi0_fast":
+        # The start token that ends the prompt has a place of its own.
+        shared |= {"max_token_len": settings["tokenizer_max_length"] + 1, "convention": "lerobot"}
         return Pi0FastConfig(action_dim=settings["output_features"][ACTION]["shape"][0], **shared)
     if settings["max_state_dim"] != settings["max_action_dim"]:
         raise ValueError(
@@ -311,6 +317,34 @@ def _config(kind: str, settings: Mapping) -> Config:
     )
 
 
+def _action_tokenizer(folder: Path, settings: Mapping) -> str:
+    """The one saved with the policy, else the hub's name for the one that it was trained with."""
+    for step in _steps(folder / PREPROCESSOR, "action_tokenizer_processor"):
+        saved = step.get("artifacts", {}).get("action_tokenizer_name")
+        if saved is None:
+            return step["config"]["action_tokenizer_name"]
+        if Path(saved).name == saved and (folder / saved / "processor_config.json").is_file():
+            return str(folder / saved)
+    return settings["action_tokenizer_name"]
+
+
+def _offsets(folder: Path, dims: int) -> tuple[bool, ...]:
+    """All dimensions are, but for those whose names hold an excluded one's, in any case."""
+    for step in _steps(folder / PREPROCESSOR, "relative_actions_processor"):
+        if step["config"]["enabled"]:
+            excluded = [part.lower() for part in step["config"].get("exclude_joints") or []]
+            names = [name.lower() for name in step["config"].get("action_names") or []][:dims]
+            kept = [any(part in name for part in excluded if part) for name in names]
+            return (*(not absolute for absolute in kept), *(True,) * (dims - len(kept)))
+    return (False,) * dims
+
+
+def _steps(path: Path, name: str) -> list[dict]:
+    """A processor's steps of that name."""
+    steps = read_json(path).get("steps", [])
+    return [step for step in steps if step.get("registry_name") == name]
+
+
 class _Normaliser(NamedTuple):
     where: Path
     norm_map: Mapping[str, str]
@@ -322,7 +356,7 @@ def _normaliser(folder: Path, file: str, step: str) -> _Normaliser:
     """The one step of a processor that normalises. Its tensors' file is named in the step: the
     number in that name changes between versions."""
     path = folder / file
-    found = [x for x in read_json(path).get("steps", []) if x.get("registry_name") == step]
+    found = _steps(path, step)
     if len(found) != 1:
         raise ValueError(f"{path}: expected one step {step}, found {len(found)}")
     settings, state_file = found[0]["config"], found[0].get("state_file")

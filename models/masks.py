@@ -6,6 +6,8 @@ Axes: B batch, T query tokens, S key tokens.
 import jax.numpy as jnp
 from jax import Array
 
+from models.config import Convention
+
 
 def block_causal(input_mask: Array, ar_mask: Array) -> Array:
     """Attention mask of a sequence of blocks (openpi `make_attn_mask`, after big_vision).
@@ -65,12 +67,22 @@ def roll_rows(x: Array, shift: Array, axis: int = 1) -> Array:
     return jnp.take_along_axis(x, index.reshape(shape), axis=axis)
 
 
-def decode_mask(valid_len: Array, prefix_len: int, step: Array, total_len: int) -> Array:
-    """Mask of the token decoded at `step` over a right-aligned prefix: bool [B, 1, total_len].
+def seen_by_decoded(input_mask: Array, convention: Convention) -> Array:
+    """What decoded tokens see of a right-aligned prefix [B, P]: bool [B, P].
 
-    PARITY: openpi lets it see the last `valid_len` [B] prefix places by count, so a masked camera
-    in the middle of the row shifts the window instead of being left out.
+    LeRobot's see all that is there. PARITY: openpi's see the last places, as many as are there, so
+    a masked camera in the middle of the row shifts the window instead of being left out.
     """
+    if convention == "lerobot":
+        return input_mask
+    valid_len, length = jnp.sum(input_mask, axis=1), input_mask.shape[1]
+    return jnp.arange(length) >= length - valid_len[:, None]
+
+
+def decode_mask(seen: Array, step: Array, total_len: int) -> Array:
+    """Mask of the token decoded at `step` over a right-aligned prefix, of which the places `seen`,
+    bool [B, P], are seen by all that follows: bool [B, 1, total_len]."""
+    prefix_len = seen.shape[1]
     place = jnp.arange(total_len)[None, None, :]
-    start = prefix_len - valid_len[:, None, None]
-    return (place >= start) & (place < prefix_len + step + 1)
+    prefix = jnp.pad(seen, ((0, 0), (0, total_len - prefix_len)))[:, None, :]
+    return prefix | ((place >= prefix_len) & (place <= prefix_len + step))

@@ -46,14 +46,19 @@ class Embedded(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DecodeState:
-    """Between two tokens: a cache of P + M places, the prefix's valid counts int32 [B], the logits
-    [B, V] that the next token is taken from, how many tokens were fed, and P."""
+    """Between two tokens: a cache of P + M places, which of the prefix's the written tokens see
+    (bool [B, P]), where the first of them stands (int32 [B]), the logits [B, V] that the next token
+    is taken from, and how many tokens were fed."""
 
     cache: KVCache
-    valid_len: Array
+    seen: Array
+    first_position: Array
     logits: Array
     step: Array
-    prefix_len: int = dataclasses.field(metadata={"static": True})
+
+    @property
+    def prefix_len(self) -> int:
+        return self.seen.shape[1]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -132,8 +137,10 @@ class Pi0Fast(nnx.Module):
         shifted by one so that row i predicts text token i + 1; attention [B, N, P - 1, P - 1])."""
         embedded = self.embed_inputs(observation)
         mask = masks.block_causal(embedded.input_mask, embedded.ar_mask)[:, :-1, :-1]
-        # PARITY: positions run over every place here, masked or not; decoding counts valid ones.
-        positions = jnp.broadcast_to(jnp.arange(mask.shape[1]), mask.shape[:2])
+        positions = masks.positions(embedded.input_mask[:, :-1])
+        if self.config.convention == "openpi":
+            # PARITY: they run over every place here, masked or not; decoding counts valid ones.
+            positions = jnp.broadcast_to(jnp.arange(mask.shape[1]), mask.shape[:2])
         outputs, _, attention = self.gemma(Pair(prefix=embedded.tokens[:, :-1]), positions, mask)
         return outputs.prefix[:, -(observation.tokens.shape[1] - 1) :], attention
 
@@ -184,10 +191,13 @@ class Pi0Fast(nnx.Module):
             write_at=0,
             last_only=last_only,
         )
+        seen = masks.seen_by_decoded(input_mask, self.config.convention)
+        # PARITY: openpi leaves one position out behind the prefix (its open thread 705); the
+        # published weights are used this way.
+        left_out = 1 if self.config.convention == "openpi" else 0
+        position = jnp.sum(input_mask, axis=1) + left_out
         logits = self.gemma.logits(outputs.prefix[:, -1])
-        valid_len, prefix_len = jnp.sum(input_mask, axis=1), tokens.shape[1]
-        state = DecodeState(cache, valid_len, logits, jnp.int32(0), prefix_len)
-        return state, attention
+        return DecodeState(cache, seen, position, logits, jnp.int32(0)), attention
 
     def decode_step(self, state: DecodeState, token: Array) -> tuple[DecodeState, list[Array]]:
         """Feeds token int [B]: (the next state, attention [B, N, 1, P + M] a layer)."""
@@ -197,13 +207,10 @@ class Pi0Fast(nnx.Module):
     def _feed(self, state: DecodeState, token: Array) -> tuple[DecodeState, Array, list[Array]]:
         """(the next state but for its logits, what they are made from [B, D], attention)."""
         total = state.cache.k[0].shape[1]
-        # PARITY: one position more than would continue the prefix (openpi's open thread 705); the
-        # published weights are used this way.
-        positions = (state.valid_len + state.step + 1)[:, None]
         outputs, cache, attention = self.gemma(
             Pair(prefix=self.gemma.embed(token[:, None])),
-            positions,
-            masks.decode_mask(state.valid_len, state.prefix_len, state.step, total),
+            (state.first_position + state.step)[:, None],
+            masks.decode_mask(state.seen, state.step, total),
             cache=state.cache,
             write_at=state.prefix_len + state.step,
         )

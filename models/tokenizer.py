@@ -21,6 +21,8 @@ import scipy.fft
 import sentencepiece
 import tokenizers
 
+from models.config import Convention
+
 PAD, EOS, BOS, UNK = range(4)
 STATE_BINS = 256
 # PaliGemma's vocabulary ends with <loc0000>..<loc1023> <seg000>..<seg127>; FAST ids count down
@@ -113,7 +115,9 @@ class PaligemmaTokenizer:
     parsed crafted files unsafely before: open only files of known origin.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, convention: Convention = "openpi"):
+        """convention: whose rules prompts are written by."""
+        self.convention = convention
         try:
             self._model = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (OSError, RuntimeError) as error:
@@ -148,11 +152,14 @@ class PaligemmaTokenizer:
     def tokenize(self, prompt: str, max_len: int, state: np.ndarray | None = None) -> Prompt:
         """pi0's prompt, or with the normalised, unpadded state, float [S], pi0.5's.
 
-        pi0:   BOS, the text, then a newline encoded on its own.
+        pi0:   BOS, the text, then a newline encoded on its own. LeRobot's text is left as it is,
+               and its newline part of it.
         pi0.5: BOS, "Task: <text>, State: <bins>;" newline "Action: ".
         """
         text = _clean(prompt).replace("\n", " ")
-        if state is None:
+        if state is None and self.convention == "lerobot":
+            ids = [BOS, *self.encode(prompt if prompt.endswith("\n") else prompt + "\n")]
+        elif state is None:
             ids = [BOS, *self.encode(text), *self.encode("\n")]
         else:
             ids = [BOS, *self.encode(f"{_task(text, state)}{ACTION_MARKER}")]
@@ -188,16 +195,19 @@ class FastActionTokenizer:
     @classmethod
     def load(cls, folder: str | Path) -> "FastActionTokenizer":
         """Reads `tokenizer.json` and `processor_config.json`, the layout of the published FAST.
+        Where transformers 5 saved them, as LeRobot does, the first lies in `bpe_tokenizer/`.
 
         Raises ValueError that names the file and what is wrong with it.
         """
         folder = Path(folder)
+        path = folder / "bpe_tokenizer" / "tokenizer.json"
+        path = path if path.is_file() else folder / "tokenizer.json"
         try:
-            bpe = tokenizers.Tokenizer.from_str((folder / "tokenizer.json").read_text("utf-8"))
+            bpe = tokenizers.Tokenizer.from_str(path.read_text("utf-8"))
         except OSError as error:
             raise ValueError(f"no FAST tokenizer in {folder}: {error}") from error
         except Exception as error:  # the library raises plain Exception for a bad file
-            raise ValueError(f"{folder / 'tokenizer.json'} does not parse: {error}") from error
+            raise ValueError(f"{path} does not parse: {error}") from error
         path = folder / "processor_config.json"
         try:
             config = json.loads(path.read_text("utf-8"))
@@ -417,23 +427,32 @@ class FastTokenizer:
         actions, [H, D], as postfix.
 
         Prefix: BOS, "Task: <lower-case text>, State: <bins>;" newline. Postfix: "Action: ", the
-        actions' ids, "|", EOS, each encoded on its own.
+        actions' ids, "|", EOS, each encoded on its own. LeRobot's text keeps its case and becomes
+        one line, and another BOS ends its prefix, whatever had to be cut off.
         """
-        prefix = [BOS, *self.paligemma.encode(_task(_clean(prompt).lower(), state))]
-        postfix = []
+        encode, text = self.paligemma.encode, _clean(prompt)
+        start, postfix = [], []
+        if self.paligemma.convention == "lerobot":
+            if actions is not None:
+                raise ValueError("prompts for training are written by openpi's rules only")
+            # It comes after the padding there. Nobody sees that, and it takes no positions.
+            text, start = text.replace("\n", " "), [BOS]
+        else:
+            text = text.lower()
+        prefix = [BOS, *encode(_task(text, state))]
         if actions is not None:
             ids = map(self.swap, self.fast.encode(actions))
-            encode = self.paligemma.encode
             postfix = [*encode(ACTION_MARKER), *ids, *encode(ACTION_END), EOS]
-        kept = [*prefix, *postfix][: _positive(max_len, "max_len")]
-        in_postfix = [position >= len(prefix) for position in range(len(kept))]
+        written = [*prefix, *postfix]
+        kept = [*written[: _positive(max_len, "max_len") - len(start)], *start]
+        in_postfix = [position >= len(prefix) + len(start) for position in range(len(kept))]
         return FastPrompt(
             tokens=_padded(kept, max_len, np.int64),
             mask=_padded([True] * len(kept), max_len, bool),
             ar_mask=_padded(in_postfix, max_len, np.int64),
             loss_mask=_padded(in_postfix, max_len, bool),
             text=self.paligemma.decode(kept[: len(prefix)]),
-            truncated=len(prefix) + len(postfix) - len(kept),
+            truncated=len(written) + len(start) - len(kept),
         )
 
     def swap(self, token: int) -> int:
@@ -449,13 +468,23 @@ class FastTokenizer:
         """The FAST ids in generated tokens (padding and EOS do no harm), or None before "Action: ".
 
         openpi's way: the ids become text; its part between the first "Action: " and the next one,
-        the first "|" or the end is stripped and becomes ids again.
+        the first "|" or the end is stripped and becomes ids again. LeRobot leaves them ids.
         """
+        if self.paligemma.convention == "lerobot":
+            return self._between_markers(list(tokens))
         _, marker, rest = self.paligemma.decode(tokens).partition(ACTION_MARKER)
         if not marker:
             return None
         part = rest.split(ACTION_MARKER)[0].split(ACTION_END)[0].strip()
         return [self.swap(token) for token in self.paligemma.encode(part)]
+
+    def _between_markers(self, tokens: list[int]) -> list[int] | None:
+        """FAST ids of what stands between "Action: " and "|" or the end, but for special tokens."""
+        marker, end = map(self.paligemma.encode, (ACTION_MARKER, ACTION_END))
+        if (begin := _find(marker, tokens)) is None:
+            return None
+        rest = tokens[begin + len(marker) :]
+        return [self.swap(token) for token in rest[: _find(end, rest)] if token > UNK]
 
     def grammar(self, vocab_size: int, horizon: int, dim: int) -> Grammar:
         """What lets a model of `vocab_size` tokens write chunks [horizon, dim] that decode."""
@@ -504,6 +533,12 @@ def _clean(prompt: str) -> str:
 
 def _task(text: str, state: np.ndarray) -> str:
     return f"Task: {text}, State: {' '.join(map(str, state_bins(state)))};\n"
+
+
+def _find(part: list[int], tokens: list[int]) -> int | None:
+    """Where `part` begins in the tokens, or None."""
+    places = range(len(tokens) - len(part) + 1)
+    return next((i for i in places if tokens[i : i + len(part)] == part), None)
 
 
 def _padded(values: list, length: int, dtype) -> np.ndarray:

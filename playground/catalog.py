@@ -12,7 +12,7 @@ import math
 from pathlib import Path
 from typing import Literal, get_args
 
-from models.config import PI0, PI0_FAST, PI05, Config, Pi0FastConfig, from_dict
+from models.config import PI0, PI0_FAST, PI05, Config, Convention, Pi0FastConfig, from_dict
 from models.files import Kind, read_bundled
 from models.layout import openpi_manifest
 from models.lora import GEMMA_2B_LORA, GEMMA_300M_LORA, Adapters
@@ -88,6 +88,11 @@ class Entry:
     @property
     def slots(self) -> tuple[Slot, ...]:
         return self.robot.slots(self.family)
+
+    @property
+    def convention(self) -> Convention:
+        """Whose rules its prompts are written by."""
+        return "lerobot" if self.kind == "lerobot" else "openpi"
 
     @property
     def prompt_format(self) -> Literal["text", "text and state", "FAST"]:

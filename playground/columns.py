@@ -67,7 +67,8 @@ def fast(
     prefix = masks.block_causal(aligned, jnp.zeros(config.prefix_len, bool))
     mask[: config.prefix_len, : config.prefix_len] = np.asarray(prefix)[0]
     steps = np.arange(len(written))[:, None]
-    rows = masks.decode_mask(aligned.sum(axis=1), config.prefix_len, steps, laid.width)
+    seen = masks.seen_by_decoded(aligned, config.convention)
+    rows = masks.decode_mask(seen, steps, laid.width)
     mask[config.prefix_len :] = np.asarray(rows)[0]
     return laid.fields(mask, np.r_[np.asarray(aligned)[0], np.ones(len(written), bool)])
 

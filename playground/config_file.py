@@ -40,6 +40,7 @@ SIZES = {
     "action_expert": _parts(ExpertConfig),
     "vocab_size": Field("the number of tokens in the model's table", is_count),
 }
+NO_ACTION_TOKENS = "a {} policy has no action_tokenizer"
 # What any description may hold.
 COMMON = {
     "folder": Field("the checkpoint's folder, from where this file is", is_text),
@@ -51,6 +52,9 @@ COMMON = {
     ),
     "default_prompt": Field("text or null", lambda x: x is None or is_text(x)),
     "text_tokenizer": Field("a sentencepiece model, from where this file is", is_text),
+    "action_tokenizer": Field(
+        "a name on the Hugging Face hub, or a folder, from where this file is", is_text
+    ),
     **SIZES,
 }
 FIELDS = {
@@ -69,9 +73,6 @@ FIELDS = {
     ),
     "adapt_to_pi": Field("true or false (ALOHA only)", is_flag),
     "lora": Field(_LORA, lambda x: x is None or isinstance(x, dict)),
-    "action_tokenizer": Field(
-        "a name on the Hugging Face hub, or a folder, from where this file is", is_text
-    ),
 }
 # Nothing in a checkpoint tells these, and a wrong one gives wrong answers without an error.
 REQUIRED = (
@@ -110,9 +111,7 @@ def read_config(path: Path | str) -> Entry:
     if problems:
         raise ValueError("\n  ".join([f"{path} is no complete config:", *sorted(problems)]))
     entry = _entry({**base, **data}, robot)
-    tokenizer = entry.action_tokenizer
-    if tokenizer is not None and (path.parent / tokenizer).is_dir():
-        tokenizer = str(path.parent / tokenizer)
+    tokenizer = action_tokenizer_of(data, path) or entry.action_tokenizer
     text = text_tokenizer_of(data, path)
     return dataclasses.replace(entry, action_tokenizer=tokenizer, text_tokenizer=text)
 
@@ -143,9 +142,16 @@ def text_tokenizer_of(data: Mapping, path: Path) -> Path | None:
     return path.parent / data["text_tokenizer"] if "text_tokenizer" in data else None
 
 
-def robot_of(named: str, folder: Path) -> Robot:
-    """One of `catalog.ROBOTS`, or the one in a file, found from `folder`."""
-    return ROBOTS[named] if named in ROBOTS else read_robot(folder / named)
+def action_tokenizer_of(data: Mapping, path: Path) -> str | None:
+    """The FAST tokenizer that a JSON config at `path` names: a folder, or the hub's name."""
+    named = data.get("action_tokenizer")
+    return str(path.parent / named) if named and (path.parent / named).is_dir() else named
+
+
+def robot_of(named: str, folder: Path, slots: tuple[str, ...] | None = None) -> Robot:
+    """One of `catalog.ROBOTS`, or the one in a file, found from `folder`. slots: the policy's own
+    camera slots, where it tells them (`read_robot`)."""
+    return ROBOTS[named] if named in ROBOTS else read_robot(folder / named, slots)
 
 
 def resized(config: Config, settings: Mapping) -> Config:
@@ -176,7 +182,7 @@ def _contradictions(data: dict, base: dict, robot: Robot) -> list[str]:
     if family == "pi0_fast" and data.get("action_dim", dims) != dims:
         problems.append(f"action_dim of a pi0_fast policy is its robot's: {dims}")
     if family != "pi0_fast" and "action_tokenizer" in data:
-        problems.append(f"a {family} policy has no action_tokenizer")
+        problems.append(NO_ACTION_TOKENS.format(family))
     if len(data.get("offsets", robot.offsets) or robot.actions) != dims:
         problems.append(f"offsets has {len(data['offsets'])} values, {robot.title} {dims} actions")
     if lost := {slot.camera for slot in robot.fast_slots} - {s.camera for s in robot.slots(family)}:
@@ -222,7 +228,7 @@ def _entry(settings: dict, robot: Robot) -> Entry:
         asset_id=settings["asset_id"],
         default_prompt=settings.get("default_prompt"),
         adapters=_adapters(settings.get("lora")),
-        action_tokenizer=settings.get("action_tokenizer", FAST_TOKENIZER) if fast else None,
+        action_tokenizer=FAST_TOKENIZER if fast else None,
     )
 
 

@@ -108,7 +108,7 @@ def _published(entry: Entry) -> Iterator[tuple[str, str, tuple[str, ...]]]:
         yield "checkpoint", entry.address, needs
     tokenizer = entry.action_tokenizer
     if tokenizer is not None and not Path(tokenizer).is_dir():
-        yield "tokenizer", f"hf://{tokenizer}", ("tokenizer.json", "processor_config.json")
+        yield "tokenizer", f"hf://{tokenizer}", ("processor_config.json",)
 
 
 def cache_folder() -> Path:

@@ -18,6 +18,8 @@ from playground.policy import Policy, Prepared, prefix_digest
 from playground.robots import Robot
 from playground.trace import DecodedToken, Options, PolicyInfo, RawObservation, is_guided
 
+_DOERS = {"openpi": "openpi", "lerobot": "LeRobot"}
+
 
 class FastPolicy(Policy):
     """pi0-FAST."""
@@ -65,7 +67,8 @@ class FastPolicy(Policy):
     def _text_places(self, prepared: Prepared, attention: bool) -> int:
         # PARITY: behind a masked camera generated tokens see rows that see every place alike, those
         # of the padding included.
-        return super()._text_places(prepared, attention or "masked" in prepared.modes.values())
+        alike = self.config.convention == "openpi" and "masked" in prepared.modes.values()
+        return super()._text_places(prepared, attention or alike)
 
     def _run(self, raw, prepared, options, tokens, timer, reused):
         slots = tuple(tokens)
@@ -113,7 +116,7 @@ class FastPolicy(Policy):
             if result.skipped:
                 warnings += (
                     f"{len(result.skipped)} tokens between the actions are no action tokens and "
-                    "were skipped, as openpi does.",
+                    f"were skipped, as {_DOERS[self.config.convention]} does.",
                 )
             if grammar is not None:
                 warnings += _guidance(written, options.temperature)

@@ -178,10 +178,7 @@ def stages(config: Path, weights: DType, arithmetic: DType) -> dict[str, np.ndar
         run = Pi0FastPrograms(model)
         image = run.embed_images(picture)
         prefix = run.prefill(seen, {"base_0_rgb": image}, max_decoding_steps=1)
-        # Padding comes first here, and what follows the prefix is empty.
-        places = np.arange(prefix.cache.k[-1].shape[1])
-        first = prefix.prefix_len - int(prefix.valid_len[0])
-        valid = (places >= first) & (places < prefix.prefix_len)
+        valid = np.flatnonzero(prefix.seen[0])
         found = {"logits": prefix.logits}
     keys = [prefix.cache.k[layer] for layer in (0, -1)]
     found |= {

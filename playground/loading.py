@@ -116,7 +116,7 @@ def open_steps(asked: Asked) -> Generator[Phase, None, Policy]:
         stats_notes=local.stats_notes(entry),
     )
     chunks = entry.action_tokenizer and FastActionTokenizer.load(entry.action_tokenizer)
-    return assemble(info, entry, model, PaligemmaTokenizer(text), chunks)
+    return assemble(info, entry, model, PaligemmaTokenizer(text, entry.convention), chunks)
 
 
 def _entry(asked: Asked) -> Entry | None:

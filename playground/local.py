@@ -5,17 +5,35 @@ made it, which robot and norm stats, how LoRA adapters were scaled. Nothing here
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from models import layout, lerobot
-from models.files import kind_of, params_folder, read_json
-from playground.catalog import OPENPI, ROBOTS, TITLES, Entry, bundled, named
-from playground.config_file import read_addition, read_config, resized, robot_of, text_tokenizer_of
+from models.files import kind_of, params_folder
+from playground.catalog import (
+    FAST_TOKENIZER,
+    OPENPI,
+    ROBOTS,
+    TITLES,
+    Entry,
+    bundled,
+    family_of,
+    named,
+)
+from playground.config_file import (
+    NO_ACTION_TOKENS,
+    action_tokenizer_of,
+    read_addition,
+    read_config,
+    resized,
+    robot_of,
+    text_tokenizer_of,
+)
 from playground.fields import choice_of
-from playground.robots import Robot
-from playground.trace import Stats
+from playground.robots import NO_CAMERA, Robot
+from playground.trace import Family, Slot, Stats
 from playground.transforms import EPSILON, read_norm_stats, trim
 
 # --- a folder -----------------------------------------------------------------------------------
@@ -141,13 +159,9 @@ def _stored_stats(entry: Entry) -> dict[str, Stats]:
 
 def _lerobot(folder: Path, config: str | None, robot: str | None) -> Entry:
     described = lerobot.read_lerobot(folder)
-    family = read_json(folder / "config.json")["type"]
-    if family == "pi0_fast":
-        raise ValueError(
-            f"{folder}: LeRobot's pi0-FAST puts a start token after the padded prompt, unlike "
-            "openpi's; its weights can be loaded (models/checkpoint.py), its answers would be wrong"
-        )
+    family = family_of(described.config)
     added: dict = {}
+    beside = Path(config or "")
     if config is not None:
         if not config.endswith(".json") or robot:
             raise ValueError(
@@ -155,7 +169,7 @@ def _lerobot(folder: Path, config: str | None, robot: str | None) -> Entry:
                 f"the robot, not {config!r}"
             )
         added = read_addition(config)
-        robot = robot_of(added["robot"], Path(config).parent)
+        robot = robot_of(added["robot"], beside.parent, described.cameras)
     elif robot is None:
         raise ValueError(
             f"{folder} does not say which robot it drives: give --robot with {choice_of(ROBOTS)}, "
@@ -164,7 +178,7 @@ def _lerobot(folder: Path, config: str | None, robot: str | None) -> Entry:
     elif robot not in ROBOTS and not robot.endswith(".json"):
         raise ValueError(f"no robot is called {robot!r}: {choice_of(ROBOTS)}, or a JSON file")
     else:
-        robot = robot_of(robot, Path())
+        robot = robot_of(robot, Path(), described.cameras)
     if problems := _misfits(described, family, robot):
         fitting = [name for name, r in ROBOTS.items() if not _misfits(described, family, r)]
         raise ValueError(
@@ -172,42 +186,69 @@ def _lerobot(folder: Path, config: str | None, robot: str | None) -> Entry:
             + (f"What it says of itself fits {', '.join(fitting)}" if fitting else "None here fits")
             + "; a JSON file can describe another robot"
         )
+    if "action_tokenizer" in added and family != "pi0_fast":
+        raise ValueError(f"{config}: {NO_ACTION_TOKENS.format(family)}")
     if len(set(described.normalisation.values())) > 1:
         raise ValueError(f"{folder} normalises in two ways, {described.normalisation}")
     return Entry(
         name=added.get("name", folder.resolve().name),
         title=added.get("title", f"{TITLES[family]} · {robot.title} (LeRobot)"),
         config=resized(described.config, added),
-        robot=robot,
+        robot=_as_lerobot_has_it(robot, described.cameras),
         normalisation=described.normalisation["state"],
-        state_in_prompt=family == "pi05",
+        state_in_prompt=family != "pi0",
         asset_id="",
         default_prompt=added.get("default_prompt"),
-        text_tokenizer=text_tokenizer_of(added, Path(config)) if config else None,
+        action_tokenizer=_action_tokenizer(described, action_tokenizer_of(added, beside)),
+        text_tokenizer=text_tokenizer_of(added, beside),
         kind="lerobot",
         folder=folder,
-        notice="LeRobot leaves underscores and spaces in a prompt as they are; openpi tidies them.",
+        notice="Pictures are made smaller as openpi does it: smoothly, where LeRobot skips pixels.",
+    )
+
+
+def _action_tokenizer(described: lerobot.LeRobotPolicy, asked: str | None) -> str | None:
+    """The one asked for, else the policy's own. LeRobot's copy on the hub is the published one in
+    another layout."""
+    own = described.action_tokenizer
+    return asked or (FAST_TOKENIZER if own == "lerobot/fast-action-tokenizer" else own)
+
+
+def _as_lerobot_has_it(robot: Robot, cameras: Sequence[str]) -> Robot:
+    """The robot with a policy's slots: LeRobot masks those that no camera fills. It knows nothing
+    of Physical Intelligence's own ALOHA convention."""
+
+    def slots(family: Family) -> tuple[Slot, ...]:
+        known = {slot.name: slot for slot in robot.slots(family)}
+        found = (known.get(name, Slot(name, NO_CAMERA, False, "masked")) for name in cameras)
+        return tuple(dataclasses.replace(slot, when_missing="masked") for slot in found)
+
+    return dataclasses.replace(
+        robot, flow_slots=slots("pi0"), fast_slots=slots("pi0_fast"), adapt_to_pi=False
     )
 
 
 def _misfits(described: lerobot.LeRobotPolicy, family: str, robot: Robot) -> list[str]:
     """Why a policy cannot be this robot's; [] if it can."""
-    slots = {slot.name for slot in robot.slots(family)}
     problems = []
-    if set(described.cameras) != slots:
-        problems.append(f"its cameras are {list(described.cameras)}, expected {sorted(slots)}")
+    filled = [slot.name for slot in robot.slots(family) if slot.camera != NO_CAMERA]
+    if not set(filled) <= set(described.cameras):
+        problems.append(f"its cameras are {list(described.cameras)}, expected {filled} among them")
     for what, ours, theirs in (
         ("state", len(robot.state), described.state_dim),
         ("action", len(robot.actions), described.action_dim),
     ):
         if ours != theirs:
             problems.append(f"it has {theirs} {what} dimensions, {robot.title} has {ours}")
-    if described.relative_actions != any(robot.offsets):
-        problems.append(
-            f"its actions are {'offsets' if described.relative_actions else 'absolute'}, those of "
-            f"{robot.title} here are {'offsets' if any(robot.offsets) else 'absolute'}"
-        )
+    theirs, ours = (_told_offsets(x) for x in (described.offsets, robot.offsets))
+    if theirs != ours:
+        problems.append(f"its actions are {theirs}, those of {robot.title} here are {ours}")
     return problems
+
+
+def _told_offsets(offsets: Sequence[bool]) -> str:
+    places = [str(place) for place, offset in enumerate(offsets) if offset]
+    return f"offsets at {', '.join(places)}" if places else "absolute"
 
 
 def _lerobot_stats(described: lerobot.LeRobotPolicy, where: Path) -> dict[str, Stats]:

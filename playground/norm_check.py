@@ -48,10 +48,12 @@ class Row:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Report:
-    """method: "z-score" or "quantile"; rule: the same in words; remarks: on the whole of them."""
+    """method: "z-score" or "quantile"; rule: the same in words; padding: which of the model's
+    dimensions are the robot's, "" if all are; remarks: on the whole of them."""
 
     method: str
     rule: str
+    padding: str
     remarks: tuple[str, ...]
     rows: tuple[Row, ...]
 
@@ -67,7 +69,9 @@ def check(info: PolicyInfo, robot: Robot, state: Sequence[float] | None = None) 
     """
     remarks = list(info.stats_notes)
     method = info.normalisation
-    if method != _USUAL[info.family]:
+    # LeRobot's folders say themselves which, and there it is a choice.
+    told = info.model_config.get("convention") == "lerobot"
+    if method != _USUAL[info.family] and not told:
         remarks.append(
             f"Unusual: openpi normalises {TITLES[info.family]} by {_USUAL[info.family]}."
         )
@@ -79,7 +83,18 @@ def check(info: PolicyInfo, robot: Robot, state: Sequence[float] | None = None) 
         rows += _rows("state", info.state, info.state_stats, method, values, given=given)
     if info.action_stats is not None:
         rows += _rows("actions", info.actions, info.action_stats, method, None, offsets=offsets)
-    return Report(method, _RULES[method], tuple(remarks), tuple(rows))
+    return Report(method, _RULES[method], _padding(info), tuple(remarks), tuple(rows))
+
+
+def _padding(info: PolicyInfo) -> str:
+    """Of a state in the prompt there is none, nor of actions written as tokens."""
+    width = info.model_config.get("action_dim", 0)
+    parts = {"state": info.state if info.family == "pi0" else (), "actions": info.actions}
+    beyond = {part: len(x) for part, x in parts.items() if 0 < len(x) < width}
+    if info.family == "pi0_fast" or not beyond:
+        return ""
+    told = " and ".join(f"of the {part} the first {count}" for part, count in beyond.items())
+    return f"Of the model's {width} dimensions, {told} are {info.robot}'s; the rest is padding."
 
 
 def _rows(part, dimensions, stats, method, values, *, given=None, offsets=None) -> list[Row]:

@@ -211,13 +211,15 @@ class Policy:
         def text(array):
             return rows(array[:places])
 
-        fast = isinstance(prompt, FastPrompt)
+        fast, state = isinstance(prompt, FastPrompt), prepared.state
+        if not fast:  # whose prompt holds it, however many dimensions it has
+            state = transforms.pad(state, self.config.action_dim)
         return Observation(
             images={},
             image_masks={
                 slot: jnp.full((batch,), prepared.modes[slot] != "masked") for slot in slots
             },
-            state=rows(transforms.pad(prepared.state, self.config.action_dim).astype(np.float32)),
+            state=rows(state.astype(np.float32)),
             tokens=text(prompt.tokens.astype(np.int32)),
             token_mask=text(prompt.mask),
             token_ar_mask=text(prompt.ar_mask.astype(np.int32)) if fast else None,

@@ -11,7 +11,8 @@
     }
 
 What a policy's answer depends on is asked for; names and titles have defaults. Slots that no camera
-fills are treated as openpi treats them: masked for pi0 and pi0.5, black for pi0-FAST.
+fills are treated as openpi treats them: masked for pi0 and pi0.5, black for pi0-FAST. A policy of
+LeRobot's has slots of its own, called as in its data (`local` masks those).
 """
 
 from pathlib import Path
@@ -23,6 +24,18 @@ from playground.robots import LARGEST_STATE, NO_CAMERA, ROBOTS, Robot
 from playground.trace import Dimension, Slot
 
 _SLOTS = tuple(dict.fromkeys((*PI0_SLOTS, *FAST_SLOTS)))
+
+
+def _cameras(slots: tuple[str, ...]) -> Field:
+    return Field(
+        f"your camera's name for each slot that one fills; the slots are {', '.join(slots)}",
+        lambda x: (
+            isinstance(x, dict)
+            and bool(x)
+            and x.keys() <= set(slots)
+            and all(map(is_text, x.values()))
+        ),
+    )
 
 
 def _list_of(valid):
@@ -42,15 +55,7 @@ FIELDS = {
         "how many actions a second the robot executes",
         lambda x: is_number(x) and 0 < x <= 10_000,
     ),
-    "cameras": Field(
-        f"your camera's name for each slot that one fills; the slots are {', '.join(_SLOTS)}",
-        lambda x: (
-            isinstance(x, dict)
-            and bool(x)
-            and x.keys() <= set(_SLOTS)
-            and all(map(is_text, x.values()))
-        ),
-    ),
+    "cameras": _cameras(_SLOTS),
     "state": _DIMENSIONS,
     "actions": _DIMENSIONS,
     "offsets": Field(
@@ -66,25 +71,29 @@ FIELDS = {
 REQUIRED = ("name", "control_hz", "cameras", "state", "actions", "offsets", "resting_state")
 
 
-def read_robot(path: Path | str) -> Robot:
-    """The robot in a JSON file (see FIELDS); raises one ValueError for all that is wrong."""
+def read_robot(path: Path | str, slots: tuple[str, ...] | None = None) -> Robot:
+    """The robot in a JSON file (see FIELDS); raises one ValueError for all that is wrong.
+
+    slots: those of the policy that will drive it, in order, where it has others than openpi's.
+    """
     path = Path(path)
     data = read_json(path)
-    found = problems(data, FIELDS, REQUIRED)
+    fields = FIELDS if slots is None else {**FIELDS, "cameras": _cameras(slots)}
+    found = problems(data, fields, REQUIRED)
     if not found:
         for part in ("state", "actions"):
             for index, dimension in enumerate(data[part]):
                 required = ("name", "unit")
                 found += problems(dimension, _DIMENSION, required, f"{part}[{index}].")
-        found += _contradictions(data)
+        found += _contradictions(data, openpi=slots is None)
     if found:
         raise ValueError("\n  ".join([f"{path} describes no robot:", *sorted(found)]))
     dimensions = {part: tuple(Dimension(**d) for d in data[part]) for part in ("state", "actions")}
     return Robot(
         name=data["name"],
         title=data.get("title", data["name"]),
-        flow_slots=_slots(PI0_SLOTS, data["cameras"], "masked"),
-        fast_slots=_slots(_fast_slots(data["cameras"]), data["cameras"], "black"),
+        flow_slots=_slots(slots or PI0_SLOTS, data["cameras"], "masked"),
+        fast_slots=_slots(slots or _fast_slots(data["cameras"]), data["cameras"], "black"),
         camera_key="observation/{}",
         state_keys=("observation/state",),
         unused_cameras=(),
@@ -98,7 +107,7 @@ def read_robot(path: Path | str) -> Robot:
     )
 
 
-def _contradictions(data: dict) -> list[str]:
+def _contradictions(data: dict, *, openpi: bool) -> list[str]:
     """What cannot be, of fields that are valid one by one."""
     states, actions = len(data["state"]), len(data["actions"])
     found = []
@@ -116,9 +125,9 @@ def _contradictions(data: dict) -> list[str]:
         names = [dimension.get("name") for dimension in data[part]]
         if twice := sorted({str(name) for name in names if names.count(name) > 1}):
             found.append(f"{part} names {', '.join(twice)} twice")
-    slots = set(data["cameras"])
-    if not any(slots <= set(names) for names in (PI0_SLOTS, FAST_SLOTS)):
-        found.append(f"cameras fills {sorted(slots)}: slots of two kinds of policy at once")
+    filled = set(data["cameras"])
+    if openpi and not any(filled <= set(names) for names in (PI0_SLOTS, FAST_SLOTS)):
+        found.append(f"cameras fills {sorted(filled)}: slots of two kinds of policy at once")
     return found
 
 

@@ -219,7 +219,8 @@ class Worker:
             self._serve(process)
             self._become("closed")
         except _Refused as refusal:
-            _log(logging.ERROR, "refused", {"reason": str(refusal)})
+            # For the person who asked; it may have several lines.
+            _logger.error("cannot open what was asked for: %s", refusal)
             self._become("down", str(refusal))
         except (Lost, OSError) as lost:
             self._after_loss(lost)
@@ -271,7 +272,7 @@ class Worker:
                 self._become("up")
                 _log(logging.INFO, "ready", {"policies": list(self._metadata)})
             case "refused":
-                _logger.error(message["traceback"])
+                _logger.debug(message["traceback"])
                 raise _Refused(message["message"])
             case "event":
                 self._pass_on(from_plain(message["event"]), message)

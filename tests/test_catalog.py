@@ -275,7 +275,7 @@ def test_lerobot_folder_that_is_not_clear(goldens):
         local.open_folder(folder / "pi0", robot="droid")
     with pytest.raises(ValueError, match=r"its actions are absolute.*itself fits aloha_sim;"):
         local.open_folder(folder / "pi0", robot="aloha")
-    with pytest.raises(ValueError, match="puts a start token after the padded prompt"):
+    with pytest.raises(ValueError, match=r"expected \['base_0_rgb', 'left_wrist_0_rgb'\] among th"):
         local.open_folder(folder / "pi0_fast", robot="libero")
 
 
@@ -292,6 +292,9 @@ def test_what_lerobot_s_folder_leaves_out(goldens, tmp_path):
     with pytest.raises(
         ValueError, match=r"no field is called 'family'\n  robot is missing: one of"
     ):
+        local.open_folder(folder, str(path))
+    path.write_text(json.dumps({**told, "action_tokenizer": "me/fast"}))
+    with pytest.raises(ValueError, match="a pi0 policy has no action_tokenizer"):
         local.open_folder(folder, str(path))
     with pytest.raises(ValueError, match=r"says itself how it was made: .*not 'pi0_aloha'"):
         local.open_folder(folder, "pi0_aloha")

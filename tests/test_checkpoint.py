@@ -468,6 +468,7 @@ def edit_config(folder, change):
         (lambda d: d.update(weights_sha256="0" * 64), "is not the file that config.json beside"),
         (lambda d: d["config"].update(model="pi1"), "'model' is 'pi1'"),
         (lambda d: d["config"].pop("vocab_size"), "missing fields .*vocab_size"),
+        (lambda d: d["config"].update(dtype="float16"), "'float16'; expected float32 or bfloat16"),
         (lambda d: d["config"].update(vocab_size=31), r"gemma/embedding: found \[30, 10\], exp"),
         (lambda d: d["config"]["vision"].update(depth=1), r"not expected \(16\)"),
     ],

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from models import config, layout, lerobot, masks, pi0
+from models import config, layout, lerobot, pi0
 from models.checkpoint import load_lerobot, to_openpi
-from models.gemma import Pair
 from models.observation import Observation, uint8_to_float
 from tests.golden_models import ACTION, CONFIGS, GOLDENS, LANGUAGE, Case, close
 from tests.test_lora import recorded_time_embedding
@@ -28,7 +27,12 @@ CONFIG = {
     "pi0": dataclasses.replace(CONFIGS["pi0"], vocab_size=1024, **EXPERTS),
     "pi05": dataclasses.replace(CONFIGS["pi05"], vocab_size=1024, **EXPERTS),
     "pi0_fast": dataclasses.replace(
-        CONFIGS["pi0_fast"], vocab_size=1024, max_token_len=96, language=EXPERTS["language"]
+        CONFIGS["pi0_fast"],
+        vocab_size=1024,
+        action_dim=7,
+        max_token_len=97,
+        language=EXPERTS["language"],
+        convention="lerobot",
     ),
 }
 TABLE = "paligemma_with_expert.paligemma.model.language_model.embed_tokens.weight"
@@ -104,41 +108,51 @@ def test_two_cameras_through_the_policy(goldens, monkeypatch, family):
     close(actions[..., : described.action_dim], record["policy_chunk_two_cameras"], 1e-4)
 
 
-def fast_logits(tail, tail_mask, tail_ar):
-    """Logits at the tail of LeRobot's sequence: images, the padded prompt, the tail; positions
-    count valid tokens."""
-    record, model = case("pi0_fast"), load("pi0_fast")
-    blocks = np.zeros_like(record["tokenized_prompt"])
-    embedded = model.embed_inputs(
-        observation(
-            "pi0_fast",
-            tokens=np.concatenate([record["tokenized_prompt"], tail], axis=1),
-            token_mask=np.concatenate([record["tokenized_prompt_mask"], tail_mask], axis=1),
-            token_ar_mask=np.concatenate([blocks, np.broadcast_to(tail_ar, tail.shape)], axis=1),
-        )
-    )
-    outputs, _, _ = model.gemma(
-        Pair(prefix=embedded.tokens),
-        masks.positions(embedded.input_mask),
-        masks.block_causal(embedded.input_mask, embedded.ar_mask),
-    )
-    return np.asarray(model.gemma.logits(outputs.prefix[:, -tail.shape[1] :]))
-
-
-def test_fast(goldens):
+def fast_observation(place, tail=None):
+    """The recorded prompts with LeRobot's start token: behind the padding as LeRobot has it, or
+    at the prompt's end as our tokenizer does. tail: tokens after it, their mask [B, T]."""
     record = case("pi0_fast")
-    # Generation: the start token belongs to the prompt's block; each token sees those before it.
-    start = np.full((2, 1), 2)
-    tail = np.concatenate([start, record["tokens_greedy"][:, :-1]], axis=1)
-    logits = fast_logits(tail, np.ones(tail.shape, bool), np.arange(tail.shape[1]) > 0)
-    close(logits.transpose(1, 0, 2), record["steps_logits"], 1e-4)
-    np.testing.assert_array_equal(logits.argmax(axis=-1), record["tokens_greedy"])
-    # Training: the start token opens the causal part.
+    tokens, there = record["tokenized_prompt"], record["tokenized_prompt_mask"]
+    tokens, there = (np.pad(x, ((0, 0), (0, 1))) for x in (tokens, there))
+    ends = there.sum(axis=1) if place == "prompt's end" else [-1, -1]
+    for row, end in enumerate(ends):
+        tokens[row, end], there[row, end] = 2, True
+    causal = np.zeros_like(tokens)
+    if tail is not None:
+        causal[:, -1] = 1  # in training it opens the causal part
+        tokens, there, causal = (
+            np.concatenate(parts, axis=1)
+            for parts in ((tokens, tail[0]), (there, tail[1]), (causal, np.ones_like(tail[0])))
+        )
+    return observation("pi0_fast", tokens=tokens, token_mask=there, token_ar_mask=causal)
+
+
+@pytest.mark.parametrize("place", ["behind the padding", "prompt's end"])
+def test_fast(goldens, place):
+    record, model, seen = case("pi0_fast"), load("pi0_fast"), fast_observation(place)
+    tokens = record["tokens_greedy"]
+    state, _ = jax.jit(model.prefill, static_argnames="max_decoding_steps")(
+        seen, max_decoding_steps=12
+    )
+    feed = jax.jit(lambda state, token: model.decode_step(state, token)[0])
+    for logits, token in zip(record["steps_logits"], tokens.T, strict=True):
+        close(state.logits, logits, 1e-4)
+        state = feed(state, token)
+    whole = jax.jit(model.sample_actions, static_argnames="max_decoding_steps")
+    for likely in (None, np.unique(tokens)):
+        got = whole(seen, likely=likely, max_decoding_steps=12)
+        np.testing.assert_array_equal(got, tokens)
+
+
+def test_fast_training_pass(goldens):
+    record, model = case("pi0_fast"), load("pi0_fast")
     tokens, valid = record["action_tokens"], record["action_token_mask"]
-    logits = fast_logits(tokens, valid, 1)
-    close(logits[:, :6], record["train_logits"], 1e-4)
-    logp = jax.nn.log_softmax(logits[:, :-1], axis=-1)
-    logp = np.take_along_axis(np.asarray(logp), tokens[:, 1:, None], axis=-1)[..., 0]
+    assert (tokens[:, 0] == 2).all()
+    seen = fast_observation("behind the padding", (tokens[:, 1:], valid[:, 1:]))
+    hidden, _ = jax.jit(model.forward)(seen)
+    tail = hidden[:, 1 - tokens.shape[1] :]
+    close(model.gemma.logits(tail[:, :6]), record["train_logits"], 1e-4)
+    logp = jax.jit(model.log_probabilities)(seen)[:, 1 - tokens.shape[1] :]
     close(-np.average(logp, weights=valid[:, 1:]), record["loss"], 1e-5)
 
 
@@ -309,9 +323,64 @@ def test_config_of_the_flow_policies(goldens, family, preset):
 def test_config_of_fast(goldens):
     described = lerobot.read_lerobot(goldens / "lerobot" / "pi0_fast")
     assert described.config == dataclasses.replace(
-        config.PI0_FAST, action_dim=7, action_horizon=10, max_token_len=96, dtype="float32"
+        config.PI0_FAST,
+        action_dim=7,
+        action_horizon=10,
+        max_token_len=97,
+        dtype="float32",
+        convention="lerobot",
     )
     assert described.num_steps is None
+    # A saved config tells the convention; one from before it is openpi's.
+    saved = config.to_dict(described.config)
+    assert config.from_dict(saved) == described.config
+    assert config.from_dict({k: v for k, v in saved.items() if k != "convention"}) == (
+        dataclasses.replace(described.config, convention="openpi")
+    )
+    with pytest.raises(ValueError, match="'jax'; expected openpi or lerobot"):
+        config.from_dict({**saved, "convention": "jax"})
+
+
+def test_which_actions_are_offsets(folder):
+    """All, but for those whose names hold an excluded part."""
+    assert lerobot.read_lerobot(folder / "pi05").offsets == (False,) * 7
+
+    def relative(**change):
+        step = {"enabled": True, "exclude_joints": ["Gripper", ""], "action_names": None, **change}
+        edit(
+            folder / "pi05" / "policy_preprocessor.json",
+            lambda d: next(
+                s["config"] for s in d["steps"] if s["registry_name"].startswith("relative")
+            ).update(step),
+        )
+        return lerobot.read_lerobot(folder / "pi05").offsets
+
+    assert relative() == (True,) * 7
+    names = ["x", "left_gripper.pos", "GRIPPER", "grip"]
+    assert relative(action_names=names) == (True, False, False, True, True, True, True)
+    assert relative(action_names=names, exclude_joints=[]) == (True,) * 7
+
+
+def test_fast_tokenizer_of_a_folder(folder):
+    """The one that was saved with the policy, even if config.json has another's name."""
+    place = folder / "pi0_fast"
+    # The golden folder has a placeholder in its place.
+    assert lerobot.read_lerobot(place).action_tokenizer == "lerobot/fast-action-tokenizer"
+    (place / "action_tokenizer" / "processor_config.json").write_text("{}")
+    edit(place / "config.json", lambda d: d.update(action_tokenizer_name="somebody/else"))
+    assert lerobot.read_lerobot(place).action_tokenizer == str(place / "action_tokenizer")
+
+    def by_name(description):  # as versions that save none
+        step = description["steps"][6]
+        del step["artifacts"]
+        step["config"]["action_tokenizer_name"] = "me/fast"
+
+    edit(place / "policy_preprocessor.json", by_name)
+    assert lerobot.read_lerobot(place).action_tokenizer == "me/fast"
+    edit(place / "policy_preprocessor.json", lambda d: d["steps"].pop(6))
+    edit(place / "config.json", lambda d: d.pop("action_tokenizer_name"))
+    with pytest.raises(ValueError, match="pi0_fast: 'action_tokenizer_name' is missing in config"):
+        lerobot.read_lerobot(place)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -110,6 +110,22 @@ def test_no_quantiles():
 def test_normalisation_that_is_not_the_family_s():
     info = dataclasses.replace(sound(robots.DROID, "z-score"), family="pi05", title="pi0.5")
     assert check(info, robots.DROID).remarks == ("Unusual: openpi normalises pi0.5 by quantile.",)
+    # LeRobot's pi0-FAST is told its normalisation by its folder.
+    fast = dataclasses.replace(info, family="pi0_fast")
+    assert check(fast, robots.DROID).remarks
+    fast = dataclasses.replace(fast, model_config={"convention": "lerobot", "action_dim": 8})
+    assert not check(fast, robots.DROID).remarks
+
+
+def test_which_dimensions_are_padding():
+    info = dataclasses.replace(sound(robots.ALOHA, "z-score"), model_config={"action_dim": 32})
+    told = check(info, robots.ALOHA).padding
+    assert told.startswith("Of the model's 32 dimensions, of the state the first 14 and of the")
+    assert told in norms.page(bench(info, robots.ALOHA), [0.1] * 14).replace("&#x27;", "'")
+    info = dataclasses.replace(info, family="pi05")  # its prompt holds the state
+    assert "state" not in check(info, robots.ALOHA).padding
+    for change in ({"family": "pi0_fast"}, {"model_config": {"action_dim": 14}}):
+        assert not check(dataclasses.replace(info, **change), robots.ALOHA).padding
 
 
 @given(st.floats(-2, 2, allow_nan=False))

@@ -23,6 +23,7 @@ from playground.policy import sample_noise
 from playground.training import tokenizers
 from tests.golden_models import CONFIGS, close
 from tests.test_lerobot import CONFIG as LEROBOT
+from tests.test_lerobot_policy import ARM, few_actions, small_text
 from tests.test_loading import finish
 from tests.visitor import give, run, started
 
@@ -31,6 +32,7 @@ VISION = {"width": 48, "depth": 2, "mlp_dim": 96, "num_heads": 4}
 LANGUAGE = {"width": 64, "depth": 3, "mlp_dim": 128, "num_heads": 4, "head_dim": 16}
 ACTION = {**LANGUAGE, "width": 32, "mlp_dim": 64}
 SMALL = {"vision": VISION, "language": LANGUAGE, "vocab_size": 2048}
+FAST = ("my_lora", "my_lerobot_fast")
 PROMPT, SEED = "touch the red cube", 7
 # With weights in bfloat16 the velocity is rounded to it too; in the robot's units.
 ROUNDING = 0.02
@@ -44,6 +46,9 @@ def texts(tmp_path_factory):
     whole = tokenizers.train(vocab_size=896, count=2000)
     (folder / "text.model").write_bytes(whole)
     (folder / "short.model").write_bytes(whole[: whole.index(tokenizers.more_piece("<loc0000>"))])
+    small_text(folder / "few.model")
+    few_actions().save(folder / "few")
+    (folder / "arm.json").write_text(json.dumps(ARM))
     return folder
 
 
@@ -77,6 +82,15 @@ def described(goldens, texts):
             "action_expert": {**ACTION, "num_heads": 8},
             "vocab_size": 1024,
         },
+        "my_lerobot_fast": {
+            "folder": str(goldens / "lerobot" / "pi0_fast"),
+            "robot": "arm.json",
+            "text_tokenizer": "few.model",
+            "action_tokenizer": "few",
+            "vision": VISION,
+            "language": {**LANGUAGE, "num_heads": 8},
+            "vocab_size": 1024,
+        },
     }
     for name, told in files.items():
         (texts / f"{name}.json").write_text(json.dumps({"name": name, **told}))
@@ -85,14 +99,15 @@ def described(goldens, texts):
 
 @pytest.fixture(scope="module")
 def client(goldens, described, tmp_path_factory):
-    """The app on all three: a folder with its config, and two files that name their folders."""
+    """The app on all: a folder with its config, and files that name their folders."""
     folder = tmp_path_factory.mktemp("own")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPENPI_DATA_HOME", str(folder / "nothing"))
         for name in ("http_proxy", "https_proxy"):
             patch.setenv(name, "http://127.0.0.1:9")  # nobody listens: any request fails
         patch.setenv("no_proxy", "127.0.0.1")
-        checkpoints = [str(goldens / "pi0"), described["my_lora"], described["my_lerobot"]]
+        files = (described[name] for name in ("my_lora", "my_lerobot", "my_lerobot_fast"))
+        checkpoints = [str(goldens / "pi0"), *files]
         arguments = ["--checkpoint", *checkpoints, "--config", described["mine"]]
         with started(folder, *arguments) as address:
             yield Client(address, verbose=False, download_files=False)
@@ -110,7 +125,7 @@ def picture(tmp_path_factory):
 
 def ask(client, api, name, robot, picture, prompt=PROMPT, **options):
     path, _ = picture
-    slots = [slot.name for slot in robot.slots("pi0_fast" if name == "my_lora" else "pi0")
+    slots = [slot.name for slot in robot.slots("pi0_fast" if name in FAST else "pi0")
              if slot.required]  # fmt: skip
     answer = client.predict(
         prompt=prompt,
@@ -130,6 +145,7 @@ def observation(config, robot, entry, stats, picture, prompt) -> Observation:
     """What the model eats, put together here."""
     state = robot.state_to_model(np.array(robot.resting_state))
     state = transforms.normalise(state, stats["state"], entry.normalisation)
+    padded = np.pad(state, (0, 32 - len(state))).astype(np.float32)  # pi0-FAST's is not read
     filled = {slot.name for slot in entry.slots if slot.required}
     black = np.zeros_like(picture)
     seen = {s: picture if s in filled else black for s in config.image_slots}
@@ -137,7 +153,7 @@ def observation(config, robot, entry, stats, picture, prompt) -> Observation:
     return Observation(
         images={slot: uint8_to_float(image)[None] for slot, image in seen.items()},
         image_masks={slot: np.array([fast or slot in filled]) for slot in seen},
-        state=transforms.pad(state, config.action_dim)[None].astype(np.float32),
+        state=padded[None],
         tokens=prompt(state).tokens[None].astype(np.int32),
         token_mask=prompt(state).mask[None],
         token_ar_mask=np.zeros((1, config.max_token_len), np.int32) if fast else None,
@@ -191,8 +207,8 @@ def test_a_folder_that_openpi_wrote(goldens, described, texts, client, picture):
 
 @pytest.mark.browser
 def test_folders_chosen_on_the_page(goldens, described, texts, tmp_path, browser, picture):
-    """openpi's, a LoRA one and LeRobot's: the program starts anew on them, the page comes back by
-    itself, and each answers for its robot."""
+    """openpi's, a LoRA one and two of LeRobot's: the program starts anew on them, the page comes
+    back by itself, and each answers for its robot."""
     told = json.loads((texts / "mine.json").read_text()) | {"folder": str(goldens / "pi0")}
     path = texts / "chosen.json"
     path.write_text(json.dumps(told))
@@ -209,7 +225,8 @@ def test_folders_chosen_on_the_page(goldens, described, texts, tmp_path, browser
         expect(page.get_by_test_id("toast-body")).to_contain_text("nothing.json")
         field.press("Backspace")
         field.press("Backspace")
-        for file in (str(path), described["my_lora"], described["my_lerobot"]):
+        others = (described[name] for name in ("my_lora", "my_lerobot", "my_lerobot_fast"))
+        for file in (str(path), *others):
             field.fill(file)
             field.press("Enter")
         page.locator("#open-checkpoints").click()
@@ -219,6 +236,7 @@ def test_folders_chosen_on_the_page(goldens, described, texts, tmp_path, browser
             "placeholder", re.compile(PROMPT)
         )
         every = (("ALOHA", "mine", 14), ("DROID", "my_lora", 8), ("LIBERO", "my_lerobot", 8))
+        every += (("my_arm", "my_lerobot_fast", 8),)
         for robot, name, dims in every:
             page.get_by_role("combobox", name="Robot").click()
             page.get_by_role("option", name=robot, exact=True).click()
@@ -258,3 +276,18 @@ def test_a_folder_of_lerobot_s(goldens, described, texts, client, picture):
     want = chunk(model, entry.robot, entry, local.norm_stats(entry), picture[1],
                  lambda state: text.tokenize(PROMPT, 200, state))  # fmt: skip
     held(client, "my_lerobot", entry.robot, picture, want)
+
+
+def test_a_pi0_fast_of_lerobot_s(goldens, described, texts, client, picture):
+    folder = goldens / "lerobot" / "pi0_fast"
+    entry = local.open_folder(folder, described["my_lerobot_fast"])
+    model = load_lerobot(folder, LEROBOT["pi0_fast"], dtype="bfloat16")
+    text = FastTokenizer(PaligemmaTokenizer(texts / "few.model", "lerobot"), few_actions())
+    seen = observation(model.config, entry.robot, entry, local.norm_stats(entry), picture[1],
+                       lambda state: text.tokenize(PROMPT, state, 97))  # fmt: skip
+    want = Pi0FastPrograms(model).sample_actions(seen, max_decoding_steps=8)
+    got = ask(client, "/denoise", "my_lerobot_fast", entry.robot, picture, max_tokens=8)
+    assert [token["id"] for token in got["tokens"]] == np.asarray(want)[0].tolist()
+    guided = {"max_tokens": 90, "guided": True}
+    chunk = ask(client, "/infer", "my_lerobot_fast", entry.robot, picture, **guided)["actions"]
+    assert np.shape(chunk) == (1, 10, 7)

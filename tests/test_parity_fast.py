@@ -116,9 +116,9 @@ def test_every_decoding_step(name):
         check_top5(logits, {key: record[key][i] for key in top5}, "steps_logits")
         if "steps_logits" in record:
             close(logits, record["steps_logits"][i], 1e-4)
-        mask = masks.decode_mask(state.valid_len, prefix_len, state.step, prefix_len + steps)
+        mask = masks.decode_mask(state.seen, state.step, prefix_len + steps)
         same(mask[:, 0], record["steps_attn_mask"][i].reshape(mask[:, 0].shape))
-        same(state.valid_len + state.step + 1, record["steps_positions"][i].reshape(-1))
+        same(state.first_position + state.step, record["steps_positions"][i].reshape(-1))
         state = feed(state, tokens[:, i])
     if "decoded_k" in record:
         close(jnp.stack([k[:, prefix_len:] for k in state.cache.k]), record["decoded_k"], 1e-4)

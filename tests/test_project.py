@@ -127,6 +127,42 @@ def test_what_is_pushed_to_a_space():
     assert max(large.values()) < 10_000_000, sorted(large.items(), key=lambda x: -x[1])[:3]
 
 
+# What Python itself and its compiler's runtime bring to any image.
+ALWAYS_THERE = re.compile(
+    r"(ld-linux|libc\.|libm\.|libdl|libpthread|librt|libutil|libgcc_s|libstdc|libatomic|libgomp"
+    r"|libcrypto|libssl|libz\.|libbz2|liblzma|libffi|libuuid|libexpat|libsqlite3|libpython|libmvec"
+    r"|libncurses|libtinfo|libreadline|libzstd)"
+)
+OPEN_ALL = """
+import app, gradio, jax, orbax.checkpoint, tokenizers
+from models import pi0_fast
+from playground import download, loading
+from playground.tabletop import render, scene
+
+scene.build_model()
+jax.numpy.ones(3).block_until_ready()
+for line in open("/proc/self/maps"):
+    print(line.split()[-1])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux tells what is loaded")
+def test_a_space_needs_no_debian_package():
+    """No library is loaded from the system but those that Python is there with; else packages.txt
+    would have to name it."""
+    environment = os.environ | {"GRADIO_ANALYTICS_ENABLED": "False", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", OPEN_ALL]
+    told = subprocess.run(
+        command, cwd=ROOT, check=True, env=environment, capture_output=True, text=True
+    )
+    brought = tuple(os.path.realpath(place) for place in (sys.prefix, sys.base_prefix))
+    loaded = {line for line in told.stdout.splitlines() if ".so" in line}
+    system = {Path(line).name for line in loaded if not line.startswith(brought)}
+    assert system
+    assert not {name for name in system if not ALWAYS_THERE.match(name)}
+    assert not (ROOT / "packages.txt").exists()
+
+
 def test_readme_names_files_that_exist():
     for target in re.findall(r"\]\((?!https?:|#)([^)]+)\)", README):
         assert (ROOT / target).exists(), target

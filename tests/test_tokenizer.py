@@ -425,6 +425,15 @@ def test_the_grammar_follows_bytes_as_python_does(recorded_fast):
 # --- refusals -----------------------------------------------------------------------------------
 
 
+def test_the_layout_of_transformers_5_is_read(tmp_path, fitted):
+    """LeRobot saves so: the vocabulary in a folder of its own."""
+    fitted.save(tmp_path)
+    (tmp_path / "bpe_tokenizer").mkdir()
+    (tmp_path / "tokenizer.json").rename(tmp_path / "bpe_tokenizer" / "tokenizer.json")
+    chunk = next(smooth_chunks(1, seed=3))
+    assert FastActionTokenizer.load(tmp_path).encode(chunk) == fitted.encode(chunk)
+
+
 def test_broken_files_are_refused(tmp_path, small, fitted):
     with pytest.raises(ValueError, match=r"cannot read a sentencepiece model from .*nowhere"):
         PaligemmaTokenizer(tmp_path / "nowhere.model")

@@ -535,7 +535,7 @@ def test_a_completed_job_between_crashes_counts_them_anew(start):
     assert worker.live()
 
 
-def test_a_factory_that_refuses_is_not_asked_again(start):
+def test_a_factory_that_refuses_is_not_asked_again(start, caplog):
     worker = start("refusing")
     waiting = worker.infer(job("step"))
     with pytest.raises(Down, match=r"needs 12\.3 GB"):
@@ -543,6 +543,9 @@ def test_a_factory_that_refuses_is_not_asked_again(start):
     assert "needs 12.3 GB" in answer(waiting)[-1].message
     assert worker.status().crashes == 0
     assert not worker.live()
+    # The terminal says why, and nothing more.
+    (told,) = [r.getMessage() for r in caplog.records if "12.3 GB" in r.getMessage()]
+    assert "Traceback" not in told
 
 
 @pytest.mark.parametrize("factory", ["broken", "loading_hangs"])

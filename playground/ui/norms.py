@@ -100,8 +100,9 @@ def _report(info: PolicyInfo, report: Report) -> str:
     told = f"<ul class='remarks'>{told}</ul>" if told else "<p class='sound'>Nothing is odd.</p>"
     title = f"<h3>{_text(info.title)} <span>{_text(info.badge)}</span></h3>"
     tables = "".join(_table(report, part) for part in _TITLES)
+    rule = _text(f"{report.rule}. {report.padding}")
     return (
-        f"<section class='norms'>{title}<p class='fine'>{_text(report.rule)}.</p>{told}"
+        f"<section class='norms'>{title}<p class='fine'>{rule}</p>{told}"
         f"<details><summary>All dimensions</summary>{tables}</details></section>"
     )
 
