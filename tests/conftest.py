@@ -3,12 +3,20 @@
 import os
 from pathlib import Path
 
+import jax
 import pytest
 
 from tests.visitor import app, browser, photo, policies, visit  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDENS = ROOT.parent / "shared" / "goldens"
+
+
+def pytest_configure(config):
+    """A program is compiled once for all tests that run it, and for the next run of the tests."""
+    jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("programs")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
 def pytest_collection_modifyitems(config, items):

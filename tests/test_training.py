@@ -13,8 +13,11 @@ from flax import nnx
 from safetensors.numpy import load_file
 
 from models.checkpoint import save_bundled
+from models.compiled import compiled
 from models.config import PI0_FAST_TABLETOP, PI0_TABLETOP
 from models.observation import Observation, uint8_to_float
+from models.pi0 import Pi0
+from models.pi0_fast import Pi0Fast
 from models.tokenizer import state_bins
 from playground import robots
 from playground.robots import TABLETOP
@@ -203,11 +206,13 @@ def test_flow_loss_is_the_models_own(looks, stats):
     only = dataclasses.replace(
         observation_of(policy, batch, 2), images={}, image_masks={slot: jnp.ones(4, bool)}
     )
-    ours, _, _ = losses.flow_loss(policy, only, {slot: tokens}, batch.actions, key, 1)
+    flow_loss = compiled(policy, losses.flow_loss, ("draws",))
+    ours, _, _ = flow_loss(only, {slot: tokens}, batch.actions, key, draws=1)
     noise_key, time_key = jax.random.split(key)
     noise = jax.random.normal(noise_key, batch.actions.shape)
     time = jax.random.beta(time_key, 1.5, 1.0, (4,)) * 0.999 + 0.001
-    wanted = policy.compute_loss(key, observation_of(policy, batch, 2), batch.actions, noise, time)
+    full = observation_of(policy, batch, 2)
+    wanted = compiled(policy, Pi0.compute_loss)(key, full, batch.actions, noise, time)
     np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -218,7 +223,7 @@ def test_fast_learns_tokens_where_decoding_puts_them(looks, stats, fast_folder):
     slots = policy.config.image_slots
     full = observation_of(policy, batch, 1)
     tokens = {slot: policy.embed_images(full.images[slot]) for slot in slots}
-    loss, _, _ = losses.fast_loss(policy, full, tokens)
+    loss, _, _ = compiled(policy, losses.fast_loss)(full, tokens)
 
     postfix = batch.ar_mask[0].astype(bool)
     written = batch.tokens[0][postfix]
@@ -230,11 +235,13 @@ def test_fast_learns_tokens_where_decoding_puts_them(looks, stats, fast_folder):
         token_mask=batch.token_mask & ~postfix,
         token_ar_mask=np.zeros_like(batch.ar_mask),
     )
-    state, _ = policy.prefill(asked, tokens, max_decoding_steps=len(written))
+    prefill = compiled(policy, Pi0Fast.prefill, ("max_decoding_steps",))
+    feed = compiled(policy, Pi0Fast.decode_step)
+    state, _ = prefill(asked, tokens, max_decoding_steps=len(written))
     found = []
     for token in written:
         found.append(jax.nn.log_softmax(state.logits[0])[token])
-        state, _ = policy.decode_step(state, jnp.array([token], jnp.int32))
+        state, _ = feed(state, jnp.array([token], jnp.int32))
     np.testing.assert_allclose(loss[0], -np.mean(found), rtol=1e-4)
 
 
@@ -245,7 +252,8 @@ def test_at_first_neighbours_pass_for_the_token(looks, stats, fast_folder):
     policy = losses.Trainee(TINY["pi0_fast"], rngs=nnx.Rngs(0)).policy
     full = observation_of(policy, batch, 1)
     tokens = {slot: policy.embed_images(full.images[slot]) for slot in policy.config.image_slots}
-    spread, outputs, _ = losses.fast_loss(policy, full, tokens, batch.alike)
+    fast_loss = compiled(policy, losses.fast_loss)
+    spread, outputs, _ = fast_loss(full, tokens, batch.alike)
 
     text = outputs[0, -(batch.tokens.shape[1] - 1) :]
     logp = np.asarray(jax.nn.log_softmax(policy.gemma.logits(text), axis=-1))
@@ -266,7 +274,7 @@ def test_at_first_neighbours_pass_for_the_token(looks, stats, fast_folder):
         total = sum(odds.values())
         costs.append(sum(logp[place, t] * p / total for t, p in odds.items()))
     np.testing.assert_allclose(spread[0], -np.mean(costs), rtol=1e-4)
-    exact, _, _ = losses.fast_loss(policy, full, tokens)
+    exact, _, _ = fast_loss(full, tokens)
     assert abs(float(exact[0] - spread[0])) > 1e-3
 
 
