@@ -14,6 +14,7 @@ from flax import nnx
 from jax import Array
 
 from models.config import ExpertConfig
+from models.products import Kernel, dot
 
 # What a forbidden place gets instead of its score; openpi's constant, finite in float32.
 FORBIDDEN = -2.3819763e38
@@ -72,8 +73,8 @@ class Block(nnx.Module):
         init = nnx.initializers.lecun_normal()
         self.config = config
 
-        def kernel(rows: int, columns: int) -> nnx.Param:
-            return nnx.Param(init(rngs.params(), (rows, columns), jnp.float32))
+        def kernel(rows: int, columns: int) -> Kernel:
+            return Kernel(init(rngs.params(), (rows, columns), jnp.float32))
 
         self.attention_norm = _norm(d, adaptive, dtype, rngs)
         self.query = kernel(d, n * h)
@@ -88,30 +89,21 @@ class Block(nnx.Module):
     def project(self, x: Array) -> tuple[Array, Array, Array]:
         """Normed x [B, T, D] to q [B, T, N, H], k and v [B, T, K, H]."""
         c = self.config
-        q = _dot(x, self.query).reshape(*x.shape[:2], c.num_heads, c.head_dim)
-        k = _dot(x, self.key).reshape(*x.shape[:2], c.num_kv_heads, c.head_dim)
-        v = _dot(x, self.value).reshape(*x.shape[:2], c.num_kv_heads, c.head_dim)
+        q = dot(x, self.query).reshape(*x.shape[:2], c.num_heads, c.head_dim)
+        k = dot(x, self.key).reshape(*x.shape[:2], c.num_kv_heads, c.head_dim)
+        v = dot(x, self.value).reshape(*x.shape[:2], c.num_kv_heads, c.head_dim)
         return q, k, v
 
     def finish(self, x: Array, attended: Array, gate, condition) -> Array:
         """Output projection of attended [B, T, N, H], residual, MLP, residual."""
-        x = _residual(x, _dot(attended.reshape(*x.shape[:2], -1), self.out), gate)
+        x = _residual(x, dot(attended.reshape(*x.shape[:2], -1), self.out), gate)
         y, gate = self.mlp_norm(x, condition)
-        y = _dot(nnx.gelu(_dot(y, self.gate), approximate=True) * _dot(y, self.up), self.down)
+        y = dot(nnx.gelu(dot(y, self.gate), approximate=True) * dot(y, self.up), self.down)
         return _residual(x, y, gate)
 
 
 def _norm(width: int, adaptive: bool, dtype, rngs: nnx.Rngs) -> RMSNorm | AdaRMSNorm:
     return AdaRMSNorm(width, dtype=dtype, rngs=rngs) if adaptive else RMSNorm(width)
-
-
-def _dot(x: Array, kernel: nnx.Param) -> Array:
-    weights = kernel[...]
-    if weights.dtype != x.dtype:
-        # Widened when x is there and no sooner: XLA would widen every layer's before the first, or
-        # keep them all widened around a loop, a copy of the model in memory.
-        weights, x = jax.lax.optimization_barrier((weights, x))
-    return x @ weights.astype(x.dtype)
 
 
 def _residual(x: Array, branch: Array, gate: Array | None) -> Array:

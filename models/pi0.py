@@ -23,6 +23,7 @@ from models.compiled import compiled
 from models.config import Pi0Config
 from models.gemma import Gemma, KVCache, Pair
 from models.observation import Observation
+from models.products import laid_out
 from models.siglip import Siglip
 
 
@@ -279,6 +280,7 @@ class Pi0Programs:
     """The compiled entry points of one model, and the stepwise way to run it from Python."""
 
     def __init__(self, model: Pi0):
+        model = laid_out(model)
         self.embed_images = compiled(model, Pi0.embed_images)
         self.prefill = compiled(model, lambda model, *args: model.prefill(*args)[0])
         self.prefill_attention = compiled(model, Pi0.prefill)
