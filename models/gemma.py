@@ -14,6 +14,7 @@ from flax import nnx
 from jax import Array
 
 from models.config import ExpertConfig
+from models.products import Kernel, dot
 
 # What a forbidden place gets instead of its score; openpi's constant, finite in float32.
 FORBIDDEN = -2.3819763e38
@@ -42,7 +43,10 @@ class RMSNorm(nnx.Module):
     def __init__(self, width: int):
         self.scale = nnx.Param(jnp.zeros((width,), jnp.float32))
 
-    def __call__(self, x: Array, condition: Array | None) -> tuple[Array, None]:
+    def modulate(self, condition: Array | None) -> None:
+        """Nothing depends on a condition here."""
+
+    def __call__(self, x: Array, modulation: None) -> tuple[Array, None]:
         return (_normalise(x) * (1 + self.scale[...])).astype(x.dtype), None
 
 
@@ -53,9 +57,13 @@ class AdaRMSNorm(nnx.Module):
         zeros = nnx.initializers.zeros_init()
         self.modulation = nnx.Linear(width, 3 * width, kernel_init=zeros, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Array, condition: Array) -> tuple[Array, Array]:
-        """x [B, T, D], condition [B, D] to (normed [B, T, D], gate [B, 1, D])."""
-        scale, shift, gate = jnp.split(self.modulation(condition)[:, None, :], 3, axis=-1)
+    def modulate(self, condition: Array) -> Array:
+        """condition [..., D] to scale, shift and gate, [..., 1, 3 D]."""
+        return self.modulation(condition)[..., None, :]
+
+    def __call__(self, x: Array, modulation: Array) -> tuple[Array, Array]:
+        """x [B, T, D], modulation [B, 1, 3 D] to (normed [B, T, D], gate [B, 1, D])."""
+        scale, shift, gate = jnp.split(modulation, 3, axis=-1)
         return (_normalise(x) * (1 + scale) + shift).astype(x.dtype), gate
 
 
@@ -72,8 +80,8 @@ class Block(nnx.Module):
         init = nnx.initializers.lecun_normal()
         self.config = config
 
-        def kernel(rows: int, columns: int) -> nnx.Param:
-            return nnx.Param(init(rngs.params(), (rows, columns), jnp.float32))
+        def kernel(rows: int, columns: int) -> Kernel:
+            return Kernel(init(rngs.params(), (rows, columns), jnp.float32))
 
         self.attention_norm = _norm(d, adaptive, dtype, rngs)
         self.query = kernel(d, n * h)
@@ -88,30 +96,21 @@ class Block(nnx.Module):
     def project(self, x: Array) -> tuple[Array, Array, Array]:
         """Normed x [B, T, D] to q [B, T, N, H], k and v [B, T, K, H]."""
         c = self.config
-        q = _dot(x, self.query).reshape(*x.shape[:2], c.num_heads, c.head_dim)
-        k = _dot(x, self.key).reshape(*x.shape[:2], c.num_kv_heads, c.head_dim)
-        v = _dot(x, self.value).reshape(*x.shape[:2], c.num_kv_heads, c.head_dim)
+        q = dot(x, self.query).reshape(*x.shape[:2], c.num_heads, c.head_dim)
+        k = dot(x, self.key).reshape(*x.shape[:2], c.num_kv_heads, c.head_dim)
+        v = dot(x, self.value).reshape(*x.shape[:2], c.num_kv_heads, c.head_dim)
         return q, k, v
 
-    def finish(self, x: Array, attended: Array, gate, condition) -> Array:
+    def finish(self, x: Array, attended: Array, gate, modulation) -> Array:
         """Output projection of attended [B, T, N, H], residual, MLP, residual."""
-        x = _residual(x, _dot(attended.reshape(*x.shape[:2], -1), self.out), gate)
-        y, gate = self.mlp_norm(x, condition)
-        y = _dot(nnx.gelu(_dot(y, self.gate), approximate=True) * _dot(y, self.up), self.down)
+        x = _residual(x, dot(attended.reshape(*x.shape[:2], -1), self.out), gate)
+        y, gate = self.mlp_norm(x, modulation)
+        y = dot(nnx.gelu(dot(y, self.gate), approximate=True) * dot(y, self.up), self.down)
         return _residual(x, y, gate)
 
 
 def _norm(width: int, adaptive: bool, dtype, rngs: nnx.Rngs) -> RMSNorm | AdaRMSNorm:
     return AdaRMSNorm(width, dtype=dtype, rngs=rngs) if adaptive else RMSNorm(width)
-
-
-def _dot(x: Array, kernel: nnx.Param) -> Array:
-    weights = kernel[...]
-    if weights.dtype != x.dtype:
-        # Widened when x is there and no sooner: XLA would widen every layer's before the first, or
-        # keep them all widened around a loop, a copy of the model in memory.
-        weights, x = jax.lax.optimization_barrier((weights, x))
-    return x @ weights.astype(x.dtype)
 
 
 def _residual(x: Array, branch: Array, gate: Array | None) -> Array:
@@ -126,6 +125,11 @@ class Expert(nnx.Module):
             [Block(config, adaptive=adaptive, dtype=dtype, rngs=rngs) for _ in range(config.depth)]
         )
         self.final_norm = _norm(config.width, adaptive, dtype, rngs)
+
+    def modulate(self, condition: Array | None) -> list:
+        """What a condition [..., D] (None: there is none) makes of each norm, in their order."""
+        norms = [norm for block in self.blocks for norm in (block.attention_norm, block.mlp_norm)]
+        return [norm.modulate(condition) for norm in (*norms, self.final_norm)]
 
 
 class Gemma(nnx.Module):
@@ -174,7 +178,7 @@ class Gemma(nnx.Module):
         positions: Array,
         mask: Array,
         *,
-        condition: Array | None = None,
+        modulation: list | None = None,
         cache: KVCache | None = None,
         write_at: Array | int | None = None,
         last_only: bool = False,
@@ -182,12 +186,12 @@ class Gemma(nnx.Module):
         """Runs the present experts through all layers.
 
         tokens: [B, T_i, D_i] of each expert that takes part, None for one that does not. positions
-        int [B, T] and mask bool [B, T, S] run over prefix then suffix. condition: [B, D] for the
-        action expert's adaptive norms. cache: without `write_at` it is read only and its keys come
-        before the new ones, those of one row before the new ones of all; with `write_at` the new
-        keys are written into it there. last_only: the
-        caller reads nothing but the last token's output, so in the last layer nobody else asks;
-        only for a single expert.
+        int [B, T] and mask bool [B, T, S] run over prefix then suffix. modulation: of the action
+        expert's norms (`Expert.modulate`), if it takes part. cache: without `write_at` it is read
+        only and its keys come before the new ones, those of one row before the new ones of all;
+        with `write_at` the new keys are written into it there. last_only: the caller reads nothing
+        but the last token's output, so in the last layer nobody else asks; only for a single
+        expert.
 
         Returns the experts' outputs after their final norms, the keys and values that were attended
         to (without those that rows share), and each layer's attention weights, float [B, N, T, S].
@@ -197,14 +201,15 @@ class Gemma(nnx.Module):
             self.action if tokens.suffix is not None else None,
         )
         present = [i for i, expert in enumerate(experts) if expert is not None]
-        conditions = (None, condition)
+        modulations = (self.language.modulate(None), modulation)
         x = {i: tokens[i].astype(self.dtype) for i in present}
         splits = [sum(x[i].shape[1] for i in present[:j]) for j in range(1, len(present))]
         rotation = _rotation(positions, experts[present[0]].blocks[0].config.head_dim)
         keys, values, attention = [], [], []
         for layer in range(len(experts[present[0]].blocks)):
             blocks = {i: experts[i].blocks[layer] for i in present}
-            normed = {i: blocks[i].attention_norm(x[i], conditions[i]) for i in present}
+            first, second = 2 * layer, 2 * layer + 1  # the layer's norms among the expert's
+            normed = {i: blocks[i].attention_norm(x[i], modulations[i][first]) for i in present}
             # Project per expert, join on the token axis.
             projected = [blocks[i].project(normed[i][0]) for i in present]
             q, k, v = (jnp.concatenate(part, axis=1) for part in zip(*projected, strict=True))
@@ -228,12 +233,13 @@ class Gemma(nnx.Module):
             # Split, project per expert.
             parts = jnp.split(attended, splits, axis=1)
             for i, part in zip(present, parts, strict=True):
-                x[i] = blocks[i].finish(x[i], part, normed[i][1], conditions[i])
+                x[i] = blocks[i].finish(x[i], part, normed[i][1], modulations[i][second])
             keys.append(k)
             values.append(v)
             attention.append(weights)
         outputs = [
-            experts[i].final_norm(x[i], conditions[i])[0] if i in present else None for i in (0, 1)
+            experts[i].final_norm(x[i], modulations[i][-1])[0] if i in present else None
+            for i in (0, 1)
         ]
         return Pair(*outputs), KVCache(tuple(keys), tuple(values)), attention
 

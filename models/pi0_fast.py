@@ -24,6 +24,7 @@ from models.compiled import compiled
 from models.config import Pi0FastConfig
 from models.gemma import Gemma, KVCache, Pair
 from models.observation import Observation
+from models.products import laid_out
 from models.siglip import Siglip
 from models.tokenizer import Grammar
 
@@ -427,6 +428,7 @@ class Pi0FastPrograms:
     """The compiled entry points of one model, and the stepwise way to run it from Python."""
 
     def __init__(self, model: Pi0Fast):
+        model = laid_out(model)
         size = ("max_decoding_steps",)
         how = ("temperature", "stop")
         self.embed_images = compiled(model, Pi0Fast.embed_images)

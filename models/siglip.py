@@ -10,6 +10,7 @@ from flax import nnx
 from jax import Array
 
 from models.config import VisionConfig
+from models.products import Linear
 
 
 class Block(nnx.Module):
@@ -21,13 +22,13 @@ class Block(nnx.Module):
         norm = dict(epsilon=1e-6, dtype=dtype, rngs=rngs)
         self.num_heads = config.num_heads
         self.attention_norm = nnx.LayerNorm(w, **norm)
-        self.query = nnx.Linear(w, w, **linear)
-        self.key = nnx.Linear(w, w, **linear)
-        self.value = nnx.Linear(w, w, **linear)
-        self.out = nnx.Linear(w, w, **linear)
+        self.query = Linear(w, w, **linear)
+        self.key = Linear(w, w, **linear)
+        self.value = Linear(w, w, **linear)
+        self.out = Linear(w, w, **linear)
         self.mlp_norm = nnx.LayerNorm(w, **norm)
-        self.mlp_in = nnx.Linear(w, config.mlp_dim, **linear)
-        self.mlp_out = nnx.Linear(config.mlp_dim, w, **linear)
+        self.mlp_in = Linear(w, config.mlp_dim, **linear)
+        self.mlp_out = Linear(config.mlp_dim, w, **linear)
 
     def __call__(self, x: Array) -> tuple[Array, dict[str, Array]]:
         """x [B, T, W] to (x [B, T, W], its intermediates: the two branches and the residual)."""
@@ -64,7 +65,7 @@ class Siglip(nnx.Module):
         )
         self.blocks = nnx.List([Block(config, dtype=dtype, rngs=rngs) for _ in range(config.depth)])
         self.final_norm = nnx.LayerNorm(config.width, epsilon=1e-6, dtype=dtype, rngs=rngs)
-        self.head = nnx.Linear(config.width, out_width, dtype=dtype, rngs=rngs)
+        self.head = Linear(config.width, out_width, dtype=dtype, rngs=rngs)
 
     def __call__(self, images: Array) -> tuple[Array, dict[str, Array]]:
         """images float32 [B, size, size, 3] in [-1, 1] to (tokens [B, T, D], intermediates).

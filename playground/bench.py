@@ -6,10 +6,11 @@
     --tricks            with either of the two: each exact trick, without it and with it
     --json FILE         the figures for programs
 
-CPU-seconds count all threads of the process and are what compares between machines; the least of
-several warm calls whose result was awaited, since other work on a machine only ever adds. Wall
-seconds are their median: what a person waits. A float32 matrix product of known size says what this
-machine gave at that time.
+CPU-seconds count all threads of the process; the least of several warm calls whose result was
+awaited, since other work on a machine only ever adds. Wall seconds are their median: what a person
+waits. A float32 matrix product of known size says what this machine gave at that time, and beside
+its CPU-seconds each figure stands as it would on one that gives 120 GFLOP in each, as the machine
+of the goals did: that is what compares between machines.
 """
 
 import argparse
@@ -54,6 +55,7 @@ from playground.trace import Options, PolicyInfo, RawObservation, Trace
 from playground.worker import Worker
 
 TOKENS, STEPS, SEEDS = 50, 10, 8
+REFERENCE = 120.0  # GFLOP a CPU-second
 PROMPT = "pick up the red cube"
 VISITORS = (1, 4)
 SIGLIP_S = VisionConfig(
@@ -86,12 +88,13 @@ def once(call: Callable[[], object]) -> tuple[float, float]:
     return time.process_time() - cpu, time.perf_counter() - wall
 
 
-def calibrate(repeats: int) -> Figure:
-    """A float32 product of two 1024 x 1024 matrices: 2.1 GFLOP."""
+def calibrate(repeats: int) -> tuple[Figure, float]:
+    """(the figure of a float32 product of two 1024 x 1024 matrices, its GFLOP a CPU-second)."""
     a = jnp.asarray(np.random.default_rng(0).standard_normal((1024, 1024), np.float32))
     product = jax.jit(lambda a: a @ a)
     cpu, wall = measure(lambda: product(a), 3 * repeats)
-    return Figure("machine", "matrix product", cpu, wall, f"{2.147 / cpu:.0f} GFLOP a CPU-second")
+    rate = 2e-9 * 1024**3 / cpu
+    return Figure("machine", "matrix product", cpu, wall, f"{rate:.0f} GFLOP a CPU-second"), rate
 
 
 # --- what is measured ---------------------------------------------------------------------------
@@ -127,7 +130,8 @@ def mid_subject(name: str, case: dict) -> Subject:
     if case["model"] == "pi0_fast":
         config = Pi0FastConfig(**shared)
     else:
-        config = Pi0Config(**shared, action_expert=ExpertConfig(**case["expert"]), pi05=False)
+        expert, pi05 = ExpertConfig(**case["expert"]), case["model"] == "pi05"
+        config = Pi0Config(**shared, action_expert=expert, pi05=pi05)
     seen = tuple(case["camera_mask"])
     return Subject(name, config, seen, case["text_valid"], case["params_dtype"], case["seed"])
 
@@ -402,35 +406,46 @@ def main(given: Sequence[str] | None = None) -> None:
     if arguments.child:
         print(json.dumps(child(chosen[arguments.child], arguments.repeats)))
         return
-    print(f"{'':74}{'CPU s':>9}{'wall s':>9}")
-    figures, compared = told([calibrate(arguments.repeats)]), []
+    print(f"{'':74}{'CPU s':>9}{f'at {REFERENCE:.0f}':>9}{'wall s':>9}")
+    product, rate = calibrate(arguments.repeats)
+    figures, compared = told([product], rate), []
     for subject in chosen.values():
         if arguments.tricks:
             compared += tricks.compare(subject.name, *whole(subject), TOKENS, arguments.repeats)
         else:
-            figures += told(bench_start(subject, arguments))
-            figures += told(bench(subject, arguments.repeats))
+            figures += told(bench_start(subject, arguments), rate)
+            figures += told(bench(subject, arguments.repeats), rate)
     if not (arguments.mid or arguments.full_size):
-        figures += told(bench_visitors(list(chosen), arguments.repeats))
+        figures += told(bench_visitors(list(chosen), arguments.repeats), rate)
     show(compared)
     if arguments.json:
         record = {
             "device": jax.devices()[0].device_kind,
             "cores": len(os.sched_getaffinity(0)),
             "jax": jax.__version__,
-            "figures": [dataclasses.asdict(figure) for figure in figures],
+            "gflop_a_cpu_s": rate,
+            "figures": [
+                dataclasses.asdict(figure) | {"at_reference_s": at_reference(figure, rate)}
+                for figure in figures
+            ],
             "tricks": [dataclasses.asdict(trick) for trick in compared],
         }
         arguments.json.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def told(figures: Iterable[Figure]) -> list[Figure]:
+def at_reference(figure: Figure, rate: float) -> float | None:
+    """Its CPU-seconds, measured at `rate` GFLOP in each, on the machine of the goals."""
+    return None if figure.cpu_s is None else figure.cpu_s * rate / REFERENCE
+
+
+def told(figures: Iterable[Figure], rate: float) -> list[Figure]:
     """All of them, each printed as it comes: together they take minutes."""
     kept = []
     for figure in figures:
-        cpu = "" if figure.cpu_s is None else f"{figure.cpu_s:.3f}"
+        both = figure.cpu_s, at_reference(figure, rate)
+        cpu = "".join(f"{'' if seconds is None else f'{seconds:.3f}':>9}" for seconds in both)
         label = f"{figure.subject}: {figure.what}"
-        print(f"{label:74}{cpu:>9}{figure.wall_s:9.3f}  {figure.note}", flush=True)
+        print(f"{label:74}{cpu}{figure.wall_s:9.3f}  {figure.note}", flush=True)
         kept.append(figure)
     return kept
 

@@ -5,6 +5,7 @@ import dataclasses
 import os
 import queue
 import threading
+import zlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 
@@ -298,6 +299,22 @@ def keep_compiled_programs() -> None:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for path in (folder.parent, folder):
         path.chmod(0o700)
+    _drop_damaged(folder)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def _drop_damaged(folder: Path) -> None:
+    """What a process that was killed has kept by half, or a disk has spoiled, fails the checksum of
+    its compression. JAX compiles such a program anew, but keeps what is there: at every start."""
+    for kept in folder.glob("*-cache"):
+        data = kept.read_bytes()
+        try:
+            if not data.startswith(_ZSTD):
+                zlib.decompress(data)
+        except zlib.error:
+            kept.unlink(missing_ok=True)
+
+
+_ZSTD = b"\x28\xb5\x2f\xfd"  # JAX's compression from Python 3.14 on: such entries are left to it

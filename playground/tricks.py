@@ -18,8 +18,9 @@ from models.compiled import compiled
 from models.config import Config, Pi0Config, Pi0FastConfig
 from models.gemma import FORBIDDEN, Pair, apply_attention, attention_weights
 from models.observation import Observation
-from models.pi0 import Pi0, Pi0Programs
+from models.pi0 import Pi0, Pi0Programs, step_times
 from models.pi0_fast import Pi0Fast, Pi0FastPrograms
+from models.products import laid_out
 from models.tokenizer import NUM_SEG
 from playground.policy import sample_noise, text_places
 
@@ -82,7 +83,8 @@ def flow(model: Pi0, observation: Observation) -> Pairs:
     prefix = run.prefill(short, known)
     many = jax.tree.map(lambda x: jnp.repeat(x, SEEDS, axis=0), (prefix, short))
     # The compiler drops what nobody reads: asking for the outputs keeps the last layer whole.
-    whole = compiled(model, _prefill_outputs)
+    whole = compiled(laid_out(model), _prefill_outputs)
+    as_stored = compiled(model, Pi0.sample_actions, ("num_steps",))
 
     def chunk(given):
         return run.sample_actions(given, one, num_steps=STEPS)
@@ -95,7 +97,21 @@ def flow(model: Pi0, observation: Observation) -> Pairs:
             jax.block_until_ready(step)
         return step.x_next
 
-    return {
+    def by_step(model, prefix, observation, noise):
+        def euler(x_t, t):
+            return x_t - model.velocity(prefix, observation, x_t, t)[0] / STEPS, None
+
+        return jax.lax.scan(euler, noise, step_times(STEPS)[:-1])[0]
+
+    modulated = compiled(laid_out(model), by_step)
+    of_pi05 = {
+        "what time makes of the norms, at once": (
+            f"{STEPS} steps",
+            lambda: modulated(prefix, short, one),
+            lambda: loop(prefix),
+        )
+    }
+    return (of_pi05 if config.pi05 else {}) | {
         "masked cameras left out": (
             "chunk",
             lambda: chunk(everyone),
@@ -115,6 +131,11 @@ def flow(model: Pi0, observation: Observation) -> Pairs:
             "chunk, new seed or state",
             lambda: chunk(short),
             lambda: loop(prefix),
+        ),
+        "weights' rows apart": (
+            "chunk",
+            lambda: as_stored(short, one, num_steps=STEPS),
+            lambda: chunk(short),
         ),
         "last layer: keys and values only": (
             "prefix",
@@ -149,7 +170,10 @@ def fast(model: Pi0Fast, observation: Observation, tokens: int) -> Pairs:
     places = config.prefix_len - config.max_token_len + short.tokens.shape[1]
     hidden = jnp.ones((1, places, config.language.width))
     logits = compiled(model, lambda model, hidden: model.gemma.logits(hidden))
-    whole = compiled(model, lambda model, *a, **k: model.prefill(*a, **k)[0], tuple(how))
+    whole = compiled(laid_out(model), lambda model, *a, **k: model.prefill(*a, **k)[0], tuple(how))
+    as_stored = compiled(
+        model, lambda model, *a, **k: model.prefill(*a, **k, last_only=True)[0], tuple(how)
+    )
 
     def prefill(given, tokens=known):
         return run.prefill(given, tokens, **how).logits
@@ -169,6 +193,11 @@ def fast(model: Pi0Fast, observation: Observation, tokens: int) -> Pairs:
             "logits of a prefix",
             lambda: logits(hidden)[:, -1:],
             lambda: logits(hidden[:, -1:]),
+        ),
+        "weights' rows apart": (
+            "prefix",
+            lambda: as_stored(short, known, **how).logits,
+            lambda: prefill(short),
         ),
         "last layer: one query only": (
             "prefix",

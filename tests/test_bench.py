@@ -16,14 +16,14 @@ from tests.conftest import ROOT
 from tests.golden_models import CONFIGS
 
 TOKENS = 5
-SEEN = {"pi0": (True, True, False), "pi0_fast": (True, True, True)}
+SEEN = {family: (True, True, family == "pi0_fast") for family in CONFIGS}
 
 
 def subject(family):
     return bench.Subject(family, CONFIGS[family], SEEN[family])
 
 
-@pytest.mark.parametrize("family", ["pi0", "pi0_fast"])
+@pytest.mark.parametrize("family", CONFIGS)
 def test_a_trick_changes_no_number(family):
     model, observation = bench.whole(subject(family))
     assert observation.tokens.shape[1] > tricks.trimmed(observation).tokens.shape[1] >= 20
@@ -57,9 +57,14 @@ def test_full_size_runs_at_a_small_size(family, monkeypatch, tmp_path, capsys):
     told = json.loads(file.read_text())
     assert {figure["subject"] for figure in told["figures"]} == {"machine", name}
     table = capsys.readouterr().out
+    product = told["figures"][0]
+    assert product["at_reference_s"] == pytest.approx(2 * 1.024**3 / bench.REFERENCE)
     for figure in told["figures"]:
         assert figure["wall_s"] > 0
-        assert figure["what"] in table
+        (line,) = (line for line in table.splitlines() if f": {figure['what']}" in line)
+        ratio = figure["at_reference_s"] / figure["cpu_s"]
+        assert ratio == pytest.approx(told["gflop_a_cpu_s"] / bench.REFERENCE)
+        assert f"{figure['cpu_s']:.3f}{figure['at_reference_s']:9.3f}" in line
     assert bench.full_size()[name].storage == "bfloat16"
 
 
