@@ -43,7 +43,10 @@ class RMSNorm(nnx.Module):
     def __init__(self, width: int):
         self.scale = nnx.Param(jnp.zeros((width,), jnp.float32))
 
-    def __call__(self, x: Array, condition: Array | None) -> tuple[Array, None]:
+    def modulate(self, condition: Array | None) -> None:
+        """Nothing depends on a condition here."""
+
+    def __call__(self, x: Array, modulation: None) -> tuple[Array, None]:
         return (_normalise(x) * (1 + self.scale[...])).astype(x.dtype), None
 
 
@@ -54,9 +57,13 @@ class AdaRMSNorm(nnx.Module):
         zeros = nnx.initializers.zeros_init()
         self.modulation = nnx.Linear(width, 3 * width, kernel_init=zeros, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Array, condition: Array) -> tuple[Array, Array]:
-        """x [B, T, D], condition [B, D] to (normed [B, T, D], gate [B, 1, D])."""
-        scale, shift, gate = jnp.split(self.modulation(condition)[:, None, :], 3, axis=-1)
+    def modulate(self, condition: Array) -> Array:
+        """condition [B, D] to scale, shift and gate, [B, 1, 3 D]."""
+        return self.modulation(condition)[:, None, :]
+
+    def __call__(self, x: Array, modulation: Array) -> tuple[Array, Array]:
+        """x [B, T, D], modulation [B, 1, 3 D] to (normed [B, T, D], gate [B, 1, D])."""
+        scale, shift, gate = jnp.split(modulation, 3, axis=-1)
         return (_normalise(x) * (1 + scale) + shift).astype(x.dtype), gate
 
 
@@ -94,10 +101,10 @@ class Block(nnx.Module):
         v = dot(x, self.value).reshape(*x.shape[:2], c.num_kv_heads, c.head_dim)
         return q, k, v
 
-    def finish(self, x: Array, attended: Array, gate, condition) -> Array:
+    def finish(self, x: Array, attended: Array, gate, modulation) -> Array:
         """Output projection of attended [B, T, N, H], residual, MLP, residual."""
         x = _residual(x, dot(attended.reshape(*x.shape[:2], -1), self.out), gate)
-        y, gate = self.mlp_norm(x, condition)
+        y, gate = self.mlp_norm(x, modulation)
         y = dot(nnx.gelu(dot(y, self.gate), approximate=True) * dot(y, self.up), self.down)
         return _residual(x, y, gate)
 
@@ -118,6 +125,11 @@ class Expert(nnx.Module):
             [Block(config, adaptive=adaptive, dtype=dtype, rngs=rngs) for _ in range(config.depth)]
         )
         self.final_norm = _norm(config.width, adaptive, dtype, rngs)
+
+    def modulate(self, condition: Array | None) -> list:
+        """What a condition [B, D] (None: there is none) makes of each norm, in their order."""
+        norms = [norm for block in self.blocks for norm in (block.attention_norm, block.mlp_norm)]
+        return [norm.modulate(condition) for norm in (*norms, self.final_norm)]
 
 
 class Gemma(nnx.Module):
@@ -166,7 +178,7 @@ class Gemma(nnx.Module):
         positions: Array,
         mask: Array,
         *,
-        condition: Array | None = None,
+        modulation: list | None = None,
         cache: KVCache | None = None,
         write_at: Array | int | None = None,
         last_only: bool = False,
@@ -174,12 +186,12 @@ class Gemma(nnx.Module):
         """Runs the present experts through all layers.
 
         tokens: [B, T_i, D_i] of each expert that takes part, None for one that does not. positions
-        int [B, T] and mask bool [B, T, S] run over prefix then suffix. condition: [B, D] for the
-        action expert's adaptive norms. cache: without `write_at` it is read only and its keys come
-        before the new ones, those of one row before the new ones of all; with `write_at` the new
-        keys are written into it there. last_only: the
-        caller reads nothing but the last token's output, so in the last layer nobody else asks;
-        only for a single expert.
+        int [B, T] and mask bool [B, T, S] run over prefix then suffix. modulation: of the action
+        expert's norms (`Expert.modulate`), if it takes part. cache: without `write_at` it is read
+        only and its keys come before the new ones, those of one row before the new ones of all;
+        with `write_at` the new keys are written into it there. last_only: the caller reads nothing
+        but the last token's output, so in the last layer nobody else asks; only for a single
+        expert.
 
         Returns the experts' outputs after their final norms, the keys and values that were attended
         to (without those that rows share), and each layer's attention weights, float [B, N, T, S].
@@ -189,14 +201,15 @@ class Gemma(nnx.Module):
             self.action if tokens.suffix is not None else None,
         )
         present = [i for i, expert in enumerate(experts) if expert is not None]
-        conditions = (None, condition)
+        modulations = (self.language.modulate(None), modulation)
         x = {i: tokens[i].astype(self.dtype) for i in present}
         splits = [sum(x[i].shape[1] for i in present[:j]) for j in range(1, len(present))]
         rotation = _rotation(positions, experts[present[0]].blocks[0].config.head_dim)
         keys, values, attention = [], [], []
         for layer in range(len(experts[present[0]].blocks)):
             blocks = {i: experts[i].blocks[layer] for i in present}
-            normed = {i: blocks[i].attention_norm(x[i], conditions[i]) for i in present}
+            first, second = 2 * layer, 2 * layer + 1  # the layer's norms among the expert's
+            normed = {i: blocks[i].attention_norm(x[i], modulations[i][first]) for i in present}
             # Project per expert, join on the token axis.
             projected = [blocks[i].project(normed[i][0]) for i in present]
             q, k, v = (jnp.concatenate(part, axis=1) for part in zip(*projected, strict=True))
@@ -220,12 +233,13 @@ class Gemma(nnx.Module):
             # Split, project per expert.
             parts = jnp.split(attended, splits, axis=1)
             for i, part in zip(present, parts, strict=True):
-                x[i] = blocks[i].finish(x[i], part, normed[i][1], conditions[i])
+                x[i] = blocks[i].finish(x[i], part, normed[i][1], modulations[i][second])
             keys.append(k)
             values.append(v)
             attention.append(weights)
         outputs = [
-            experts[i].final_norm(x[i], conditions[i])[0] if i in present else None for i in (0, 1)
+            experts[i].final_norm(x[i], modulations[i][-1])[0] if i in present else None
+            for i in (0, 1)
         ]
         return Pair(*outputs), KVCache(tuple(keys), tuple(values)), attention
 

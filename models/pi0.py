@@ -153,12 +153,12 @@ class Pi0(nnx.Module):
         """
         actions = self.action_in_proj(noisy_actions)  # [B, A, D']
         b, horizon, width = actions.shape
-        time = time_embedding(timestep, width)
         if self.config.pi05:
-            condition = nnx.swish(self.time_mlp_out(nnx.swish(self.time_mlp_in(time))))
+            condition = self.condition(timestep)
             tokens, ar_mask = actions, [True] + [False] * (horizon - 1)
         else:
             condition = None
+            time = time_embedding(timestep, width)
             time = jnp.broadcast_to(time[:, None, :], actions.shape)
             hidden = self.action_time_mlp_in(jnp.concatenate([actions, time], axis=-1))
             actions = self.action_time_mlp_out(nnx.swish(hidden))
@@ -167,6 +167,13 @@ class Pi0(nnx.Module):
             ar_mask = [True, True] + [False] * (horizon - 1)
         input_mask = jnp.ones((b, tokens.shape[1]), bool)
         return Embedded(tokens, input_mask, np.array(ar_mask)), condition
+
+    def condition(self, timestep: Array) -> Array | None:
+        """t [B] to what pi0.5's norms are modulated by, [B, D']; None for pi0."""
+        if not self.config.pi05:
+            return None
+        time = time_embedding(timestep, self.config.action_expert.width)
+        return nnx.swish(self.time_mlp_out(nnx.swish(self.time_mlp_in(time))))
 
     # --- training -------------------------------------------------------------------------------
 
@@ -182,7 +189,7 @@ class Pi0(nnx.Module):
             Pair(prefix.tokens, suffix.tokens),
             masks.positions(input_mask),
             masks.block_causal(input_mask, ar_mask),
-            condition=condition,
+            modulation=self.gemma.action.modulate(condition),
         )
         return self._velocity(outputs.suffix), outputs, attention
 
@@ -225,20 +232,28 @@ class Pi0(nnx.Module):
         return Prefix(cache, embedded.input_mask), attention
 
     def velocity(
-        self, prefix: Prefix, observation: Observation, x_t: Array, time: Array
+        self,
+        prefix: Prefix,
+        observation: Observation,
+        x_t: Array,
+        time: Array,
+        modulation: list | None = None,
     ) -> tuple[Array, list[Array]]:
         """v_t [B, A, M] at scalar t over a prefix that has run, and attention [B, N, Q, P + Q].
 
-        Only the observation's state is used (pi0), or nothing of it (pi0.5).
+        Only the observation's state is used (pi0), or nothing of it (pi0.5). modulation: what the
+        time makes of the norms, where that is known already.
         """
         time = jnp.broadcast_to(time, x_t.shape[:1])
         suffix, condition = self.embed_suffix(observation, x_t, time)
+        if modulation is None:
+            modulation = self.gemma.action.modulate(condition)
         offset = jnp.sum(prefix.input_mask, axis=1)[:, None]
         outputs, _, attention = self.gemma(
             Pair(suffix=suffix.tokens),
             offset + masks.positions(suffix.input_mask),
             masks.suffix_mask(prefix.input_mask, suffix.input_mask, suffix.ar_mask),
-            condition=condition,
+            modulation=modulation,
             cache=prefix.cache,
         )
         return self._velocity(outputs.suffix), attention
@@ -255,13 +270,17 @@ class Pi0(nnx.Module):
     ) -> Trajectory:
         """`sample_trajectory` over a prefix that has run."""
         times = step_times(num_steps)
+        # What time makes of pi0.5's norms, of all steps at once: their weights are read only once.
+        # Not as a constant, whose sines and cosines the compiler would take in another rounding.
+        at = jax.lax.optimization_barrier(jnp.array(times[:-1, None]))
+        modulation = jax.vmap(lambda t: self.gemma.action.modulate(self.condition(t)))(at)
 
-        def euler(x_t, t):
-            v_t, _ = self.velocity(prefix, observation, x_t, t)
+        def euler(x_t, step):
+            v_t, _ = self.velocity(prefix, observation, x_t, *step)
             x_next = _euler_step(x_t, v_t, num_steps)
             return x_next, (x_next, v_t)
 
-        _, (x_t, v_t) = jax.lax.scan(euler, noise, times[:-1])
+        _, (x_t, v_t) = jax.lax.scan(euler, noise, (times[:-1], modulation))
         return Trajectory(times, jnp.concatenate([noise[None], x_t]), v_t)
 
     def sample_actions(self, observation: Observation, noise: Array, num_steps: int = 10) -> Array:

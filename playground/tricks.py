@@ -18,7 +18,7 @@ from models.compiled import compiled
 from models.config import Config, Pi0Config, Pi0FastConfig
 from models.gemma import FORBIDDEN, Pair, apply_attention, attention_weights
 from models.observation import Observation
-from models.pi0 import Pi0, Pi0Programs
+from models.pi0 import Pi0, Pi0Programs, step_times
 from models.pi0_fast import Pi0Fast, Pi0FastPrograms
 from models.products import laid_out
 from models.tokenizer import NUM_SEG
@@ -97,7 +97,21 @@ def flow(model: Pi0, observation: Observation) -> Pairs:
             jax.block_until_ready(step)
         return step.x_next
 
-    return {
+    def by_step(model, prefix, observation, noise):
+        def euler(x_t, t):
+            return x_t - model.velocity(prefix, observation, x_t, t)[0] / STEPS, None
+
+        return jax.lax.scan(euler, noise, step_times(STEPS)[:-1])[0]
+
+    modulated = compiled(laid_out(model), by_step)
+    of_pi05 = {
+        "what time makes of the norms, at once": (
+            f"{STEPS} steps",
+            lambda: modulated(prefix, short, one),
+            lambda: loop(prefix),
+        )
+    }
+    return (of_pi05 if config.pi05 else {}) | {
         "masked cameras left out": (
             "chunk",
             lambda: chunk(everyone),
