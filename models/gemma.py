@@ -58,8 +58,8 @@ class AdaRMSNorm(nnx.Module):
         self.modulation = nnx.Linear(width, 3 * width, kernel_init=zeros, dtype=dtype, rngs=rngs)
 
     def modulate(self, condition: Array) -> Array:
-        """condition [..., D] to scale, shift and gate, [..., 1, 3 D]."""
-        return self.modulation(condition)[..., None, :]
+        """condition [B, D] to scale, shift and gate, [B, 1, 3 D]."""
+        return self.modulation(condition)[:, None, :]
 
     def __call__(self, x: Array, modulation: Array) -> tuple[Array, Array]:
         """x [B, T, D], modulation [B, 1, 3 D] to (normed [B, T, D], gate [B, 1, D])."""
@@ -127,7 +127,7 @@ class Expert(nnx.Module):
         self.final_norm = _norm(config.width, adaptive, dtype, rngs)
 
     def modulate(self, condition: Array | None) -> list:
-        """What a condition [..., D] (None: there is none) makes of each norm, in their order."""
+        """What a condition [B, D] (None: there is none) makes of each norm, in their order."""
         norms = [norm for block in self.blocks for norm in (block.attention_norm, block.mlp_norm)]
         return [norm.modulate(condition) for norm in (*norms, self.final_norm)]
 

@@ -272,8 +272,8 @@ class Pi0(nnx.Module):
         times = step_times(num_steps)
         # What time makes of pi0.5's norms, of all steps at once: their weights are read only once.
         # Not as a constant, whose sines and cosines the compiler would take in another rounding.
-        at = jax.lax.optimization_barrier(jnp.array(times[:-1]))
-        modulation = self.gemma.action.modulate(self.condition(at[:, None]))
+        at = jax.lax.optimization_barrier(jnp.array(times[:-1, None]))
+        modulation = jax.vmap(lambda t: self.gemma.action.modulate(self.condition(t)))(at)
 
         def euler(x_t, step):
             v_t, _ = self.velocity(prefix, observation, x_t, *step)

@@ -210,6 +210,17 @@ def test_what_is_too_large_is_refused_before_it_is_read(app):
             assert asked.getresponse().status == 413, path
 
 
+@pytest.mark.parametrize("path", ["run/infer", "api/infer", "run/predict", "api/predict"])
+def test_nobody_gets_past_the_line(app, client, path):
+    """By the way that Gradio has beside its queue."""
+    (event,) = (e for e in client.config["dependencies"] if e["api_name"] == "infer")
+    given = ["touch the red cube", {}] + [None] * (len(event["inputs"]) - 2)
+    body = {"data": given, "fn_index": event["id"]}
+    answer = httpx.post(f"{app}/gradio_api/{path}", json=body)
+    assert answer.status_code in (403, 404), answer.text
+    assert "queue" in answer.text
+
+
 WRONG_TYPES = {
     ("infer", "prompt"): (5, "prompt must be text; 5 came"),
     ("infer", "images"): ([RED], "images must be an object with a file by camera slot; "),

@@ -1,5 +1,7 @@
 """The load test, small: the command works, and what it tells of holds."""
 
+import dataclasses
+
 from tests import load
 from tests.load import Answer, Fault, Faults, Level, Stage
 
@@ -15,7 +17,7 @@ def test_few_visitors_and_every_fault():
         assert stage.asked >= stage.visitors
         assert load.held(stage), stage
     outcomes = [one for one in found if isinstance(one, Fault)]
-    assert len(outcomes) == len(faults) == 7
+    assert len(outcomes) == len(faults) == 8
     assert [outcome for outcome in outcomes if not outcome.held] == []
 
 
@@ -26,6 +28,23 @@ def test_who_came_later_and_was_answered_before_has_overtaken():
     line = [answered(0, 0.1, 5), answered(3, 3.1, 6), answered(3.2, 3.3, 5.5), answered(6, 6.1, 7)]
     assert load.overtaken(line) == 0  # the second and the third came at the same time
     assert load.overtaken([*line, answered(1.2, 1.3, 4.9)]) == 1
+
+
+def test_visitors_cost_each_other_nothing():
+    """One in a hundred lost, wrong or overtaken is one too many, and so is a twentieth of the
+    answers a second that one visitor gets."""
+    well = Stage(
+        visitors=8, asked=100, right=100, wrong=0, lost=0, busy=3, overtaken=0, rate=9.6, at_work=1,
+        page_cpu_s=0.1, worker_cpu_s=0.1, median_s=1, slowest_s=2, page_mb=(1,) * 3,
+        worker_mb=(1,) * 3,
+    )  # fmt: skip
+    assert load.held(well)
+    assert load.held(well, alone=10.0)
+    assert not load.held(well, alone=10.2)
+    assert load.row(well, 10.2).startswith("slow ")
+    for one in ({"wrong": 1}, {"lost": 1}, {}):
+        assert not load.held(dataclasses.replace(well, right=99, **one))
+    assert not load.held(dataclasses.replace(well, overtaken=1))
 
 
 def test_memory_that_grows_on_after_the_first_half_is_not_level():
