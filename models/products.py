@@ -11,6 +11,8 @@ from jax import Array
 # In float32. Where rows are a multiple of 1 KB long, the elements of a column share few places of a
 # processor's cache, and a product took up to 2.5 times as long. Rows longer by a line of it do not.
 _KB, _LINE = 256, 16
+# Bytes; of a larger model (3B in float32) a copy is more than what it saves is worth.
+_MOST_COPIED = 1 << 30
 
 
 class Kernel(nnx.Param):
@@ -46,20 +48,25 @@ def dot(x: Array, kernel: Kernel) -> Array:
 
 def laid_out(model: nnx.Module) -> nnx.Module:
     """The model with its weights as this device multiplies them quickest: on a CPU a copy of those
-    in float32 that lie badly, anything else as it is. Its numbers are the same."""
+    in float32 that lie badly, if that is less than 1 GB; anything else as it is. Its numbers are
+    the same."""
     graphdef, state = nnx.split(model)
+    is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
 
-    def place(variable):
-        if not isinstance(variable, Kernel) or variable.dtype != jnp.float32:
-            return variable
-        return variable.replace(_apart(variable[...]))
+    def lies_badly(variable) -> bool:
+        return isinstance(variable, Kernel) and variable.dtype == jnp.float32 and _is_bad(variable)
 
-    state = jax.tree.map(place, state, is_leaf=lambda x: isinstance(x, nnx.Variable))
-    return nnx.merge(graphdef, state)
+    copied = sum(v.nbytes for v in jax.tree.leaves(state, is_leaf=is_variable) if lies_badly(v))
+    if not 0 < copied <= _MOST_COPIED:
+        return model
+    place = lambda v: v.replace(_apart(v[...])) if lies_badly(v) else v  # noqa: E731
+    return nnx.merge(graphdef, jax.tree.map(place, state, is_leaf=is_variable))
+
+
+def _is_bad(weights: Array) -> bool:
+    return jax.default_backend() == "cpu" and weights.shape[1] % _KB == 0
 
 
 def _apart(weights: Array) -> Array:
     """With columns of zeros behind them, where their rows would lie badly."""
-    if jax.default_backend() != "cpu" or weights.shape[1] % _KB:
-        return weights
-    return jnp.pad(weights, ((0, 0), (0, _LINE)))
+    return jnp.pad(weights, ((0, 0), (0, _LINE))) if _is_bad(weights) else weights

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from models import products
 from models.checkpoint import parameters_of, random_model
 from models.config import ExpertConfig
 from models.observation import example_observation
@@ -80,3 +81,11 @@ def test_what_lies_badly_on_a_cpu_is_moved_and_nothing_else_copied():
     kernels = [x for x in jax.tree.leaves(nnx.state(moved), is_leaf=lambda x: isinstance(x, Kernel))
                if isinstance(x, Kernel)]  # fmt: skip
     assert {kernel.columns for kernel in kernels} >= {64, 256, 512}
+
+
+def test_a_large_model_is_not_held_twice(monkeypatch):
+    model = wide("pi0_fast")
+    copied = sum(x.nbytes for n, x in parameters_of(model).items() if x.shape[-1] % 256 == 0)
+    assert laid_out(model) is not model
+    monkeypatch.setattr(products, "_MOST_COPIED", copied // 10)
+    assert laid_out(model) is model
