@@ -48,15 +48,18 @@ def dot(x: Array, kernel: Kernel) -> Array:
 
 def laid_out(model: nnx.Module) -> nnx.Module:
     """The model with its weights as this device multiplies them quickest: on a CPU a copy of those
-    in float32 that lie badly, if that is less than 1 GB; anything else as it is. Its numbers are
-    the same."""
+    in float32 that lie badly, if that is less than 1 GB; anything else as it is, shapes without
+    numbers too. Its numbers are the same."""
     graphdef, state = nnx.split(model)
     is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
 
     def lies_badly(variable) -> bool:
-        return isinstance(variable, Kernel) and variable.dtype == jnp.float32 and _is_bad(variable)
+        if not isinstance(variable, Kernel) or variable.dtype != jnp.float32:
+            return False
+        return isinstance(variable.get_raw_value(), jax.Array) and _is_bad(variable)
 
-    copied = sum(v.nbytes for v in jax.tree.leaves(state, is_leaf=is_variable) if lies_badly(v))
+    leaves = jax.tree.leaves(state, is_leaf=is_variable)
+    copied = sum(v.size * v.dtype.itemsize for v in leaves if lies_badly(v))
     if not 0 < copied <= _MOST_COPIED:
         return model
     place = lambda v: v.replace(_apart(v[...])) if lies_badly(v) else v  # noqa: E731
