@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from models import checkpoint, layout, lora, pi0
+from models.compiled import compiled
 from models.lora import Adapters, Lora
 from models.pi0_fast import Pi0Fast
 from tests.golden_models import CONFIGS, GOLDENS, case, close, same
@@ -50,9 +51,10 @@ def test_pi0(goldens, monkeypatch, run):
     record = case("pi0", "b2", goldens / "lora")
     model, observation = load("pi0", run), record.observation()
     monkeypatch.setattr(pi0, "time_embedding", recorded_time_embedding(record))
-    actions = jax.jit(model.sample_actions)(observation, record["noise"])
+    # As the product runs it: XLA's own choice of products alone moved rslora's actions by 1.2e-4.
+    actions = compiled(model, pi0.Pi0.sample_actions)(observation, record["noise"])
     close(actions, record[run + "actions_10"], 1e-4)
-    loss = jax.jit(model.compute_loss)(
+    loss = compiled(model, pi0.Pi0.compute_loss)(
         jax.random.key(0), observation, record["actions"], record["loss_noise"], record["loss_time"]
     )
     close(loss, record[run + "loss"], 5e-5)
