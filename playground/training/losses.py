@@ -71,7 +71,7 @@ def loss(
     trainee: Trainee, batch: Batch, key: Array, draws: int, eased: bool = False
 ) -> tuple[Array, dict[str, Array]]:
     """The sum to minimise, and its parts with what they mean in centimetres and shares.
-    `eased` leaves pi0-FAST's black cameras out (128 of its 350 tokens, which tell nothing) and
+    `eased` leaves pi0-FAST's black cameras out (128 of its 330 tokens, which tell nothing) and
     takes tokens of nearly the same coefficients for nearly right."""
     config = trainee.policy.config
     size = config.vision.image_size

@@ -69,7 +69,7 @@ class Recipe:
 
 RECIPES = {
     "pi0": Recipe(steps=8_200, sight=800, images=16, prompts=2, draws=2),
-    "pi0_fast": Recipe(steps=12_000, sight=0, eased=0.85, images=8, prompts=2, draws=1, peak=1e-3),
+    "pi0_fast": Recipe(steps=12_000, sight=0, eased=0.8, images=8, prompts=2, draws=1, peak=1e-3),
 }
 
 
