@@ -33,6 +33,9 @@ def settings() -> argparse.ArgumentParser:
     told.add_argument("--config", help="the folder's: openpi's name for it, or a JSON file")
     told.add_argument("--robot", help="of a LeRobot folder: a name or a JSON file")
     told.add_argument("--asset-id", help="whose norm stats of the folder, where not the config's")
+    # What a start that the page asked for is told by the one before it (`checkpoints.Reopening`).
+    told.add_argument("--otherwise", help=argparse.SUPPRESS)
+    told.add_argument("--because", default="", help=argparse.SUPPRESS)
     return told
 
 
@@ -46,7 +49,7 @@ def main() -> None:
     except ValueError as error:
         settings().error(str(error))
     worker = Worker("playground.loading:load", {"policies": asked}, kinds=KINDS)
-    if again := serve(worker, robots, told.host, told.port):
+    if again := serve(worker, robots, told):
         place = ["--host", told.host, "--port", str(told.port)]
         os.execv(sys.executable, [sys.executable, __file__, *place, *again])
 
@@ -59,23 +62,27 @@ def install(packages: list[str]) -> None:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def serve(worker: Worker, robots: Mapping[str, Robot], host: str, port: int) -> list[str] | None:
-    """Until a signal ends it. Returns what the page asked to start anew with, if it did."""
+def serve(
+    worker: Worker, robots: Mapping[str, Robot], told: argparse.Namespace
+) -> list[str] | None:
+    """Until a signal ends it. Returns the arguments to start anew with, if that was asked for."""
     # Gradio takes as long to import as the worker's process to load: both at once.
     from playground import health
     from playground.ui import checkpoints, page, results
 
-    kept, reopening = results.Results(), checkpoints.Reopening()
-    private = checkpoints.is_private(host)
+    kept, reopening = results.Results(), checkpoints.Reopening(told)
+    private = checkpoints.is_private(told.host)
     demo = page.build(worker, robots, kept, reopening if private else None)
     try:
-        served = page.serve(demo, host, port)
+        served = page.serve(demo, told.host, told.port)
     except OSError:
         worker.close()
-        settings().error(f"cannot listen on {host}, port {port}; if it is taken, choose another")
+        where = f"{told.host}, port {told.port}"
+        settings().error(f"cannot listen on {where}; if it is taken, choose another")
     served.include_router(health.routes(worker))
     served.include_router(results.routes(kept))
     print(f"The playground is open at {demo.local_url}", flush=True)
+    reopening.watch(worker)
     health.wait_for_signal()
     worker.close()
     demo.close()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from hypothesis import settings
 
 from tests.visitor import app, browser, photo, policies, visit  # noqa: F401
 
@@ -13,7 +14,10 @@ GOLDENS = ROOT.parent / "shared" / "goldens"
 
 
 def pytest_configure(config):
-    """A program is compiled once for all tests that run it, and for the next run of the tests."""
+    """A program is compiled once for all tests that run it, and for the next run of the tests.
+    Hypothesis times no example: how long one takes is the benchmark's matter."""
+    settings.register_profile("untimed", settings.default, deadline=None)
+    settings.load_profile("untimed")
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("programs")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

@@ -433,7 +433,7 @@ def test_a_policy_that_cannot_answer_is_said():
 prompts = st.text(st.sampled_from("ab ABcé_.\n1"), max_size=24)
 
 
-@settings(derandomize=True, deadline=None)
+@settings(derandomize=True)
 @given(prompts, st.integers(0, 99))
 def test_prompt_variants_are_what_they_say(prompt, seed):
     raw = observe(prompt)

@@ -350,7 +350,7 @@ def pictures(draw):
 
 
 @given(pictures())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_any_picture_reaches_the_model_s_square_or_is_too_narrow(given_picture):
     data, (width, height) = given_picture
     loaded = transforms.load_image(data)
@@ -385,7 +385,7 @@ def well(form):
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_any_form_is_run_or_refused_with_a_reason(form, data):
     parts, every, _, _ = form
     values = well(parts)
@@ -410,7 +410,7 @@ def test_the_form_as_it_is_can_be_run(form):
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_any_memory_of_a_browser_sets_the_page_or_is_forgotten(form, data):
     parts, every, memory, measure = form
     kept = visits.Visits()
@@ -435,7 +435,7 @@ def test_any_memory_of_a_browser_sets_the_page_or_is_forgotten(form, data):
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_any_recipe_is_read_or_refused_with_a_reason(data):
     """A recipe with one of its values replaced by any other."""
     tree = json.loads(recipe.to_json(recipe.of(RUN)))
@@ -464,7 +464,7 @@ def test_any_recipe_is_read_or_refused_with_a_reason(data):
     ), st.binary(max_size=60) | JSON.map(lambda tree: json.dumps(tree).encode())), max_size=5),
     st.integers(0, 200),
 )  # fmt: skip
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_any_zip_is_refused_with_a_reason(members, cut):
     file = io.BytesIO()

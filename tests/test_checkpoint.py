@@ -315,7 +315,7 @@ def test_weights_that_are_not_finite(tmp_path, value, dtype):
         checkpoint.load_openpi(tmp_path, SMALL["pi0"], dtype="float32")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data(), st.sampled_from([np.float16, np.float32, ml_dtypes.bfloat16]))
 def test_has_nonfinite(data, dtype):
     bits = np.dtype(f"u{np.dtype(dtype).itemsize}")

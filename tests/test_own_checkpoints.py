@@ -5,6 +5,7 @@ them (the goldens), in one app, held to the models called directly. Nothing is a
 import dataclasses
 import json
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -249,6 +250,34 @@ def test_folders_chosen_on_the_page(goldens, described, texts, tmp_path, browser
             run(page)
             expect(page.locator(".card")).to_contain_text("Answered in", timeout=300_000)
             expect(page.locator(".card")).to_contain_text("real checkpoint")
+        page.close()
+
+
+@pytest.mark.browser
+def test_a_damaged_folder_chosen_on_the_page(goldens, described, texts, tmp_path, browser):
+    """It is refused by name only once it is loaded: the former checkpoints answer again."""
+    folder = tmp_path / "cut_off"
+    shutil.copytree(goldens / "pi0", folder)
+    shard = max(folder.rglob("params/**/d/*"), key=lambda path: path.stat().st_size)
+    shard.write_bytes(shard.read_bytes()[:1000])
+    (texts / "cut_off.json").write_text(
+        json.dumps(json.loads((texts / "mine.json").read_text()) | {"folder": str(folder)})
+    )
+    with started(tmp_path, "--checkpoint", "pi0_tabletop") as address:
+        page = browser.new_page()
+        page.goto(address)
+        expect(page.locator(".say")).to_have_text("Ready.")
+        page.get_by_text("Open other checkpoints").click()
+        field = page.locator("#chosen-checkpoints input")
+        field.fill(str(texts / "cut_off.json"))
+        field.press("Enter")
+        page.locator("#open-checkpoints").click()
+        told = page.locator("#reopening .failure")
+        expect(told).to_contain_text("the earlier ones are open again", timeout=300_000)
+        expect(told).to_contain_text(shard.name)
+        expect(page.locator(".card")).to_contain_text("pi0_tabletop · ")
+        run(page)
+        expect(page.locator(".card")).to_contain_text("Answered in")
         page.close()
 
 

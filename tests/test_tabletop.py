@@ -67,7 +67,7 @@ def test_a_seed_is_a_scene():
     assert random_scene(5) != random_scene(6)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_forward_kinematics_is_mujocos(seed):
     rng = np.random.default_rng(seed)
@@ -79,7 +79,7 @@ def test_forward_kinematics_is_mujocos(seed):
         np.testing.assert_allclose(ours, table.tip(arm), atol=5e-6)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(x=st.floats(-0.16, 0.16), y=st.floats(0.38, 0.62), z=st.floats(0.01, 0.15))
 def test_the_nearer_arm_reaches_all_over_the_workspace_within_its_limits(x, y, z):
     model, arm, goal = build_model(), nearer_arm(x), np.array([x, y, z])
@@ -198,7 +198,7 @@ def test_the_expert_arrives_within_a_chunk():
             assert abs(tip[2] - cube[2]) < 0.03
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1), pick=st.booleans())
 def test_the_experts_chunks_are_smooth_and_begin_where_the_arms_are(seed, pick):
     scene = random_scene(seed)

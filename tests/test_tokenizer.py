@@ -347,7 +347,7 @@ def test_fit_leaves_no_holes(fitted):
 
 
 @pytest.mark.parametrize("kind", ["published", "whole chunk", "frequency by frequency"])
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=10, derandomize=True)
 @given(seed=st.integers(0, 10_000))
 def test_whatever_is_drawn_under_the_grammar_decodes(
     small, tiny, recorded_fast, fitted, kind, seed

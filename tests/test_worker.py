@@ -687,7 +687,7 @@ DTYPES = st.one_of(
 
 
 @given(st_np.arrays(DTYPES, st_np.array_shapes(min_dims=0, min_side=0, max_dims=4)))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_arrays_travel_bit_for_bit(array):
     assert same_bits(travelled({"x": array})["x"], array)
     assert same_bits(travelled((array.T,))[0], np.asarray(array.T))
@@ -752,7 +752,7 @@ def test_what_is_no_frame_is_a_value_error(sent):
             wire.receive(theirs)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_a_frame_cut_short_is_the_end_of_the_stream(data):
     sent = wire.encode({"x": np.arange(10), "y": "text"})

@@ -3,9 +3,13 @@
 Only where the page is this machine's own: elsewhere one visitor would choose for all.
 """
 
+import argparse
+import html
 import ipaddress
+import json
 import os
 import signal
+import threading
 from collections.abc import Sequence
 
 import gradio as gr
@@ -14,30 +18,59 @@ from playground import choice, download
 from playground.catalog import Entry, entries
 from playground.ui import bench as benches
 from playground.ui import look
+from playground.worker import Down, Worker
 
 _OTHER = "Names, a checkpoint folder, or a JSON file that names one (type and press Enter)"
 
 
 class Reopening:
-    """arguments: of the command line, once the page has asked to start anew; else None."""
+    """How the program starts anew, with what it needs of `started`, the command line it was started
+    with. What the page asks for may still turn out damaged while it is loaded: then the former
+    checkpoints are opened again, and the page says why.
 
-    def __init__(self):
+    arguments: to start anew with, once that is asked for; else None. otherwise: the former ones,
+    while those asked for are not loaded; because: why it is the former ones again, else "".
+    """
+
+    def __init__(self, started: argparse.Namespace):
+        told = (started.checkpoint, started.config, started.robot, started.asset_id)
+        self._current = _arguments(*told)
         self.arguments: list[str] | None = None
+        self.otherwise = json.loads(started.otherwise) if started.otherwise else None
+        self.because = started.because
 
     def ask(self, checkpoints: Sequence[str], config: str, robot: str, asset_id: str) -> None:
         """Ends the program as a signal would; `app.py` then starts it anew. Raises ValueError, and
         ends nothing, for what cannot be opened."""
         if not checkpoints:
             raise ValueError("choose at least one checkpoint")
-        told = {
-            "--config": config.strip(),
-            "--robot": robot.strip(),
-            "--asset-id": asset_id.strip(),
-        }
-        choice.chosen(checkpoints, *(value or None for value in told.values()))
-        options = [part for flag, value in told.items() if value for part in (flag, value)]
-        self.arguments = [*options, "--checkpoint", *checkpoints]
+        told = [word.strip() or None for word in (config, robot, asset_id)]
+        choice.chosen(checkpoints, *told)
+        self._again([*_arguments(checkpoints, *told), "--otherwise", json.dumps(self._current)])
+
+    def watch(self, worker: Worker) -> None:
+        """Goes back to the former checkpoints if the worker stays down without having loaded."""
+        if self.otherwise is not None:
+            threading.Thread(target=self._watch, args=(worker,), daemon=True).start()
+
+    def _watch(self, worker: Worker) -> None:
+        try:
+            worker.metadata()
+        except Down as error:
+            if worker.status().state == "down":
+                self._again([*self.otherwise, "--because", str(error)])
+
+    def _again(self, arguments: list[str]) -> None:
+        self.arguments = arguments
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _arguments(
+    checkpoints: Sequence[str], config: str | None, robot: str | None, asset_id: str | None
+) -> list[str]:
+    flags = {"--config": config, "--robot": robot, "--asset-id": asset_id}
+    options = [part for flag, value in flags.items() if value for part in (flag, value)]
+    return [*options, *(["--checkpoint", *checkpoints] if checkpoints else [])]
 
 
 def is_private(host: str) -> bool:
@@ -50,7 +83,9 @@ def is_private(host: str) -> bool:
 
 def build(reopening: Reopening) -> None:
     """The panel, to be called inside a column."""
-    with gr.Accordion("Open other checkpoints", open=False, elem_id="checkpoints"):
+    with gr.Accordion(
+        "Open other checkpoints", open=bool(reopening.because), elem_id="checkpoints"
+    ):
         chosen = gr.Dropdown(
             [(_label(entry), entry.name) for entry in entries().values()],
             value=[],
@@ -64,7 +99,7 @@ def build(reopening: Reopening) -> None:
         robot = gr.Textbox(label="Robot of a LeRobot folder", placeholder="libero, or my_arm.json")
         asset_id = gr.Textbox(label="Norm stats, if not the config's", placeholder="my_dataset")
         start = gr.Button("Open", elem_id="open-checkpoints")
-        status = gr.HTML("", apply_default_css=False, elem_id="reopening")
+        status = gr.HTML(_back(reopening.because), apply_default_css=False, elem_id="reopening")
 
     def ask(*given):
         try:
@@ -74,9 +109,18 @@ def build(reopening: Reopening) -> None:
         return "<p class='fine'>Opening; the page comes back by itself.</p>"
 
     own = {"api_visibility": "private", "show_progress": "hidden"}
-    start.click(ask, [chosen, config, robot, asset_id], status, **own).success(
-        None, js=look.script("reopen.js"), **own
-    )
+    follow = {"fn": None, "js": look.script("reopen.js"), **own}
+    start.click(ask, [chosen, config, robot, asset_id], status, **own).success(**follow)
+    if reopening.otherwise is not None:
+        gr.context.Context.root_block.load(**follow)
+
+
+def _back(because: str) -> str:
+    """Why the former checkpoints are open again."""
+    if not because:
+        return ""
+    told = f"What you chose could not be opened, so the earlier ones are open again. {because}"
+    return f"<p class='failure' role='alert'>{html.escape(told)}</p>"
 
 
 def _label(entry: Entry) -> str:
