@@ -83,7 +83,7 @@ def serve(
     served.include_router(results.routes(kept))
     print(f"The playground is open at {demo.local_url}", flush=True)
     reopening.watch(worker)
-    health.wait_for_signal()
+    health.wait_for_signal(reopening.asked)
     worker.close()
     demo.close()
     return reopening.arguments

@@ -11,7 +11,6 @@ mean nothing; loading, memory, time and rounding are those of the real ones.
 
 import argparse
 import dataclasses
-import gc
 import json
 import math
 import multiprocessing
@@ -109,8 +108,7 @@ def write_params(config: Config, params: Path, seed: int = 0) -> None:
         }
         # Handed over without a copy, or the largest would be held three times.
         ts.open(spec).result().write(array, can_reference_source_data_indefinitely=True).result()
-        del array
-        gc.collect()
+        del array, layer
 
 
 # --- opened as a user's -------------------------------------------------------------------------

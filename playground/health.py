@@ -2,6 +2,7 @@
 
 import dataclasses
 import signal
+import threading
 import time
 
 from fastapi import APIRouter
@@ -31,13 +32,14 @@ def _answer(worker: Worker, well: bool) -> JSONResponse:
     return JSONResponse(dataclasses.asdict(worker.status()), status_code=200 if well else 503)
 
 
-def wait_for_signal() -> None:
-    """Blocks the main thread until SIGTERM or SIGINT asks the program to end; a second one then
-    acts as it did before. The handler only takes note, so that nothing is torn in the middle."""
+def wait_for_signal(other: threading.Event | None = None) -> None:
+    """Blocks the main thread until SIGTERM, SIGINT or the event asks the program to end; a second
+    signal then acts as it did before. The handler only takes note, so that nothing is torn in the
+    middle."""
     received = []
     numbers = (signal.SIGTERM, signal.SIGINT)
     former = [signal.signal(number, lambda *_: received.append(1)) for number in numbers]
-    while not received:
+    while not (received or (other is not None and other.is_set())):
         time.sleep(0.2)
     for number, handler in zip(numbers, former, strict=True):
         signal.signal(number, handler)

@@ -84,7 +84,8 @@ def load(policies):
 def serve(port: int, places: int) -> None:
     asked = {"policies": list(BUNDLED_PAIR)}
     worker = Worker("tests.load:load", asked, kinds=app.KINDS, queue_size=places)
-    app.serve(worker, dict.fromkeys(BUNDLED_PAIR, TABLETOP), "127.0.0.1", port)
+    told = app.settings().parse_args(["--host", "127.0.0.1", "--port", str(port)])
+    app.serve(worker, dict.fromkeys(BUNDLED_PAIR, TABLETOP), told)
 
 
 class Page:

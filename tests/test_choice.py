@@ -2,13 +2,13 @@
 
 import json
 import logging
-import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import app
-from playground import choice, download
+from playground import choice, download, worker
 from playground.catalog import BUNDLED_PAIR, DEFAULT_PAIR
 from playground.choice import PAIR_NEEDS_GB, chosen
 from playground.ui import checkpoints
@@ -51,19 +51,33 @@ def test_what_is_not_clear_is_refused(goldens, tmp_path):
 
 
 def test_what_the_page_asks_for_is_what_the_command_line_takes(goldens, monkeypatch):
-    """Refused, nothing ends; taken, the program ends as by a signal, and starts with these."""
-    sent = []
-    monkeypatch.setattr(checkpoints.os, "kill", lambda process, number: sent.append(number))
-    reopening = checkpoints.Reopening()
+    """Refused, nothing ends; taken, the program ends and starts with these."""
+    monkeypatch.delenv("PI0_PLAYGROUND_CHECKPOINT", raising=False)
+    reopening = checkpoints.Reopening(app.settings().parse_args(["--checkpoint", "pi0_tabletop"]))
     for refused in ([], ["pi0_drod"], [str(goldens / "pi0")]):
         with pytest.raises(ValueError, match=r"choose|did you mean|which config"):
             reopening.ask(refused, "", "", "")
-    assert (reopening.arguments, sent) == (None, [])
+    assert not reopening.asked.is_set()
     reopening.ask([str(goldens / "pi0"), "pi0_droid"], " pi0_aloha ", "", "")
-    assert sent == [signal.SIGTERM]
+    assert reopening.asked.is_set()
     told = app.settings().parse_args(reopening.arguments)
     assert told.checkpoint == [str(goldens / "pi0"), "pi0_droid"]
     assert (told.config, told.robot, told.asset_id) == ("pi0_aloha", None, None)
+
+    # Should these turn out damaged, the former ones open again, and the page says why.
+    class Refusing:
+        def metadata(self):
+            raise worker.Down("damaged")
+
+        def status(self):
+            return SimpleNamespace(state="down")
+
+    after = checkpoints.Reopening(told)
+    after.watch(Refusing()).join()
+    assert after.asked.is_set()
+    told = app.settings().parse_args(after.arguments)
+    assert (told.checkpoint, told.because) == (["pi0_tabletop"], "damaged")
+    assert checkpoints.Reopening(told).watch(Refusing()) is None
 
 
 @pytest.mark.parametrize(

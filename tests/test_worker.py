@@ -585,10 +585,18 @@ def page(tmp_path):
         program.kill()
 
 
+def takes_sigterm(pid):
+    """Whether a handler for it is there yet (proc(5))."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
+    return int(caught, 16) >> (signal.SIGTERM - 1) & 1
+
+
 def test_sigterm_drains_and_exits_with_0_and_only_the_worker_imports_jax(page):
     program, gate = page
     pid, jax_there = program.stdout.readline().split()
     assert jax_there == "True"
+    until(lambda: takes_sigterm(program.pid))
     program.send_signal(signal.SIGTERM)
     with pytest.raises(subprocess.TimeoutExpired):
         program.wait(timeout=0.5)  # it waits for the job

@@ -28,13 +28,13 @@ REQUESTS = np.array([(colour, pick) for colour in range(len(COLOURS)) for pick i
 PLACE_MIDDLE, PLACE_UNIT = np.array([0.0, 0.5, 0.05]), np.array([0.16, 0.12, 0.06])
 # Training pads text to its own lengths, shorter than a person's prompt may be: padding is seen by
 # nobody, so only time depends on it. pi0-FAST's is cut further, to what a batch's longest needs.
-PI0_TEXT, FAST_TEXT, FAST_TEXT_STEP = 12, 136, 16
+PI0_TEXT, FAST_TEXT, FAST_TEXT_STEP = 12, 176, 16
 # Before its postfix pi0-FAST reads at least this many tokens: 14 numbers, and words.
 FAST_PROMPT_LEAST = 48
-# FAST's rounding, coarser than the published 10: a chunk ends 1.1 cm (median) from where it should
-# instead of 0.7, in three quarters of the tokens. And few merges: most tokens are then one
-# coefficient, which a small model learns sooner than pairs and triples of them (41 tokens a chunk).
-FAST_SCALE, FAST_ENTRIES = 5.0, 512
+# FAST's rounding, coarser than the published 10, which a small model learned much more slowly. And
+# few merges: most tokens are then one coefficient, learned sooner than pairs and triples of them
+# (47 tokens a chunk).
+FAST_SCALE, FAST_ENTRIES = 7.0, 512
 # FAST has tokens for coefficients as far as it was fitted; 0.3 % of the chunks begin so far out
 # (an arm thrown aside) that some would lie beyond. Of these the normalised offsets are cut here.
 FAST_FARTHEST = 2.0
@@ -128,6 +128,23 @@ def alike(fast: FastActionTokenizer) -> np.ndarray:
         squares = np.square(values[:, None] - values[None]).sum(-1)
         found[np.ix_(rows, rows)] = np.exp(-squares / (2 * _ALIKE**2))
     return found / found.sum(axis=1, keepdims=True)
+
+
+def nearest_tokens(tokenizer: FastActionTokenizer, other: FastActionTokenizer) -> np.ndarray:
+    """For each of its tokens the other tokenizer's that is most like it, int [F]: telling as many
+    coefficients, or nearly so, the least apart. A part of a character counts as telling none."""
+    told, others = (
+        [np.array(t.coefficients(i) or ()) / t.scale for i in range(t.vocab_size)]
+        for t in (tokenizer, other)
+    )
+
+    def apart(one: np.ndarray, two: np.ndarray) -> tuple[int, float]:
+        shared = min(len(one), len(two))
+        return abs(len(one) - len(two)), float(np.abs(one[:shared] - two[:shared]).sum())
+
+    return np.array(
+        [min(range(len(others)), key=lambda j, one=one: apart(one, others[j])) for one in told]
+    )
 
 
 class Batcher:

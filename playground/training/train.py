@@ -24,6 +24,7 @@ from flax import nnx
 from models.checkpoint import load_bundled
 from models.compiled import options
 from models.config import PI0_FAST_TABLETOP, PI0_TABLETOP
+from models.tokenizer import NUM_SEG, FastActionTokenizer
 from playground.training import batches, demonstrations, losses
 from playground.training.curves import draw
 from playground.transforms import read_norm_stats, write_norm_stats
@@ -151,11 +152,20 @@ def restore(manager: ocp.CheckpointManager, like: dict, step: int | None = None)
     return manager.restore(step, args=ocp.args.StandardRestore(abstract))
 
 
-def warm_start(state: dict, folder: Path) -> dict:
+def warm_start(state: dict, folder: Path, fast: Path | None = None) -> dict:
     """What an exported policy has learned, as far as this one has the same arrays: sight and
     language for pi0-FAST from a pi0 (both of whose real sizes begin from one vision-language
-    model), everything but the training-only heads from a policy of its own kind."""
+    model), everything but the training-only heads from a policy of its own kind.
+
+    fast: this run's action tokenizer, whose tokens begin as those of the exported policy that tell
+    nearly the same coefficients; so a finer scale need not be learned from nothing."""
     _, model = load_bundled(folder)
+    if fast is not None and (folder / "fast").is_dir():
+        old, new = (FastActionTokenizer.load(path) for path in (folder / "fast", fast))
+        after = model.config.vocab_size - NUM_SEG - 1  # ids count down from here
+        table = model.gemma.embedding[...]
+        rows = table[after - batches.nearest_tokens(new, old)]
+        model.gemma.embedding[...] = table.at[after - np.arange(new.vocab_size)].set(rows)
     learned = {("policy", *path): value for path, value in nnx.to_flat_state(nnx.state(model))}
     flat = nnx.to_flat_state(state["params"])
     if unlike := [path for path, x in flat if path in learned and learned[path].shape != x.shape]:
@@ -189,7 +199,7 @@ def train(name: str, recipe: Recipe, folder: Path, data: Path, start_from: Path 
     if manager.latest_step() is not None:
         state = restore(manager, state)
     elif start_from:
-        state = warm_start(state, start_from)
+        state = warm_start(state, start_from, folder / "fast" if name == "pi0_fast" else None)
     # Donated buffers must not be shared between the average and the parameters.
     state = jax.tree.map(jnp.copy, state)
     count = sum(leaf.size for leaf in jax.tree.leaves(state["params"]["policy"]))
@@ -245,6 +255,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Trains a bundled policy; resumes where it was.")
     parser.add_argument("policy", choices=CONFIGS)
     parser.add_argument("--steps", type=int, help="length of the schedule")
+    parser.add_argument("--peak", type=float, help="highest learning rate")
     parser.add_argument("--demonstrations", type=Path, default=demonstrations.FOLDER)
     parser.add_argument("--run", type=Path, help="default: runs/<policy>")
     parser.add_argument(
@@ -253,8 +264,8 @@ def main() -> None:
     args = parser.parse_args()
     jax.config.update("jax_compilation_cache_dir", str(RUNS.resolve() / "compiled"))
     recipe = RECIPES[args.policy]
-    if args.steps:
-        recipe = dataclasses.replace(recipe, steps=args.steps)
+    asked = {"steps": args.steps, "peak": args.peak}
+    recipe = dataclasses.replace(recipe, **{key: value for key, value in asked.items() if value})
     train(args.policy, recipe, args.run or RUNS / args.policy, args.demonstrations, args.start_from)
 
 

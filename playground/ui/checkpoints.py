@@ -7,8 +7,6 @@ import argparse
 import html
 import ipaddress
 import json
-import os
-import signal
 import threading
 from collections.abc import Sequence
 
@@ -28,30 +26,35 @@ class Reopening:
     with. What the page asks for may still turn out damaged while it is loaded: then the former
     checkpoints are opened again, and the page says why.
 
-    arguments: to start anew with, once that is asked for; else None. otherwise: the former ones,
+    asked: set once the program is to start anew, with `arguments`. otherwise: the former ones,
     while those asked for are not loaded; because: why it is the former ones again, else "".
     """
 
     def __init__(self, started: argparse.Namespace):
         told = (started.checkpoint, started.config, started.robot, started.asset_id)
         self._current = _arguments(*told)
+        self.asked = threading.Event()
         self.arguments: list[str] | None = None
         self.otherwise = json.loads(started.otherwise) if started.otherwise else None
         self.because = started.because
 
     def ask(self, checkpoints: Sequence[str], config: str, robot: str, asset_id: str) -> None:
-        """Ends the program as a signal would; `app.py` then starts it anew. Raises ValueError, and
-        ends nothing, for what cannot be opened."""
+        """Has `app.py` end the program and start it anew. Raises ValueError, and ends nothing, for
+        what cannot be opened."""
         if not checkpoints:
             raise ValueError("choose at least one checkpoint")
         told = [word.strip() or None for word in (config, robot, asset_id)]
         choice.chosen(checkpoints, *told)
         self._again([*_arguments(checkpoints, *told), "--otherwise", json.dumps(self._current)])
 
-    def watch(self, worker: Worker) -> None:
-        """Goes back to the former checkpoints if the worker stays down without having loaded."""
-        if self.otherwise is not None:
-            threading.Thread(target=self._watch, args=(worker,), daemon=True).start()
+    def watch(self, worker: Worker) -> threading.Thread | None:
+        """Goes back to the former checkpoints if the worker stays down without having loaded. The
+        thread that sees to it, or None where there are none to go back to."""
+        if self.otherwise is None:
+            return None
+        thread = threading.Thread(target=self._watch, args=(worker,), daemon=True)
+        thread.start()
+        return thread
 
     def _watch(self, worker: Worker) -> None:
         try:
@@ -62,7 +65,7 @@ class Reopening:
 
     def _again(self, arguments: list[str]) -> None:
         self.arguments = arguments
-        os.kill(os.getpid(), signal.SIGTERM)
+        self.asked.set()
 
 
 def _arguments(
