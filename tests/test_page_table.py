@@ -113,13 +113,17 @@ def test_an_example_answers_from_the_cache_as_it_would_anew(visit, policies):
     (index, example) = next((i, e) for i, e in enumerate(examples(TABLETOP)) if "green" in e.prompt)
     button = page.locator("#examples button").nth(index)
     say = page.locator(".say")
-    for _ in range(60):  # the cache fills while nobody waits
-        button.click()
-        answered(page)
-        if say.inner_text().startswith("From the cache"):
-            break
-        page.wait_for_timeout(500)
-    expect(say).to_contain_text("this example ran before")
+
+    def click_until(words):
+        """The cache fills while nobody waits, and an option takes a moment to arrive."""
+        for _ in range(60):
+            button.click()
+            page.wait_for_timeout(1000)
+            if say.inner_text().startswith(words):
+                return answered(page)
+        raise AssertionError(f"{words!r} was never said; the last was {say.inner_text()!r}")
+
+    click_until("From the cache: this example ran before")
     expect(page.locator(CARDS[PI0])).to_contain_text(answers.REUSED)
     assert scene_of(page) == str(example.scene)
     state = np.array(example.state)
@@ -129,9 +133,7 @@ def test_an_example_answers_from_the_cache_as_it_would_anew(visit, policies):
     np.testing.assert_allclose(found, expected(trace, trace.actions[0]), atol=0.06)
 
     set_options(page, {"seed": 7})
-    button.click()
-    expect(say).to_have_text("Done.")
-    answered(page)
+    click_until("Done.")
 
 
 def test_every_example_is_the_scene_it_says():
