@@ -84,11 +84,17 @@ def is_private(host: str) -> bool:
         return host == "localhost"
 
 
+def tell(reopening: Reopening) -> None:
+    """Why the former checkpoints are open again, on top of the page."""
+    if reopening.because:
+        told = "What you chose could not be opened; the earlier checkpoints are open again."
+        told = f"<strong>{told}</strong> {html.escape(reopening.because)}"
+        gr.HTML(f"<p class='refusal' role='alert'>{told}</p>", apply_default_css=False)
+
+
 def build(reopening: Reopening) -> None:
     """The panel, to be called inside a column."""
-    with gr.Accordion(
-        "Open other checkpoints", open=bool(reopening.because), elem_id="checkpoints"
-    ):
+    with gr.Accordion("Open other checkpoints", open=False, elem_id="checkpoints"):
         chosen = gr.Dropdown(
             [(_label(entry), entry.name) for entry in entries().values()],
             value=[],
@@ -102,7 +108,7 @@ def build(reopening: Reopening) -> None:
         robot = gr.Textbox(label="Robot of a LeRobot folder", placeholder="libero, or my_arm.json")
         asset_id = gr.Textbox(label="Norm stats, if not the config's", placeholder="my_dataset")
         start = gr.Button("Open", elem_id="open-checkpoints")
-        status = gr.HTML(_back(reopening.because), apply_default_css=False, elem_id="reopening")
+        status = gr.HTML("", apply_default_css=False, elem_id="reopening")
 
     def ask(*given):
         try:
@@ -116,14 +122,6 @@ def build(reopening: Reopening) -> None:
     start.click(ask, [chosen, config, robot, asset_id], status, **own).success(**follow)
     if reopening.otherwise is not None:
         gr.context.Context.root_block.load(**follow)
-
-
-def _back(because: str) -> str:
-    """Why the former checkpoints are open again."""
-    if not because:
-        return ""
-    told = f"What you chose could not be opened, so the earlier ones are open again. {because}"
-    return f"<p class='failure' role='alert'>{html.escape(told)}</p>"
 
 
 def _label(entry: Entry) -> str:

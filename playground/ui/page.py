@@ -77,6 +77,8 @@ def build(
             apply_default_css=False,
             elem_classes="masthead",
         )
+        if reopening is not None:
+            checkpoints.tell(reopening)
         strip = gr.HTML(Progress(bench).payload(), **progress.COMPONENT, elem_id="strip")
         with gr.Row(elem_classes="body"):
             with gr.Column(scale=0, min_width=340, elem_classes="left"):
