@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from models.config import PI0_FAST_TABLETOP, PI0_TABLETOP
 from models.observation import Observation, uint8_to_float
 from models.pi0 import Pi0
 from models.pi0_fast import Pi0Fast
-from models.tokenizer import state_bins
+from models.tokenizer import FastActionTokenizer, state_bins
 from playground import robots
 from playground.robots import TABLETOP
 from playground.tabletop import expert, kinematics
@@ -339,6 +340,38 @@ def test_what_another_policy_learned_is_taken_over(tmp_path, monkeypatch):
     save_bundled(tmp_path / "wider", TINY["pi0"], wider, {}, storage="float32")
     with pytest.raises(ValueError, match="other sizes"):
         train.warm_start(begun, tmp_path / "wider")
+
+
+def test_finer_tokens_begin_as_the_coarser_ones_of_nearly_the_same_coefficients(
+    looks, stats, fast_folder, tmp_path, tiny
+):
+    old = FastActionTokenizer.load(fast_folder)
+    policy = losses.Trainee(TINY["pi0_fast"], rngs=nnx.Rngs(1)).policy
+    save_bundled(tmp_path, TINY["pi0_fast"], policy, {}, storage="float32")
+    shutil.copytree(fast_folder, tmp_path / "fast")
+    rng = np.random.default_rng(0)
+    chunks = rng.normal(size=(40, 50, 14)).cumsum(axis=1) / 20
+    new = FastActionTokenizer.fit(chunks, vocab_size=400, scale=old.scale * 1.4)
+    new.save(tmp_path / "new")
+    graph, params = nnx.split(train.trainee_of("pi0_fast", 0))
+    begun = train.Trainer(RECIPE, graph, train.optimiser(RECIPE)).begin(params)
+
+    def table(fast):
+        after = nnx.merge(graph, train.warm_start(begun, tmp_path, fast)["params"])
+        return np.asarray(after.policy.gemma.embedding[...])
+
+    learned, first = np.asarray(policy.gemma.embedding[...]), policy.config.vocab_size - 129
+    np.testing.assert_array_equal(table(fast_folder), learned)
+    found = table(tmp_path / "new")
+    ones = {c[0] / old.scale: i for i in range(old.vocab_size)
+            if (c := old.coefficients(i)) and len(c) == 1}  # fmt: skip
+    for i in range(new.vocab_size):
+        if (told := new.coefficients(i)) and len(told) == 1:
+            apart = np.abs(np.array(list(ones)) - told[0] / new.scale)
+            alike = [list(ones.values())[j] for j in np.flatnonzero(apart < apart.min() + 1e-9)]
+            assert any((found[first - i] == learned[first - j]).all() for j in alike), told
+    words = slice(0, first - max(old.vocab_size, new.vocab_size))
+    np.testing.assert_array_equal(found[words], learned[words])
 
 
 # --- the commands -------------------------------------------------------------------------------

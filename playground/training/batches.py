@@ -132,19 +132,23 @@ def alike(fast: FastActionTokenizer) -> np.ndarray:
 
 def nearest_tokens(tokenizer: FastActionTokenizer, other: FastActionTokenizer) -> np.ndarray:
     """For each of its tokens the other tokenizer's that is most like it, int [F]: telling as many
-    coefficients, or nearly so, the least apart. A part of a character counts as telling none."""
+    coefficients, or nearly so, the least apart; where several are, the one of the nearest id. A
+    part of a character counts as telling none."""
     told, others = (
         [np.array(t.coefficients(i) or ()) / t.scale for i in range(t.vocab_size)]
         for t in (tokenizer, other)
     )
 
-    def apart(one: np.ndarray, two: np.ndarray) -> tuple[int, float]:
-        shared = min(len(one), len(two))
-        return abs(len(one) - len(two)), float(np.abs(one[:shared] - two[:shared]).sum())
+    def nearest(token: int, values: np.ndarray) -> int:
+        def apart(candidate: int) -> tuple[int, float, int]:
+            theirs = others[candidate]
+            shared = min(len(values), len(theirs))
+            distance = float(np.abs(values[:shared] - theirs[:shared]).sum())
+            return abs(len(values) - len(theirs)), distance, abs(token - candidate)
 
-    return np.array(
-        [min(range(len(others)), key=lambda j, one=one: apart(one, others[j])) for one in told]
-    )
+        return min(range(len(others)), key=apart)
+
+    return np.array([nearest(token, values) for token, values in enumerate(told)])
 
 
 class Batcher:
