@@ -239,8 +239,9 @@ def test_folders_chosen_on_the_page(goldens, described, texts, tmp_path, browser
         every = (("ALOHA", "mine", 14), ("DROID", "my_lora", 8), ("LIBERO", "my_lerobot", 8))
         every += (("my_arm", "my_lerobot_fast", 8),)
         for robot, name, dims in every:
-            page.get_by_role("combobox", name="Robot").click()
-            page.get_by_role("option", name=robot, exact=True).click()
+            if name != "mine":  # which is shown: choosing it again would change nothing to wait for
+                page.get_by_role("combobox", name="Robot").click()
+                page.get_by_role("option", name=robot, exact=True).click()
             expect(page.locator(".card")).to_contain_text(f"{name} · ")
             expect(page.locator(".state input")).to_have_count(dims)
             page.get_by_label("Prompt").fill(PROMPT)

@@ -204,6 +204,8 @@ class _Parts:
 
     def check_picture(self, file):
         """A file that is no picture is refused at once, and taken out of its slot."""
+        if file is None:  # taken out again meanwhile
+            return gr.skip()
         try:
             benches.picture(file["path"])
         except ValueError as error:
