@@ -279,19 +279,20 @@ def test_bfloat16_keeps_the_heads_wide(family):
 
 @each_family
 def test_stepwise_equals_whole_loop(family):
-    """Up to what the time embedding leaves open from one compiled program to another: its angles
-    reach 1,570, where float32 has steps of 1e-4."""
+    """pi0.5 to the goldens' tolerance of float32: two compiled programs of it were 2.6e-5 apart on
+    one processor, below 1e-5 on another."""
+    tolerance = {"pi0": 1e-5, "pi05": V_T["pi05"]}[family]
     record = case(family, "b2_rightmasked")
     run, observation = programs(family, "b2_rightmasked"), record.observation()
     whole = run.sample_trajectory(observation, record["noise"], num_steps=4)
     prefix = run.prefill(observation)
     for attention in (False, True):
         steps = list(run.denoise(prefix, observation, record["noise"], 4, attention=attention))
-        close(jnp.stack([s.x_t for s in steps] + [steps[-1].x_next]), whole.x_t, V_T[family])
-        close(jnp.stack([s.v_t for s in steps]), whole.v_t, V_T[family])
+        close(jnp.stack([s.x_t for s in steps] + [steps[-1].x_next]), whole.x_t, tolerance)
+        close(jnp.stack([s.v_t for s in steps]), whole.v_t, tolerance)
         close([s.time for s in steps], whole.times[:-1], 0)
     chunk = run.sample_actions(observation, record["noise"], num_steps=4)
-    close(chunk, steps[-1].x_next, V_T[family])
+    close(chunk, steps[-1].x_next, tolerance)
     weights = np.stack(steps[0].attention)
     assert weights.shape == (3, 2, 4, prefix_suffix_rows(family), 768 + weights_text(family))
     close(weights.sum(axis=-1), np.ones(weights.shape[:-1]), 1e-5)
