@@ -35,6 +35,7 @@ ACTION = {**LANGUAGE, "width": 32, "mlp_dim": 64}
 SMALL = {"vision": VISION, "language": LANGUAGE, "vocab_size": 2048}
 FAST = ("my_lora", "my_lerobot_fast")
 PROMPT, SEED = "touch the red cube", 7
+CHOSEN = "#chosen-checkpoints input"
 # With weights in bfloat16 the velocity is rounded to it too; in the robot's units.
 ROUNDING = 0.02
 
@@ -179,6 +180,21 @@ def held(client, name, robot, picture, want):
     assert np.abs(np.array(other) - want).max() > 5 * ROUNDING
 
 
+def with_the_panel_open(browser, address):
+    page = browser.new_page()
+    page.goto(address)
+    expect(page.locator(".say")).to_have_text("Ready.")
+    page.get_by_text("Open other checkpoints").click()
+    return page
+
+
+def ask_for(page, *files):
+    for file in files:
+        page.locator(CHOSEN).fill(str(file))
+        page.locator(CHOSEN).press("Enter")
+    page.locator("#open-checkpoints").click()
+
+
 def test_what_is_told_while_a_folder_opens(goldens, described):
     steps = loading.open_steps({"folder": str(goldens / "pi0"), "config": described["mine"]})
     told, policy = finish(steps)
@@ -214,23 +230,13 @@ def test_folders_chosen_on_the_page(goldens, described, texts, tmp_path, browser
     path = texts / "chosen.json"
     path.write_text(json.dumps(told))
     with started(tmp_path, "--checkpoint", "pi0_tabletop") as address:
-        page = browser.new_page()
-        page.goto(address)
-        expect(page.locator(".say")).to_have_text("Ready.")
-        page.get_by_text("Open other checkpoints").click()
-        field = page.locator("#chosen-checkpoints input")
-        for word in ("nothing.json", str(path)):
-            field.fill(word)
-            field.press("Enter")
-        page.locator("#open-checkpoints").click()
+        page = with_the_panel_open(browser, address)
+        ask_for(page, "nothing.json", path)
         expect(page.get_by_test_id("toast-body")).to_contain_text("nothing.json")
-        field.press("Backspace")
-        field.press("Backspace")
+        for _ in range(2):
+            page.locator(CHOSEN).press("Backspace")
         others = (described[name] for name in ("my_lora", "my_lerobot", "my_lerobot_fast"))
-        for file in (str(path), *others):
-            field.fill(file)
-            field.press("Enter")
-        page.locator("#open-checkpoints").click()
+        ask_for(page, path, *others)
         expect(page.locator(".card")).to_contain_text("mine · aloha", timeout=300_000)
         expect(page.locator(".say")).to_have_text("Ready.", timeout=300_000)
         expect(page.locator("#prompt textarea")).to_have_attribute(
@@ -265,14 +271,8 @@ def test_a_damaged_folder_chosen_on_the_page(goldens, described, texts, tmp_path
         json.dumps(json.loads((texts / "mine.json").read_text()) | {"folder": str(folder)})
     )
     with started(tmp_path, "--checkpoint", "pi0_tabletop") as address:
-        page = browser.new_page()
-        page.goto(address)
-        expect(page.locator(".say")).to_have_text("Ready.")
-        page.get_by_text("Open other checkpoints").click()
-        field = page.locator("#chosen-checkpoints input")
-        field.fill(str(texts / "cut_off.json"))
-        field.press("Enter")
-        page.locator("#open-checkpoints").click()
+        page = with_the_panel_open(browser, address)
+        ask_for(page, texts / "cut_off.json")
         told = page.locator(".refusal")
         expect(told).to_contain_text("the earlier checkpoints are open again", timeout=300_000)
         expect(told).to_contain_text("cannot read params.PaliGemma")

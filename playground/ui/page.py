@@ -123,8 +123,8 @@ class _Parts:
         self.every, self.runs, self.results, self.worker = every, runs, results, worker
         self.form, self.shown, self.strip = form, shown, strip
         self.answers = Answers(every, worker)
-        # Keys of the last run and of the one that is drawn.
-        self.key, self.drawn = gr.State(None), gr.State(None)
+        # Keys of the last run and of the one that is drawn; and what the plot of actions shows.
+        self.key, self.drawn, self.plotted = gr.State(None), gr.State(None), gr.State(None)
 
     async def follow_loading(self, request: gr.Request, robot, chosen, temperature):
         """From the first look at the page until the policies are loaded. A run that waits for them
@@ -291,12 +291,21 @@ class _Parts:
             self.form.stop: gr.update(interactive=on),
         }
 
-    def show(self, key, drawn, units, execute):
+    def show(self, key, drawn):
         """The result of the run, apart from it: what a generator yields last is sent twice."""
         traces = self.results.find(key)
         if key == drawn or not traces:
             return {self.drawn: key}
-        return {self.drawn: key} | tabs.drawn(traces, key, units, execute, self.shown)
+        return {self.drawn: key} | tabs.drawn(traces, key, self.shown)
+
+    def plot(self, key, plotted, units, execute):
+        """The actions in the units asked for, drawn by nothing else: with a second handler, an
+        answer on its way could put back the units that a person has just left."""
+        wanted = (key, units, execute)
+        traces = self.results.find(key)
+        if wanted == plotted or not traces:
+            return gr.skip(), gr.skip(), gr.skip()
+        return wanted, *tabs.actions(traces, units, execute)
 
     # --- a run from a file ----------------------------------------------------------------------
 
@@ -328,10 +337,6 @@ class _Parts:
         """The page was closed."""
         for visitor in (request.session_hash, matters.run_of(request), rollout.run_of(request)):
             self.runs.forget(visitor)
-
-    def redraw(self, key, units, execute):
-        traces = self.results.find(key)
-        return tabs.actions(traces, units, execute) if traces else (gr.skip(), gr.skip())
 
 
 def _merged(first: dict, then: dict) -> dict:
@@ -387,21 +392,37 @@ def _wire(page: gr.Blocks, parts: _Parts, memory: Memory, kept: Visits) -> None:
     }
     show = {
         "fn": parts.show,
-        "inputs": [parts.key, parts.drawn, shown.units, shown.execute],
+        "inputs": [parts.key, parts.drawn],
         "outputs": [parts.drawn, *shown.all],
         **own,
     }
-    form.run.click(**run).then(**show)
-    form.prompt.submit(**run).then(**show)
+    plot = {
+        "fn": parts.plot,
+        "inputs": [parts.key, parts.plotted, shown.units, shown.execute],
+        "outputs": [parts.plotted, shown.plot, shown.words],
+        "trigger_mode": "always_last",
+        "concurrency_id": "plot",
+        "concurrency_limit": 1,  # in the order asked for
+        **own,
+    }
+    gr.on([shown.units.change, shown.execute.change], **plot)
+
+    def answer(event, **how):
+        """Runs the policies on that event, and shows what they answer."""
+        ran = event(**run | how)
+        ran.then(**plot)
+        return ran.then(**show)
+
+    answer(form.run.click)
+    answer(form.prompt.submit)
     table = form.scenes
     filled = [table.seed, form.prompt, form.state, *form.pictures, *form.modes]
-    run_example = run | {"fn": parts.run_example}
     chosen = form.examples.select(parts.example, form.robot, filled, **own)
-    chosen.then(**run_example).then(**show)
+    answer(chosen.then, fn=parts.run_example)
     form.stop.click(parts.stop, None, None, **own)
     placed = {"outputs": [table.seed, form.pictures[0], form.modes[0], form.state], **own}
-    table.new.click(parts.new_scene, form.robot, **placed).then(**run).then(**show)
-    table.seed.submit(parts.scene, [form.robot, table.seed], **placed).then(**run).then(**show)
+    answer(table.new.click(parts.new_scene, form.robot, **placed).then)
+    answer(table.seed.submit(parts.scene, [form.robot, table.seed], **placed).then)
     first = form.pictures[0]
     judged = [table.foreign, table.seed]
     first.change(scenes.judge, [form.robot, first], judged, preprocess=False, **own)
@@ -415,14 +436,6 @@ def _wire(page: gr.Blocks, parts: _Parts, memory: Memory, kept: Visits) -> None:
         **own,
     )
     judge = {"fn": parts.judge_again, "inputs": [tab.opened, parts.key], **own}
-    tab.again.change(**run).then(**show).then(outputs=[tab.status, tab.opened], **judge)
+    answer(tab.again.change).then(outputs=[tab.status, tab.opened], **judge)
     matters.wire(shown.matters, form, parts.every, parts.worker, parts.runs)
     norms.wire(shown.norms, form, parts.every)
-    gr.on(
-        [shown.units.change, shown.execute.change],
-        parts.redraw,
-        [parts.key, shown.units, shown.execute],
-        [shown.plot, shown.words],
-        trigger_mode="always_last",
-        **own,
-    )

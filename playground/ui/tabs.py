@@ -69,6 +69,7 @@ class Shown:
 
     @property
     def all(self) -> list:
+        """What `drawn` and `actions` set."""
         parts = (self.players, self.rails, self.masks, self.looks, self.received)
         views = [view for part in parts for view in part.values()]
         return [*self.cleared, *views]
@@ -172,10 +173,9 @@ def cleared(shown: Shown) -> dict:
     }
 
 
-def drawn(traces: Mapping[str, Trace], key: str, units: str, execute: int, shown: Shown) -> dict:
-    """Everything that shows a finished run."""
-    plot, words = actions(traces, units, execute)
-    updates = {shown.plot: plot, shown.words: words, shown.compare: _compare(traces)}
+def drawn(traces: Mapping[str, Trace], key: str, shown: Shown) -> dict:
+    """Everything that shows a finished run but `actions`."""
+    updates = {shown.compare: _compare(traces)}
     updates |= {shown.recipe.shown: recipe.payload(traces, key), shown.recipe.status: ""}
     updates[shown.played] = "".join(_left_out(trace) for trace in traces.values())
     for name in shown.masks:
