@@ -11,11 +11,19 @@ from tests.visitor import app, browser, photo, policies, visit  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDENS = ROOT.parent / "shared" / "goldens"
+# Compiling is most of the tests' time, LLVM's optimisations most of that, and numbers need none.
+# Excess precision off rounds to bfloat16 after each operation, as recorded of openpi.
+QUICK = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false --xla_allow_excess_precision=false"
+)
 
 
 def pytest_configure(config):
-    """A program is compiled once for all tests that run it, and for the next run of the tests.
-    Hypothesis times no example: how long one takes is the benchmark's matter."""
+    """A program is compiled once for all tests that run it, and for the next run of the tests, and
+    quickly; `XLA_FLAGS= pytest` compiles as users do. Hypothesis times no example: how long one
+    takes is the benchmark's matter."""
+    os.environ.setdefault("XLA_FLAGS", QUICK)
     settings.register_profile("untimed", settings.default, deadline=None)
     settings.load_profile("untimed")
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("programs")))

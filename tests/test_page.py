@@ -367,6 +367,17 @@ def test_zoom_stays_while_the_axes_do(visit):
     until(lambda: (page.evaluate(ranges) or [None])[0] == [0, 49])
 
 
+def test_units_chosen_while_an_answer_is_on_its_way_hold(visit):
+    page = visit()
+    shown = """() => document.querySelector("#actions-plot .js-plotly-plot")?.layout.uirevision"""
+    for units in ("normalised", "robot units", "normalised", "robot units"):
+        run(page)
+        answered(page)  # told; what it is shown as comes after
+        page.get_by_label(units).click()
+        page.wait_for_timeout(2_000)
+        until(lambda units=units: ("rad" in page.evaluate(shown)) == (units == "robot units"))
+
+
 def test_one_answer_weighs_less_than_a_megabyte_and_a_half(visit):
     page = visit()
     page.get_by_role("tab", name="Attention", exact=True).click()
