@@ -21,9 +21,10 @@ QUICK = (
 
 def pytest_configure(config):
     """A program is compiled once for all tests that run it, and for the next run of the tests, and
-    quickly; `XLA_FLAGS= pytest` compiles as users do. Hypothesis times no example: how long one
-    takes is the benchmark's matter."""
-    os.environ.setdefault("XLA_FLAGS", QUICK)
+    quickly; `XLA_FLAGS= pytest` compiles as users do, and so does what is measured at full size.
+    Hypothesis times no example: how long one takes is the benchmark's matter."""
+    if config.option.markexpr != "full_size":
+        os.environ.setdefault("XLA_FLAGS", QUICK)
     settings.register_profile("untimed", settings.default, deadline=None)
     settings.load_profile("untimed")
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("programs")))
