@@ -299,11 +299,11 @@ class _Parts:
         return {self.drawn: key} | tabs.drawn(traces, key, self.shown)
 
     def plot(self, key, plotted, units, execute):
-        """The actions in the units asked for, drawn by nothing else: with a second handler, an
-        answer on its way could put back the units that a person has just left."""
+        """The actions in the units asked for; with no key, none. Nothing else draws or hides them:
+        an answer on its way could put back the units, or the robot, that a person has just left."""
         wanted = (key, units, execute)
         traces = self.results.find(key)
-        if wanted == plotted or not traces:
+        if wanted == plotted or (key and not traces):
             return gr.skip(), gr.skip(), gr.skip()
         return wanted, *tabs.actions(traces, units, execute)
 
@@ -365,7 +365,6 @@ def _wire(page: gr.Blocks, parts: _Parts, memory: Memory, kept: Visits) -> None:
     visits.wire(memory, kept, form, shown.measure)
     page.load(None, js=look.script("zoom.js"), **own)
     page.unload(parts.leave)
-    form.robot.input(parts.choose_robot, form.robot, [*whole, parts.key, *shown.cleared], **own)
     form.state.input(parts.judge, [form.robot, form.state], form.state, **own)
     gr.on(
         [form.policies.change, form.temperature.change],
@@ -406,6 +405,8 @@ def _wire(page: gr.Blocks, parts: _Parts, memory: Memory, kept: Visits) -> None:
         **own,
     }
     gr.on([shown.units.change, shown.execute.change], **plot)
+    cleared = [*whole, parts.key, *shown.cleared]
+    form.robot.input(parts.choose_robot, form.robot, cleared, **own).then(**plot)
 
     def answer(event, **how):
         """Runs the policies on that event, and shows what they answer."""
@@ -431,10 +432,10 @@ def _wire(page: gr.Blocks, parts: _Parts, memory: Memory, kept: Visits) -> None:
     tab.file.upload(
         parts.open_file,
         [tab.file, *form.pictures],
-        [*whole, parts.key, shown.measure, tab.opened, tab.again, *shown.cleared],
+        [*cleared, shown.measure, tab.opened, tab.again],
         preprocess=False,
         **own,
-    )
+    ).then(**plot)
     judge = {"fn": parts.judge_again, "inputs": [tab.opened, parts.key], **own}
     answer(tab.again.change).then(outputs=[tab.status, tab.opened], **judge)
     matters.wire(shown.matters, form, parts.every, parts.worker, parts.runs)

@@ -63,13 +63,13 @@ class Shown:
 
     @property
     def cleared(self) -> list:
-        """What shows a result of all policies together."""
+        """What `cleared` sets."""
         recipe = [self.recipe.shown, self.recipe.status]
-        return [self.plot, self.words, self.played, self.compare, *self.paths.values(), *recipe]
+        return [self.played, self.compare, *self.paths.values(), *recipe]
 
     @property
     def all(self) -> list:
-        """What `drawn` and `actions` set."""
+        """What `drawn` sets."""
         parts = (self.players, self.rails, self.masks, self.looks, self.received)
         views = [view for part in parts for view in part.values()]
         return [*self.cleared, *views]
@@ -163,8 +163,6 @@ def live(states: Mapping[str, dict | None], shown: Shown) -> dict:
 
 def cleared(shown: Shown) -> dict:
     return {
-        shown.plot: gr.update(value=None, visible=False),
-        shown.words: _WAITING,
         shown.played: "",
         shown.compare: "",
         **dict.fromkeys(shown.paths.values()),
@@ -193,7 +191,9 @@ def drawn(traces: Mapping[str, Trace], key: str, shown: Shown) -> dict:
 
 
 def actions(traces: Mapping[str, Trace], units: str, execute: int) -> tuple:
-    """Updates of plot and words of the first tab."""
+    """Updates of plot and words of the first tab; without traces, before the first run."""
+    if not traces:
+        return gr.update(value=None, visible=False), _WAITING
     found = list(traces.values())
     how = {"normalised": units == MODEL_UNITS}
     longest = max(trace.info.horizon for trace in found)
