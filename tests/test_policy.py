@@ -278,6 +278,20 @@ def test_fast_mask_is_openpis(name):
         check_blocks(fields)
 
 
+@pytest.mark.parametrize("ran", [0, 1, 255, 256, 257, 600])
+def test_fast_mask_goes_on_by_its_rule_however_much_is_written(ran):
+    """Each token sees what the first sees of the prefix, and those written up to itself."""
+    config = CONFIGS["pi0_fast"]
+    valid = np.arange(config.max_token_len) < 20
+    prompt = FastPrompt(np.int64(valid), valid, 0 * valid, valid & False, "", 0)
+    filled = dict.fromkeys(config.image_slots, "filled")
+    fields = columns.fast(config, prompt, filled, str, ["x"] * ran)
+    rows = fields["mask"][config.prefix_len :] == ALLOWED
+    seen = np.arange(config.prefix_len) >= config.max_token_len - 20  # padding comes first
+    same(rows, np.hstack([np.tile(seen, (ran, 1)), np.tri(ran, dtype=bool)]))
+    check_blocks(fields)
+
+
 def modes(record, i):
     there = dict(zip(record.meta["camera_order"], record["image_masks"][i], strict=True))
     return {slot: "filled" if here else "masked" for slot, here in there.items()}
