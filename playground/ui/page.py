@@ -409,8 +409,8 @@ def _wire(page: gr.Blocks, parts: _Parts, memory: Memory, kept: Visits) -> None:
     form.robot.input(parts.choose_robot, form.robot, cleared, **own).then(**plot)
 
     def answer(event, **how):
-        """Runs the policies on that event, and shows what they answer. The plot comes last: an
-        update of it was lost where what holds it was just being shown again."""
+        """Runs the policies on that event, and shows what they answer. The plot comes last,
+        when what holds it is shown again."""
         return event(**run | how).then(**show).then(**plot)
 
     answer(form.run.click)
