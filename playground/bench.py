@@ -409,15 +409,17 @@ def main(given: Sequence[str] | None = None) -> None:
     print(f"{'':74}{'CPU s':>9}{f'at {REFERENCE:.0f}':>9}{'wall s':>9}")
     product, rate = calibrate(arguments.repeats)
     figures, compared = told([product], rate), []
+    if arguments.tricks:
+        print(f"\n{'CPU-seconds':74}{'without':>9}{'with':>9}{'saved':>8}", flush=True)
     for subject in chosen.values():
         if arguments.tricks:
-            compared += tricks.compare(subject.name, *whole(subject), TOKENS, arguments.repeats)
+            found = tricks.compare(subject.name, *whole(subject), TOKENS, arguments.repeats)
+            compared += shown(found)
         else:
             figures += told(bench_start(subject, arguments), rate)
             figures += told(bench(subject, arguments.repeats), rate)
     if not (arguments.mid or arguments.full_size):
         figures += told(bench_visitors(list(chosen), arguments.repeats), rate)
-    show(compared)
     if arguments.json:
         record = {
             "device": jax.devices()[0].device_kind,
@@ -450,14 +452,15 @@ def told(figures: Iterable[Figure], rate: float) -> list[Figure]:
     return kept
 
 
-def show(compared: Sequence[tricks.Trick]) -> None:
-    """A table for people."""
-    if compared:
-        print(f"\n{'CPU-seconds':74}{'without':>9}{'with':>9}{'saved':>8}")
+def shown(compared: Iterable[tricks.Trick]) -> list[tricks.Trick]:
+    """All of them, each printed as it comes."""
+    kept = []
     for trick in compared:
         label = f"{trick.subject}: {trick.name} ({trick.what})"
         saved = 1 - trick.with_s / trick.without_s
-        print(f"{label:74}{trick.without_s:9.3f}{trick.with_s:9.3f}{saved:8.0%}")
+        print(f"{label:74}{trick.without_s:9.3f}{trick.with_s:9.3f}{saved:8.0%}", flush=True)
+        kept.append(trick)
+    return kept
 
 
 if __name__ == "__main__":
