@@ -92,32 +92,40 @@ def test_random_weights_repeat_and_differ_by_seed(config):
 def test_a_damaged_program_is_compiled_anew(tmp_path):
     """Once; kept programs save the compiler's work and change no number, whatever befell them."""
     code = """
+import sys
 import jax, jax.numpy as jnp
+from pathlib import Path
 from playground import loading
-loading.keep_compiled_programs()
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 hits = []
 jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))
-print(float(jax.jit(lambda x: jnp.sin(x @ x).sum())(jnp.arange(64.0).reshape(8, 8))))
-print("/jax/compilation_cache/cache_hits" in hits)
+
+def run():  # as a new process does
+    jax.clear_caches()
+    loading.keep_compiled_programs()
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    hits.clear()
+    number = jax.jit(lambda x: jnp.sin(x @ x).sum())(jnp.arange(64.0).reshape(8, 8))
+    print(float(number), "/jax/compilation_cache/cache_hits" in hits)
+
+run()
+cut_off, emptied = (lambda data: data[:40]), (lambda data: b"")
+overwritten = lambda data: data[:40] + b"damaged" + data[47:]
+for damage in (cut_off, emptied, overwritten) if "damage" in sys.argv else ():
+    for kept in Path(jax.config.jax_compilation_cache_dir).iterdir():
+        kept.write_bytes(damage(kept.read_bytes()))
+    run()
+    run()  # kept anew
 """
     environment = {**os.environ, "PI0_PLAYGROUND_CACHE": str(tmp_path)}
 
-    def run():
-        command = [sys.executable, "-W", "ignore", "-c", code]
+    def run(*arguments):
+        command = [sys.executable, "-W", "ignore", "-c", code, *arguments]
         done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, check=True)
-        return done.stdout.split()
+        return done.stdout.decode().splitlines()
 
-    number, reused = run()
-    assert reused == b"False"
-    assert run() == [number, b"True"]
-    (folder,) = (tmp_path / "programs").iterdir()
-    for path in (folder.parent, folder):
+    (first,) = run()
+    number, reused = first.split()
+    assert reused == "False"
+    for path in ((folder := tmp_path / "programs"), *folder.iterdir()):
         assert path.stat().st_mode & 0o777 == 0o700
-    cut_off, emptied = (lambda data: data[:40]), (lambda data: b"")
-    overwritten = lambda data: data[:40] + b"damaged" + data[47:]  # noqa: E731
-    for damage in (cut_off, emptied, overwritten):
-        for kept in folder.iterdir():
-            kept.write_bytes(damage(kept.read_bytes()))
-        assert run() == [number, b"False"]
-        assert run() == [number, b"True"]  # and kept anew
+    assert run("damage") == [f"{number} {kept}" for kept in (True, *(False, True) * 3)]

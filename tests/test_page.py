@@ -181,6 +181,7 @@ def test_player_scrubs_without_the_server(visit):
     page = visit()
     run(page)
     answered(page)
+    expect(page.locator("#actions-plot .js-plotly-plot")).to_be_visible()  # the last of the answer
     tab(page, "Denoising")
     slider = page.get_by_label("Euler step")
     expect(slider).to_be_visible()
