@@ -1,14 +1,15 @@
 """The components as a person meets them: in Gradio, in a real browser."""
 
+import dataclasses
 import re
 
 import gradio as gr
 import numpy as np
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Locator, expect
 
 from playground.trace import PADDING
-from playground.views import attention, denoising, mask, rollout, theme, tokens
+from playground.views import actions, attention, denoising, mask, rollout, theme, tokens
 from tests import traces
 
 pytestmark = pytest.mark.browser
@@ -470,3 +471,23 @@ def test_nothing_is_wider_than_the_page(page):
             ".map((box) => box.scrollWidth - box.clientWidth)"
         )
         assert over == [0] * 6, name
+
+
+def test_panels_without_a_chunk_keep_their_places(browser, tmp_path):
+    """Velocities have no state to mark, so that nothing at all is drawn of a chunk that failed."""
+    moving = (dataclasses.replace(dim, meaning="velocity") for dim in FAILED.info.actions)
+    failed = dataclasses.replace(
+        FAILED, info=dataclasses.replace(FAILED.info, actions=tuple(moving))
+    )
+    actions.figure([failed]).write_html(tmp_path / "figure.html")
+    page = browser.new_page()
+    page.goto((tmp_path / "figure.html").as_uri())
+    titles = page.locator(".annotation-text").filter(has_text="velocity")
+    expect(titles).to_have_count(len(failed.info.actions))
+    places = {(round(box["x"]), round(box["y"])) for box in map(Locator.bounding_box, titles.all())}
+    assert len({x for x, _ in places}) == actions.COLUMNS
+    assert len(places) == len(failed.info.actions)
+    first, last = page.evaluate("document.querySelector('.js-plotly-plot')._fullLayout.xaxis.range")
+    assert -5 < first <= 0
+    assert failed.info.horizon - 1 <= last < failed.info.horizon + 5
+    page.close()

@@ -156,7 +156,9 @@ def _lines(traces, panel, place, normalised):
     for which, dim in panel.members:
         trace = traces[which]
         values = _values(trace, normalised)
-        if values is None:
+        if values is None:  # only the steps, without which Plotly draws no axes
+            steps, nothing = [0, trace.info.horizon - 1], [None, None]
+            drawn.append({"x": steps, "y": nothing, "hoverinfo": "skip", **axes})
             continue
         hue = theme.HUES[trace.info.family]
         steps = np.arange(values.shape[1])
@@ -266,7 +268,8 @@ def _layout(traces, shown, execute, entries):
         if t.actions is None
     ]
     notices = dict.fromkeys(
-        _wrapped(f"{t.info.title} · {t.info.badge}: {t.info.notice}") for t in traces
+        _wrapped(f"{t.info.title} · {t.info.badge}" + (t.info.notice and f": {t.info.notice}"))
+        for t in traces
     )
     if any(camera.FOREIGN in trace.warnings for trace in traces):
         notices |= {_wrapped(camera.FOREIGN): None}
