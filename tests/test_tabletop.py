@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import mujoco
 import numpy as np
@@ -229,6 +230,34 @@ def test_touching_the_wrong_cube_first_is_a_failure():
             break
     assert not outcome.success
     assert "red" in outcome.reason
+
+
+@pytest.mark.parametrize(
+    ("up_cm", "held", "steps", "red_moved_cm", "verdict"),
+    [
+        (5.1, True, 25, 0, True),
+        (5.1, True, 24, 0, None),  # not yet for 0.5 s
+        (4.9, True, 499, 0, None),
+        (4.9, True, 500, 0, False),  # after 10 s
+        (5.1, False, 100, 0, None),
+        (5.1, True, 25, 1.9, True),
+        (5.1, True, 25, 2.1, False),
+    ],
+)
+def test_a_cube_is_picked_up_when_it_is_held_5_cm_up_for_half_a_second(
+    up_cm, held, steps, red_moved_cm, verdict
+):
+    places = {colour: np.array([x, y, 0.02]) for colour, (x, y) in SPREAD.items()}
+    touching = {"red": (), "green": ("left",) if held else (), "blue": ()}
+    seen = SimpleNamespace(cube=lambda c: places[c].copy(), touching=lambda: touching)
+    referee = Referee(seen, Task("pick", "green", "pick up the {} cube"))
+    places["green"][2] += 0.01 * up_cm
+    places["red"][0] += 0.01 * red_moved_cm
+    for _ in range(steps):
+        outcome = referee.watch(seen)
+        if outcome is not None:
+            break
+    assert verdict == (outcome and outcome.success)
 
 
 def test_doing_nothing_runs_out_of_time():
