@@ -1,12 +1,17 @@
 """Who may attend to whom, and where everybody stands. True = may attend; rows are queries.
 
+Each rule computes with the library of the array it is given: JAX inside a model, and for what is
+shown of a run NumPy, which needs no compiler.
+
 Axes: B batch, T query tokens, S key tokens.
 """
 
-import jax.numpy as jnp
-from jax import Array
+import jax
+import numpy as np
 
 from models.config import Convention
+
+Array = jax.Array | np.ndarray
 
 
 def block_causal(input_mask: Array, ar_mask: Array) -> Array:
@@ -30,7 +35,9 @@ def block_causal(input_mask: Array, ar_mask: Array) -> Array:
 
     input_mask: bool [B, T]; ar_mask: bool or int [T] or [B, T]. Returns bool [B, T, T].
     """
-    block = jnp.cumsum(jnp.broadcast_to(ar_mask, input_mask.shape).astype(jnp.int32), axis=1)
+    xp = input_mask.__array_namespace__()
+    opened = xp.broadcast_to(xp.asarray(ar_mask), input_mask.shape)
+    block = xp.cumsum(opened, axis=1, dtype=xp.int32)
     in_reach = block[:, None, :] <= block[:, :, None]
     return in_reach & input_mask[:, None, :] & input_mask[:, :, None]
 
@@ -40,7 +47,8 @@ def positions(input_mask: Array) -> Array:
 
     Padding in front of the first valid token stands at -1, as in openpi.
     """
-    return jnp.cumsum(input_mask.astype(jnp.int32), axis=1) - 1
+    xp = input_mask.__array_namespace__()
+    return xp.cumsum(input_mask, axis=1, dtype=xp.int32) - 1
 
 
 def suffix_mask(prefix_input_mask: Array, suffix_input_mask: Array, suffix_ar_mask: Array) -> Array:
@@ -48,23 +56,25 @@ def suffix_mask(prefix_input_mask: Array, suffix_input_mask: Array, suffix_ar_ma
 
     Every suffix token sees the valid prefix [B, P]; among themselves the blocks decide.
     """
+    xp = prefix_input_mask.__array_namespace__()
     b, t = suffix_input_mask.shape
-    prefix = jnp.broadcast_to(prefix_input_mask[:, None, :], (b, t, prefix_input_mask.shape[1]))
-    return jnp.concatenate([prefix, block_causal(suffix_input_mask, suffix_ar_mask)], axis=2)
+    prefix = xp.broadcast_to(prefix_input_mask[:, None, :], (b, t, prefix_input_mask.shape[1]))
+    return xp.concatenate([prefix, block_causal(suffix_input_mask, suffix_ar_mask)], axis=2)
 
 
 def right_align_shift(input_mask: Array) -> Array:
     """int32 [B]: how far to roll each row to the left so that its last valid token ends it."""
-    place = jnp.arange(1, input_mask.shape[1] + 1)
-    return jnp.max(place * input_mask, axis=1)
+    xp = input_mask.__array_namespace__()
+    place = xp.arange(1, input_mask.shape[1] + 1, dtype=xp.int32)
+    return xp.max(place * input_mask, axis=1)
 
 
 def roll_rows(x: Array, shift: Array, axis: int = 1) -> Array:
     """Rolls `axis` of each row of x [B, ...] to the left by its own shift [B]."""
-    length = x.shape[axis]
-    index = (jnp.arange(length)[None] + shift[:, None]) % length
+    xp, length = x.__array_namespace__(), x.shape[axis]
+    index = (xp.arange(length)[None] + shift[:, None]) % length
     shape = [x.shape[0] if i == 0 else length if i == axis else 1 for i in range(x.ndim)]
-    return jnp.take_along_axis(x, index.reshape(shape), axis=axis)
+    return xp.take_along_axis(x, index.reshape(shape), axis=axis)
 
 
 def seen_by_decoded(input_mask: Array, convention: Convention) -> Array:
@@ -75,14 +85,14 @@ def seen_by_decoded(input_mask: Array, convention: Convention) -> Array:
     """
     if convention == "lerobot":
         return input_mask
-    valid_len, length = jnp.sum(input_mask, axis=1), input_mask.shape[1]
-    return jnp.arange(length) >= length - valid_len[:, None]
+    xp, length = input_mask.__array_namespace__(), input_mask.shape[1]
+    return xp.arange(length) >= length - xp.sum(input_mask, axis=1)[:, None]
 
 
 def decode_mask(seen: Array, step: Array, total_len: int) -> Array:
     """Mask of the token decoded at `step` over a right-aligned prefix, of which the places `seen`,
     bool [B, P], are seen by all that follows: bool [B, 1, total_len]."""
-    prefix_len = seen.shape[1]
-    place = jnp.arange(total_len)[None, None, :]
-    prefix = jnp.pad(seen, ((0, 0), (0, total_len - prefix_len)))[:, None, :]
+    xp, prefix_len = seen.__array_namespace__(), seen.shape[1]
+    place = xp.arange(total_len)[None, None, :]
+    prefix = xp.pad(seen, ((0, 0), (0, total_len - prefix_len)))[:, None, :]
     return prefix | ((place >= prefix_len) & (place <= prefix_len + step))

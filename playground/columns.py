@@ -5,10 +5,8 @@ The mask is made by the same rules that the models use (models/masks.py), over e
 those included that a run left out because nobody could see them. C columns.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
-import jax.numpy as jnp
 import numpy as np
 
 from models import masks
@@ -18,7 +16,6 @@ from playground.trace import ALLOWED, BLOCKED, PADDING, TokenBlock
 
 # Attention beyond this is averaged over heads: one run of a 3B model would take over 100 MB.
 MAX_ATTENTION_BYTES = 32 << 20
-_ROOM = 256  # tokens
 
 
 def flow(
@@ -41,7 +38,7 @@ def flow(
     opens = np.zeros(laid.width, bool)
     # The state opens a block, and so does the first action.
     opens[config.prefix_len : config.prefix_len + (1 if config.pi05 else 2)] = True
-    mask = np.asarray(masks.block_causal(jnp.asarray(there)[None], opens))[0]
+    mask = masks.block_causal(there[None], opens)[0]
     return laid.fields(mask, there)
 
 
@@ -55,7 +52,7 @@ def fast(
     """The same of a pi0-FAST run, in the order of its cache: the prefix aligned to the right, so
     padding comes first; the rows of the generated tokens (texts `written`) follow the decoding
     loop."""
-    there = jnp.asarray(_prefix_there(config, prompt, modes))[None]
+    there = _prefix_there(config, prompt, modes)[None]
     shift = masks.right_align_shift(there)
     aligned = masks.roll_rows(there, shift)
     laid = _Columns()
@@ -66,15 +63,12 @@ def fast(
     laid.add("text", "text", count, [piece(i) for i in prompt.tokens[:count]])
     laid.add("generated", "generated", len(written), written)
     mask = np.zeros((laid.width, laid.width), bool)
-    prefix = masks.block_causal(aligned, jnp.zeros(config.prefix_len, bool))
-    mask[: config.prefix_len, : config.prefix_len] = np.asarray(prefix)[0]
-    # With room to spare, because the rule is compiled for each size, half a second every time.
-    room = math.ceil(len(written) / _ROOM) * _ROOM
-    steps = np.arange(room)[:, None]
+    prefix = masks.block_causal(aligned, np.zeros(config.prefix_len, bool))
+    mask[: config.prefix_len, : config.prefix_len] = prefix[0]
+    steps = np.arange(len(written))[:, None]
     seen = masks.seen_by_decoded(aligned, config.convention)
-    rows = masks.decode_mask(seen, steps, config.prefix_len + room)
-    mask[config.prefix_len :] = np.asarray(rows)[0, : len(written), : laid.width]
-    return laid.fields(mask, np.r_[np.asarray(aligned)[0], np.ones(len(written), bool)])
+    mask[config.prefix_len :] = masks.decode_mask(seen, steps, laid.width)[0]
+    return laid.fields(mask, np.r_[aligned[0], np.ones(len(written), bool)])
 
 
 def _prefix_there(config, prompt, modes: Mapping[str, str]) -> np.ndarray:

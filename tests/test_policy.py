@@ -108,6 +108,11 @@ def test_reuse_changes_no_number(flow):
         assert not fresh.reused
         close(got.actions, fresh.actions, 1e-5)
         assert not np.allclose(got.actions, first.actions, atol=1e-3)
+    other = observe(flow, seed=44)  # another picture in the same slot
+    got, _ = run(flow, other)
+    assert not got.reused
+    fresh, _ = run(loading.untrained("pi0_tabletop"), other)
+    close(got.actions, fresh.actions, 1e-5)
 
 
 def test_text_padding_left_out_changes_no_number(flow, fast):
