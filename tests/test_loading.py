@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -53,7 +54,7 @@ def test_the_page_s_policies_open_and_are_labelled(name):
 @pytest.mark.parametrize("name", catalog.BUNDLED_PAIR)
 def test_a_warm_up_compiles_all_that_a_default_run_needs(name, monkeypatch):
     """And of pi0-FAST writes no more than it takes."""
-    policy, written = loading.open_policy(name), []
+    policy, written, compiled = loading.open_policy(name), [], []
     infer = policy.infer
 
     def watched(*arguments):
@@ -68,7 +69,14 @@ def test_a_warm_up_compiles_all_that_a_default_run_needs(name, monkeypatch):
     state = np.array(policy.robot.resting_state)
     picture = np.zeros((224, 224, 3), np.uint8)
     observation = RawObservation("tabletop", {"base_0_rgb": picture}, {}, "", state)
+
+    def heard(event, *_, **__):
+        compiled.append("backend_compile" in event)
+
+    jax.monitoring.register_event_duration_secs_listener(heard)
     list(policy.infer(observation, Options(seed=1)))
+    jax.monitoring.unregister_event_duration_listener(heard)
+    assert not any(compiled)  # what is shown of the run included
     phases = [event.phase for event in written if isinstance(event, Phase)]
     assert phases
     assert not [phase for phase in phases if "compiling" in phase]
