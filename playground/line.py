@@ -12,7 +12,6 @@ from playground.events import Event, Failed, Queued
 
 SIZE = 64  # jobs that wait while one runs
 _POSITION_EVERY_S = 2.0  # waiting clients hear this often, so that a closed page is noticed too
-_FRONT = 4  # places told of every move at once; each telling costs the page about 1 ms
 _MAX_UNREAD = 2000  # events; a client this far behind has stopped reading
 _MAX_WAITING_BYTES = 1 << 30
 _UNKNOWN_RETRY_S = 10
@@ -176,15 +175,15 @@ class Line:
         return tickets
 
     def tell(self) -> None:
-        """Tells people their place in line: in front when it changes, else after a while."""
+        """Tells everyone in line their place: all whose place changed, or who heard nothing for a
+        while."""
         now = time.monotonic()
         ahead = int(self.running is not None)
         wait_s = self._remaining_s(now)
         for ticket in self.waiting:
             if ticket.closed:
                 continue
-            moved = ahead <= _FRONT and ticket.position != ahead
-            if moved or now - ticket.told >= _POSITION_EVERY_S:
+            if ticket.position != ahead or now - ticket.told >= _POSITION_EVERY_S:
                 ticket.position, ticket.told = ahead, now
                 ticket.put(Queued(ahead, wait_s))
             typical = self._typical_s.get(ticket.label)

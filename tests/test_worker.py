@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_np
 
-from playground import health, line, wire
+from playground import health, wire
 from playground.events import Done, Failed, Finished, Job, Phase, Queued, Result, Step
 from playground.line import Busy
 from playground.trace import Options, RawObservation
@@ -270,32 +269,6 @@ def test_first_come_first_served_and_everybody_sees_their_place(start, tmp_path)
     for i in (0, 2, 3):
         assert isinstance(answer(waiting[i])[-1], Finished)
     assert notes.read_text().split("\n")[:-1] == ["pi0 0", "pi0 2", "pi0 3"]
-
-
-def test_in_front_every_move_is_told_at_once_and_further_back_within_two_seconds(monkeypatch):
-    now = 100.0
-    monkeypatch.setattr(line, "time", SimpleNamespace(monotonic=lambda: now))
-    lock, places = threading.Lock(), line.Line(64)
-    tickets = [line.Ticket(lock, "infer", {}) for _ in range(10)]
-
-    def told():
-        """What each has heard since it was last asked, the one that runs left out."""
-        heard = [[event.position for event in ticket.events] for ticket in tickets[2:]]
-        for ticket in tickets:
-            ticket.events.clear()
-        return heard
-
-    with lock:
-        for ticket in tickets:
-            places.join(ticket)
-        places.advance()
-        assert told() == [[n] for n in range(2, 10)]
-        places.finish(done=True)
-        places.advance()
-        assert told() == [[1], [2], [3], [4], [], [], [], []]
-        now += 2.1
-        places.tell()
-        assert told() == [[n] for n in range(1, 9)]
 
 
 def test_the_expected_wait_comes_from_jobs_of_the_same_kind(start, tmp_path):
