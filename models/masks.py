@@ -36,8 +36,7 @@ def block_causal(input_mask: Array, ar_mask: Array) -> Array:
     input_mask: bool [B, T]; ar_mask: bool or int [T] or [B, T]. Returns bool [B, T, T].
     """
     xp = input_mask.__array_namespace__()
-    opened = xp.broadcast_to(xp.asarray(ar_mask), input_mask.shape)
-    block = xp.cumsum(opened, axis=1, dtype=xp.int32)
+    block = xp.cumsum(xp.broadcast_to(ar_mask, input_mask.shape), axis=1, dtype=xp.int32)
     in_reach = block[:, None, :] <= block[:, :, None]
     return in_reach & input_mask[:, None, :] & input_mask[:, :, None]
 

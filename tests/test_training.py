@@ -24,7 +24,7 @@ from playground import robots
 from playground.robots import TABLETOP
 from playground.tabletop import expert, kinematics
 from playground.tabletop.rollout import ask_expert
-from playground.tabletop.scene import COLOURS, Table, random_scene
+from playground.tabletop.scene import COLOURS, Table, nearer_arm, random_scene
 from playground.tabletop.tasks import VERBS, WORDINGS, Task
 from playground.training import batches, demonstrations, evaluate, export, losses, train
 
@@ -491,8 +491,7 @@ def test_a_chunk_that_does_not_decode_counts_against_the_policy():
     found = evaluate.answer(table, task, table.state(), None)
     assert not found.decoded
     assert found.arm == ""
-    server = "left" if found.cube[0] < 0 else "right"
-    rest = kinematics.tip_paths(table.state())[server]  # where the arm stays
+    rest = kinematics.tip_paths(table.state())[nearer_arm(found.cube[0])]  # where the arm stays
     cm = 100 * np.linalg.norm(rest - found.expert_tip)
     assert found.error_cm == pytest.approx(cm, rel=1e-6)
     assert 5 < cm < 50
