@@ -7,13 +7,13 @@ import subprocess
 import sys
 from collections.abc import Mapping
 
-from playground import choice
-from playground.robots import Robot
-from playground.worker import Worker
+from playground.checkpoints import resolve
+from playground.robots.robot import Robot
+from playground.serving.worker import Worker
 
 # What the worker can be asked besides running policies.
 KINDS = {
-    "what_matters": "playground.analysis:what_matters",
+    "what_matters": "playground.analysis.sensitivity:what_matters",
     "rollout": "playground.tabletop.job:rollout",
 }
 
@@ -45,10 +45,10 @@ def main() -> None:
     told = settings().parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     try:
-        asked, robots = choice.chosen(told.checkpoint, told.config, told.robot, told.asset_id)
+        asked, robots = resolve.chosen(told.checkpoint, told.config, told.robot, told.asset_id)
     except ValueError as error:
         settings().error(str(error))
-    worker = Worker("playground.loading:load", {"policies": asked}, kinds=KINDS)
+    worker = Worker("playground.checkpoints.load:load", {"policies": asked}, kinds=KINDS)
     if again := serve(worker, robots, told):
         place = ["--host", told.host, "--port", str(told.port)]
         os.execv(sys.executable, [sys.executable, __file__, *place, *again])
@@ -67,7 +67,7 @@ def serve(
 ) -> list[str] | None:
     """Until a signal ends it. Returns the arguments to start anew with, if that was asked for."""
     # Gradio takes as long to import as the worker's process to load: both at once.
-    from playground import health
+    from playground.serving import health
     from playground.ui import checkpoints, page, results
 
     kept, reopening = results.Results(), checkpoints.Reopening(told)

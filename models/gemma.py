@@ -14,7 +14,7 @@ from flax import nnx
 from jax import Array
 
 from models.config import ExpertConfig
-from models.products import Kernel, dot
+from models.matmul import Kernel, dot
 
 # What a forbidden place gets instead of its score; openpi's constant, finite in float32.
 FORBIDDEN = -2.3819763e38

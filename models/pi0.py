@@ -22,8 +22,8 @@ from models import masks
 from models.compiled import compiled
 from models.config import Pi0Config
 from models.gemma import Gemma, KVCache, Pair
+from models.matmul import laid_out
 from models.observation import Observation
-from models.products import laid_out
 from models.siglip import Siglip
 
 

@@ -23,8 +23,8 @@ from models import masks
 from models.compiled import compiled
 from models.config import Pi0FastConfig
 from models.gemma import Gemma, KVCache, Pair
+from models.matmul import laid_out
 from models.observation import Observation
-from models.products import laid_out
 from models.siglip import Siglip
 from models.tokenizer import Grammar
 

@@ -10,7 +10,7 @@ from flax import nnx
 from jax import Array
 
 from models.config import VisionConfig
-from models.products import Linear
+from models.matmul import Linear
 
 
 class Block(nnx.Module):

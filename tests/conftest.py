@@ -7,7 +7,7 @@ import jax
 import pytest
 from hypothesis import settings
 
-from tests.visitor import app, browser, photo, policies, visit  # noqa: F401
+from tests.support.visitor import app, browser, photo, policies, visit  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDENS = ROOT.parent / "shared" / "goldens"

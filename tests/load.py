@@ -39,11 +39,11 @@ import httpx
 from PIL import Image
 
 import app
-from playground import line
-from playground.catalog import BUNDLED_PAIR
-from playground.robots import TABLETOP
+from playground.checkpoints.catalog import BUNDLED_PAIR
+from playground.robots.robot import TABLETOP
+from playground.serving import queue
+from playground.serving.worker import Worker
 from playground.ui.bench import MAX_PICTURE, examples
-from playground.worker import Worker
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "assets" / "examples" / "tabletop-red.png"
@@ -75,9 +75,9 @@ class Fragile:
 
 
 def load(policies):
-    from playground import loading
+    from playground.checkpoints import load
 
-    opened = yield from loading.load(policies)
+    opened = yield from load.load(policies)
     return {name: Fragile(policy) for name, policy in opened.items()}
 
 
@@ -142,7 +142,7 @@ class Page:
 
     def told(self, event: str) -> list[dict]:
         """What the log says of an event of the worker's."""
-        lines = re.findall(r" playground\.worker (\{.*\})", self.text())
+        lines = re.findall(r" playground\.serving\.worker (\{.*\})", self.text())
         return [line for line in map(json.loads, lines) if line["event"] == event]
 
     def worker(self) -> int:
@@ -675,7 +675,7 @@ def main() -> None:
         serve(*told.serve)
         return
     found, alone = [], None
-    stages = visit(told.visitors, told.seconds, line.SIZE, newcomers=told.newcomers)
+    stages = visit(told.visitors, told.seconds, queue.SIZE, newcomers=told.newcomers)
     for one in stages:
         found.append(one)
         print(row(one, alone), flush=True)

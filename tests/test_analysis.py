@@ -20,8 +20,7 @@ from models.config import ExpertConfig, Pi0Config, Pi0FastConfig, VisionConfig
 from models.pi0 import Pi0
 from models.pi0_fast import EOS, Pi0Fast
 from models.tokenizer import ACTION_END, ACTION_MARKER, FastActionTokenizer, PaligemmaTokenizer
-from playground import loading
-from playground.analysis import (
+from playground.analysis.sensitivity import (
     Base,
     Change,
     Comparison,
@@ -32,13 +31,14 @@ from playground.analysis import (
     to_plain,
     what_matters,
 )
-from playground.catalog import Entry
-from playground.events import Done, Finished, Phase, Result
-from playground.robots import ALOHA, DROID, LIBERO, TABLETOP
+from playground.analysis.variants import GROUPS, dimension_groups, garble, shuffle, variants, words
+from playground.checkpoints import load
+from playground.checkpoints.catalog import Entry
+from playground.robots.robot import ALOHA, DROID, LIBERO, TABLETOP
+from playground.serving.events import Done, Finished, Phase, Result
+from playground.serving.worker import Worker
 from playground.trace import Options, RawObservation, Stats, pack, unpack
-from playground.variants import GROUPS, dimension_groups, garble, shuffle, variants, words
 from playground.views import matters
-from playground.worker import Worker
 
 SLOTS = tuple(slot.name for slot in TABLETOP.flow_slots)
 VISION = VisionConfig(width=16, depth=1, mlp_dim=16, num_heads=2, patch_size=14, image_size=28)
@@ -86,7 +86,7 @@ def observe(prompt=RED, seed=0, **images):
 
 
 def tokenizer():
-    return PaligemmaTokenizer(loading.TOKENIZER)
+    return PaligemmaTokenizer(load.TOKENIZER)
 
 
 def assemble(name, config, model, text, chunks):
@@ -101,7 +101,7 @@ def assemble(name, config, model, text, chunks):
         state_in_prompt=quantile or config.pi05,
         asset_id="",
     )
-    info = loading.describe(
+    info = load.describe(
         entry,
         config,
         revision="test",
@@ -109,7 +109,7 @@ def assemble(name, config, model, text, chunks):
         notice="Random.",
         stats={"state": STATE_STATS, "actions": ACTION_STATS},
     )
-    return loading.assemble(info, entry, model, text, chunks)
+    return load.assemble(info, entry, model, text, chunks)
 
 
 def filled(model, config, values):
@@ -729,7 +729,7 @@ def loaded():
 
 
 def test_what_matters_is_a_kind_of_job():
-    kinds = {"what_matters": "playground.analysis:what_matters"}
+    kinds = {"what_matters": "playground.analysis.sensitivity:what_matters"}
     with Worker(f"{__name__}:loaded", {}, kinds=kinds) as worker:
         arguments = {"policies": ("fast",), "observation": observe(), "options": QUICK}
         events = list(worker.call("what_matters", arguments))

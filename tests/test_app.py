@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import app
-from playground import choice
+from playground.checkpoints import resolve
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def test_page_s_process_loads_no_model_code():
     """One process owns the device; the page's must not so much as import what would take it."""
     script = (
-        "import sys, app, playground.health, playground.ui.page\n"
+        "import sys, app, playground.serving.health, playground.ui.page\n"
         "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     )
     found = subprocess.run(
@@ -47,10 +47,10 @@ def test_a_space_s_address_is_taken(monkeypatch):
 
 
 def test_what_is_opened_by_default_and_by_name():
-    asked, robots = choice.chosen([])
+    asked, robots = resolve.chosen([])
     assert asked == ["pi0_tabletop", "pi0_fast_tabletop"]
     assert {robot.name for robot in robots.values()} == {"tabletop"}
-    asked, robots = choice.chosen(["pi0_droid", "pi0_fast_droid"])
+    asked, robots = resolve.chosen(["pi0_droid", "pi0_fast_droid"])
     assert {name: robot.name for name, robot in robots.items()} == dict.fromkeys(asked, "droid")
 
 
@@ -113,7 +113,7 @@ def test_what_cannot_be_opened_is_said_in_a_line(arguments, words):
 def test_a_folder_of_ones_own(goldens):
     """openpi's does not say which config made it; nothing is guessed."""
     with pytest.raises(ValueError, match="which config"):
-        choice.chosen([str(goldens / "pi0")])
-    asked, robots = choice.chosen([str(goldens / "pi0")], "pi0_aloha")
+        resolve.chosen([str(goldens / "pi0")])
+    asked, robots = resolve.chosen([str(goldens / "pi0")], "pi0_aloha")
     assert asked[0]["config"] == "pi0_aloha"
     assert [robot.name for robot in robots.values()] == ["aloha"]

@@ -28,16 +28,17 @@ from hypothesis import strategies as st
 from PIL import Image
 from starlette.testclient import TestClient
 
-from playground import recipe, transforms
-from playground.events import Job
-from playground.robots import TABLETOP
+from playground import run_file
+from playground.robots import transforms
+from playground.robots.robot import TABLETOP
+from playground.serving.events import Job
 from playground.ui import bench as benches
 from playground.ui import guard, observation, visits
 from playground.ui.bench import Benches
+from tests.support.visitor import answers, until
 from tests.test_recipe import RUN, ZIP
 from tests.test_transforms import encoded, huge_png, photo
 from tests.test_ui import Loaded, info_of
-from tests.visitor import answers, until
 
 MARK = {"_type": "gradio.FileData"}
 RED = handle_file(benches.EXAMPLES / "tabletop-red.png")
@@ -438,7 +439,7 @@ def test_any_memory_of_a_browser_sets_the_page_or_is_forgotten(form, data):
 @settings(max_examples=100)
 def test_any_recipe_is_read_or_refused_with_a_reason(data):
     """A recipe with one of its values replaced by any other."""
-    tree = json.loads(recipe.to_json(recipe.of(RUN)))
+    tree = json.loads(run_file.to_json(run_file.of(RUN)))
     here = tree
     while isinstance(here, dict | list) and here:
         place = data.draw(
@@ -449,10 +450,10 @@ def test_any_recipe_is_read_or_refused_with_a_reason(data):
             break
         here = here[place]
     try:
-        told = recipe.from_json(json.dumps(tree))
+        told = run_file.from_json(json.dumps(tree))
     except ValueError:
         return
-    assert recipe.from_json(recipe.to_json(told)) == told
+    assert run_file.from_json(run_file.to_json(told)) == told
     texts = [told.robot, told.prompt, *told.versions.values(), *told.policies[0].modes]
     assert all(isinstance(text, str) for text in texts)
     assert all(isinstance(value, float) for value in told.state)
@@ -474,4 +475,4 @@ def test_any_zip_is_refused_with_a_reason(members, cut):
     data = file.getvalue()
     for given_file in (data, data[: len(data) - cut]):
         with pytest.raises(ValueError, match=r"this ZIP is no saved run|this is no recipe"):
-            recipe.read(given_file)
+            run_file.read(given_file)

@@ -11,9 +11,10 @@ import jax
 import numpy as np
 import pytest
 
-from playground import bench, loading, tricks
+from playground.checkpoints import load
+from playground.tools import bench, optimizations
 from tests.conftest import ROOT
-from tests.golden_models import CONFIGS
+from tests.support.golden_models import CONFIGS
 
 TOKENS = 5
 SEEN = {family: (True, True, family == "pi0_fast") for family in CONFIGS}
@@ -26,11 +27,11 @@ def subject(family):
 @pytest.mark.parametrize("family", CONFIGS)
 def test_a_trick_changes_no_number(family):
     model, observation = bench.whole(subject(family))
-    assert observation.tokens.shape[1] > tricks.trimmed(observation).tokens.shape[1] >= 20
+    assert observation.tokens.shape[1] > optimizations.trimmed(observation).tokens.shape[1] >= 20
     if family == "pi0_fast":
-        pairs = tricks.fast(model, observation, TOKENS)
+        pairs = optimizations.fast(model, observation, TOKENS)
     else:
-        pairs = tricks.flow(model, observation)
+        pairs = optimizations.flow(model, observation)
     for name, (_, without, with_) in pairs.items():
         plain, quick = (jax.tree.leaves(call()) for call in (without, with_))
         for a, b in zip(plain, quick, strict=True):
@@ -40,7 +41,7 @@ def test_a_trick_changes_no_number(family):
 def test_a_trick_s_figure_is_the_least_of_each_way():
     calls = []
     pairs = {"waiting": ("a call", lambda: calls.append("without"), lambda: calls.append("with"))}
-    (trick,) = tricks.measure("x", pairs, repeats=3)
+    (trick,) = optimizations.measure("x", pairs, repeats=3)
     assert calls == ["without", "with"] * 4  # once to compile, then in turn
     assert (trick.subject, trick.name, trick.what) == ("x", "waiting", "a call")
 
@@ -71,7 +72,7 @@ def test_full_size_runs_at_a_small_size(family, monkeypatch, tmp_path, capsys):
 def test_a_start_is_measured_in_a_process_of_its_own(tmp_path):
     """On the bundled pi0; what it compiled is kept where nobody else can write."""
     environment = {**os.environ, "PI0_PLAYGROUND_CACHE": str(tmp_path)}
-    command = [sys.executable, "-m", "playground.bench", "--child", "pi0_tabletop"]
+    command = [sys.executable, "-m", "playground.tools.bench", "--child", "pi0_tabletop"]
     told = subprocess.run(
         [*command, "--repeats", "1"], cwd=ROOT, env=environment, capture_output=True, check=True
     )
@@ -84,7 +85,7 @@ def test_a_start_is_measured_in_a_process_of_its_own(tmp_path):
 
 
 def test_the_page_s_policies_tell_what_they_kept():
-    figures = bench.bench_policy(loading.untrained("pi0_tabletop"), repeats=1)
+    figures = bench.bench_policy(load.untrained("pi0_tabletop"), repeats=1)
     notes = {figure.what: figure.note for figure in figures}
     assert notes["answer, new picture"] == ""
     assert notes["answer, new prompt"] == "kept: image embedding of base_0_rgb"

@@ -10,10 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models import checkpoint, config
-from models.lora import GEMMA_2B_LORA, GEMMA_300M_LORA, Adapters, Lora
-from playground import catalog, config_file, local, robots, transforms
-from playground.robots import NO_CAMERA
+from models import config
+from models.checkpoints import assembly
+from models.checkpoints.lora import GEMMA_2B_LORA, GEMMA_300M_LORA, Adapters, Lora
+from playground.checkpoints import catalog, config_file
+from playground.checkpoints import folder as local
+from playground.robots import robot as robots
+from playground.robots import transforms
+from playground.robots.robot import NO_CAMERA
 from tests.test_checkpoint import SMALL, random_model
 
 NAMES = [entry.name for entry in catalog.OPENPI]
@@ -126,7 +130,10 @@ def test_unknown_names():
 
 
 def test_nothing_here_loads_jax():
-    program = "import sys, playground.catalog, playground.local; print('jax' in sys.modules)"
+    program = (
+        "import sys, playground.checkpoints.catalog, playground.checkpoints.folder\n"
+        "print('jax' in sys.modules)"
+    )
     root = Path(__file__).parents[1]
     run = subprocess.run(
         [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True
@@ -139,7 +146,7 @@ def test_nothing_here_loads_jax():
 
 def save(folder, family, **metadata):
     metadata = {"robot": "tabletop", "normalisation": "quantile", **metadata}
-    checkpoint.save_bundled(folder, SMALL[family], random_model(SMALL[family]), metadata)
+    assembly.save_bundled(folder, SMALL[family], random_model(SMALL[family]), metadata)
     stats = {
         key: transforms.Stats((0.0,) * 14, (1.0,) * 14, (-1.0,) * 14, (1.0,) * 14)
         for key in ("state", "actions")

@@ -9,12 +9,13 @@ import hashlib
 import numpy as np
 import pytest
 
-from models.checkpoint import abstract_model
+from models.checkpoints.assembly import abstract_model
 from models.tokenizer import FastActionTokenizer, PaligemmaTokenizer
-from playground import catalog, loading, robots, transforms
-from playground.flow_policy import FlowPolicy
+from playground.checkpoints import catalog, load
+from playground.policies.flow import FlowPolicy
+from playground.robots import robot, transforms
 from tests.conftest import GOLDENS
-from tests.openpi_cases import Recorded, close, to_stats
+from tests.support.openpi_cases import Recorded, close, to_stats
 
 FOLDER = GOLDENS / "transforms"
 RECORDED = Recorded(FOLDER, "pipelines") if FOLDER.is_dir() else None
@@ -39,10 +40,10 @@ def policy_of(case, stats, tokenizers):
     entry = dataclasses.replace(entry, normalisation=method)
     dims = {"state": len(entry.robot.state), "actions": len(entry.robot.actions)}
     stats = {key: transforms.trim(to_stats(stats[key]), count) for key, count in dims.items()}
-    info = loading.describe(entry, entry.config, revision="", badge="", notice="", stats=stats)
+    info = load.describe(entry, entry.config, revision="", badge="", notice="", stats=stats)
     text, fast = tokenizers
     config = dataclasses.replace(entry.config, vocab_size=text.vocab_size)
-    return loading.assemble(info, entry, shallow(config), text, fast)
+    return load.assemble(info, entry, shallow(config), text, fast)
 
 
 @functools.cache
@@ -58,7 +59,7 @@ def test_a_whole_chain(name, tokenizers):
     inputs, outputs = (RECORDED.tree(case[part]) for part in ("inputs", "outputs"))
     policy, expected = policy_of(case, inputs["norm_stats"], tokenizers), outputs["model_input"]
     info = policy.info
-    raw = robots.from_openpi(policy.robot, info.family, inputs["observation"], info.default_prompt)
+    raw = robot.from_openpi(policy.robot, info.family, inputs["observation"], info.default_prompt)
 
     prepared = policy.prepare(raw)
     digests = {

@@ -19,11 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from models import checkpoint, config, files, layout
+from models import config
+from models.checkpoints import assembly, openpi
+from models.checkpoints import digests as files
+from models.checkpoints.arrays import DTYPES, Stored, has_nonfinite
 from models.pi0 import Pi0
 from models.pi0_fast import Pi0Fast
-from models.stored import DTYPES, Stored, has_nonfinite
-from tests.golden_models import CONFIGS
+from tests.support.golden_models import CONFIGS
 
 FOLDERS = [
     ("pi0", "params"),
@@ -76,12 +78,12 @@ def random_model(cfg):
 
 def random_arrays(cfg):
     rng = np.random.default_rng(0)
-    manifest = layout.openpi_manifest(cfg)
+    manifest = openpi.openpi_manifest(cfg)
     return {path: rng.standard_normal(shape, np.float32) for path, (shape, _) in manifest.items()}
 
 
 def parameters(model):
-    return {name: np.asarray(value) for name, value in checkpoint.parameters_of(model).items()}
+    return {name: np.asarray(value) for name, value in assembly.parameters_of(model).items()}
 
 
 def digests(goldens, family):
@@ -116,7 +118,7 @@ def largest(folder: Path) -> Path:
 
 @pytest.mark.parametrize(("family", "name"), FOLDERS)
 def test_every_array_is_read_as_openpi_wrote_it(goldens, family, name):
-    arrays = layout.open_openpi(goldens / family / name)
+    arrays = openpi.open_openpi(goldens / family / name)
     expected = digests(goldens, family)
     assert arrays.keys() == expected.keys()
     for path, stored in arrays.items():
@@ -127,8 +129,8 @@ def test_every_array_is_read_as_openpi_wrote_it(goldens, family, name):
 @pytest.mark.parametrize(("family", "name"), FOLDERS)
 def test_a_loaded_model_holds_every_array(goldens, family, name):
     """What each module does with its array is held by the parity tests."""
-    model = checkpoint.load_openpi(goldens / family / name, CONFIGS[family])
-    arrays = checkpoint.to_openpi(model)
+    model = assembly.load_openpi(goldens / family / name, CONFIGS[family])
+    arrays = assembly.to_openpi(model)
     expected = digests(goldens, family)
     assert arrays.keys() == expected.keys()
     for path, array in arrays.items():
@@ -141,7 +143,7 @@ def test_full_size_manifests(goldens, family):
     stored = json.loads((goldens / "param_manifests" / f"{family}.json").read_text())
     expected = {k: (tuple(v["shape"]), v["dtype"]) for k, v in stored["params"].items()}
     preset = {"pi0": config.PI0, "pi05": config.PI05, "pi0_fast": config.PI0_FAST}[family]
-    manifest = layout.openpi_manifest(preset)
+    manifest = openpi.openpi_manifest(preset)
     assert {k: (shape, str(dtype)) for k, (shape, dtype) in manifest.items()} == expected
     count = sum(int(np.prod(shape)) for shape, _ in manifest.values())
     assert count == stored["total_parameters"]
@@ -153,12 +155,12 @@ def test_table_covers_every_parameter_once(family):
     cfg = SMALL[family]
     filled = [
         path
-        for row in layout.rows(cfg)
+        for row in openpi.rows(cfg)
         for layer in range(row.layers or 1)
         for path in row.module_paths(layer)
     ]
     assert len(filled) == len(set(filled))
-    assert set(filled) == checkpoint.parameters_of(checkpoint.abstract_model(cfg)).keys()
+    assert set(filled) == assembly.parameters_of(assembly.abstract_model(cfg)).keys()
 
 
 @pytest.mark.parametrize("family", SMALL)
@@ -174,27 +176,27 @@ def test_openpi_round_trip(tmp_path, family, kv_heads):
         **{k: dataclasses.replace(v, num_kv_heads=kv_heads) for k, v in experts.items()},
     )
     model = random_model(cfg)
-    checkpoint.save_openpi(model, tmp_path / "saved")
-    loaded = parameters(checkpoint.load_openpi(tmp_path / "saved", cfg))
+    assembly.save_openpi(model, tmp_path / "saved")
+    loaded = parameters(assembly.load_openpi(tmp_path / "saved", cfg))
     original = parameters(model)
     assert loaded.keys() == original.keys()
     for name, value in original.items():
         np.testing.assert_array_equal(loaded[name], value, err_msg=name)
-    names = layout.open_openpi(tmp_path / "saved" / "params").keys()
+    names = openpi.open_openpi(tmp_path / "saved" / "params").keys()
     assert ("PaliGemma/llm/layers/attn/qkv_einsum/w" in names) == (kv_heads == 4)
 
 
 def test_precision(goldens, tmp_path):
-    stored = parameters(checkpoint.load_openpi(goldens / "pi05", CONFIGS["pi05"], dtype=None))
-    half = checkpoint.load_openpi(goldens / "pi05", CONFIGS["pi05"], dtype="bfloat16")
+    stored = parameters(assembly.load_openpi(goldens / "pi05", CONFIGS["pi05"], dtype=None))
+    half = assembly.load_openpi(goldens / "pi05", CONFIGS["pi05"], dtype="bfloat16")
     for name, value in parameters(half).items():
         assert value.dtype == ml_dtypes.bfloat16
         np.testing.assert_array_equal(value, stored[name].astype(ml_dtypes.bfloat16))
     # What was stored in bfloat16 stays so unless asked otherwise.
-    checkpoint.save_openpi(half, tmp_path)
-    again = parameters(checkpoint.load_openpi(tmp_path, CONFIGS["pi05"]))
+    assembly.save_openpi(half, tmp_path)
+    again = parameters(assembly.load_openpi(tmp_path, CONFIGS["pi05"]))
     assert {str(value.dtype) for value in again.values()} == {"bfloat16"}
-    wide = checkpoint.load_openpi(tmp_path, CONFIGS["pi05"], dtype="float32")
+    wide = assembly.load_openpi(tmp_path, CONFIGS["pi05"], dtype="float32")
     for name, value in parameters(wide).items():
         assert value.dtype == np.float32
         np.testing.assert_array_equal(value, again[name].astype(np.float32))
@@ -202,9 +204,7 @@ def test_precision(goldens, tmp_path):
 
 def test_progress(goldens):
     calls = []
-    checkpoint.load_openpi(
-        goldens / "pi0", CONFIGS["pi0"], progress=lambda *call: calls.append(call)
-    )
+    assembly.load_openpi(goldens / "pi0", CONFIGS["pi0"], progress=lambda *call: calls.append(call))
     done, total, names = zip(*calls, strict=True)
     size = sum(4 * int(np.prod(x["shape"])) for x in digests(goldens, "pi0").values())
     assert set(total) == {size}
@@ -224,7 +224,7 @@ def test_one_array_at_a_time(dtype):
             assert [ref for ref in read if ref() is not None] == [], path
             array = arrays[path].copy()
             read.append(weakref.ref(array))
-            if layout.is_stacked(path):
+            if openpi.is_stacked(path):
                 yield from array
             else:
                 yield array
@@ -232,17 +232,17 @@ def test_one_array_at_a_time(dtype):
         return Stored(arrays[path].shape, arrays[path].dtype, layers)
 
     opened = {path: stored(path) for path in arrays}
-    model = checkpoint.assemble(SMALL["pi05"], opened, where="memory", dtype=dtype)
+    model = assembly.assemble(SMALL["pi05"], opened, where="memory", dtype=dtype)
     assert len(read) == len(arrays)
     sizes = [opened[path].nbytes for path in arrays]
-    assert sum(sizes) == sum(4 * v.size for v in checkpoint.parameters_of(model).values())
+    assert sum(sizes) == sum(4 * v.size for v in assembly.parameters_of(model).values())
 
 
 def test_largest_arrays_come_first(goldens):
     """While there is the most room: reading one takes its compressed and its decoded bytes."""
     sizes = {path: np.prod(x["shape"]) for path, x in digests(goldens, "pi0").items()}
     order = []
-    checkpoint.load_openpi(
+    assembly.load_openpi(
         goldens / "pi0", CONFIGS["pi0"], progress=lambda _, __, name: order.append(sizes[name])
     )
     assert order == sorted(order, reverse=True)
@@ -258,9 +258,9 @@ def test_every_mismatch_in_one_error(tmp_path):
     arrays["novel/kernel"] = np.zeros((2, 3), np.float32)
     arrays["action_in_proj/kernel"] = np.zeros((8, 5), np.float32)
     arrays["action_out_proj/bias"] = np.zeros(5, np.int32)
-    checkpoint.write_openpi(arrays, tmp_path)
+    assembly.write_openpi(arrays, tmp_path)
     with pytest.raises(ValueError, match="does not fit the config") as error:
-        checkpoint.load_openpi(tmp_path, SMALL["pi0"])
+        assembly.load_openpi(tmp_path, SMALL["pi0"])
     assert str(error.value).splitlines() == [
         f"{tmp_path} does not fit the config (pi0):",
         "  missing (2):",
@@ -279,11 +279,9 @@ def test_a_model_of_other_sizes_is_told_in_few_lines(tmp_path):
     small = SMALL["pi0"]
     vision = dataclasses.replace(small.vision, width=2 * small.vision.width)
     language = dataclasses.replace(small.language, width=2 * small.language.width)
-    checkpoint.write_openpi(random_arrays(small), tmp_path)
+    assembly.write_openpi(random_arrays(small), tmp_path)
     with pytest.raises(ValueError, match=r"wrong shape \(\d\d\):") as error:
-        checkpoint.load_openpi(
-            tmp_path, dataclasses.replace(small, vision=vision, language=language)
-        )
+        assembly.load_openpi(tmp_path, dataclasses.replace(small, vision=vision, language=language))
     lines = str(error.value).splitlines()
     assert len(lines) == 12
     assert lines[-2:] == [
@@ -295,13 +293,13 @@ def test_a_model_of_other_sizes_is_told_in_few_lines(tmp_path):
 @pytest.mark.parametrize("theirs", SMALL)
 @pytest.mark.parametrize("ours", SMALL)
 def test_a_checkpoint_of_another_family_is_named(tmp_path, ours, theirs):
-    checkpoint.write_openpi(random_arrays(SMALL[theirs]), tmp_path)
+    assembly.write_openpi(random_arrays(SMALL[theirs]), tmp_path)
     if ours == theirs:
-        checkpoint.load_openpi(tmp_path, SMALL[ours])
+        assembly.load_openpi(tmp_path, SMALL[ours])
         return
     hint = f"It looks like a {theirs} checkpoint; the config is {ours}'s."
     with pytest.raises(ValueError, match=re.escape(hint)):
-        checkpoint.load_openpi(tmp_path, SMALL[ours])
+        assembly.load_openpi(tmp_path, SMALL[ours])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -310,9 +308,9 @@ def test_weights_that_are_not_finite(tmp_path, value, dtype):
     path = "PaliGemma/llm/layers/mlp/linear"
     arrays = {k: v.astype(dtype) for k, v in random_arrays(SMALL["pi0"]).items()}
     arrays[path][1, 3, 2] = value
-    checkpoint.write_openpi(arrays, tmp_path)
+    assembly.write_openpi(arrays, tmp_path)
     with pytest.raises(ValueError, match=f"{path}, layer 1 holds NaN or infinity"):
-        checkpoint.load_openpi(tmp_path, SMALL["pi0"], dtype="float32")
+        assembly.load_openpi(tmp_path, SMALL["pi0"], dtype="float32")
 
 
 @settings(max_examples=200)
@@ -333,7 +331,7 @@ def saved(goldens, tmp_path):
 
 def refused(folder, message):
     with pytest.raises(ValueError, match=message):
-        checkpoint.load_openpi(folder, CONFIGS["pi0"])
+        assembly.load_openpi(folder, CONFIGS["pi0"])
 
 
 def test_wrong_folders(goldens, saved, tmp_path):
@@ -365,13 +363,13 @@ def test_damaged_index(saved):
         flip(path, 60)
         refused(saved, "a file of the checkpoint is missing or damaged")
         flip(path, 60)
-    checkpoint.load_openpi(saved, CONFIGS["pi0"])
+    assembly.load_openpi(saved, CONFIGS["pi0"])
 
 
 def test_flipped_byte_in_a_weight(saved):
     """OCDBT does not guard the arrays' own bytes; recorded digests do."""
     files.record_digests(saved)
-    checkpoint.load_openpi(saved, CONFIGS["pi0"])
+    assembly.load_openpi(saved, CONFIGS["pi0"])
     shard = largest(saved / "params")
     flip(shard, shard.stat().st_size // 2)
     name = shard.relative_to(saved).as_posix()
@@ -410,8 +408,8 @@ def test_revision_follows_the_weights(goldens, saved):
 @pytest.mark.parametrize("storage", ["float32", "bfloat16", "float16"])
 def test_bundled_round_trip(tmp_path, family, storage):
     model, metadata = random_model(SMALL[family]), {"badge": "untrained weights", "seed": 3}
-    checkpoint.save_bundled(tmp_path / "a", SMALL[family], model, metadata, storage=storage)
-    cfg, loaded = checkpoint.load_bundled(tmp_path / "a")
+    assembly.save_bundled(tmp_path / "a", SMALL[family], model, metadata, storage=storage)
+    cfg, loaded = assembly.load_bundled(tmp_path / "a")
     assert cfg == SMALL[family] == loaded.config
     assert files.read_bundled(tmp_path / "a")["metadata"] == metadata
     original = parameters(model)
@@ -419,7 +417,7 @@ def test_bundled_round_trip(tmp_path, family, storage):
     for name, value in parameters(loaded).items():
         assert value.dtype == np.float32
         np.testing.assert_array_equal(value, original[name].astype(DTYPES[storage]))
-    checkpoint.save_bundled(tmp_path / "b", SMALL[family], model, metadata, storage=storage)
+    assembly.save_bundled(tmp_path / "b", SMALL[family], model, metadata, storage=storage)
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     digest = hashlib.sha256((tmp_path / "a" / "model.safetensors").read_bytes()).hexdigest()
@@ -432,8 +430,8 @@ def test_bundled_round_trip(tmp_path, family, storage):
 
 def test_bundled_in_bfloat16(tmp_path):
     cfg = dataclasses.replace(SMALL["pi0"], dtype="bfloat16")
-    checkpoint.save_bundled(tmp_path, cfg, random_model(cfg))
-    _, loaded = checkpoint.load_bundled(tmp_path)
+    assembly.save_bundled(tmp_path, cfg, random_model(cfg))
+    _, loaded = assembly.load_bundled(tmp_path)
     assert {str(value.dtype) for value in parameters(loaded).values()} == {"bfloat16"}
 
 
@@ -441,15 +439,15 @@ def test_bundled_weights_beyond_the_storage(tmp_path):
     model = random_model(SMALL["pi0"])
     model.action_in_proj.bias[...] = jnp.full(8, 1e5)
     with pytest.raises(ValueError, match="action_in_proj/bias is not finite in float16"):
-        checkpoint.save_bundled(tmp_path, SMALL["pi0"], model, storage="float16")
+        assembly.save_bundled(tmp_path, SMALL["pi0"], model, storage="float16")
     with pytest.raises(ValueError, match="storage is 'int8'; expected one of float32"):
-        checkpoint.save_bundled(tmp_path, SMALL["pi0"], model, storage="int8")
+        assembly.save_bundled(tmp_path, SMALL["pi0"], model, storage="int8")
     assert not any(tmp_path.iterdir())
 
 
 @pytest.fixture
 def bundled(tmp_path):
-    checkpoint.save_bundled(tmp_path / "policy", SMALL["pi0"], random_model(SMALL["pi0"]))
+    assembly.save_bundled(tmp_path / "policy", SMALL["pi0"], random_model(SMALL["pi0"]))
     return tmp_path / "policy"
 
 
@@ -476,7 +474,7 @@ def edit_config(folder, change):
 def test_bundled_config_that_does_not_fit(bundled, change, message):
     edit_config(bundled, change)
     with pytest.raises(ValueError, match=message):
-        checkpoint.load_bundled(bundled)
+        assembly.load_bundled(bundled)
 
 
 def test_bundled_files_that_are_damaged(bundled, tmp_path):
@@ -484,25 +482,25 @@ def test_bundled_files_that_are_damaged(bundled, tmp_path):
     data = weights.read_bytes()
     flip(weights, len(data) - 5)
     with pytest.raises(ValueError, match=r"is not the file that config\.json beside it"):
-        checkpoint.load_bundled(bundled)
+        assembly.load_bundled(bundled)
     weights.write_bytes(data)
     for name in ("norm_stats.json", "README.md"):
         (bundled / name).write_text("{}")
     files.record_digests(bundled)
     (bundled / "README.md").write_text("May be edited.")
-    checkpoint.load_bundled(bundled)
+    assembly.load_bundled(bundled)
     (bundled / "norm_stats.json").write_text("{ }")
     with pytest.raises(ValueError, match=r"norm_stats\.json: its bytes have changed"):
-        checkpoint.load_bundled(bundled)
+        assembly.load_bundled(bundled)
     (bundled / "SHA256SUMS").unlink()
     weights.write_bytes(data[:-100])
     with pytest.raises(ValueError, match="missing, cut off or no safetensors file"):
-        checkpoint.load_bundled(bundled)
+        assembly.load_bundled(bundled)
     weights.unlink()
     with pytest.raises(ValueError, match="missing, cut off or no safetensors file"):
-        checkpoint.load_bundled(bundled)
+        assembly.load_bundled(bundled)
     (bundled / "config.json").write_text("{")
     with pytest.raises(ValueError, match="cannot read "):
-        checkpoint.load_bundled(bundled)
+        assembly.load_bundled(bundled)
     with pytest.raises(ValueError, match="cannot read "):
-        checkpoint.load_bundled(tmp_path / "nowhere")
+        assembly.load_bundled(tmp_path / "nowhere")

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import pytest
 
 import app
-from playground import choice, download, worker
-from playground.catalog import BUNDLED_PAIR, DEFAULT_PAIR
-from playground.choice import PAIR_NEEDS_GB, chosen
+from playground.checkpoints import download, resolve
+from playground.checkpoints.catalog import BUNDLED_PAIR, DEFAULT_PAIR
+from playground.checkpoints.resolve import PAIR_NEEDS_GB, chosen
+from playground.serving import worker
 from playground.ui import checkpoints
 
 
@@ -100,11 +101,11 @@ def machine(monkeypatch, tmp_path, caplog):
 
     def machine(memory, plugins=("cuda12",), network=True):
         caplog.clear()
-        caplog.set_level(logging.WARNING, choice.__name__)
-        monkeypatch.setattr(choice, "gpu_memory_gb", lambda: memory)
-        monkeypatch.setattr(choice.importlib.metadata, "entry_points", lambda group: plugins)
-        monkeypatch.setattr(choice.download, "reachable", lambda addresses: network)
-        return choice.default_pair(), caplog.text
+        caplog.set_level(logging.WARNING, resolve.__name__)
+        monkeypatch.setattr(resolve, "gpu_memory_gb", lambda: memory)
+        monkeypatch.setattr(resolve.importlib.metadata, "entry_points", lambda group: plugins)
+        monkeypatch.setattr(resolve.download, "reachable", lambda addresses: network)
+        return resolve.default_pair(), caplog.text
 
     return machine
 
@@ -147,8 +148,8 @@ def test_files_that_are_here_need_no_network(machine):
 def test_the_driver_is_asked(monkeypatch, tmp_path):
     program = tmp_path / "nvidia-smi"
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert choice.gpu_memory_gb() is None
+    assert resolve.gpu_memory_gb() is None
     for told, memory in (("echo 143771; echo 143771", 150.8), ("exit 9", None), ("echo x", None)):
         program.write_text(f"#!/bin/sh\n{told}\n")
         program.chmod(0o755)
-        assert choice.gpu_memory_gb() == pytest.approx(memory, abs=0.1)
+        assert resolve.gpu_memory_gb() == pytest.approx(memory, abs=0.1)

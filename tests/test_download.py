@@ -10,9 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import filelock
 import pytest
 
-from models import files
-from playground import catalog, download
-from playground.download import Servers
+from models.checkpoints import digests
+from playground.checkpoints import catalog, download
+from playground.checkpoints.download import Servers
 
 ADDRESS = "gs://openpi-assets/checkpoints/pi0_droid"
 PREFIX = "checkpoints/pi0_droid"
@@ -200,7 +200,7 @@ def test_a_checkpoint(fetch, faults, tmp_path):
     assert path == tmp_path / "cache" / "openpi-assets" / "checkpoints" / "pi0_droid"
     assert content(path) == CONTENT
     assert nothing_left_over(path)
-    files.verify_digests(path)
+    digests.verify_digests(path)
     size = sum(map(len, CONTENT.values()))
     assert [done for done, _, _ in calls] == sorted(done for done, _, _ in calls)
     assert calls[-1] == (size, size, "")
@@ -310,7 +310,7 @@ def test_what_openpi_has_serves(fetch, faults):
     # From the first use on its bytes are held.
     (path / "params/d/0123").write_bytes(b"other")
     with pytest.raises(ValueError, match="params/d/0123: its bytes have changed"):
-        files.verify_digests(path)
+        digests.verify_digests(path)
 
 
 def test_a_part_that_openpi_has_is_completed(fetch, faults):
@@ -399,7 +399,7 @@ def test_a_tokenizer_from_the_hub(fetch, faults, tmp_path):
     assert path == tmp_path / "cache" / "huggingface" / "physical-intelligence" / "fast"
     # Never anybody's code.
     assert content(path) == {k: v for k, v in HUB.items() if k.endswith(".json")}
-    files.verify_digests(path)
+    digests.verify_digests(path)
 
 
 def test_everything_of_an_entry(fetch, faults, tmp_path):

@@ -8,11 +8,11 @@ import os
 import pytest
 import tensorstore as ts
 
-from models.checkpoint import load_openpi, to_openpi, write_openpi
-from models.layout import rows
-from playground import full_size
-from playground.catalog import named
-from playground.config_file import read_config
+from models.checkpoints.assembly import load_openpi, to_openpi, write_openpi
+from models.checkpoints.openpi import rows
+from playground.checkpoints.catalog import named
+from playground.checkpoints.config_file import read_config
+from playground.tools import full_size
 
 FAMILIES = pytest.mark.parametrize("family", full_size.BASES)
 # Shares by which a stage's size may differ between float32 and bfloat16: eight bits of mantissa,

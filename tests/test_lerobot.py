@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from models import config, layout, lerobot, pi0
-from models.checkpoint import load_lerobot, to_openpi
+from models import config, pi0
+from models.checkpoints import lerobot, openpi
+from models.checkpoints.assembly import load_lerobot, to_openpi
 from models.observation import Observation, uint8_to_float
-from tests.golden_models import ACTION, CONFIGS, GOLDENS, LANGUAGE, Case, close
+from tests.support.golden_models import ACTION, CONFIGS, GOLDENS, LANGUAGE, Case, close
 from tests.test_lora import recorded_time_embedding
 
 FAMILIES = ["pi0", "pi05", "pi0_fast"]
@@ -164,7 +165,7 @@ def test_published_layout(goldens):
     folder = goldens / "lerobot" / "pi0"
     saved = lerobot.open_lerobot(folder / "model.safetensors", CONFIG["pi0"])
     published = lerobot.open_lerobot(folder / "model_published_layout.safetensors", CONFIG["pi0"])
-    assert saved.keys() == published.keys() == layout.openpi_manifest(CONFIG["pi0"]).keys()
+    assert saved.keys() == published.keys() == openpi.openpi_manifest(CONFIG["pi0"]).keys()
     for path, stored in saved.items():
         np.testing.assert_array_equal(stored.read(), published[path].read(), err_msg=path)
 
@@ -194,7 +195,7 @@ def test_full_size_manifests(goldens, tmp_path, family, version, dtype):
         file.truncate(8 + len(text) + end)  # a hole: takes no space
     preset = {"pi0": config.PI0, "pi05": config.PI05, "pi0_fast": config.PI0_FAST}[family]
     arrays = lerobot.open_lerobot(path, preset)
-    expected = {name: shape for name, (shape, _) in layout.openpi_manifest(preset).items()}
+    expected = {name: shape for name, (shape, _) in openpi.openpi_manifest(preset).items()}
     assert {name: stored.shape for name, stored in arrays.items()} == expected
     kinds = {str(stored.dtype) for stored in arrays.values()}
     assert kinds == ({"float32"} if dtype == "dtype" else {"float32", "bfloat16"})

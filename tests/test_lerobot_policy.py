@@ -8,13 +8,15 @@ import jax
 import numpy as np
 import pytest
 
-from models.checkpoint import load_lerobot
+from models.checkpoints.assembly import load_lerobot
 from models.tokenizer import BOS, FastActionTokenizer, FastPrompt, FastTokenizer, PaligemmaTokenizer
-from playground import catalog, loading, local, robots
-from playground.events import Done, TokenEvent
+from playground.checkpoints import catalog, load
+from playground.checkpoints import folder as local
+from playground.robots import robot as robots
+from playground.serving.events import Done, TokenEvent
 from playground.trace import ALLOWED, Options, RawObservation
 from playground.training import tokenizers
-from tests.golden_models import close
+from tests.support.golden_models import close
 from tests.test_chains import shallow
 from tests.test_lerobot import CONFIG, case
 
@@ -59,8 +61,8 @@ def actions(goldens):
 def assembled(entry, model, texts, actions):
     """As it is loaded, but for its weights and tokenizers."""
     stats = local.norm_stats(entry)
-    info = loading.describe(entry, model.config, revision="", badge="", notice="", stats=stats)
-    return loading.assemble(info, entry, model, texts, actions)
+    info = load.describe(entry, model.config, revision="", badge="", notice="", stats=stats)
+    return load.assemble(info, entry, model, texts, actions)
 
 
 @pytest.mark.parametrize("family", ROBOTS)

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from models.checkpoint import random_model
+from models.checkpoints.assembly import random_model
 from models.config import PI0_FAST_TABLETOP, PI0_TABLETOP
-from playground import catalog, loading
-from playground.events import Phase, TokenEvent
+from playground.checkpoints import catalog, load
+from playground.serving.events import Phase, TokenEvent
 from playground.trace import Options, RawObservation
 from tests.conftest import ROOT
 
@@ -32,20 +32,20 @@ def test_a_published_name_without_a_network_says_so(monkeypatch, tmp_path):
     def offline(*_, **__):
         raise ValueError("cannot get gs://openpi-assets/checkpoints/pi0_droid, is there a network?")
 
-    monkeypatch.setattr(loading.download, "obtain", offline)
+    monkeypatch.setattr(load.download, "obtain", offline)
     with pytest.raises(ValueError, match="network"):
-        loading.open_policy("pi0_droid")
+        load.open_policy("pi0_droid")
 
 
 def test_names_nobody_has_are_answered_with_near_ones():
     with pytest.raises(ValueError, match="pi0_droid"):
-        loading.open_policy("pi0_drod")
+        load.open_policy("pi0_drod")
 
 
 @pytest.mark.parametrize("name", catalog.BUNDLED_PAIR)
 def test_the_page_s_policies_open_and_are_labelled(name):
     """Trained where assets has weights, random otherwise, and never without a label."""
-    policy = loading.open_policy(name)
+    policy = load.open_policy(name)
     trained = (catalog.ASSETS / name / "config.json").is_file()
     assert policy.info.badge == ("small bundled policy" if trained else "untrained weights")
     assert policy.info.notice
@@ -54,7 +54,7 @@ def test_the_page_s_policies_open_and_are_labelled(name):
 @pytest.mark.parametrize("name", catalog.BUNDLED_PAIR)
 def test_a_warm_up_compiles_all_that_a_default_run_needs(name, monkeypatch):
     """And of pi0-FAST writes no more than it takes."""
-    policy, written, compiled = loading.open_policy(name), [], []
+    policy, written, compiled = load.open_policy(name), [], []
     infer = policy.infer
 
     def watched(*arguments):
@@ -63,7 +63,7 @@ def test_a_warm_up_compiles_all_that_a_default_run_needs(name, monkeypatch):
             yield event
 
     monkeypatch.setattr(policy, "infer", watched)
-    loading.warm_up(policy)
+    load.warm_up(policy)
     assert sum(isinstance(event, TokenEvent) for event in written) <= 2
     written.clear()
     state = np.array(policy.robot.resting_state)
@@ -83,8 +83,8 @@ def test_a_warm_up_compiles_all_that_a_default_run_needs(name, monkeypatch):
 
 
 def test_policies_of_one_title_are_called_by_their_names():
-    pi0, other, fast = (loading.untrained(name) for name in ("pi0_a", "pi0_b", "pi0_fast"))
-    loading.tell_apart([pi0, other, fast])
+    pi0, other, fast = (load.untrained(name) for name in ("pi0_a", "pi0_b", "pi0_fast"))
+    load.tell_apart([pi0, other, fast])
     assert [policy.info.title for policy in (pi0, other, fast)] == ["pi0_a", "pi0_b", "pi0-FAST"]
 
 
@@ -103,7 +103,7 @@ def test_a_damaged_program_is_compiled_anew(tmp_path):
 import sys
 import jax, jax.numpy as jnp
 from pathlib import Path
-from playground import loading
+from playground.checkpoints import load as loading
 hits = []
 jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))
 

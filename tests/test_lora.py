@@ -10,11 +10,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from models import checkpoint, layout, lora, pi0
+from models import pi0
+from models.checkpoints import assembly, lora, openpi
+from models.checkpoints.lora import Adapters, Lora
 from models.compiled import compiled
-from models.lora import Adapters, Lora
 from models.pi0_fast import Pi0Fast
-from tests.golden_models import CONFIGS, GOLDENS, case, close, same
+from tests.support.golden_models import CONFIGS, GOLDENS, case, close, same
 
 CONFIG = {
     "pi0": CONFIGS["pi0"],
@@ -35,7 +36,7 @@ def load(family, run):
     params, adapter = RUNS[run]
     adapters = Adapters(adapter, adapter if family == "pi0" else None)
     folder = GOLDENS / "lora" / family / params
-    return checkpoint.load_openpi(folder, CONFIG[family], dtype="float32", adapters=adapters)
+    return assembly.load_openpi(folder, CONFIG[family], dtype="float32", adapters=adapters)
 
 
 def recorded_time_embedding(record):
@@ -74,15 +75,15 @@ def test_pi0_fast(goldens, run):
 def test_stored_precision(goldens):
     """A merged weight is float32 whatever it was before; the rest stays as stored."""
     folder = goldens / "lora" / "pi0" / "params_trained"
-    model = checkpoint.load_openpi(folder, CONFIG["pi0"], adapters=Adapters(PLAIN, PLAIN))
-    dtypes = {name: str(value.dtype) for name, value in checkpoint.parameters_of(model).items()}
+    model = assembly.load_openpi(folder, CONFIG["pi0"], adapters=Adapters(PLAIN, PLAIN))
+    dtypes = {name: str(value.dtype) for name, value in assembly.parameters_of(model).items()}
     assert dtypes["gemma/language/blocks/0/query"] == "float32"
     assert dtypes["gemma/language/blocks/0/attention_norm/scale"] == "bfloat16"
     assert dtypes["gemma/embedding"] == "bfloat16"
     assert dtypes["action_in_proj/kernel"] == "float32"
     # Asked for in bfloat16, the sum is rounded once, at the end.
     adapters = Adapters(PLAIN, PLAIN)
-    half = checkpoint.load_openpi(folder, CONFIG["pi0"], dtype="bfloat16", adapters=adapters)
+    half = assembly.load_openpi(folder, CONFIG["pi0"], dtype="bfloat16", adapters=adapters)
     same(
         half.gemma.action.blocks[1].out[...],
         np.asarray(model.gemma.action.blocks[1].out[...]).astype(ml_dtypes.bfloat16),
@@ -96,7 +97,7 @@ def test_openpis_variants_are_unscaled():
 
 def refused(goldens, message, adapters, family="pi0"):
     with pytest.raises(ValueError, match=message):
-        checkpoint.load_openpi(goldens / "lora" / family, CONFIG[family], adapters=adapters)
+        assembly.load_openpi(goldens / "lora" / family, CONFIG[family], adapters=adapters)
 
 
 def test_scale_is_asked_not_guessed(goldens):
@@ -122,7 +123,7 @@ def test_adapters_that_do_not_fit(goldens):
         "pi0_fast",
     )
     with pytest.raises(ValueError, match="the language expert has no adapters"):
-        checkpoint.load_openpi(goldens / "pi0", CONFIG["pi0"], adapters=Adapters(PLAIN))
+        assembly.load_openpi(goldens / "pi0", CONFIG["pi0"], adapters=Adapters(PLAIN))
 
 
 @pytest.mark.parametrize(
@@ -143,13 +144,13 @@ def test_adapters_that_do_not_fit(goldens):
 )
 def test_broken_adapters(goldens, tmp_path, change, message):
     prefix = "PaliGemma/llm/layers/"
-    stored = layout.open_openpi(goldens / "lora" / "pi0_fast" / "params")
+    stored = openpi.open_openpi(goldens / "lora" / "pi0_fast" / "params")
     arrays = {path.removeprefix(prefix): entry.read() for path, entry in stored.items()}
     change(arrays)
     arrays = {
         path if path.startswith("PaliGemma") else prefix + path: value
         for path, value in arrays.items()
     }
-    checkpoint.write_openpi(arrays, tmp_path)
+    assembly.write_openpi(arrays, tmp_path)
     with pytest.raises(ValueError, match=re.compile(message, re.DOTALL)):
-        checkpoint.load_openpi(tmp_path, CONFIG["pi0_fast"], adapters=Adapters(PLAIN))
+        assembly.load_openpi(tmp_path, CONFIG["pi0_fast"], adapters=Adapters(PLAIN))

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from models.checkpoint import abstract_model, parameters_of
+from models.checkpoints.assembly import abstract_model, parameters_of
 from models.config import PI0, PI0_FAST, PI05
 from models.observation import example_observation
-from playground import loading, memory
-from playground.memory import Machine, check, need
+from playground.checkpoints import load, memory_plan
+from playground.checkpoints.memory_plan import Machine, check, need
 from tests.conftest import ROOT
-from tests.golden_models import CONFIGS
+from tests.support.golden_models import CONFIGS
 
 GPU_16 = int(16e9 * 0.92)
 HOST = 32 << 30
@@ -86,7 +86,7 @@ def test_one_call_takes_what_the_plan_says(storage):
         state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(storage)), state)
 
         def prefill(state, observation):
-            how = {"max_decoding_steps": memory.MAX_TOKENS} if family == "pi0_fast" else {}  # noqa: B023
+            how = {"max_decoding_steps": memory_plan.MAX_TOKENS} if family == "pi0_fast" else {}  # noqa: B023
             return nnx.merge(graph, state).prefill(observation, **how)[0]  # noqa: B023
 
         def loop(state, prefix, observation, noise):
@@ -96,10 +96,10 @@ def test_one_call_takes_what_the_plan_says(storage):
         taken = [_taken(prefill, *arguments)]
         if family == "pi0":
             prefix, observation = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct((memory.MAX_SAMPLES, *x.shape[1:]), x.dtype),
+                lambda x: jax.ShapeDtypeStruct((memory_plan.MAX_SAMPLES, *x.shape[1:]), x.dtype),
                 (jax.eval_shape(prefill, *arguments), arguments[1]),
             )
-            noise = jax.ShapeDtypeStruct((memory.MAX_SAMPLES, 50, 32), jnp.float32)
+            noise = jax.ShapeDtypeStruct((memory_plan.MAX_SAMPLES, 50, 32), jnp.float32)
             taken.append(_taken(loop, state, prefix, observation, noise))
         planned = need("", config, storage).working
         assert max(taken) <= planned <= 8 * max(taken)
@@ -114,13 +114,13 @@ def test_weights_of_a_narrower_type_are_widened_layer_by_layer():
     """Not all at once, as the compiler does by itself; so the plan holds."""
     code = """
 import dataclasses, sys
-from playground import memory
+from playground.checkpoints import memory_plan as memory
 memory.prepare(narrow=sys.argv[1] == "narrow")
 import jax, jax.numpy as jnp
 from flax import nnx
-from models.checkpoint import abstract_model
+from models.checkpoints.assembly import abstract_model
 from models.observation import example_observation
-from tests.golden_models import CONFIGS
+from tests.support.golden_models import CONFIGS
 small = CONFIGS["pi0"]
 language = dataclasses.replace(small.language, width=512, depth=8, mlp_dim=8192)
 expert = dataclasses.replace(small.action_expert, depth=8)
@@ -149,23 +149,23 @@ def test_a_container_s_limit_counts(tmp_path):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
 
-    assert memory.host_free(tmp_path) is None
+    assert memory_plan.host_free(tmp_path) is None
     write("proc/meminfo", "MemTotal: 64000 kB\nMemAvailable:   50000 kB\n")
-    assert memory.host_free(tmp_path) == 50_000 * 1024
+    assert memory_plan.host_free(tmp_path) == 50_000 * 1024
     write("sys/fs/cgroup/memory.current", "1000000\n")
     for limit, free in (("max", 50_000 * 1024), ("9000000", 8_000_000)):
         write("sys/fs/cgroup/memory.max", f"{limit}\n")
-        assert memory.host_free(tmp_path) == free
+        assert memory_plan.host_free(tmp_path) == free
 
 
-@pytest.mark.parametrize("given", [None, *memory._FRACTIONS])
+@pytest.mark.parametrize("given", [None, *memory_plan._FRACTIONS])
 def test_the_share_of_a_gpu_is_the_user_s_where_one_is_set(given, monkeypatch):
-    for name in memory._FRACTIONS:
+    for name in memory_plan._FRACTIONS:
         monkeypatch.setenv(name, "")
     if given is not None:
         monkeypatch.setenv(given, "0.5")
-    memory.prepare()
-    shares = [os.environ[name] for name in memory._FRACTIONS if os.environ[name]]
+    memory_plan.prepare()
+    shares = [os.environ[name] for name in memory_plan._FRACTIONS if os.environ[name]]
     assert shares == (["0.92"] if given is None else ["0.5"])  # JAX refuses two
 
 
@@ -175,7 +175,7 @@ def test_a_call_s_memory_is_not_fetched_anew_each_time():
     a call otherwise."""
     code = """
 import resource, sys
-from playground import memory
+from playground.checkpoints import memory_plan as memory
 if sys.argv[1] == "kept":
     memory.prepare()
 import jax, jax.numpy as jnp
@@ -200,7 +200,7 @@ def test_refused_before_anything_is_fetched(monkeypatch):
     def fetched(*_, **__):
         raise AssertionError("a download began")
 
-    monkeypatch.setattr(loading.download, "obtain", fetched)
-    monkeypatch.setattr(memory, "machine", lambda: Machine(None, 4 << 30, shared=True))
+    monkeypatch.setattr(load.download, "obtain", fetched)
+    monkeypatch.setattr(memory_plan, "machine", lambda: Machine(None, 4 << 30, shared=True))
     with pytest.raises(ValueError, match=r"pi0_droid with 6\.48 GB of weights.*4\.29 GB are free"):
-        next(loading.load(["pi0_tabletop", "pi0_droid"]))
+        next(load.load(["pi0_tabletop", "pi0_droid"]))

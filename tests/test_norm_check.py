@@ -8,14 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from playwright.sync_api import expect
 
-from playground import catalog, local, robots, transforms
-from playground.norm_check import check
+from playground.analysis.norm_check import check
+from playground.checkpoints import catalog, folder
+from playground.robots import robot as robots
+from playground.robots import transforms
 from playground.trace import Stats
 from playground.ui import bench as benches
 from playground.ui import norms
 from playground.ui.bench import Bench
+from tests.support.visitor import tab
 from tests.test_ui import info_of
-from tests.visitor import tab
 
 
 def sound(robot, method):
@@ -156,14 +158,14 @@ def test_stats_of_more_dimensions_than_the_robot_has(goldens, tmp_path):
     for std, odd in ((0.0, False), (0.3, True)):
         wide = Stats((0.0,) * 32, (0.5,) * 8 + (0.0,) * 23 + (std,), (-1.0,) * 32, (1.0,) * 32)
         transforms.write_norm_stats(place / "norm_stats.json", {"state": wide, "actions": wide})
-        entry = local.open_folder(tmp_path, "pi05_libero")
-        notes = local.stats_notes(entry)
+        entry = folder.open_folder(tmp_path, "pi05_libero")
+        notes = folder.stats_notes(entry)
         # LIBERO has eight numbers of state and seven actions.
         assert [note.split(",")[0] for note in notes] == [
             *(["The norm stats of state cover 32 dimensions"] if odd else []),
             "The norm stats of actions cover 32 dimensions",
         ]
-        assert len(local.norm_stats(entry)["actions"].mean) == 7
+        assert len(folder.norm_stats(entry)["actions"].mean) == 7
     info = dataclasses.replace(sound(robots.LIBERO, "quantile"), stats_notes=notes)
     assert check(info, robots.LIBERO).remarks == notes
 

@@ -14,19 +14,22 @@ from gradio_client import Client, handle_file
 from PIL import Image
 from playwright.sync_api import expect
 
-from models.checkpoint import load_lerobot, load_openpi
-from models.lora import Adapters, Lora
+from models.checkpoints.assembly import load_lerobot, load_openpi
+from models.checkpoints.lora import Adapters, Lora
 from models.observation import Observation, uint8_to_float
 from models.pi0_fast import Pi0FastPrograms
 from models.tokenizer import FastActionTokenizer, FastTokenizer, PaligemmaTokenizer
-from playground import loading, local, robots, transforms
-from playground.policy import sample_noise
+from playground.checkpoints import folder as local
+from playground.checkpoints import load
+from playground.policies.base import sample_noise
+from playground.robots import robot as robots
+from playground.robots import transforms
 from playground.training import tokenizers
-from tests.golden_models import CONFIGS, close
+from tests.support.golden_models import CONFIGS, close
+from tests.support.visitor import give, run, started
 from tests.test_lerobot import CONFIG as LEROBOT
 from tests.test_lerobot_policy import ARM, few_actions, small_text
 from tests.test_loading import finish
-from tests.visitor import give, run, started
 
 # The goldens' sizes, which neither openpi nor LeRobot writes into a folder.
 VISION = {"width": 48, "depth": 2, "mlp_dim": 96, "num_heads": 4}
@@ -196,7 +199,7 @@ def ask_for(page, *files):
 
 
 def test_what_is_told_while_a_folder_opens(goldens, described):
-    steps = loading.open_steps({"folder": str(goldens / "pi0"), "config": described["mine"]})
+    steps = load.open_steps({"folder": str(goldens / "pi0"), "config": described["mine"]})
     told, policy = finish(steps)
     assert {event.phase.split(" (")[0] for event in told} == {"downloading", "loading"}
     info = policy.info
@@ -210,7 +213,7 @@ def test_a_text_model_that_is_too_large_is_refused(goldens, described, texts):
     told["text_tokenizer"] = str(goldens / "transforms" / "sentencepiece" / "tiny_paligemma.model")
     (texts / "wrong.json").write_text(json.dumps(told))
     with pytest.raises(ValueError, match=r"knows 2,048 tokens, its sentencepiece model has 3,712"):
-        loading.open_policy({"folder": str(goldens / "pi0"), "config": str(texts / "wrong.json")})
+        load.open_policy({"folder": str(goldens / "pi0"), "config": str(texts / "wrong.json")})
 
 
 def test_a_folder_that_openpi_wrote(goldens, described, texts, client, picture):

@@ -15,14 +15,14 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from playground import analysis
-from playground.robots import TABLETOP
+from playground.analysis import sensitivity
+from playground.robots.robot import TABLETOP
+from playground.robots.transforms import load_image, normalise
 from playground.trace import Options, RawObservation, load
-from playground.transforms import load_image, normalise
 from playground.ui.bench import examples
 from playground.views import attention, matters
 from playground.views.actions import figure
-from tests.visitor import (
+from tests.support.visitor import (
     CARDS,
     FAST,
     LONG,
@@ -74,7 +74,7 @@ def test_page_says_why_no_policy_could_be_loaded(browser, tmp_path):
 def test_another_robot_brings_its_slots_and_one_failure_leaves_the_other_s_answer(
     browser, tmp_path, photo
 ):
-    with started(tmp_path, program=("-m", "tests.two_robots")) as address:
+    with started(tmp_path, program=("-m", "tests.support.two_robots")) as address:
         page = browser.new_page()
         page.goto(address)
         expect(page.locator(".say")).to_have_text("Ready.")
@@ -327,8 +327,8 @@ def test_what_matters_is_what_python_measures(visit, policies):
         "options": Options(),
         "groups": ("prompt",),
     }
-    *_, last = analysis.what_matters(policies, arguments)
-    report = analysis.from_plain(last.value)
+    *_, last = sensitivity.what_matters(policies, arguments)
+    report = sensitivity.from_plain(last.value)
     words = [change for change in report.changes if change.word is not None]
     shown = page.locator("#matters .word small").all_inner_texts()
     assert shown == [matters.percent(change.percent) for change in words]

@@ -6,9 +6,19 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 
-from playground import recipe
-from playground.transforms import load_image
-from tests.visitor import FAST, LIMIT_MS, PI0, answered, drawn_lines, give, run, set_options, tab
+from playground import run_file
+from playground.robots.transforms import load_image
+from tests.support.visitor import (
+    FAST,
+    LIMIT_MS,
+    PI0,
+    answered,
+    drawn_lines,
+    give,
+    run,
+    set_options,
+    tab,
+)
 
 pytestmark = pytest.mark.browser
 
@@ -45,9 +55,9 @@ def test_a_saved_run_comes_back_as_it_was(visit, photo, policies, tmp_path):
     alone = saved(page, "button", "Save recipe (JSON)", tmp_path)
     for path in (whole, alone):
         for name in (PI0, FAST):
-            assert recipe.filename(name, policies[name].info.badge) in path.name
-    kept = recipe.read(whole.read_bytes())
-    assert recipe.read(alone.read_bytes()).recipe == kept.recipe
+            assert run_file.filename(name, policies[name].info.badge) in path.name
+    kept = run_file.read(whole.read_bytes())
+    assert run_file.read(alone.read_bytes()).recipe == kept.recipe
     assert page.locator("#recipe pre").inner_text().strip() == alone.read_text().strip()
     options = kept.recipe.options
     assert (options.num_steps, options.seed, options.guided) == (7, 5, True)
@@ -101,7 +111,7 @@ def test_a_saved_picture_leads_back_to_its_run(visit, tmp_path):
     answered(page)
     expect(page.locator("#actions-plot .js-plotly-plot")).to_be_visible()
     path = saved(page, "button", "Save picture", tmp_path)
-    assert len(recipe.read(path.read_bytes()).recipe.policies) == 2
+    assert len(run_file.read(path.read_bytes()).recipe.policies) == 2
     other = visit()
     other.get_by_label("Prompt").fill("something else")
     open_file(other, path)  # its camera's picture is an example, so nothing is missing

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 
-from playground.robots import TABLETOP
+from playground.robots.robot import TABLETOP
+from playground.robots.transforms import load_image
 from playground.tabletop import camera, kinematics
 from playground.tabletop.rollout import Episode
 from playground.tabletop.scene import Table, random_scene
 from playground.trace import Options, RawObservation, load
-from playground.transforms import load_image
 from playground.ui import answers, scenes
 from playground.ui.bench import examples
 from playground.views import paths
-from tests.visitor import (
+from tests.support.visitor import (
     CARDS,
     FAST,
     PI0,

@@ -10,7 +10,7 @@ import pytest
 from models import masks, pi0_fast
 from models.pi0_fast import Pi0FastPrograms, StopAfter
 from models.tokenizer import Grammar
-from tests.golden_models import case, close, same
+from tests.support.golden_models import case, close, same
 from tests.test_parity_flow import check_attention
 
 pytestmark = pytest.mark.usefixtures("goldens")

@@ -16,7 +16,7 @@ from models import masks, pi0
 from models.gemma import AdaRMSNorm, Pair, RMSNorm
 from models.pi0 import Pi0Programs
 from models.siglip import Siglip
-from tests.golden_models import case, close, model, same
+from tests.support.golden_models import case, close, model, same
 
 pytestmark = pytest.mark.usefixtures("goldens")
 

@@ -7,14 +7,14 @@ import sys
 import numpy as np
 import pytest
 
-from playground.robots import TABLETOP, from_model
+from playground.robots.robot import TABLETOP, from_model
 from playground.tabletop import camera, kinematics
 from playground.tabletop.rollout import ask_expert, observe
 from playground.tabletop.scene import Table, random_scene
 from playground.tabletop.tasks import Task
 from playground.trace import Options, Recipe
 from playground.views import denoising, paths, theme, tokens
-from tests import traces
+from tests.support import traces
 
 SIZE = 112
 

@@ -11,26 +11,28 @@ import pytest
 from models.config import PI0
 from models.observation import Observation, uint8_to_float
 from models.tokenizer import FastPrompt, Prompt
-from playground import columns, loading, trace
-from playground.events import Done, Phase, Step, TokenEvent
-from playground.policy import CALL_DEADLINE_S, patience_s, sample_noise
-from playground.robots import TABLETOP
+from playground import trace
+from playground.checkpoints import load
+from playground.policies import token_layout
+from playground.policies.base import CALL_DEADLINE_S, patience_s, sample_noise
+from playground.robots.robot import TABLETOP
+from playground.serving.events import Done, Phase, Step, TokenEvent
 from playground.tabletop import camera
 from playground.trace import ALLOWED, Options, RawObservation
 from playground.ui.bench import examples
-from tests.golden_models import CONFIGS, case, close, same
+from tests.support.golden_models import CONFIGS, case, close, same
 
 QUICK = Options(num_steps=2, max_tokens=4)
 
 
 @pytest.fixture(scope="module")
 def flow():
-    return loading.untrained("pi0_tabletop")
+    return load.untrained("pi0_tabletop")
 
 
 @pytest.fixture(scope="module")
 def fast():
-    return loading.untrained("pi0_fast_tabletop")
+    return load.untrained("pi0_fast_tabletop")
 
 
 def observe(policy, seed=0, prompt="pick up the red cube", modes=None, nudge=0.0):
@@ -104,14 +106,14 @@ def test_reuse_changes_no_number(flow):
         got, _ = run(flow, raw, options)
         assert "image embedding of base_0_rgb" in got.reused
         assert ("prefix" in got.reused) == (raw.prompt == "pick up the red cube")
-        fresh, _ = run(loading.untrained("pi0_tabletop"), raw, options)
+        fresh, _ = run(load.untrained("pi0_tabletop"), raw, options)
         assert not fresh.reused
         close(got.actions, fresh.actions, 1e-5)
         assert not np.allclose(got.actions, first.actions, atol=1e-3)
     other = observe(flow, seed=44)  # another picture in the same slot
     got, _ = run(flow, other)
     assert not got.reused
-    fresh, _ = run(loading.untrained("pi0_tabletop"), other)
+    fresh, _ = run(load.untrained("pi0_tabletop"), other)
     close(got.actions, fresh.actions, 1e-5)
 
 
@@ -181,7 +183,7 @@ def test_fast_tokens_are_the_models_own(fast):
 
 @pytest.fixture(scope="module")
 def bundled_fast():
-    return loading.open_policy("pi0_fast_tabletop")
+    return load.open_policy("pi0_fast_tabletop")
 
 
 def test_guided_decoding_keeps_a_chunk_decodable_however_wild_the_draw(bundled_fast):
@@ -259,7 +261,7 @@ def test_flow_mask_is_openpis(family, name):
     for i, want in enumerate(record["full_attn_mask"]):
         valid = record["tokenized_prompt_mask"][i]
         prompt = Prompt(record["tokenized_prompt"][i].astype(np.int64), valid, "", 0)
-        fields = columns.flow(CONFIGS[family], prompt, modes(record, i), str)
+        fields = token_layout.flow(CONFIGS[family], prompt, modes(record, i), str)
         same(fields["mask"] == ALLOWED, want)
         check_blocks(fields)
 
@@ -273,7 +275,7 @@ def test_fast_mask_is_openpis(name):
         valid = record["infer_tokenized_prompt_mask"][i]
         ids = record["infer_tokenized_prompt"][i].astype(np.int64)
         prompt = FastPrompt(ids, valid, 0 * ids, valid & False, "", 0)
-        fields = columns.fast(config, prompt, modes(record, i), str, ["x"] * ran)
+        fields = token_layout.fast(config, prompt, modes(record, i), str, ["x"] * ran)
         got, length = fields["mask"] == ALLOWED, config.prefix_len
         if "aligned_attn_mask" in record:
             same(got[:length, :length], record["aligned_attn_mask"][i])
@@ -290,7 +292,7 @@ def test_fast_mask_goes_on_by_its_rule_however_much_is_written(ran):
     valid = np.arange(config.max_token_len) < 20
     prompt = FastPrompt(np.int64(valid), valid, 0 * valid, valid & False, "", 0)
     filled = dict.fromkeys(config.image_slots, "filled")
-    fields = columns.fast(config, prompt, filled, str, ["x"] * ran)
+    fields = token_layout.fast(config, prompt, filled, str, ["x"] * ran)
     rows = fields["mask"][config.prefix_len :] == ALLOWED
     seen = np.arange(config.prefix_len) >= config.max_token_len - 20  # padding comes first
     same(rows, np.hstack([np.tile(seen, (ran, 1)), np.tri(ran, dtype=bool)]))
@@ -330,7 +332,7 @@ def test_refusals_name_what_is_wrong(flow):
 
 def test_damaged_weights_draw_nothing(flow):
     """An answer that is not finite is refused, not shown."""
-    broken = loading.untrained("pi0_tabletop")
+    broken = load.untrained("pi0_tabletop")
     info = broken.info
     wild = dataclasses.replace(info.action_stats, std=(float("inf"),) * 14)
     broken.info = dataclasses.replace(info, action_stats=wild)

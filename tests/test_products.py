@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models import products
-from models.checkpoint import parameters_of, random_model
+from models import matmul
+from models.checkpoints.assembly import parameters_of, random_model
 from models.config import ExpertConfig
+from models.matmul import Kernel, Linear, dot, laid_out
 from models.observation import example_observation
 from models.pi0 import Pi0, Pi0Programs
 from models.pi0_fast import Pi0Fast, Pi0FastPrograms
-from models.products import Kernel, Linear, dot, laid_out
-from tests.golden_models import CONFIGS
+from tests.support.golden_models import CONFIGS
 
 WIDE = ExpertConfig(width=256, depth=2, mlp_dim=512, num_heads=4, num_kv_heads=1, head_dim=64)
 
@@ -87,5 +87,5 @@ def test_a_large_model_is_not_held_twice(monkeypatch):
     model = wide("pi0_fast")
     copied = sum(x.nbytes for n, x in parameters_of(model).items() if x.shape[-1] % 256 == 0)
     assert laid_out(model) is not model
-    monkeypatch.setattr(products, "_MOST_COPIED", copied // 10)
+    monkeypatch.setattr(matmul, "_MOST_COPIED", copied // 10)
     assert laid_out(model) is model

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 
-from playground import answers
-from playground.robots import TABLETOP
+from playground import summaries
+from playground.robots.robot import TABLETOP
+from playground.robots.transforms import load_image
 from playground.trace import PADDING, Options, RawObservation, load
-from playground.transforms import load_image
-from tests import traces
-from tests.visitor import FAST, PI0, ROOT, until
-from tests.visitor import answers as responds
+from tests.support import traces
+from tests.support.visitor import FAST, PI0, ROOT, until
+from tests.support.visitor import answers as responds
 
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 PROMPT = "touch the red cube"
@@ -45,7 +45,7 @@ def asked(client, photo, api_name, **more):
 def test_programs_get_what_python_computes(app, client, policies, photo, observation):
     how = {"num_steps": 4, "seed": 3, "max_tokens": 32, "guided": True}
     expected = {
-        name: answers.run(policies[name], observation, Options(attention=True, **how))
+        name: summaries.run(policies[name], observation, Options(attention=True, **how))
         for name in (PI0, FAST)
     }
     chunks = asked(client, photo, "/infer", **how)
@@ -59,11 +59,11 @@ def test_programs_get_what_python_computes(app, client, policies, photo, observa
             assert chunks[name]["decode_failure"] == trace.decode_failure
         else:
             np.testing.assert_allclose(chunks[name]["actions"], trace.actions, atol=1e-4)
-        assert masks[name]["mask"] == answers.attention_mask(trace)["mask"]
-        there, here = looked[name], answers.attention(trace, "prefix")
+        assert masks[name]["mask"] == summaries.attention_mask(trace)["mask"]
+        there, here = looked[name], summaries.attention(trace, "prefix")
         assert there["blocks"] == here["blocks"]
         np.testing.assert_allclose(there["mass"], here["mass"], atol=0.01)
-    here = answers.denoising(expected[PI0])
+    here = summaries.denoising(expected[PI0])
     np.testing.assert_allclose(steps[PI0]["estimates"], here["estimates"], atol=1e-4)
     assert steps[PI0]["times"] == here["times"]
     ids = [token.id for token in expected[FAST].tokens]
@@ -144,25 +144,25 @@ def test_a_program_that_cancels_frees_the_worker(app, client, photo):
 
 def test_a_trace_s_answers_add_up():
     flow = traces.with_attention(traces.pi0_trace())
-    told = answers.denoising(flow)
+    told = summaries.denoising(flow)
     end = np.array(told["estimates"][-1])
     np.testing.assert_allclose(end, flow.actions, atol=1e-5)  # the last step ends at its estimate
     assert np.shape(told["speeds"]) == (len(flow.times) - 1, len(flow.info.actions))
-    np.testing.assert_allclose(np.sum(answers.attention(flow)["mass"], axis=-1), 1, atol=2e-3)
-    mask = np.array([list(row) for row in answers.attention_mask(flow)["mask"]], int)
+    np.testing.assert_allclose(np.sum(summaries.attention(flow)["mass"], axis=-1), 1, atol=2e-3)
+    mask = np.array([list(row) for row in summaries.attention_mask(flow)["mask"]], int)
     np.testing.assert_array_equal(mask, flow.mask)
     assert (mask == PADDING).any()
 
 
 def test_attention_that_was_not_measured_is_not_made_up():
     with pytest.raises(ValueError, match="measured no attention"):
-        answers.attention(traces.pi0_trace())
+        summaries.attention(traces.pi0_trace())
 
 
 def test_tokens_say_from_where_on_they_decode():
-    failed = answers.denoising(traces.fast_trace(count=24, failure="no end"))
+    failed = summaries.denoising(traces.fast_trace(count=24, failure="no end"))
     assert failed["decode_failure"] == "no end"
     decodes = [token["decodes"] for token in failed["tokens"]]
     assert any(decodes)
     assert not any(decodes[12:])
-    assert answers.denoising(traces.fast_trace())["tokens"][-1]["decodes"]
+    assert summaries.denoising(traces.fast_trace())["tokens"][-1]["decodes"]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from models.files import revision
-from playground import catalog, config_file
+from models.checkpoints.digests import revision
+from playground.checkpoints import catalog, config_file
 from playground.training.evaluate import table_of
 from tests.conftest import ROOT
 
@@ -136,7 +136,8 @@ ALWAYS_THERE = re.compile(
 OPEN_ALL = """
 import app, gradio, jax, orbax.checkpoint, tokenizers
 from models import pi0_fast
-from playground import download, loading
+from playground.checkpoints import download
+from playground.checkpoints import load as loading
 from playground.tabletop import render, scene
 
 scene.build_model()

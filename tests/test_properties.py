@@ -18,7 +18,7 @@ from models.gemma import Pair
 from models.observation import Observation
 from models.pi0 import Pi0, Pi0Programs
 from models.pi0_fast import EOS, Pi0Fast, Pi0FastPrograms
-from tests.golden_models import close, same
+from tests.support.golden_models import close, same
 
 SLOTS = ("base", "left", "right")
 VISION = VisionConfig(width=16, depth=1, mlp_dim=32, num_heads=2, patch_size=4, image_size=8)

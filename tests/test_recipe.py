@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from playground import recipe, trace
+from playground import run_file, trace
 from playground.views import report
-from tests import traces
+from tests.support import traces
 
 FLOW = traces.pi0_trace(samples=2)
 FAST = traces.fast_trace(prompt=FLOW.recipe.prompt)
@@ -41,7 +41,7 @@ RUN = {"pi0": with_pictures(FLOW), "fast": with_pictures(FAST)}
 
 def written():
     file = io.BytesIO()
-    recipe.write(file, RUN, PICTURES.values(), {"figures.html": "<p>figures</p>"})
+    run_file.write(file, RUN, PICTURES.values(), {"figures.html": "<p>figures</p>"})
     return file.getvalue()
 
 
@@ -52,10 +52,10 @@ ZIP = written()
 
 
 def test_a_saved_run_comes_back_whole():
-    opened = recipe.read(ZIP)
-    assert opened.recipe == recipe.of(RUN)
+    opened = run_file.read(ZIP)
+    assert opened.recipe == run_file.of(RUN)
     for ran in opened.recipe.policies:
-        found = recipe.observation(opened, ran)
+        found = run_file.observation(opened, ran)
         asked = RUN[ran.name].recipe
         assert (found.robot, found.prompt, tuple(found.state)) == (
             asked.robot,
@@ -66,7 +66,7 @@ def test_a_saved_run_comes_back_whole():
         for slot, picture in PICTURES.items():
             np.testing.assert_array_equal(found.images[slot], picture)
         assert ran.badge == RUN[ran.name].info.badge
-    assert [v.how for v in recipe.verdicts(opened, RUN)] == ["bits", "bits"]
+    assert [v.how for v in run_file.verdicts(opened, RUN)] == ["bits", "bits"]
 
 
 def test_the_zip_is_what_it_says_and_bears_the_badges():
@@ -89,24 +89,24 @@ def test_figures_name_policies_and_badges_and_hold_hostile_text_as_text():
 
 @given(st.text(max_size=50), st.floats(allow_nan=False, allow_infinity=False))
 def test_any_prompt_and_state_survive_the_json(prompt, value):
-    told = dataclasses.replace(recipe.of(RUN), prompt=prompt, state=(value,))
-    assert recipe.from_json(recipe.to_json(told)) == told
+    told = dataclasses.replace(run_file.of(RUN), prompt=prompt, state=(value,))
+    assert run_file.from_json(run_file.to_json(told)) == told
 
 
 def test_a_picture_carries_the_recipe():
-    told, image, info = recipe.of(RUN), Image.new("RGB", (4, 4)), PngInfo()
+    told, image, info = run_file.of(RUN), Image.new("RGB", (4, 4)), PngInfo()
     file = io.BytesIO()
     info.add_itxt("Comment", "another chunk")
-    info.add_itxt(recipe.FORMAT, recipe.to_json(told))
+    info.add_itxt(run_file.FORMAT, run_file.to_json(told))
     image.save(file, "PNG", pnginfo=info)
-    assert recipe.read(file.getvalue()).recipe == told
+    assert run_file.read(file.getvalue()).recipe == told
     plain = io.BytesIO()
     image.save(plain, "PNG")
     with pytest.raises(ValueError, match="carries no recipe"):
-        recipe.read(plain.getvalue())
+        run_file.read(plain.getvalue())
     damaged = file.getvalue().replace(b'"prompt"', b'"Prompt"')
     with pytest.raises(ValueError, match="damaged"):
-        recipe.read(damaged)
+        run_file.read(damaged)
 
 
 # --- again --------------------------------------------------------------------------------------
@@ -117,7 +117,7 @@ def again(**changes):
 
 
 def judged(found, opened=None):
-    return recipe.verdicts(opened or recipe.read(ZIP), found)[0]
+    return run_file.verdicts(opened or run_file.read(ZIP), found)[0]
 
 
 def test_a_run_repeats_by_bits_by_tolerance_or_not():
@@ -141,25 +141,25 @@ def test_a_run_repeats_by_bits_by_tolerance_or_not():
 
 def test_tokens_must_be_equal():
     changed = dataclasses.replace(RUN["fast"], tokens=RUN["fast"].tokens[:-1])
-    found = recipe.verdicts(recipe.read(ZIP), {**RUN, "fast": changed})[1]
+    found = run_file.verdicts(run_file.read(ZIP), {**RUN, "fast": changed})[1]
     assert (found.how, "other tokens" in found.text) == ("no", True)
 
 
 def test_a_recipe_alone_tells_bits_and_leaves_the_rest_to_the_zip():
-    opened = recipe.read(recipe.to_json(recipe.of(RUN)).encode())
+    opened = run_file.read(run_file.to_json(run_file.of(RUN)).encode())
     assert judged(RUN, opened).how == "bits"
     found = judged(again(actions_normalised=FLOW.actions_normalised + np.float32(1e-6)), opened)
     assert (found.how, "the ZIP can tell" in found.text) == ("no", True)
     with pytest.raises(ValueError, match="open the ZIP"):
-        recipe.observation(opened, opened.recipe.policies[0])
+        run_file.observation(opened, opened.recipe.policies[0])
 
 
 def test_traces_of_two_runs_are_no_run():
     other = dataclasses.replace(FLOW.recipe, prompt="something else")
     with pytest.raises(ValueError, match="different runs"):
-        recipe.of({"a": FLOW, "b": dataclasses.replace(FLOW, recipe=other)})
+        run_file.of({"a": FLOW, "b": dataclasses.replace(FLOW, recipe=other)})
     with pytest.raises(ValueError, match="no run to save"):
-        recipe.of({})
+        run_file.of({})
 
 
 # --- strangers' files ---------------------------------------------------------------------------
@@ -178,11 +178,11 @@ def repacked(**changes):
 
 
 def changed_json(**changes):
-    return json.dumps({**json.loads(recipe.to_json(recipe.of(RUN))), **changes}).encode()
+    return json.dumps({**json.loads(run_file.to_json(run_file.of(RUN))), **changes}).encode()
 
 
 def changed_policy(**changes):
-    ran = json.loads(recipe.to_json(recipe.of(RUN)))["policies"][0]
+    ran = json.loads(run_file.to_json(run_file.of(RUN)))["policies"][0]
     return changed_json(policies=[{**ran, **changes}])
 
 
@@ -203,7 +203,7 @@ def bomb():
     """A member that claims to be small, in the ZIP's directory, and unpacks to 1 GB of zeros."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("recipe.json", recipe.to_json(recipe.of(RUN)))
+        archive.writestr("recipe.json", run_file.to_json(run_file.of(RUN)))
         with archive.open("x", "w", force_zip64=True) as member:
             for _ in range(1 << 10):
                 member.write(bytes(1 << 20))
@@ -251,22 +251,22 @@ HOSTILE = {
 def test_a_stranger_s_file_is_refused_with_a_reason(name):
     data, message = HOSTILE[name]
     with pytest.raises(ValueError, match=message):
-        recipe.read(data)
+        run_file.read(data)
 
 
 def test_other_numbers_than_the_recipe_s_are_noticed():
     file = io.BytesIO()
     trace.save(dataclasses.replace(FLOW, actions_normalised=FLOW.actions_normalised + 1), file)
     with pytest.raises(ValueError, match="numbers are not those of its recipe"):
-        recipe.read(repacked(**{TRACE: file.getvalue()}))
+        run_file.read(repacked(**{TRACE: file.getvalue()}))
 
 
 def test_names_that_lead_elsewhere_are_not_followed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    opened = recipe.read(repacked(**{"../../evil": b"x", "/etc/evil": b"x"}))
-    assert opened.recipe == recipe.of(RUN)
+    opened = run_file.read(repacked(**{"../../evil": b"x", "/etc/evil": b"x"}))
+    assert opened.recipe == run_file.of(RUN)
     assert list(tmp_path.iterdir()) == []
-    assert recipe.read(repacked(**{"recipe.json": changed_policy(name="../../x")})).outcomes == {}
+    assert run_file.read(repacked(**{"recipe.json": changed_policy(name="../../x")})).outcomes == {}
 
 
 @given(st.data())
@@ -276,9 +276,9 @@ def test_damage_is_refused_or_harmless(data):
     changed = bytearray(ZIP)
     changed[place] ^= data.draw(st.integers(1, 255))
     try:
-        opened = recipe.read(bytes(changed))
+        opened = run_file.read(bytes(changed))
     except ValueError:
         return
-    assert zlib.crc32(recipe.to_json(opened.recipe).encode()) == zlib.crc32(
-        recipe.to_json(recipe.of(RUN)).encode()
+    assert zlib.crc32(run_file.to_json(opened.recipe).encode()) == zlib.crc32(
+        run_file.to_json(run_file.of(RUN)).encode()
     )

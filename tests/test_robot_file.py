@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from playground import robots
-from playground.config_file import read_config
-from playground.robot_file import FIELDS, REQUIRED, read_robot
+from playground.checkpoints.config_file import read_config
+from playground.robots import robot as robots
+from playground.robots.robot_file import FIELDS, REQUIRED, read_robot
 from playground.trace import RawObservation, Stats
 
 ARM = {

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from playground import robots, transforms
-from playground.robots import ALOHA, ALOHA_SIM, DROID, LIBERO, ROBOTS, TABLETOP
+from playground.robots import robot as robots
+from playground.robots import transforms
+from playground.robots.robot import ALOHA, ALOHA_SIM, DROID, LIBERO, ROBOTS, TABLETOP
 from playground.trace import RawObservation, Stats
-from tests.openpi_cases import Recorded, cases, close, equal, hold
+from tests.support.openpi_cases import Recorded, cases, close, equal, hold
 
 FAMILIES = ("pi0", "pi05", "pi0_fast")
 VARIANTS = (

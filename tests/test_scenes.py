@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from playground.robots import TABLETOP
+from playground.robots.robot import TABLETOP
 from playground.tabletop import camera, job
 from playground.ui import scenes
 from playground.ui.bench import examples

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from playground.events import Done, Phase, Result
+from playground.serving.events import Done, Phase, Result
 from playground.tabletop import expert, kinematics
 from playground.tabletop.job import rollout as rollout_job
 from playground.tabletop.render import render
@@ -30,7 +30,7 @@ from playground.tabletop.scene import (
 )
 from playground.tabletop.tasks import HELD_OUT_WORDINGS, VERBS, WORDINGS, Referee, Task, parse
 from playground.trace import Options
-from tests import traces
+from tests.support import traces
 
 ARMS = kinematics.ARMS
 SIZE = 112
@@ -288,7 +288,7 @@ def test_a_rollout_looks_again_after_as_many_steps_as_it_was_told():
 
 
 def test_what_a_policy_is_shown_fits_its_robot():
-    from playground.robots import TABLETOP, slot_modes
+    from playground.robots.robot import TABLETOP, slot_modes
 
     raw = observe(Table(scene_with(SPREAD)), "pick up the red cube")
     modes = slot_modes(TABLETOP.slots("pi0"), raw)

@@ -24,7 +24,7 @@ from models.tokenizer import (
     state_bins,
 )
 from playground.training import tokenizers as training
-from tests.openpi_cases import DIFFERENCES, Recorded, difference, hold
+from tests.support.openpi_cases import DIFFERENCES, Recorded, difference, hold
 
 
 @pytest.fixture(scope="module")

@@ -13,15 +13,15 @@ import scipy.stats
 from flax import nnx
 from safetensors.numpy import load_file
 
-from models.checkpoint import save_bundled
+from models.checkpoints.assembly import save_bundled
 from models.compiled import compiled
 from models.config import PI0_FAST_TABLETOP, PI0_TABLETOP
 from models.observation import Observation, uint8_to_float
 from models.pi0 import Pi0
 from models.pi0_fast import Pi0Fast
 from models.tokenizer import FastActionTokenizer, state_bins
-from playground import robots
-from playground.robots import TABLETOP
+from playground.robots import robot
+from playground.robots.robot import TABLETOP
 from playground.tabletop import expert, kinematics
 from playground.tabletop.rollout import ask_expert
 from playground.tabletop.scene import COLOURS, Table, nearer_arm, random_scene
@@ -99,7 +99,7 @@ def test_normalised_chunks_go_back_to_the_experts_joint_targets(looks, stats):
     ]
     for i, row in enumerate(np.repeat(rows, 6)):
         state = looks.states[row]
-        chunk = robots.from_model(
+        chunk = robot.from_model(
             TABLETOP, batch.actions[i].astype(np.float64), state, stats["actions"], "z-score"
         )
         wanted = [
@@ -430,7 +430,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights_and_is_exported(looks, tmp_pa
     other = dataclasses.replace(raw, prompt="pick up the blue cube")
     both = asker.chunks([raw, other], seed=4)
     # A batch of prompts answers as the page's policy does, one at a time.
-    from playground.events import Done
+    from playground.serving.events import Done
     from playground.trace import Options
 
     for asked, chunk in zip((raw, other), both, strict=True):

@@ -13,9 +13,9 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from models.observation import uint8_to_float
-from playground import transforms
+from playground.robots import transforms
 from playground.trace import Stats
-from tests.openpi_cases import (
+from tests.support.openpi_cases import (
     DIFFERENCES,
     Recorded,
     cases,

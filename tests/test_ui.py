@@ -10,18 +10,18 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from playground import robots
-from playground.events import Done, Failed, Finished, Phase, Queued, Step, TokenEvent
-from playground.robots import ALOHA, DROID, TABLETOP
+from playground.robots import robot as robots
+from playground.robots.robot import ALOHA, DROID, TABLETOP
+from playground.robots.transforms import normalise
+from playground.serving.events import Done, Failed, Finished, Phase, Queued, Step, TokenEvent
 from playground.trace import DecodedToken, Options, load
-from playground.transforms import normalise
 from playground.ui import bench as benches
 from playground.ui import results
 from playground.ui.bench import AS_TRAINED, Benches
 from playground.ui.progress import Progress
 from playground.ui.results import Results
 from playground.ui.runs import Runs
-from tests.traces import fast_trace, pi0_trace, policy_info
+from tests.support.traces import fast_trace, pi0_trace, policy_info
 
 GREY = np.full((4, 6, 3), 128, np.uint8)
 

@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from playground.tabletop import camera
 from playground.trace import DecodedToken, Dimension
 from playground.views import actions, attention, denoising, mask, theme, tokens
-from tests import traces
+from tests.support import traces
 
 FAILURE = "expected 700 coefficients, found 655"
 

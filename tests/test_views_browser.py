@@ -10,7 +10,7 @@ from playwright.sync_api import Locator, expect
 
 from playground.trace import PADDING
 from playground.views import actions, attention, denoising, mask, rollout, theme, tokens
-from tests import traces
+from tests.support import traces
 
 pytestmark = pytest.mark.browser
 

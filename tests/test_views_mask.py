@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from playground.trace import ALLOWED, BLOCKED, PADDING, TokenBlock
 from playground.views import mask
-from tests import traces
+from tests.support import traces
 
 
 def cells(sent):

@@ -23,12 +23,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_np
 
-from playground import health, wire
-from playground.events import Done, Failed, Finished, Job, Phase, Queued, Result, Step
-from playground.line import Busy
+from playground.serving import codec, health
+from playground.serving.events import Done, Failed, Finished, Job, Phase, Queued, Result, Step
+from playground.serving.queue import Busy
+from playground.serving.worker import Down, Worker
 from playground.trace import Options, RawObservation
-from playground.worker import Down, Worker
-from tests.traces import pi0_trace, policy_info
+from tests.support.traces import pi0_trace, policy_info
 
 LIMIT_S = 30  # how long a test waits for what must happen, on however slow a machine
 ROOT = Path(__file__).resolve().parents[1]
@@ -559,9 +559,9 @@ def test_a_factory_that_breaks_is_tried_three_times(start, factory):
 
 PAGE = """
 import sys
-from playground import health
-from playground.events import Finished
-from playground.worker import Worker
+from playground.serving import health
+from playground.serving.events import Finished
+from playground.serving.worker import Worker
 from tests import test_worker as t
 
 worker = Worker("tests.test_worker:with_jax", {}, kinds=t.KINDS)
@@ -618,7 +618,7 @@ def test_a_killed_page_leaves_no_orphan(page):
 def test_the_end_of_the_line_ends_the_process_whatever_it_does(tmp_path):
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        command = [sys.executable, "-m", "playground.engine", str(theirs.fileno())]
+        command = [sys.executable, "-m", "playground.serving.engine", str(theirs.fileno())]
         with subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()]) as process:
             try:
                 setup = {
@@ -627,8 +627,8 @@ def test_the_end_of_the_line_ends_the_process_whatever_it_does(tmp_path):
                     "kinds": {},
                     "deadline_s": 60.0,
                 }
-                ours.sendall(wire.encode(setup))
-                assert in_time(lambda: wire.receive(ours))["say"] == "loading"
+                ours.sendall(codec.encode(setup))
+                assert in_time(lambda: codec.receive(ours))["say"] == "loading"
                 ours.shutdown(socket.SHUT_WR)
                 assert process.wait(LIMIT_S) == 0
             finally:
@@ -674,9 +674,9 @@ def travelled(value):
     """What comes out at the other end of a socket."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        sender = threading.Thread(target=lambda: ours.sendall(wire.encode(value)))
+        sender = threading.Thread(target=lambda: ours.sendall(codec.encode(value)))
         sender.start()
-        received = wire.receive(theirs)
+        received = codec.receive(theirs)
         sender.join()
     return received
 
@@ -730,7 +730,7 @@ def test_large_arrays_go_through_the_worker_and_back(start):
 )
 def test_arrays_of_anything_but_numbers_do_not_travel(array):
     with pytest.raises(TypeError, match="arrays of numbers travel"):
-        wire.encode(array)
+        codec.encode(array)
 
 
 def frame(header, body=b""):
@@ -757,17 +757,17 @@ def test_what_is_no_frame_is_a_value_error(sent):
     with ours, theirs:
         ours.sendall(sent)
         with pytest.raises(ValueError, match="not a"):
-            wire.receive(theirs)
+            codec.receive(theirs)
 
 
 @settings(max_examples=100)
 @given(st.data())
 def test_a_frame_cut_short_is_the_end_of_the_stream(data):
-    sent = wire.encode({"x": np.arange(10), "y": "text"})
+    sent = codec.encode({"x": np.arange(10), "y": "text"})
     cut = data.draw(st.integers(0, len(sent) - 1))
     ours, theirs = socket.socketpair()
     with theirs:
         with ours:
             ours.sendall(sent[:cut])
         with pytest.raises(EOFError):
-            wire.receive(theirs)
+            codec.receive(theirs)

@@ -7,7 +7,7 @@ import dataclasses
 import importlib.util
 from collections.abc import Generator, Mapping
 
-from playground.events import Done, Phase, Result
+from playground.serving.events import Done, Phase, Result
 
 _PREPARE_S = 120.0  # compiling the scene, on however slow a machine
 EVERY = 5  # control steps from frame to frame: ten pictures a second of the table's time

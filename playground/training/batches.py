@@ -13,14 +13,14 @@ import scipy.fft
 
 from models.config import Config, Pi0FastConfig
 from models.tokenizer import ACTION_MARKER, FastActionTokenizer, FastTokenizer, PaligemmaTokenizer
-from playground.robots import TABLETOP
+from playground.robots.robot import TABLETOP
+from playground.robots.transforms import Method, RunningStats, normalise, to_offsets
 from playground.tabletop import kinematics
 from playground.tabletop.scene import COLOURS
 from playground.tabletop.tasks import VERBS, WORDINGS
 from playground.trace import Stats
 from playground.training import demonstrations, tokenizers
 from playground.training.demonstrations import Looks
-from playground.transforms import Method, RunningStats, normalise, to_offsets
 
 # All six requests of a look, as (colour's number, pick up rather than touch).
 REQUESTS = np.array([(colour, pick) for colour in range(len(COLOURS)) for pick in (0, 1)])

@@ -17,15 +17,15 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from models.checkpoint import load_bundled
-from models.files import record_digests, revision
+from models.checkpoints.assembly import load_bundled
+from models.checkpoints.digests import record_digests, revision
 from models.observation import Observation, uint8_to_float
 from models.pi0 import Pi0, Pi0Programs
 from models.pi0_fast import Pi0FastPrograms, StopAfter
 from models.tokenizer import ACTION_END, ACTION_MARKER
-from playground import robots
-from playground.loading import open_policy
-from playground.policy import Prepared, sample_noise
+from playground.checkpoints.load import open_policy
+from playground.policies.base import Prepared, sample_noise
+from playground.robots import robot
 from playground.tabletop import expert, kinematics
 from playground.tabletop.rollout import EXECUTE, Infer, observe, rollout
 from playground.tabletop.scene import COLOURS, TIE, Table, nearer_arm, random_scene
@@ -86,8 +86,8 @@ IN_FULL = {
 class Asker:
     """A bundled policy asked for many prompts over one picture at once, always `rows` of them.
 
-    The observation goes in and the chunk comes out as in `playground.policy`; only the batch is
-    this class's own.
+    The observation goes in and the chunk comes out as in `playground.policies.base`; only the batch
+    is this class's own.
     """
 
     def __init__(self, folder: Path, rows: int, guided: bool | None = None):
@@ -136,7 +136,7 @@ class Asker:
         info = self.policy.info
         if actions is None:
             return None
-        return robots.from_model(
+        return robot.from_model(
             self.policy.robot, actions, raw.state, info.action_stats, info.normalisation
         )
 

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from flax import nnx
 
-from models.checkpoint import save_bundled
-from models.files import record_digests
-from playground.robots import TABLETOP
+from models.checkpoints.assembly import save_bundled
+from models.checkpoints.digests import record_digests
+from playground.robots.robot import TABLETOP
+from playground.robots.transforms import read_norm_stats
 from playground.training.batches import method_of
 from playground.training.train import (
     CONFIGS,
@@ -27,7 +28,6 @@ from playground.training.train import (
     restore,
     trainee_of,
 )
-from playground.transforms import read_norm_stats
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 MOST_BYTES = 9_500_000

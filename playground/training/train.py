@@ -21,13 +21,13 @@ import optax
 import orbax.checkpoint as ocp
 from flax import nnx
 
-from models.checkpoint import load_bundled
+from models.checkpoints.assembly import load_bundled
 from models.compiled import options
 from models.config import PI0_FAST_TABLETOP, PI0_TABLETOP
 from models.tokenizer import NUM_SEG, FastActionTokenizer
+from playground.robots.transforms import read_norm_stats, write_norm_stats
 from playground.training import batches, demonstrations, losses
 from playground.training.curves import draw
-from playground.transforms import read_norm_stats, write_norm_stats
 
 RUNS = Path("runs")
 FIGURES = (

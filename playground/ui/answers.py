@@ -6,13 +6,13 @@ import threading
 import time
 from collections.abc import Sequence
 
-from playground import wire
-from playground.events import Done, Job
-from playground.line import Busy
+from playground.serving import codec
+from playground.serving.events import Done, Job
+from playground.serving.queue import Busy
+from playground.serving.worker import Down, Worker
 from playground.trace import Options, Trace
 from playground.ui import bench as benches
 from playground.ui.bench import AS_TRAINED, Bench, Benches, Example
-from playground.worker import Down, Worker
 
 REUSED = "the whole answer, from when the playground started"
 _IDLE_S = 0.5  # how often the worker is looked at
@@ -73,4 +73,6 @@ def _key(bench: Bench, policy: str, job: Job) -> str:
     """All that an answer depends on."""
     info = bench.infos.get(policy)
     revision = info and info.revision
-    return hashlib.sha256(wire.encode((policy, revision, job.observation, job.options))).hexdigest()
+    return hashlib.sha256(
+        codec.encode((policy, revision, job.observation, job.options))
+    ).hexdigest()

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from playground import robots, transforms
-from playground.events import Job
-from playground.robots import Robot
+from playground.robots import robot as robots
+from playground.robots import transforms
+from playground.robots.robot import Robot
+from playground.serving.events import Job
+from playground.serving.worker import Down, Worker
 from playground.trace import Options, PolicyInfo, RawObservation, Slot
-from playground.worker import Down, Worker
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "assets" / "examples"
 AS_TRAINED = "as trained"

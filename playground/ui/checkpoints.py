@@ -12,11 +12,11 @@ from collections.abc import Sequence
 
 import gradio as gr
 
-from playground import choice, download
-from playground.catalog import Entry, entries
+from playground.checkpoints import download, resolve
+from playground.checkpoints.catalog import Entry, entries
+from playground.serving.worker import Down, Worker
 from playground.ui import bench as benches
 from playground.ui import look
-from playground.worker import Down, Worker
 
 _OTHER = "Names, a checkpoint folder, or a JSON file that names one (type and press Enter)"
 
@@ -44,7 +44,7 @@ class Reopening:
         if not checkpoints:
             raise ValueError("choose at least one checkpoint")
         told = [word.strip() or None for word in (config, robot, asset_id)]
-        choice.chosen(checkpoints, *told)
+        resolve.chosen(checkpoints, *told)
         self._again([*_arguments(checkpoints, *told), "--otherwise", json.dumps(self._current)])
 
     def watch(self, worker: Worker) -> threading.Thread | None:

@@ -1,6 +1,6 @@
 """The page's answers for programs: `/infer`, `/denoise`, `/attention_mask`, `/attention`,
-`/what_matters` and `/norm_stats`. What they hold is in `playground.answers`, `playground.analysis`
-and `playground.norm_check`."""
+`/what_matters` and `/norm_stats`. What they hold is in `playground.summaries`,
+`playground.analysis.sensitivity` and `playground.analysis.norm_check`."""
 
 import functools
 import inspect
@@ -10,17 +10,17 @@ from typing import Any, Literal
 import gradio as gr
 from gradio_client.utils import is_file_obj_with_meta
 
-from playground import answers
-from playground.events import Done, Failed, Job, Result
-from playground.line import Busy, Stream
+from playground import summaries
+from playground.analysis.variants import GROUPS
+from playground.serving.events import Done, Failed, Job, Result
+from playground.serving.queue import Busy, Stream
+from playground.serving.worker import Down, Worker
 from playground.trace import Options, Trace
 from playground.ui import bench as benches
 from playground.ui import matters, norms, runs
 from playground.ui import results as kept
 from playground.ui.bench import Bench, Benches
 from playground.ui.results import Results
-from playground.variants import GROUPS
-from playground.worker import Down, Worker
 
 
 def build(every: Benches, worker: Worker, results: Results) -> None:
@@ -66,7 +66,7 @@ def build(every: Benches, worker: Worker, results: Results) -> None:
         options = Options(
             num_steps, num_samples, seed, float(temperature), max_tokens, guided=guided
         )
-        return run(answers.chunk, prompt, images, state, policies, robot, modes, options)
+        return run(summaries.chunk, prompt, images, state, policies, robot, modes, options)
 
     def denoise(
         prompt: str,
@@ -94,7 +94,7 @@ def build(every: Benches, worker: Worker, results: Results) -> None:
         options = Options(
             num_steps, num_samples, seed, float(temperature), max_tokens, guided=guided
         )
-        return run(answers.denoising, prompt, images, state, policies, robot, modes, options)
+        return run(summaries.denoising, prompt, images, state, policies, robot, modes, options)
 
     def attention_mask(
         prompt: str,
@@ -116,7 +116,7 @@ def build(every: Benches, worker: Worker, results: Results) -> None:
         token_texts, and summary, the mask in words. A policy that failed has only `failure`.
         """
         options = Options(1, 1, seed, float(temperature), max_tokens, guided=guided)
-        return run(answers.attention_mask, prompt, images, state, policies, robot, modes, options)
+        return run(summaries.attention_mask, prompt, images, state, policies, robot, modes, options)
 
     def attention(
         prompt: str,
@@ -142,7 +142,7 @@ def build(every: Benches, worker: Worker, results: Results) -> None:
         """
         options = Options(num_steps, 1, seed, float(temperature), max_tokens, True, guided)
         return run(
-            lambda trace: answers.attention(trace, which),
+            lambda trace: summaries.attention(trace, which),
             *(prompt, images, state, policies, robot, modes, options),
         )
 
@@ -167,9 +167,9 @@ def build(every: Benches, worker: Worker, results: Results) -> None:
         Takes what /infer takes. noises: chunks a variant, where the policy draws any. groups: of
         "prompt", "camera", "state"; None for all. prompts: of your own, to compare with.
 
-        Returns the report of `playground.analysis`: bases (by policy: badge, spread between seeds
-        in % of range), changes (by variant: percent of range, 95 % interval, times_spread, by
-        dimension), left_out.
+        Returns the report of `playground.analysis.sensitivity`: bases (by policy: badge, spread
+        between seeds in % of range), changes (by variant: percent of range, 95 % interval,
+        times_spread, by dimension), left_out.
         """
         options = Options(num_steps, 1, seed, float(temperature), max_tokens, guided=guided)
         given = (prompt, images, state, policies, robot, modes, options)

@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from playground.recipe import MAX_FILE
+from playground.run_file import MAX_FILE
 
 _MAX_MESSAGE = 4 << 20  # bytes
 _MAX_UPLOAD = MAX_FILE + (1 << 20)  # of a request; what Gradio counts is the file in it

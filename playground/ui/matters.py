@@ -5,17 +5,17 @@ import time
 
 import gradio as gr
 
-from playground import analysis
-from playground.events import Failed, Phase, Queued, Result
-from playground.line import Busy
+from playground.analysis import sensitivity
+from playground.analysis.variants import GROUPS
+from playground.serving.events import Failed, Phase, Queued, Result
+from playground.serving.queue import Busy
+from playground.serving.worker import Down, Worker
 from playground.ui import bench as benches
 from playground.ui import observation, progress
 from playground.ui.bench import Bench, Benches
 from playground.ui.observation import Form
 from playground.ui.runs import Runs
-from playground.variants import GROUPS
 from playground.views import matters
-from playground.worker import Down, Worker
 
 _UPDATE_EVERY_S = 0.4
 _LABELS = {"prompt": "Prompt", "camera": "Cameras", "state": "State"}
@@ -46,7 +46,9 @@ def build() -> Tab:
             label="Vary",
             elem_id="groups",
         )
-        noises = gr.Slider(1, 16, analysis.NOISES, step=1, label="Noises (pi0)", elem_id="noises")
+        noises = gr.Slider(
+            1, 16, sensitivity.NOISES, step=1, label="Noises (pi0)", elem_id="noises"
+        )
     prompts = gr.Textbox(
         label="Prompts of your own, one a line", lines=1, max_lines=8, elem_id="own-prompts"
     )
@@ -123,7 +125,7 @@ class _Seen:
     def __init__(self, bench: Bench):
         self._bench = bench
         self.say = "Starting."
-        self.report: analysis.Report | None = None
+        self.report: sensitivity.Report | None = None
 
     def take(self, event) -> None:
         match event:
@@ -133,7 +135,7 @@ class _Seen:
                 infos = self._bench.infos
                 self.say = f"{infos[name].title if name in infos else name}: {phase}."
             case Result(value=value):
-                self.report = analysis.from_plain(value)
+                self.report = sensitivity.from_plain(value)
                 if self.report.done == self.report.of:
                     self.say = "Done."
             case Failed(message=message):

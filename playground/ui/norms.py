@@ -1,5 +1,5 @@
-"""The norm stats in "What the models receive": what `playground.norm_check` finds in them, and
-where the given state lies."""
+"""The norm stats in "What the models receive": what `playground.analysis.norm_check` finds in
+them, and where the given state lies."""
 
 import dataclasses
 import html
@@ -8,8 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from playground import robots
-from playground.norm_check import Report, Row, check
+from playground.analysis.norm_check import Report, Row, check
+from playground.robots import robot as robots
 from playground.trace import PolicyInfo
 from playground.ui import bench as benches
 from playground.ui.bench import Bench, Benches

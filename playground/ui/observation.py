@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import gradio as gr
 import numpy as np
 
-from playground.events import Job
-from playground.robots import Robot
+from playground.robots.robot import Robot
+from playground.serving.events import Job
 from playground.trace import Options
 from playground.ui import bench as benches
 from playground.ui import look, scenes

@@ -14,11 +14,12 @@ import gradio as gr
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
-from playground import line
-from playground.events import Done
-from playground.line import Busy
-from playground.recipe import MAX_FILE
-from playground.robots import Robot
+from playground.robots.robot import Robot
+from playground.run_file import MAX_FILE
+from playground.serving import queue
+from playground.serving.events import Done
+from playground.serving.queue import Busy
+from playground.serving.worker import Down, Worker
 from playground.ui import bench as benches
 from playground.ui import (
     checkpoints,
@@ -42,12 +43,11 @@ from playground.ui.progress import Progress
 from playground.ui.results import Results
 from playground.ui.runs import Runs
 from playground.ui.visits import Memory, Visits
-from playground.worker import Down, Worker
 
 _UPDATE_EVERY_S = 0.1
 _LIVE_AFTER_S = 0.4  # a shorter run shows its result only, not its making
 _SETTLE_S = 0.7
-_THREADS = line.SIZE + 32  # each waiting visitor holds one
+_THREADS = queue.SIZE + 32  # each waiting visitor holds one
 _MAX_UPLOAD = MAX_FILE  # a run's ZIP; pictures are held to less
 _MAX_EVENTS = 256  # Gradio's own queue; the worker's is shorter and the one that counts
 # Gradio keeps a third of a MB of every visitor, 10,000 of them by itself. Whoever comes back after

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from playground.events import Done, Event, Failed, Finished, Phase, Queued, Step, TokenEvent
+from playground.serving.events import Done, Event, Failed, Finished, Phase, Queued, Step, TokenEvent
 from playground.trace import PolicyInfo, Trace
 from playground.ui import look, results
 from playground.ui.bench import Bench
@@ -14,7 +14,7 @@ COMPONENT = look.component("strip.js")
 
 _CACHED = "From the cache: this example ran before, with the same inputs, options and weights."
 
-# What `playground.loading.load` says of a policy; told to those who wait meanwhile.
+# What `playground.checkpoints.load.load` says of a policy; told to those who wait meanwhile.
 _LOADING = ("downloading", "loading", "compiling")
 
 
@@ -204,7 +204,7 @@ class Progress:
 
 
 def _of_loading(phase: str) -> bool:
-    """Whether it is of `playground.loading.load`, which those in line are told too. A run's own
+    """Whether it is of `playground.checkpoints.load`, which those in line are told too. A run's own
     phases say what they compile."""
     return phase == "compiling" or phase.startswith(("loading", "downloading"))
 

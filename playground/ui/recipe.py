@@ -7,8 +7,8 @@ from pathlib import Path
 import gradio as gr
 import numpy as np
 
-from playground import recipe
-from playground.recipe import Opened
+from playground import run_file
+from playground.run_file import Opened
 from playground.trace import Trace, image_digest
 from playground.ui import bench as benches
 from playground.ui import look, observation, results
@@ -50,7 +50,7 @@ def build() -> Tab:
 def payload(traces: Mapping[str, Trace], key: str) -> dict[str, str]:
     """What the tab shows of a run."""
     return {
-        "text": recipe.to_json(recipe.of(traces)),
+        "text": run_file.to_json(run_file.of(traces)),
         "file": results.run_name(traces),
         "link": results.run_link(key),
         "about": _ABOUT,
@@ -59,9 +59,9 @@ def payload(traces: Mapping[str, Trace], key: str) -> dict[str, str]:
 
 def read(path: str) -> Opened:
     """Raises ValueError for a file that is no recipe."""
-    if Path(path).stat().st_size > recipe.MAX_FILE:
-        raise ValueError(f"the file is too large: at most {recipe.MAX_FILE >> 20} MB are taken")
-    return recipe.read(Path(path).read_bytes())
+    if Path(path).stat().st_size > run_file.MAX_FILE:
+        raise ValueError(f"the file is too large: at most {run_file.MAX_FILE >> 20} MB are taken")
+    return run_file.read(Path(path).read_bytes())
 
 
 def light(opened: Opened) -> Opened:
@@ -99,7 +99,7 @@ def restored(
     return updates, missing
 
 
-def _given(here: Sequence[recipe.Ran], camera: Camera) -> tuple[str | None, str]:
+def _given(here: Sequence[run_file.Ran], camera: Camera) -> tuple[str | None, str]:
     """(digest of a camera's picture or None, how its slot was given)."""
     slots = [(ran, camera.slots[ran.name]) for ran in here if ran.name in camera.slots]
     for ran, slot in slots:
@@ -117,11 +117,11 @@ def verdict(opened: Opened | None, traces: Mapping[str, Trace]) -> str:
     """Whether what was run last repeats what was opened, for the tab's status."""
     if opened is None:
         return ""
-    run = recipe.of(traces) if traces else None
+    run = run_file.of(traces) if traces else None
     same = ("robot", "prompt", "state", "options")
     if run is None or any(getattr(run, n) != getattr(opened.recipe, n) for n in same):
         return sentences(["The page is set as it was; it did not run again."])
-    return sentences([found.text for found in recipe.verdicts(opened, traces)])
+    return sentences([found.text for found in run_file.verdicts(opened, traces)])
 
 
 def sentences(told: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from fastapi import APIRouter
 from fastapi.responses import Response
 
-from playground import recipe
+from playground import run_file
 from playground import trace as traces
 from playground.trace import PolicyInfo, Trace
 from playground.views import report
@@ -76,7 +76,7 @@ class _Run:
 
 def routes(results: Results) -> APIRouter:
     """/trace/<run>/<policy>: a trace as `playground.trace.save` writes it; /run/<run>: all of a
-    run, as `playground.recipe.write` does. 404 once it is gone."""
+    run, as `playground.run_file.write` does. 404 once it is gone."""
     router = APIRouter()
 
     @router.get("/trace/{key}/{policy}")
@@ -95,7 +95,7 @@ def routes(results: Results) -> APIRouter:
             return _gone()
         file = io.BytesIO()
         figures = {"figures.html": report.page(list(found.values()))}
-        recipe.write(file, found, pictures, figures)
+        run_file.write(file, found, pictures, figures)
         return _download(file, f"{run_name(found)}.zip")
 
     return router
@@ -129,7 +129,7 @@ def run_link(key: str) -> str:
 
 def filename(info: PolicyInfo) -> str:
     """Without a suffix; the badge is part of it, wherever the file may end up."""
-    return recipe.filename(info.name, info.badge)
+    return run_file.filename(info.name, info.badge)
 
 
 def run_name(found: dict[str, Trace]) -> str:

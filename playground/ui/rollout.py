@@ -5,9 +5,10 @@ import time
 
 import gradio as gr
 
-from playground.events import Failed, Phase, Queued, Result
-from playground.line import Busy
-from playground.robots import TABLETOP
+from playground.robots.robot import TABLETOP
+from playground.serving.events import Failed, Phase, Queued, Result
+from playground.serving.queue import Busy
+from playground.serving.worker import Down, Worker
 from playground.tabletop import job
 from playground.trace import Options
 from playground.ui import bench as benches
@@ -17,7 +18,6 @@ from playground.ui.observation import Form
 from playground.ui.runs import Runs
 from playground.views import rollout as film_view
 from playground.views.rollout import Film
-from playground.worker import Down, Worker
 
 _UPDATE_EVERY_S = 0.15
 _WHOLE = 50  # a chunk, as in the published figures (`playground.tabletop.rollout.EXECUTE`)

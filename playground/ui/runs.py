@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 import gradio as gr
 from gradio.context import LocalContext
 
-from playground.events import Event, Job, Phase, Queued, Step, TokenEvent
-from playground.line import Busy, Stream
+from playground.serving.events import Event, Job, Phase, Queued, Step, TokenEvent
+from playground.serving.queue import Busy, Stream
+from playground.serving.worker import Down, Worker
 from playground.ui import progress
-from playground.worker import Down, Worker
 
 
 def submit(worker: Worker, jobs: Sequence[Job]) -> list[Stream]:

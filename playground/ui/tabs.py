@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import gradio as gr
 
-from playground.recipe import FORMAT, of, to_json
+from playground.run_file import FORMAT, of, to_json
 from playground.trace import Trace
 from playground.ui import look, matters, norms, received, recipe, results, rollout
 from playground.ui.bench import Bench

@@ -1,16 +1,16 @@
 """What a policy listens to, drawn and in words: the prompt coloured by effect, a bar with its
 interval for each variant, and plain sentences that claim no more than was measured.
 
-Everything comes from a `playground.analysis.Report`, finished or not. `page` is self-contained
-HTML, for the page and for notebooks.
+Everything comes from a `playground.analysis.sensitivity.Report`, finished or not. `page` is
+self-contained HTML, for the page and for notebooks.
 """
 
 import html
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from playground.analysis import Base, Change, Report
-from playground.variants import GROUPS, NUDGED
+from playground.analysis.sensitivity import Base, Change, Report
+from playground.analysis.variants import GROUPS, NUDGED
 from playground.views import theme
 
 # gr.HTML(page(report), **COMPONENT): Gradio's own style of tables would draw over this one.

@@ -1,5 +1,5 @@
 // Saves the chunk's plot as a PNG that carries its recipe: an iTXt chunk, as the PNG standard (third
-// edition, 11.3.3.4) has it. playground/recipe.py reads it.
+// edition, 11.3.3.4) has it. playground/run_file.py reads it.
 async () => {
   const plot = document.querySelector("#actions-plot .js-plotly-plot");
   const about = document.querySelector("#actions-words [data-file]");

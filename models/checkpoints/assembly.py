@@ -1,0 +1,296 @@
+"""From a checkpoint folder to a model, and back: openpi's, LeRobot's, and our own for small
+policies. Never unpickles; never returns a model with anything left out.
+
+Ours holds `model.safetensors`, named by nnx path, and `config.json`.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+import safetensors.numpy
+from flax import nnx
+
+from models import config as configs
+from models.checkpoints import lerobot, lora
+from models.checkpoints.arrays import DTYPES, Stored, check, has_nonfinite, open_safetensors
+from models.checkpoints.digests import (
+    CONFIG,
+    FORMAT,
+    WEIGHTS,
+    params_folder,
+    read_bundled,
+    sha256,
+    verify_digests,
+    write_file,
+)
+from models.checkpoints.openpi import Row, family_of, open_openpi, rows
+from models.config import Config, DType, Pi0FastConfig
+from models.pi0 import Pi0
+from models.pi0_fast import Pi0Fast
+
+Policy = Pi0 | Pi0Fast
+# bytes done, bytes in all, name of the array at hand
+Progress = Callable[[int, int, str], None]
+
+# --- openpi's folder ----------------------------------------------------------------------------
+
+
+def load_openpi(
+    folder: Path | str,
+    config: Config,
+    *,
+    dtype: DType | None = None,
+    adapters: lora.Adapters | None = None,
+    progress: Progress | None = None,
+) -> Policy:
+    """The model in a checkpoint of openpi's, from its folder or the `params/` in it.
+
+    dtype: precision of the parameters, None as stored (openpi serves in bfloat16). adapters: how a
+    LoRA fine-tune was made; they are merged into the weights. progress: called with bytes done,
+    bytes in all (as stored) and the array at hand.
+
+    Array by array: beside the model, the host holds the largest array twice at most (its compressed
+    and its decoded bytes). Raises ValueError, naming what is wrong, for another kind of folder, a
+    missing or damaged file, arrays that do not fit the config, NaN or infinity, and files that
+    differ from the folder's `SHA256SUMS` if it has them.
+    """
+    folder = Path(folder)
+    params = params_folder(folder)
+    verify_digests(params.parent, below="params/")
+    arrays = lora.merge(open_openpi(params), adapters, where=str(folder))
+    return assemble(config, arrays, where=str(folder), dtype=dtype, progress=progress)
+
+
+def save_openpi(model: Policy, folder: Path | str) -> None:
+    """Writes `params/` as openpi does, in the parameters' precision."""
+    write_openpi(to_openpi(model), folder)
+
+
+def write_openpi(arrays: Mapping[str, np.ndarray], folder: Path | str) -> None:
+    """Writes arrays by openpi's path into `folder/params` (which must not exist) through Orbax."""
+    import orbax.checkpoint as ocp  # takes a second to import, and only writing needs it
+
+    tree: dict = {}
+    for path, array in arrays.items():
+        *parents, name = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = array
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        checkpointer.save(Path(folder).resolve() / "params", {"params": tree})
+
+
+# --- LeRobot's folder ---------------------------------------------------------------------------
+
+
+def load_lerobot(
+    folder: Path | str,
+    config: Config | None = None,
+    *,
+    dtype: DType | None = None,
+    progress: Progress | None = None,
+) -> Policy:
+    """The model in a folder that LeRobot saved (or the published ones, without `model.` in names).
+
+    config: None for the one that `config.json` describes. dtype: precision of the parameters, None
+    as stored. Raises ValueError as `load_openpi` does.
+    """
+    folder = Path(folder)
+    if not (folder / WEIGHTS).is_file():
+        adapted = (folder / "adapter_config.json").is_file()
+        raise ValueError(
+            f"{folder} has no {WEIGHTS}"
+            + (": it holds PEFT adapters only; merge them in LeRobot first" if adapted else "")
+        )
+    verify_digests(folder)
+    if config is None:
+        config = lerobot.read_lerobot(folder).config
+    arrays = lerobot.open_lerobot(folder / WEIGHTS, config)
+    return assemble(config, arrays, where=str(folder), dtype=dtype, progress=progress)
+
+
+# --- bundled policies ---------------------------------------------------------------------------
+
+
+def save_bundled(
+    folder: Path | str,
+    config: Config,
+    model: Policy,
+    metadata: Mapping | None = None,
+    *,
+    storage: str = "float32",
+) -> None:
+    """Writes a small policy: its weights, its config and whatever JSON goes with it.
+
+    storage: "float32", "bfloat16" or "float16". The same model gives the same bytes. Raises
+    ValueError if a weight is not finite in that precision.
+    """
+    if storage not in DTYPES:
+        raise ValueError(f"storage is {storage!r}; expected one of {', '.join(DTYPES)}")
+    arrays: dict[str, np.ndarray] = {}
+    for name, value in sorted(parameters_of(model).items()):
+        with np.errstate(over="ignore"):
+            arrays[name] = np.ascontiguousarray(value, DTYPES[storage])
+        if has_nonfinite(arrays[name]):
+            raise ValueError(f"{name} is not finite in {storage}, so this model is not saved")
+    weights = safetensors.numpy.save(arrays)
+    description = {
+        "format": FORMAT,
+        "config": configs.to_dict(config),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "metadata": dict(metadata or {}),
+    }
+    text = json.dumps(description, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_file(folder / WEIGHTS, weights)
+    write_file(folder / CONFIG, text.encode())
+
+
+def load_bundled(folder: Path | str) -> tuple[Config, Policy]:
+    """The config and model that `save_bundled` wrote, parameters in the config's precision.
+
+    Raises ValueError if either file is missing, damaged, or does not fit the other.
+    """
+    folder = Path(folder)
+    description = read_bundled(folder)
+    verify_digests(folder)
+    config = configs.from_dict(description["config"])
+    weights = folder / WEIGHTS
+    arrays = open_safetensors(weights)
+    if sha256(weights) != description["weights_sha256"]:
+        raise ValueError(
+            f"{weights} is not the file that {CONFIG} beside it was written with; get both again"
+        )
+    abstract = abstract_model(config)
+    check(
+        f"{weights} does not fit {CONFIG} beside it:",
+        {name: parameter.shape for name, parameter in parameters_of(abstract).items()},
+        {name: (stored.shape, stored.dtype) for name, stored in arrays.items()},
+    )
+    values = ((name, stored.read()) for name, stored in arrays.items())
+    return config, fill(abstract, values, config.dtype)
+
+
+# --- models -------------------------------------------------------------------------------------
+
+
+def abstract_model(config: Config) -> Policy:
+    """The model with shapes in place of arrays."""
+    model = Pi0Fast if isinstance(config, Pi0FastConfig) else Pi0
+    return nnx.eval_shape(lambda: model(config, rngs=nnx.Rngs(0)))
+
+
+def random_model(config: Config, seed: int = 0, dtype: DType = "float32") -> Policy:
+    """A model of random weights, the same for the same seed, array by array: for benchmarks, tests
+    and demonstrations of the mechanics."""
+    abstract, rng = abstract_model(config), np.random.default_rng(seed)
+    shapes = ((name, parameter.shape) for name, parameter in parameters_of(abstract).items())
+    return fill(abstract, ((n, random_parameter(n, shape, rng)) for n, shape in shapes), dtype)
+
+
+def random_parameter(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """float32, for the parameter of that nnx path. Matrices keep the size of what passes through
+    them; norms, gates and biases are off their neutral values."""
+    noise = rng.standard_normal(shape, np.float32)
+    if len(shape) == 2:
+        return noise * shape[1 if name.endswith("embedding") else 0] ** -0.5
+    # SigLIP multiplies by its norms' scale, Gemma by 1 + scale.
+    middle = 1.0 if name.startswith("vision") and name.endswith("scale") else 0.0
+    return middle + 0.1 * noise
+
+
+def assemble(
+    config: Config,
+    arrays: Mapping[str, Stored],
+    *,
+    where: str,
+    dtype: DType | None,
+    progress: Progress | None = None,
+) -> Policy:
+    """The model that openpi's arrays make, its parameters in `dtype` (None: as stored).
+
+    Everything is checked before the first array is read; each array is then read, checked for NaN
+    and infinity, cast and put on the default device before the next. The largest come first, while
+    there is the most room. Raises ValueError; never returns a model with anything left out.
+    """
+    table = rows(config)
+    ours, theirs = family_of(row.path for row in table), family_of(arrays)
+    hint = f"It looks like a {theirs} checkpoint; the config is {ours}'s." if ours != theirs else ""
+    others = sum(r.path in arrays and r.stored_shape != arrays[r.path].shape for r in table)
+    if not hint and others > len(table) / 2:
+        hint = "The model has other sizes: its config has to tell them, if they are not openpi's."
+    check(
+        f"{where} does not fit the config ({ours}):",
+        {row.path: row.stored_shape for row in table},
+        {path: (stored.shape, stored.dtype) for path, stored in arrays.items()},
+        hint,
+    )
+    return fill(abstract_model(config), _values(table, arrays, where, progress), dtype)
+
+
+def _values(
+    table: tuple[Row, ...], arrays: Mapping[str, Stored], where: str, progress: Progress | None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """(nnx path, array with its axes in our order) of everything, the largest first."""
+    done, total = 0, sum(stored.nbytes for stored in arrays.values())
+    report = progress or (lambda *_: None)
+    for row in sorted(table, key=lambda row: -arrays[row.path].nbytes):
+        report(done, total, row.path)
+        for index, layer in enumerate(arrays[row.path].layers()):
+            if has_nonfinite(layer):
+                which = row.path if row.layers is None else f"{row.path}, layer {index}"
+                raise ValueError(
+                    f"{where}: {which} holds NaN or infinity, so the training run that wrote it "
+                    "diverged or the file is damaged; use an earlier step or copy it again"
+                )
+            yield from zip(row.module_paths(index), row.unpack(layer), strict=True)
+            done += layer.nbytes
+            report(done, total, row.path)
+            del layer  # a view of an array that the next one's place is needed for
+
+
+def fill(abstract: Policy, values: Iterable[tuple[str, np.ndarray]], dtype: DType | None) -> Policy:
+    """The model whose parameters are the values, by nnx path.
+
+    Each is reshaped to its parameter, cast and put on the default device as it comes.
+    """
+    graphdef, state = nnx.split(abstract)
+    parameters = {_name(path): (path, parameter) for path, parameter in nnx.to_flat_state(state)}
+    filled = {}
+    for name, value in values:
+        path, parameter = parameters[name]
+        # Always a copy: JAX lets go late of what it was given, and a view would keep all of the
+        # array it belongs to while the next is read.
+        value = np.array(value, dtype=dtype and DTYPES[dtype], order="C")
+        filled[path] = parameter.replace(jax.device_put(value.reshape(parameter.shape)))
+    assert len(filled) == len(parameters), "the caller checks that every parameter has a value"
+    return nnx.merge(graphdef, nnx.from_flat_state(filled.items()))
+
+
+def _name(path: tuple) -> str:
+    return "/".join(map(str, path))
+
+
+def parameters_of(model: Policy) -> dict:
+    """A model's parameters by nnx path: arrays, or shapes and types if it is abstract."""
+    state = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    return {_name(path): parameter.get_value() for path, parameter in state}
+
+
+def to_openpi(model: Policy) -> dict[str, np.ndarray]:
+    """A model's parameters as openpi's arrays, by openpi's path, on the host."""
+    ours = parameters_of(model)
+    arrays = {}
+    for row in rows(model.config):
+        layers = [
+            row.pack(np.asarray(ours[path]) for path in row.module_paths(i))
+            for i in range(row.layers or 1)
+        ]
+        arrays[row.path] = layers[0] if row.layers is None else np.stack(layers)
+    return arrays

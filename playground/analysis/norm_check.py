@@ -1,0 +1,175 @@
+"""Are a policy's norm stats right? What a wrong number in them does shows as odd actions only, so
+here each is held against what the policy and its robot need.
+
+A "reach" is what the model's numbers go by: one standard deviation (z-score), or half of q01..q99
+(quantile). Sources: openpi's `docs/norm_stats.md`, and the mistakes in its issue threads.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from playground.checkpoints.catalog import TITLES
+from playground.robots.robot import Robot, told_state
+from playground.robots.transforms import EPSILON, normalise
+from playground.trace import Dimension, PolicyInfo, Stats
+
+# Below this reach a move of one hundredth (radian, metre, share) is ten or more for the model.
+TINY = 1e-3
+_STEP = 0.01
+# A state beyond this many reaches of the middle was hardly in the training data.
+_FAR = 4.0
+_USUAL = {"pi0": "z-score", "pi05": "quantile", "pi0_fast": "quantile"}
+_RULES = {
+    "z-score": "z-score: the model gets (value - mean) / std",
+    "quantile": "quantile: the model gets q01 to q99 as -1 to 1, and goes on beyond",
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Row:
+    """One dimension of `part`. q01, q99: None where the stats have none. value: the given state in
+    the convention of the stats, and `normalised`, as the model gets it; None for actions, or
+    without a state. remarks: plain sentences, () if nothing is odd."""
+
+    part: Literal["state", "actions"]
+    name: str
+    unit: str
+    mean: float
+    std: float
+    q01: float | None
+    q99: float | None
+    value: float | None
+    normalised: float | None
+    remarks: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Report:
+    """method: "z-score" or "quantile"; rule: the same in words; padding: which of the model's
+    dimensions are the robot's, "" if all are; remarks: on the whole of them."""
+
+    method: str
+    rule: str
+    padding: str
+    remarks: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def sound(self) -> bool:
+        return not self.remarks and not any(row.remarks for row in self.rows)
+
+
+def check(info: PolicyInfo, robot: Robot, state: Sequence[float] | None = None) -> Report:
+    """What is odd about a policy's norm stats, dimension by dimension.
+
+    robot: with the policy's conventions. state: in the robot's units [S], or None for none.
+    """
+    remarks = list(info.stats_notes)
+    method = info.normalisation
+    # LeRobot's folders say themselves which, and there it is a choice.
+    told = info.model_config.get("convention") == "lerobot"
+    if method != _USUAL[info.family] and not told:
+        remarks.append(
+            f"Unusual: openpi normalises {TITLES[info.family]} by {_USUAL[info.family]}."
+        )
+    given = None if state is None else np.asarray(state, np.float64)
+    offsets = robot.offsets or (False,) * len(info.actions)
+    rows: list[Row] = []
+    if info.state_stats is not None:
+        values = None if given is None else robot.state_to_model(given)
+        rows += _rows("state", info.state, info.state_stats, method, values, given=given)
+    if info.action_stats is not None:
+        rows += _rows("actions", info.actions, info.action_stats, method, None, offsets=offsets)
+    return Report(method, _RULES[method], _padding(info), tuple(remarks), tuple(rows))
+
+
+def _padding(info: PolicyInfo) -> str:
+    """Of a state in the prompt there is none, nor of actions written as tokens."""
+    width = info.model_config.get("action_dim", 0)
+    parts = {"state": info.state if info.family == "pi0" else (), "actions": info.actions}
+    beyond = {part: len(x) for part, x in parts.items() if 0 < len(x) < width}
+    if info.family == "pi0_fast" or not beyond:
+        return ""
+    told = " and ".join(f"of the {part} the first {count}" for part, count in beyond.items())
+    return f"Of the model's {width} dimensions, {told} are {info.robot}'s; the rest is padding."
+
+
+def _rows(part, dimensions, stats, method, values, *, given=None, offsets=None) -> list[Row]:
+    scaled = None if values is None else normalise(values, stats, method)
+    rows = []
+    for i, dimension in enumerate(dimensions):
+        one = Stats(*(None if v is None else (v[i],) for v in dataclasses.astuple(stats)))
+        remarks = _of_scale(part, dimension, one, method)
+        if offsets is not None and offsets[i]:
+            remarks += _of_offset(one)
+        value = normalised = None
+        if values is not None:
+            value, normalised = float(values[i]), float(scaled[i])
+            remarks += _of_value(float(given[i]), value, normalised, one, dimension)
+        row = (one.mean[0], one.std[0], one.q01 and one.q01[0], one.q99 and one.q99[0])
+        rows.append(
+            Row(part, dimension.name, dimension.unit, *row, value, normalised, tuple(remarks))
+        )
+    return rows
+
+
+def _of_scale(part: str, dimension: Dimension, stats: Stats, method: str) -> list[str]:
+    """Of one dimension's spread."""
+    (mean,), (std,) = stats.mean, stats.std
+    low, high = stats.q01 and stats.q01[0], stats.q99 and stats.q99[0]
+    remarks = []
+    span = None if low is None or high is None else high - low
+    reach = std if method == "z-score" else span / 2
+    told = "std is 0" if method == "z-score" else "q01 = q99"
+    if reach <= EPSILON:
+        fixed = mean if method == "z-score" else low
+        effect = f"the policy's answer is always {fixed:.4g}"
+        if part == "state":
+            effect = f"another value than {fixed:.4g} is enormous for the model"
+        remarks.append(f"{told}: it never moved in training, and {effect}.")
+    elif reach < TINY:
+        what = "std" if method == "z-score" else "range"
+        remarks.append(
+            f"Tiny {what}: a change of {_STEP} {dimension.unit} is {_STEP / reach:.0f} for the "
+            "model, which knows about -1 to 1."
+        )
+    if method == "z-score" and span is not None and span <= EPSILON < std:
+        remarks.append("q01 = q99, though std is not 0: 98 % of the training data were one value.")
+    if span is not None and not low - EPSILON <= mean <= high + EPSILON:
+        remarks.append("The mean lies outside q01..q99: rare extremes, or stats of two things.")
+    return remarks
+
+
+def _of_offset(stats: Stats) -> list[str]:
+    (mean,), (std,) = stats.mean, stats.std
+    if stats.q01 is None or stats.q99 is None:
+        beyond = abs(mean) > 3 * std
+    else:
+        slack = 0.1 * (stats.q99[0] - stats.q01[0]) + EPSILON
+        beyond = not stats.q01[0] - slack <= 0 <= stats.q99[0] + slack
+    if not beyond:
+        return []
+    return [
+        "Predicted as an offset from the state, but 0, no offset, lies outside what was seen: "
+        "these look like stats of absolute actions."
+    ]
+
+
+def _of_value(
+    given: float, value: float, normalised: float, stats: Stats, dimension: Dimension
+) -> list[str]:
+    """Where the given state lies; `value` is the same in the convention of the stats."""
+    if stats.q01 is not None and stats.q99 is not None:
+        (low,), (high,) = stats.q01, stats.q99
+        if low - EPSILON <= value <= high + EPSILON:
+            return []
+        where = f"outside the {low:.4g} to {high:.4g} of 98 % of the training data"
+    elif abs(normalised) <= _FAR:
+        return []
+    else:
+        where = f"far from the mean of {stats.mean[0]:.4g}"
+    told = told_state(dimension, given, value)
+    return [f"The given state, {told}, is {where}: {normalised:.3g} for the model."]

@@ -1,0 +1,322 @@
+"""From a policy's name to a policy that answers: the factory that the worker's process calls."""
+
+import collections
+import dataclasses
+import os
+import queue
+import threading
+import zlib
+from collections.abc import Callable, Generator, Mapping, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from models.checkpoints.assembly import load_bundled, load_lerobot, load_openpi, random_model
+from models.checkpoints.digests import revision
+from models.config import PI0_FAST_TABLETOP, PI0_TABLETOP, Config, DType, to_dict
+from models.pi0 import Pi0
+from models.pi0_fast import Pi0Fast
+from models.tokenizer import FastActionTokenizer, FastTokenizer, PaligemmaTokenizer
+from playground.checkpoints import catalog, download, memory_plan
+from playground.checkpoints import folder as local
+from playground.checkpoints.catalog import ASSETS, BUNDLED_PAIR, Entry
+from playground.policies import environment
+from playground.policies.base import Policy
+from playground.policies.fast import FastPolicy
+from playground.policies.flow import FlowPolicy
+from playground.robots.robot import TABLETOP
+from playground.serving.events import Phase, TokenEvent
+from playground.trace import Options, PolicyInfo, RawObservation, Stats
+
+TOKENIZER = ASSETS / "tokenizer" / "paligemma_small.model"
+LOAD_DEADLINE_S, WARM_UP_DEADLINE_S = 600.0, 1800.0
+
+REAL_BADGE = "real checkpoint"
+UNTRAINED_BADGE = "untrained weights"
+UNTRAINED_NOTICE = (
+    "Random weights: the answer shows how such a model works, and says nothing about any robot."
+)
+BUNDLED_BADGE = "small bundled policy"
+BUNDLED_NOTICE = (
+    "A small policy that knows only the simulated table. On other pictures its answer shows how "
+    "the model works, not what it can do."
+)
+
+
+Asked = str | Mapping[str, str | None]
+
+
+def load(policies: Sequence[Asked]) -> Generator[Phase, None, dict[str, Policy]]:
+    """Opens every policy and runs each once, so that the first visitor waits for no compiler.
+
+    A policy is a name of the catalogue, or a folder of one's own as {"folder", "config", "robot",
+    "asset_id"} (`local.open_folder`). Yields a Phase before each part and while one lasts; returns
+    the policies by name. Raises ValueError for a policy that cannot be opened, and before anything
+    is fetched or loaded where they do not fit into memory together.
+    """
+    entries = [entry for asked in policies if (entry := _entry(asked)) is not None]
+    memory_plan.prepare(narrow=any(entry.kind != "bundled" for entry in entries))
+    keep_compiled_programs()
+    check_memory(entries)
+    opened = {}
+    for asked in policies:
+        policy = yield from open_steps(asked)
+        opened[policy.info.name] = policy
+    tell_apart(list(opened.values()))
+    for name, policy in opened.items():
+        yield Phase(name, "compiling", WARM_UP_DEADLINE_S)
+        warm_up(policy)
+    return opened
+
+
+def tell_apart(policies: Sequence[Policy]) -> None:
+    """Those of one title are called by their names."""
+    titles = collections.Counter(policy.info.title for policy in policies)
+    for policy in policies:
+        if titles[policy.info.title] > 1:
+            policy.info = dataclasses.replace(policy.info, title=policy.info.name)
+
+
+def check_memory(entries: Sequence[Entry]) -> None:
+    """Raises ValueError if this machine cannot hold the policies together."""
+    needs = [memory_plan.need(entry.name, *_precision(entry)) for entry in entries]
+    if needs:
+        memory_plan.check(needs, memory_plan.machine())
+
+
+def open_policy(asked: Asked) -> Policy:
+    """`load` of one policy, without a warm-up, for notebooks and tests."""
+    steps = open_steps(asked)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            return stop.value
+
+
+def open_steps(asked: Asked) -> Generator[Phase, None, Policy]:
+    """Finds, fetches and loads a policy; yields what it is at."""
+    entry = _entry(asked)
+    if entry is None:
+        yield Phase(asked, "loading", LOAD_DEADLINE_S)
+        return untrained(asked)
+    if entry.kind == "bundled":
+        yield Phase(entry.name, "loading", LOAD_DEADLINE_S)
+        _, model = load_bundled(entry.folder)
+        text = TOKENIZER
+    else:
+        entry, text = yield from _told(entry.name, "downloading", lambda p: _fetch(entry, p))
+        model = yield from _told(entry.name, "loading", lambda p: _load(entry, p))
+    bundled = entry.kind == "bundled"
+    info = describe(
+        entry,
+        model.config,
+        revision=revision(entry.folder),
+        badge=BUNDLED_BADGE if bundled else REAL_BADGE,
+        notice=BUNDLED_NOTICE if bundled else entry.notice,
+        stats=local.norm_stats(entry),
+        stats_notes=local.stats_notes(entry),
+    )
+    chunks = entry.action_tokenizer and FastActionTokenizer.load(entry.action_tokenizer)
+    return assemble(info, entry, model, PaligemmaTokenizer(text, entry.convention), chunks)
+
+
+def _entry(asked: Asked) -> Entry | None:
+    """None for a bundled policy whose weights are not there: it opens untrained."""
+    if asked in BUNDLED_PAIR and not (ASSETS / asked / "config.json").is_file():
+        return None
+    return catalog.named(asked) if isinstance(asked, str) else local.open_folder(**asked)
+
+
+def _fetch(entry: Entry, progress: download.Progress) -> tuple[Entry, Path]:
+    """The entry with its files on this machine, and the sentencepiece model."""
+    entry = download.obtain(entry, progress)
+    return entry, entry.text_tokenizer or download.fetch(catalog.PALIGEMMA_TOKENIZER, progress)
+
+
+def _precision(entry: Entry) -> tuple[Config, DType]:
+    """(the config with the type it computes in, the type of its weights). Real checkpoints are
+    stored in bfloat16, as openpi serves them. A CPU computes in float32 all the same: its bfloat16
+    products are many times slower."""
+    config = entry.config
+    if entry.kind == "bundled":
+        return config, config.dtype
+    if jax.default_backend() == "cpu":
+        config = dataclasses.replace(config, dtype="float32")
+    return config, "bfloat16"
+
+
+def _load(entry: Entry, progress: Callable[[int, int, str], None]) -> Pi0 | Pi0Fast:
+    config, storage = _precision(entry)
+    if entry.kind == "lerobot":
+        return load_lerobot(entry.folder, config, dtype=storage, progress=progress)
+    return load_openpi(
+        entry.folder, config, dtype=storage, adapters=entry.adapters, progress=progress
+    )
+
+
+def _told(policy: str, what: str, call: Callable) -> Generator[Phase, None, object]:
+    """The result of call(progress), which runs in a thread while its progress is told."""
+    news, outcome = queue.SimpleQueue(), {}
+
+    def run():
+        try:
+            outcome["value"] = call(lambda done, total, name: news.put((done, total)))
+        except BaseException as error:  # raised again below, where somebody listens
+            outcome["error"] = error
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    yield Phase(policy, what, LOAD_DEADLINE_S)
+    while thread.is_alive():
+        thread.join(1.0)
+        told = None
+        while not news.empty():
+            told = news.get()
+        if told is not None:
+            done, total = (count / 1e9 for count in told)
+            yield Phase(policy, f"{what} ({done:.1f} of {total:.1f} GB)", LOAD_DEADLINE_S)
+    if "error" in outcome:
+        raise outcome["error"]
+    return outcome["value"]
+
+
+def untrained(name: str, seed: int = 0) -> Policy:
+    """A small policy with random weights, the same for the same seed, on the bundled table."""
+    fast = "fast" in name
+    config = PI0_FAST_TABLETOP if fast else PI0_TABLETOP
+    model = random_model(config, seed)
+    rest = np.array(TABLETOP.resting_state)
+    # Nothing was measured: one radian about the resting pose, and small offsets.
+    stats = {
+        "state": _spread(rest, 1.0),
+        "actions": _spread(np.where(TABLETOP.offsets, 0.0, rest), 0.5),
+    }
+    entry = Entry(
+        name=name,
+        title=catalog.TITLES["pi0_fast" if fast else "pi0"],
+        config=config,
+        robot=TABLETOP,
+        normalisation="quantile" if fast else "z-score",
+        state_in_prompt=fast,
+        asset_id="",
+        kind="bundled",
+    )
+    info = describe(
+        entry,
+        config,
+        revision=f"random-{seed}",
+        badge=UNTRAINED_BADGE,
+        notice=UNTRAINED_NOTICE,
+        stats=stats,
+    )
+    chunks = np.random.default_rng(seed).normal(size=(64, 50, 14)).cumsum(axis=1) / 10
+    action_tokens = FastActionTokenizer.fit(chunks, vocab_size=512) if fast else None
+    return assemble(info, entry, model, PaligemmaTokenizer(TOKENIZER), action_tokens)
+
+
+def _spread(middle: np.ndarray, width: float) -> Stats:
+    row = lambda values: tuple(values.tolist())  # noqa: E731
+    deviation = np.full(middle.shape, width / 2)
+    return Stats(row(middle), row(deviation), row(middle - width), row(middle + width))
+
+
+def describe(
+    entry: Entry,
+    config: Config,
+    *,
+    revision: str,
+    badge: str,
+    notice: str,
+    stats: Mapping[str, Stats],
+    stats_notes: tuple[str, ...] = (),
+) -> PolicyInfo:
+    """A policy's card, from its entry and its norm stats (`state`, `actions`). `config` is the
+    model's own, whose compute type may differ from the entry's."""
+    robot = entry.robot
+    return PolicyInfo(
+        name=entry.name,
+        title=entry.title,
+        family=entry.family,
+        badge=badge,
+        notice=notice,
+        revision=revision,
+        robot=robot.name,
+        slots=entry.slots,
+        image_size=config.vision.image_size,
+        state=robot.state,
+        actions=robot.actions,
+        control_hz=robot.control_hz,
+        horizon=config.action_horizon,
+        max_token_len=config.max_token_len,
+        normalisation=entry.normalisation,
+        state_stats=stats["state"],
+        action_stats=stats["actions"],
+        model_config=to_dict(config),
+        default_prompt=entry.default_prompt,
+        stats_notes=stats_notes,
+        guided=entry.guided,
+    )
+
+
+def assemble(
+    info: PolicyInfo,
+    entry: Entry,
+    model: Pi0 | Pi0Fast,
+    tokenizer: PaligemmaTokenizer,
+    fast: FastActionTokenizer | None,
+) -> Policy:
+    """The policy of a model, whatever its kind. Raises ValueError if the text's tokens are not the
+    model's: more than its table has, or, where it writes tokens itself, fewer."""
+    spare = model.config.vocab_size - tokenizer.vocab_size
+    if spare < 0 or (spare and entry.family == "pi0_fast"):
+        raise ValueError(
+            f"{entry.name} knows {model.config.vocab_size:,} tokens, its sentencepiece model has "
+            f"{tokenizer.vocab_size:,}: give the text_tokenizer that it was trained with"
+        )
+    if isinstance(model, Pi0):
+        return FlowPolicy(info, entry.robot, model, tokenizer, entry.state_in_prompt)
+    return FastPolicy(info, entry.robot, model, FastTokenizer(tokenizer, fast))
+
+
+def warm_up(policy: Policy) -> None:
+    """Compiles what a default run needs, by one run on a grey picture and the resting state; of
+    pi0-FAST's tokens two, for the rest run the same programs."""
+    info = policy.info
+    grey = np.full((info.image_size, info.image_size, 3), 128, np.uint8)
+    images = {slot.name: grey for slot in info.slots if slot.required}
+    state = np.array(policy.robot.resting_state)
+    for event in policy.infer(RawObservation(info.robot, images, {}, "", state), Options()):
+        if isinstance(event, TokenEvent) and event.index == 1:
+            break
+
+
+def keep_compiled_programs() -> None:
+    """Compiled programs outlive the process, in a folder that nobody else can write: whoever can
+    put a program there can have it run. CPU programs fit one kind of processor only, so the folder
+    is one a host kind. `PI0_PLAYGROUND_CACHE` moves it."""
+    home = os.environ.get("PI0_PLAYGROUND_CACHE", Path.home() / ".cache" / "pi0-playground")
+    folder = Path(home) / "programs" / environment.kind()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for path in (folder.parent, folder):
+        path.chmod(0o700)
+    _drop_damaged(folder)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def _drop_damaged(folder: Path) -> None:
+    """What a process that was killed has kept by half, or a disk has spoiled, fails the checksum of
+    its compression. JAX compiles such a program anew, but keeps what is there: at every start."""
+    for kept in folder.glob("*-cache"):
+        data = kept.read_bytes()
+        try:
+            if not data.startswith(_ZSTD):
+                zlib.decompress(data)
+        except zlib.error:
+            kept.unlink(missing_ok=True)
+
+
+_ZSTD = b"\x28\xb5\x2f\xfd"  # JAX's compression from Python 3.14 on: such entries are left to it

@@ -1,0 +1,359 @@
+"""A policy: a checkpoint with its robot. It turns a raw observation into what the model eats, runs
+the model step by step, and turns the answer back into the robot's units, as events and a trace.
+
+What both kinds share; `flow_policy.py` and `fast_policy.py` run the models. N samples, H horizon,
+D the robot's action dimensions, M the model's.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import math
+import time
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from models.checkpoints.openpi import rows
+from models.config import Config
+from models.observation import Observation, uint8_to_float
+from models.tokenizer import FastPrompt, Prompt
+from playground.policies.environment import versions
+from playground.robots import robot as robots
+from playground.robots import transforms
+from playground.robots.robot import ModelInput, Robot
+from playground.serving.events import Done, Event, Phase
+from playground.tabletop import camera
+from playground.trace import (
+    Options,
+    PolicyInfo,
+    RawObservation,
+    Recipe,
+    Trace,
+    image_digest,
+)
+
+COMPILE_DEADLINE_S = 600.0
+CALL_DEADLINE_S = 120.0
+MAX_STEPS, MAX_SAMPLES, MAX_TOKENS = 100, 32, 512
+KEPT_IMAGES, KEPT_PREFIXES = 64, 8
+TEXT_STEP = 32
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Prepared:
+    """An observation at the model's door. images: what the model sees, uint8 [size, size, 3] by
+    slot, in the model's order; modes: by slot; state: float64 [D], normalised; prompt: its tokens;
+    warnings: plain sentences."""
+
+    images: dict[str, np.ndarray]
+    modes: dict[str, str]
+    state: np.ndarray
+    prompt: Prompt | FastPrompt
+    warnings: tuple[str, ...]
+
+
+def patience_s(config: Config) -> float:
+    """How much longer a call may take for the model's size. On a quarter of a CPU core a prefix of
+    a 3B model was seen to take more than two minutes; the small ones get some seconds."""
+    if jax.default_backend() != "cpu":
+        return 0.0
+    return 300e-9 * sum(math.prod(row.stored_shape) for row in rows(config))
+
+
+class Policy:
+    """What both kinds share: the way in, the caches, and the frame of a trace."""
+
+    def __init__(self, info: PolicyInfo, robot: Robot, config: Config, programs):
+        self.info, self.robot, self.config = info, robot, config
+        self._programs = programs
+        self._image_tokens = _Recent(KEPT_IMAGES)
+        self._prefixes = _Recent(KEPT_PREFIXES)
+        self._compiled: set[tuple] = set()
+        self._patience_s = patience_s(config)
+
+    def tokenize(self, prompt: str, state: np.ndarray) -> Prompt | FastPrompt:
+        """The prompt's tokens for a normalised state [D]."""
+        raise NotImplementedError
+
+    def prepare(self, raw: RawObservation) -> Prepared:
+        """Raises ValueError for what the robot or the policy cannot take."""
+        info = self.info
+        if raw.robot != info.robot:
+            raise ValueError(
+                f"{info.title} drives {info.robot}; the observation is from {raw.robot}"
+            )
+        given = robots.to_model(
+            self.robot, info.family, raw, info.state_stats, info.normalisation, info.image_size
+        )
+        prompt = self.tokenize(raw.prompt, given.state)
+        warnings = [*self._foreign(given), *self._warnings(raw, prompt)]
+        return Prepared(given.images, given.modes, given.state, prompt, tuple(warnings))
+
+    def infer(self, raw: RawObservation, options: Options) -> Iterator[Event]:
+        """The run as it happens: Phase before whatever blocks, Step or TokenEvent, then Done."""
+        check_options(options)
+        timer = _Timer()
+        with timer("preprocess"):
+            prepared = self.prepare(raw)
+        reused: list[str] = []
+        tokens = {}
+        for slot, image in self._seen(prepared).items():
+            digest = image_digest(image)
+            if (known := self._image_tokens.get(digest)) is None:
+                yield (phase := self._phase("vision", ("vision",)))
+                with timer(phase.phase):
+                    known = self._programs.embed_images(uint8_to_float(image)[None])
+                    self._image_tokens.put(digest, known.block_until_ready())
+            else:
+                reused.append(f"image embedding of {slot}")
+            tokens[slot] = known
+        trace = yield from self._run(raw, prepared, options, tokens, timer, reused)
+        trace = dataclasses.replace(trace, timings_ms=timer.ms, reused=tuple(reused))
+        yield Done(self.info.name, trace)
+
+    def actions(
+        self, raw: RawObservation, options: Options
+    ) -> tuple[np.ndarray | None, str | None]:
+        """The chunks alone, by whole compiled loops: (float32 [N, H, D], normalised, None), or
+        (None, why) where FAST's tokens do not decode.
+
+        Equal to `infer`'s up to rounding, and quicker where nobody watches. pi0 runs its N samples
+        as one batch over one prefix. FAST runs one for each seed from `options.seed` on, one in all
+        at temperature 0; a single chunk that does not decode is reason enough for None.
+        """
+        check_options(options)
+        prepared = self.prepare(raw)
+        tokens = {}
+        for slot, image in self._seen(prepared).items():
+            digest = image_digest(image)
+            if (known := self._image_tokens.get(digest)) is None:
+                known = self._programs.embed_images(uint8_to_float(image)[None])
+                self._image_tokens.put(digest, known)
+            tokens[slot] = known
+        actions, failure = self._actions(prepared, options, tokens)
+        return None if actions is None else self._finite(actions), failure
+
+    def _actions(self, prepared, options, tokens):
+        raise NotImplementedError
+
+    def _seen(self, prepared: Prepared) -> dict[str, np.ndarray]:
+        """The images that go through the vision transformer."""
+        raise NotImplementedError
+
+    def _run(self, raw, prepared, options, tokens, timer, reused):
+        raise NotImplementedError
+
+    def _prefix(self, key, program, prefill, timer, reused):
+        """What `prefill` gives, (prefix, its attention): from the last few, or run now."""
+        if (known := self._prefixes.get(key)) is None:
+            yield (phase := self._phase("prefix", program))
+            with timer(phase.phase):
+                known = jax.block_until_ready(prefill())
+                self._prefixes.put(key, known)
+        else:
+            reused.append("prefix")
+        return known
+
+    def _foreign(self, given: ModelInput) -> list[str]:
+        """What a policy of the simulated table is shown and does not know."""
+        if self.robot.name != robots.TABLETOP.name:
+            return []
+        filled = [image for slot, image in given.images.items() if given.modes[slot] == "filled"]
+        return [] if all(camera.shows_table(image) for image in filled) else [camera.FOREIGN]
+
+    def _warnings(self, raw: RawObservation, prompt: Prompt | FastPrompt) -> tuple[str, ...]:
+        found = []
+        if prompt.truncated:
+            found.append(
+                f"The prompt is cut off: {prompt.truncated} of its tokens did not fit into "
+                f"{self.info.max_token_len}."
+            )
+        stats = self.info.state_stats
+        if stats is not None and stats.q01 is not None:
+            state = self.robot.state_to_model(np.asarray(raw.state, np.float64))
+            for dimension, given, value, low, high in zip(
+                self.info.state, raw.state, state, stats.q01, stats.q99, strict=True
+            ):
+                # Constant dimensions of the training data carry no scale to judge by.
+                slack = 0.1 * (high - low) + 1e-3
+                if not low - slack <= value <= high + slack:
+                    told = robots.told_state(dimension, given, value)
+                    found.append(
+                        f"{dimension.name} is {told}, outside the {low:.3g} to {high:.3g} of 98 % "
+                        "of the training data."
+                    )
+        return tuple(found)
+
+    def _phase(self, what: str, program: tuple) -> Phase:
+        """Its name is also the timings' stage. `program` stands for one compiled function with its
+        shapes: the first call compiles, and is told and timed apart."""
+        if program in self._compiled:
+            return Phase(self.info.name, what, CALL_DEADLINE_S + self._patience_s)
+        self._compiled.add(program)
+        return Phase(self.info.name, f"compiling {what}", COMPILE_DEADLINE_S + self._patience_s)
+
+    def _text_places(self, prepared: Prepared, attention: bool) -> int:
+        """How many places of the text run. Measured attention is shown over every one."""
+        mask = prepared.prompt.mask
+        return len(mask) if attention else text_places(mask)
+
+    def _observation(
+        self, prepared: Prepared, slots: tuple[str, ...], batch: int, places: int
+    ) -> Observation:
+        """Without pictures: their tokens travel apart."""
+        prompt = prepared.prompt
+
+        def rows(array):
+            return jnp.asarray(np.repeat(array[None], batch, axis=0))
+
+        def text(array):
+            return rows(array[:places])
+
+        fast, state = isinstance(prompt, FastPrompt), prepared.state
+        if not fast:  # whose prompt holds it, however many dimensions it has
+            state = transforms.pad(state, self.config.action_dim)
+        return Observation(
+            images={},
+            image_masks={
+                slot: jnp.full((batch,), prepared.modes[slot] != "masked") for slot in slots
+            },
+            state=rows(state.astype(np.float32)),
+            tokens=text(prompt.tokens.astype(np.int32)),
+            token_mask=text(prompt.mask),
+            token_ar_mask=text(prompt.ar_mask.astype(np.int32)) if fast else None,
+            token_loss_mask=text(prompt.loss_mask) if fast else None,
+        )
+
+    def _to_robot(self, actions: np.ndarray, raw: RawObservation) -> np.ndarray:
+        """Model actions [..., H, M] in the robot's units, float32 [..., H, D]."""
+        info = self.info
+        actions = robots.from_model(
+            self.robot, actions, raw.state, info.action_stats, info.normalisation
+        )
+        return self._finite(actions).astype(np.float32)
+
+    def _finite(self, actions: np.ndarray) -> np.ndarray:
+        if not np.isfinite(actions).all():
+            raise ValueError(
+                f"{self.info.title} produced actions that are not finite numbers; its weights or "
+                "norm stats are damaged, or the state is far from anything it was trained on"
+            )
+        return actions
+
+    def _trace(self, raw: RawObservation, prepared: Prepared, options: Options, **fields) -> Trace:
+        prompt = prepared.prompt
+        ids = prompt.tokens[prompt.mask].tolist()
+        return Trace(
+            info=self.info,
+            recipe=Recipe(
+                policy=self.info.name,
+                revision=self.info.revision,
+                robot=self.info.robot,
+                prompt=raw.prompt,
+                state=tuple(np.asarray(raw.state, np.float64).tolist()),
+                modes=dict(prepared.modes),
+                image_sha256={slot: image_digest(image) for slot, image in raw.images.items()},
+                options=options,
+                versions=versions(),
+            ),
+            images=prepared.images,
+            text=prompt.text,
+            prompt_tokens=tuple((i, self.piece(i)) for i in ids),
+            truncated=prompt.truncated,
+            warnings=prepared.warnings,
+            **fields,
+        )
+
+    def piece(self, token: int) -> str:
+        """A token's text as the vocabulary has it."""
+        raise NotImplementedError
+
+
+# --- pieces -------------------------------------------------------------------------------------
+
+
+def text_places(mask: np.ndarray) -> int:
+    """How many of the text's places [L] need to run: those that are filled, and padding up to a
+    multiple, since every length is a program to compile. Padding is seen by nobody and takes no
+    positions: leaving it out is exact."""
+    filled = max(int(mask.sum()), 1)
+    return min(-(-filled // TEXT_STEP) * TEXT_STEP, len(mask))
+
+
+def check_options(options: Options) -> None:
+    """Raises ValueError that names the option out of range."""
+    if options.guided not in (None, True, False):
+        raise ValueError(f"guided is {options.guided!r}; it is true, false or null")
+    limits = {
+        "num_steps": (1, MAX_STEPS),
+        "num_samples": (1, MAX_SAMPLES),
+        "max_tokens": (1, MAX_TOKENS),
+        "temperature": (0, 10),
+        "seed": (0, 2**31 - 1),
+    }
+    for name, (low, high) in limits.items():
+        value = getattr(options, name)
+        if not low <= value <= high:
+            raise ValueError(f"{name} is {value}; it goes from {low} to {high}")
+
+
+def sample_noise(seed: int, samples: int, horizon: int, dims: int) -> np.ndarray:
+    """Standard normal float32 [N, H, M]; sample i comes from seed + i alone."""
+    draw = (np.random.default_rng(seed + i) for i in range(samples))
+    return np.stack([rng.standard_normal((horizon, dims), np.float32) for rng in draw])
+
+
+class _Recent(collections.OrderedDict):
+    """The most recently used few."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self._size = size
+
+    def get(self, key):
+        if key not in self:
+            return None
+        self.move_to_end(key)
+        return self[key]
+
+    def put(self, key, value):
+        self[key] = value
+        self.move_to_end(key)
+        if len(self) > self._size:
+            self.popitem(last=False)
+
+
+class _Timer:
+    """Milliseconds by stage; what is measured has finished on the device."""
+
+    def __init__(self):
+        self.ms: dict[str, float] = {}
+        self._stage, self._began = "", 0.0
+
+    def __call__(self, stage: str) -> "_Timer":
+        self._stage = stage
+        return self
+
+    def __enter__(self):
+        self._began = time.perf_counter()
+
+    def __exit__(self, *_):
+        passed = (time.perf_counter() - self._began) * 1e3
+        self.ms[self._stage] = self.ms.get(self._stage, 0.0) + passed
+
+    def next(self, stage: str, steps: Iterator):
+        """The next of `steps` when it has really been computed, or None."""
+        with self(stage):
+            step = next(steps, None)
+            return None if step is None else jax.block_until_ready(step)
+
+
+def prefix_digest(prepared: Prepared, slots: tuple[str, ...], *more) -> str:
+    """What a prefix depends on."""
+    images = [image_digest(prepared.images[slot]) for slot in slots]
+    modes = [prepared.modes[slot] for slot in slots]
+    what = repr((slots, images, modes, more)).encode() + prepared.prompt.tokens.tobytes()
+    return hashlib.sha256(what).hexdigest()

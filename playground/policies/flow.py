@@ -1,0 +1,117 @@
+"""pi0 and pi0.5 as a policy: the prefix once, then Euler steps over all samples at once.
+
+N samples, H horizon, D the robot's action dimensions, M the model's.
+"""
+
+import numpy as np
+
+from models.pi0 import Pi0, Pi0Programs
+from models.tokenizer import PaligemmaTokenizer, Prompt
+from playground.policies import token_layout
+from playground.policies.base import Policy, Prepared, prefix_digest, sample_noise
+from playground.robots.robot import Robot
+from playground.serving.events import Step
+from playground.trace import PolicyInfo
+
+
+class FlowPolicy(Policy):
+    """pi0 and pi0.5. `state_in_prompt`: pi0.5's way, though not that of all its checkpoints."""
+
+    def __init__(
+        self,
+        info: PolicyInfo,
+        robot: Robot,
+        model: Pi0,
+        tokenizer: PaligemmaTokenizer,
+        state_in_prompt: bool,
+    ):
+        super().__init__(info, robot, model.config, Pi0Programs(model))
+        self.tokenizer, self._state_in_prompt = tokenizer, state_in_prompt
+
+    def tokenize(self, prompt: str, state: np.ndarray) -> Prompt:
+        state = state if self._state_in_prompt else None
+        return self.tokenizer.tokenize(prompt, self.config.max_token_len, state)
+
+    def piece(self, token: int) -> str:
+        return self.tokenizer.piece(token)
+
+    def _seen(self, prepared: Prepared) -> dict[str, np.ndarray]:
+        # A masked camera is seen by nobody and takes no positions: leaving it out is exact.
+        return {
+            s: prepared.images[s] for s in self.config.image_slots if self._present(prepared, s)
+        }
+
+    @staticmethod
+    def _present(prepared: Prepared, slot: str) -> bool:
+        return prepared.modes[slot] != "masked"
+
+    def _run(self, raw, prepared, options, tokens, timer, reused):
+        slots, n = tuple(tokens), options.num_samples
+        places = self._text_places(prepared, options.attention)
+        key = prefix_digest(prepared, slots, options.attention)
+
+        def prefill():
+            observation = self._observation(prepared, slots, 1, places)
+            if options.attention:
+                return self._programs.prefill_attention(observation, tokens)
+            return self._programs.prefill(observation, tokens), ()
+
+        program = ("prefix", slots, places, options.attention)
+        prefix, prefix_attention = yield from self._prefix(key, program, prefill, timer, reused)
+        observation = self._observation(prepared, slots, n, places)
+        noise = sample_noise(options.seed, n, self.config.action_horizon, self.config.action_dim)
+        yield (phase := self._phase("denoise", ("step", slots, n, places, options.attention)))
+        x_t, v_t, estimates, attention = [noise], [], [], []
+        steps = self._programs.denoise(
+            prefix, observation, noise, options.num_steps, attention=options.attention
+        )
+        times = [1.0]
+        while (step := timer.next(phase.phase if times == [1.0] else "denoise", steps)) is not None:
+            with timer("postprocess"):
+                x, v = np.asarray(step.x_t), np.asarray(step.v_t, np.float32)
+                estimates.append(self._to_robot(x - step.time * v, raw))
+                x_t.append(np.asarray(step.x_next))
+                v_t.append(v)
+                times.append(max(0.0, 1 - (step.index + 1) / options.num_steps))
+                if options.attention:
+                    attention.append(
+                        np.stack([np.asarray(w[0], np.float16) for w in step.attention])
+                    )
+            yield Step(
+                self.info.name, step.index + 1, options.num_steps, times[-1], estimates[-1][0]
+            )
+        with timer("postprocess"):
+            final = x_t[-1]
+            trace = self._trace(
+                raw,
+                prepared,
+                options,
+                actions=self._to_robot(final, raw),
+                actions_normalised=final[..., : len(self.info.actions)],
+                times=np.asarray(times, np.float32),
+                x_t=np.stack(x_t),
+                v_t=np.stack(v_t),
+                estimates=np.stack(estimates),
+                attention=token_layout.attention(
+                    attention, prefix_attention, token_layout.that_ran(self.config, slots)
+                ),
+                **token_layout.flow(self.config, prepared.prompt, prepared.modes, self.piece),
+            )
+        return trace
+
+    def _actions(self, prepared, options, tokens):
+        slots, n = tuple(tokens), options.num_samples
+        places = self._text_places(prepared, False)
+        key = prefix_digest(prepared, slots, False)
+        if (known := self._prefixes.get(key)) is None:
+            observation = self._observation(prepared, slots, 1, places)
+            known = (self._programs.prefill(observation, tokens), ())
+            self._prefixes.put(key, known)
+        noise = sample_noise(options.seed, n, self.config.action_horizon, self.config.action_dim)
+        path = self._programs.denoise_all(
+            known[0],
+            self._observation(prepared, slots, n, places),
+            noise,
+            num_steps=options.num_steps,
+        )
+        return np.asarray(path.x_t[-1])[..., : len(self.info.actions)], None

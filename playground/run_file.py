@@ -1,0 +1,417 @@
+"""A run as a file: the recipe that repeats it, what came of it, and what it was given.
+
+    recipe.json             what ran, on what and how, and digests of what came of it
+    inputs/SHA256.png       each picture as it was given, named by its digest
+    traces/POLICY-BADGE.npz everything measured (`playground.trace.load`)
+    figures.html            the page's figures, in one file that needs nothing else
+
+The ZIP holds all of these; the recipe alone is also a JSON file of its own, and lies in every
+picture that the page saves, as a text chunk of the PNG.
+
+    opened = read(Path("run.zip").read_bytes())
+    again = {p.name: run(policies[p.name], observation(opened, p), opened.recipe.options) ...}
+    verdicts(opened, again)
+
+A run *repeats* when its chunk is equal bit for bit, as it is on an equal machine with equal
+versions; elsewhere rounding differs, and it repeats when its tokens are equal and no normalised
+value is further off than TOLERANCE of the policy's dtype. Files from strangers are taken apart
+without trust: sizes are bounded, nothing is unpickled, nothing is written anywhere, and no name in
+them is followed.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import math
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
+from typing import BinaryIO, Literal, get_args
+
+import numpy as np
+from PIL import Image
+
+from playground import trace as traces
+from playground.robots import transforms
+from playground.trace import Options, RawObservation, SlotMode, Trace, image_digest
+
+FORMAT, VERSION = "pi0-playground recipe", 2
+TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}  # of normalised actions
+MAX_FILE = 64 << 20  # bytes of a file that is opened
+_MAX_RECIPE = 1 << 20
+_MAX_MEMBERS = 64
+_MAX_TEXT = 100_000
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ran:
+    """One policy of a run. modes: of every slot; image_sha256: of the slots with a picture
+    (`playground.trace.image_digest`); dtype: what it computed in; chunk: digest of the normalised
+    actions, "" where FAST's tokens did not decode; tokens: digest of FAST's tokens, else ""."""
+
+    name: str
+    revision: str
+    badge: str
+    notice: str
+    dtype: str
+    modes: dict[str, str]
+    image_sha256: dict[str, str]
+    chunk: str
+    tokens: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Recipe:
+    """All that repeats a run of one or more policies on one observation."""
+
+    robot: str
+    prompt: str
+    state: tuple[float, ...]
+    options: Options
+    policies: tuple[Ran, ...]
+    versions: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Opened:
+    """What a file held. pictures: by digest; outcomes: by policy, (normalised actions or None,
+    tokens), {} without traces."""
+
+    recipe: Recipe
+    pictures: dict[str, np.ndarray]
+    outcomes: dict[str, tuple[np.ndarray | None, tuple[int, ...]]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a policy's run repeated. how: "bits", "tolerance" or "no"; text: a sentence."""
+
+    policy: str
+    how: Literal["bits", "tolerance", "no"]
+    text: str
+
+
+# --- out ----------------------------------------------------------------------------------------
+
+
+def of(found: Mapping[str, Trace]) -> Recipe:
+    """The recipe of a run, from its traces by policy; raises ValueError if there are none, or if
+    they are not of one run."""
+    if not found:
+        raise ValueError("there is no run to save: run the policies first")
+    each = [trace.recipe for trace in found.values()]
+    first = each[0]
+    same = ("robot", "prompt", "state", "options", "versions")
+    if any(getattr(r, name) != getattr(first, name) for r in each for name in same):
+        raise ValueError("these traces are of different runs: save them apart")
+    policies = tuple(
+        Ran(
+            name=name,
+            revision=trace.info.revision,
+            badge=trace.info.badge,
+            notice=trace.info.notice,
+            dtype=trace.info.model_config.get("dtype", "float32"),
+            modes=dict(trace.recipe.modes),
+            image_sha256=dict(trace.recipe.image_sha256),
+            chunk=_digest(trace.actions_normalised),
+            tokens=_digest([token.id for token in trace.tokens] or None),
+        )
+        for name, trace in found.items()
+    )
+    return Recipe(*(getattr(first, name) for name in same[:-1]), policies, first.versions)
+
+
+def to_json(recipe: Recipe) -> str:
+    """The recipe as the text that `from_json` takes."""
+    told = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(recipe)}
+    return json.dumps(told, indent=2, ensure_ascii=True) + "\n"
+
+
+def write(
+    file: BinaryIO,
+    found: Mapping[str, Trace],
+    pictures: Iterable[np.ndarray],
+    figures: Mapping[str, str],
+) -> None:
+    """Writes the ZIP of a run. pictures: as given, uint8 [height, width, 3]; figures: the text of
+    further files, by name."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("recipe.json", to_json(of(found)))
+        for name, text in figures.items():
+            archive.writestr(name, text)
+        for picture in pictures:
+            data = io.BytesIO()
+            Image.fromarray(picture).save(data, "PNG", compress_level=3)
+            with archive.open(_input(image_digest(picture)), "w") as member:
+                member.write(data.getvalue())
+        for name, trace in found.items():
+            data = io.BytesIO()
+            traces.save(trace, data)
+            archive.writestr(f"traces/{filename(name, trace.info.badge)}.npz",
+                             data.getvalue(), zipfile.ZIP_STORED)  # fmt: skip
+
+
+def filename(policy: str, badge: str) -> str:
+    """Without a suffix; the badge is part of it, wherever the file may end up."""
+    plain = f"{policy}-{badge}".replace(" ", "-")
+    return "".join(letter for letter in plain if letter.isalnum() or letter in "-_.")
+
+
+def _input(digest: str) -> str:
+    return f"inputs/{digest}.png"
+
+
+def _digest(values) -> str:
+    if values is None:
+        return ""
+    values = np.ascontiguousarray(values)
+    return hashlib.sha256(f"{values.dtype}{values.shape}".encode() + values.tobytes()).hexdigest()
+
+
+# --- in -----------------------------------------------------------------------------------------
+
+
+def read(data: bytes) -> Opened:
+    """A recipe's JSON, a ZIP that `write` wrote, or a picture that the page saved. Raises
+    ValueError that says what is wrong with anything else."""
+    if len(data) > MAX_FILE:
+        raise ValueError(f"the file has {len(data) >> 20} MB; at most {MAX_FILE >> 20} are taken")
+    if data.startswith(b"PK"):
+        return _read_zip(data)
+    if data.startswith(_PNG):
+        return Opened(from_json(_png_text(data)), {}, {})
+    if data.lstrip()[:1] == b"{":
+        return Opened(from_json(data), {}, {})
+    raise ValueError("this is no recipe: open a JSON, ZIP or PNG file that the playground saved")
+
+
+def from_json(text: str | bytes) -> Recipe:
+    """Raises ValueError for whatever `to_json` could not have written."""
+    if len(text) > _MAX_RECIPE:
+        raise ValueError(f"the recipe has {len(text):,} bytes; at most {_MAX_RECIPE:,} are taken")
+    try:
+        tree = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"this is no JSON: {error}") from error
+    if not isinstance(tree, dict) or tree.get("format") != FORMAT:
+        raise ValueError(f"this JSON is no recipe: it lacks 'format': {FORMAT!r}")
+    if tree.get("version") != VERSION:
+        raise ValueError(
+            f"the recipe is of version {tree.get('version')!r}; this playground reads {VERSION}"
+        )
+    fields = {name: value for name, value in tree.items() if name not in ("format", "version")}
+    try:
+        policies = tuple(_typed(Ran, entry) for entry in _listed(fields.pop("policies")))
+        options = _typed(Options, fields.pop("options"))
+        state = tuple(map(_number, _listed(fields.pop("state"))))
+        shared = {"policies": policies, "options": options, "state": state}
+        recipe = _typed(Recipe, {**fields, **shared}, known=shared)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"the recipe is not whole, or not one of the playground's: {error}") from (
+            error
+        )
+    if not policies or len({ran.name for ran in policies}) < len(policies):
+        raise ValueError("the recipe names no policy, or one of them twice")
+    if unknown := {m for ran in policies for m in ran.modes.values()} - set(get_args(SlotMode)):
+        raise ValueError(f"the recipe has slots that are {sorted(unknown)!r:.60}")
+    return recipe
+
+
+def _typed(cls, tree, known=()):
+    """An instance of a dataclass from JSON, each value of its field's type and of sane size."""
+    if not isinstance(tree, dict):
+        raise TypeError(f"{cls.__name__} is {tree!r}")
+    read_as = {
+        str: _text,
+        int: _whole,
+        float: _number,
+        bool: _flag,
+        bool | None: _choice,
+        dict[str, str]: _texts,
+    }
+    names = {field.name: field.type for field in dataclasses.fields(cls)}
+    if wrong := names.keys() ^ tree.keys():
+        raise KeyError(f"{cls.__name__} lacks, or does not have, {', '.join(sorted(wrong))}")
+    return cls(**{n: tree[n] if n in known else read_as[names[n]](tree[n]) for n in names})
+
+
+def _text(value) -> str:
+    if not isinstance(value, str) or len(value) > _MAX_TEXT:
+        raise TypeError(f"expected a text of at most {_MAX_TEXT} letters, got {value!r:.60}")
+    return value
+
+
+def _whole(value) -> int:
+    if type(value) is not int:
+        raise TypeError(f"expected a whole number, got {value!r:.60}")
+    return value
+
+
+def _number(value) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise TypeError(f"expected a number, got {value!r:.60}")
+    return float(value)
+
+
+def _flag(value) -> bool:
+    if type(value) is not bool:
+        raise TypeError(f"expected true or false, got {value!r:.60}")
+    return value
+
+
+def _choice(value) -> bool | None:
+    return None if value is None else _flag(value)
+
+
+def _texts(value) -> dict[str, str]:
+    if not isinstance(value, dict) or len(value) > 100:
+        raise TypeError(f"expected texts by name, got {value!r:.60}")
+    return {_text(name): _text(text) for name, text in value.items()}
+
+
+def _listed(value) -> list:
+    if not isinstance(value, list) or len(value) > 1000:
+        raise TypeError(f"expected a list, got {value!r:.60}")
+    return value
+
+
+def _read_zip(data: bytes) -> Opened:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = archive.infolist()
+            if len(members) > _MAX_MEMBERS:
+                raise ValueError(f"it holds {len(members)} files; at most {_MAX_MEMBERS} are taken")
+            # No more than the size that a member declares is ever read from it.
+            if sum(member.file_size for member in members) > traces.MAX_UNPACKED:
+                raise ValueError(f"it unpacks to more than {traces.MAX_UNPACKED >> 20} MB")
+            if archive.getinfo("recipe.json").file_size > _MAX_RECIPE:
+                raise ValueError("its recipe.json is far too large")
+            recipe = from_json(archive.read("recipe.json"))
+            names = set(archive.namelist())
+            digests = {d for ran in recipe.policies for d in ran.image_sha256.values()}
+            pictures = {
+                digest: transforms.load_image(archive.read(_input(digest)))
+                for digest in digests
+                if _input(digest) in names
+            }
+            outcomes = {}
+            for ran in recipe.policies:
+                name = f"traces/{filename(ran.name, ran.badge)}.npz"
+                if name in names:
+                    outcomes[ran.name] = _outcome(archive.read(name))
+    except traces.UNREADABLE as error:
+        raise ValueError(f"this ZIP is no saved run: {error}") from error
+    for digest, picture in pictures.items():
+        if image_digest(picture) != digest:
+            raise ValueError("this ZIP is no saved run: a picture is not the one in its recipe")
+    for ran in recipe.policies:
+        if ran.name in outcomes:
+            chunk, tokens = outcomes[ran.name]
+            if (_digest(chunk), _digest(tokens or None)) != (ran.chunk, ran.tokens):
+                raise ValueError(
+                    f"this ZIP is no saved run: {ran.name}'s numbers are not those of its recipe"
+                )
+    return Opened(recipe, pictures, outcomes)
+
+
+def _outcome(data: bytes) -> tuple[np.ndarray | None, tuple[int, ...]]:
+    trace = traces.load(io.BytesIO(data))
+    chunk, tokens = trace.actions_normalised, trace.tokens
+    if chunk is not None and not (isinstance(chunk, np.ndarray) and chunk.dtype == np.float32):
+        raise ValueError("its actions are no float32 array")
+    if not isinstance(tokens, tuple) or not all(isinstance(t, traces.DecodedToken) for t in tokens):
+        raise ValueError("its tokens are no tokens")
+    return chunk, tuple(_whole(token.id) for token in tokens)
+
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def _png_text(data: bytes) -> bytes:
+    """What an uncompressed iTXt chunk named FORMAT holds."""
+    at, wanted = len(_PNG), FORMAT.encode() + b"\0"
+    while at + 12 <= len(data):
+        size = int.from_bytes(data[at : at + 4])
+        kind, body = data[at + 4 : at + 8], data[at + 8 : at + 8 + size]
+        if kind == b"iTXt" and body.startswith(wanted):
+            if zlib.crc32(kind + body) != int.from_bytes(data[at + 8 + size : at + 12 + size]):
+                raise ValueError("the recipe in this picture is damaged")
+            compressed, _, rest = body[len(wanted)], body[len(wanted) + 1], body[len(wanted) + 2 :]
+            parts = rest.split(b"\0", 2)
+            if compressed or len(parts) < 3:
+                raise ValueError("the recipe in this picture is not written as the page does")
+            return parts[2]
+        at += 12 + size
+    raise ValueError("this picture carries no recipe: open one that the playground saved")
+
+
+# --- again --------------------------------------------------------------------------------------
+
+
+def observation(opened: Opened, ran: Ran) -> RawObservation:
+    """What a policy was given; raises ValueError if a picture is not in the file."""
+    recipe = opened.recipe
+    missing = [slot for slot, d in ran.image_sha256.items() if d not in opened.pictures]
+    if missing:
+        raise ValueError(f"the picture of {', '.join(missing)} is not in this file: open the ZIP")
+    images = {slot: opened.pictures[digest] for slot, digest in ran.image_sha256.items()}
+    return RawObservation(
+        recipe.robot, images, dict(ran.modes), recipe.prompt, np.array(recipe.state)
+    )
+
+
+def verdicts(opened: Opened, again: Mapping[str, Trace]) -> list[Verdict]:
+    """Whether each policy of the recipe gave the same again."""
+    return [_verdict(opened, ran, again.get(ran.name)) for ran in opened.recipe.policies]
+
+
+def _verdict(opened: Opened, ran: Ran, trace: Trace | None) -> Verdict:
+    def told(how, text):
+        return Verdict(ran.name, how, f"{ran.name} ({ran.badge}) {text}")
+
+    if trace is None:
+        return told("no", "did not run here.")
+    if trace.info.revision != ran.revision:
+        return told(
+            "no",
+            f"has other weights here: revision {trace.info.revision}, recorded {ran.revision}.",
+        )
+    tokens = [token.id for token in trace.tokens]
+    chunk = trace.actions_normalised
+    if (_digest(chunk), _digest(tokens or None)) == (ran.chunk, ran.tokens):
+        return told("bits", "repeated bit for bit.")
+    if _digest(tokens or None) != ran.tokens:
+        return told("no", f"wrote other tokens than recorded{_because(opened, trace)}.")
+    if ran.name not in opened.outcomes:
+        return told(
+            "no",
+            f"is not the recorded chunk bit for bit{_because(opened, trace)}; how far off it is, "
+            "the ZIP can tell.",
+        )
+    before = opened.outcomes[ran.name][0]
+    if before is None or chunk is None or before.shape != chunk.shape:
+        return told("no", "gave a chunk of another shape.")
+    off, allowed = float(np.abs(chunk - before).max()), TOLERANCE.get(ran.dtype, 0.0)
+    if off <= allowed:
+        return told(
+            "tolerance",
+            f"repeated within {off:.1g} of the recorded chunk, normalised ({allowed:g} is allowed)"
+            f"{_because(opened, trace)}.",
+        )
+    return told(
+        "no",
+        f"is up to {off:.2g} off the recorded chunk, normalised; {allowed:g} is allowed"
+        f"{_because(opened, trace)}.",
+    )
+
+
+def _because(opened: Opened, trace: Trace) -> str:
+    """What is different here."""
+    before, here = opened.recipe.versions, trace.recipe.versions
+    other = [
+        f"{name} {here.get(name, 'unknown')} for {before.get(name, 'unknown')}"
+        for name in sorted(before.keys() | here.keys())
+        if before.get(name) != here.get(name)
+    ]
+    return f" (here {', '.join(other)})" if other else ""

@@ -1,0 +1,200 @@
+"""The line before the worker: who waits, in which place, for how long, and each one's mailbox."""
+
+import collections
+import math
+import secrets
+import threading
+import time
+from collections.abc import Callable
+
+from playground.serving import codec
+from playground.serving.events import Event, Failed, Queued
+
+SIZE = 64  # jobs that wait while one runs
+_POSITION_EVERY_S = 2.0  # waiting clients hear this often, so that a closed page is noticed too
+_MAX_UNREAD = 2000  # events; a client this far behind has stopped reading
+_MAX_WAITING_BYTES = 1 << 30
+_UNKNOWN_RETRY_S = 10
+
+
+class Busy(RuntimeError):
+    """The line is full; retry_s: seconds after which a place is likely to be free."""
+
+    def __init__(self, retry_s: int):
+        super().__init__(f"All places in the line are taken. Please try again in {retry_s} s.")
+        self.retry_s = retry_s
+
+
+class Ticket:
+    """A job's place in line and its mailbox. `closed`: nobody wants its events any more; `ended`:
+    no more will come. All but `closed` is guarded by the worker's lock."""
+
+    def __init__(self, lock: threading.Lock, kind: str, arguments: dict):
+        self.id = secrets.token_hex(8)  # not to be guessed: it cancels
+        self.kind = kind
+        self.label = " ".join([kind, *arguments.get("policies", ())])
+        self.payload = codec.encode(
+            {"do": "job", "id": self.id, "kind": kind, "arguments": arguments}
+        )
+        self.news = threading.Condition(lock)
+        self.events: collections.deque[Event] = collections.deque()
+        self.done: dict[str, dict] = {}  # by policy, what the log tells of its run
+        self.closed = False
+        self.ended = False
+        self.position = -1
+        self.told = 0.0
+        self.queued = self.started = time.monotonic()
+
+    def put(self, event: Event) -> None:
+        """Of several unread Queued in a row only the newest is kept. A client that does not read
+        is cut off: the worker waits for nobody."""
+        if self.closed or self.ended:
+            return
+        if isinstance(event, Queued) and self.events and isinstance(self.events[-1], Queued):
+            self.events.pop()
+        self.events.append(event)
+        if len(self.events) > _MAX_UNREAD:
+            self.events.clear()
+            self.events.append(Failed(None, "Too many events lay unread.", self.id))
+            self.closed = True
+        self.news.notify_all()
+
+    def end(self) -> None:
+        self.ended = True
+        self.news.notify_all()
+
+
+class Stream:
+    """The events of one job, in order. Iterate it in one thread; `close` it from any, or use it
+    as a context manager: an abandoned job makes room for the next one. wake: tells the worker of
+    it, and takes no lock: a garbage collection that drops a stream may come at any point."""
+
+    def __init__(self, ticket: Ticket, wake: Callable[[], None]):
+        self._ticket = ticket
+        self._wake = wake
+        self._open = True
+        self.job_id = ticket.id
+
+    def __iter__(self) -> "Stream":
+        return self
+
+    def __next__(self) -> Event:
+        ticket = self._ticket
+        with ticket.news:
+            ticket.news.wait_for(lambda: ticket.events or ticket.ended or not self._open)
+            if not (self._open and ticket.events):
+                raise StopIteration
+            return ticket.events.popleft()
+
+    def close(self) -> None:
+        """Cancels the job unless it has ended."""
+        self._open = False
+        if not self._ticket.ended:
+            self._ticket.closed = True
+            self._wake()
+
+    def __enter__(self) -> "Stream":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class Line:
+    """First come, first served. All of it is used with the worker's lock held.
+
+    running: whose job the worker is at, no longer in `waiting`. moves: whether the worker takes
+    from it, so that waits can be told.
+    """
+
+    def __init__(self, size: int):
+        self._size = size
+        self._typical_s: dict[str, float] = {}  # by label, what such jobs took
+        self.waiting: collections.deque[Ticket] = collections.deque()
+        self.running: Ticket | None = None
+        self.moves = False
+
+    def tickets(self) -> list[Ticket]:
+        """The running one first."""
+        return [ticket for ticket in (self.running, *self.waiting) if ticket is not None]
+
+    def count(self) -> int:
+        """How many wait and still want to."""
+        return sum(not ticket.closed for ticket in self.waiting)
+
+    def join(self, ticket: Ticket) -> None:
+        """Raises Busy."""
+        size = sum(len(t.payload) for t in self.waiting if not t.closed)
+        many = self.count() + (self.running is not None) > self._size
+        if many or (size and size + len(ticket.payload) > _MAX_WAITING_BYTES):
+            remaining = self._remaining_s(time.monotonic())
+            raise Busy(_UNKNOWN_RETRY_S if remaining is None else max(1, math.ceil(remaining)))
+        self.waiting.append(ticket)
+        self.tell()
+
+    def advance(self) -> bytes:
+        """Makes the next ticket in line the running one, and gives what to send."""
+        self.running = ticket = self.waiting.popleft()
+        ticket.started = time.monotonic()
+        payload, ticket.payload = ticket.payload, b""
+        self.tell()
+        return payload
+
+    def finish(self, *, done: bool) -> float:
+        """The running job is over; gives how long it ran, in s, which counts for those who wait
+        if it was done."""
+        ticket, self.running = self.running, None
+        ticket.end()
+        ran_s = time.monotonic() - ticket.started
+        if done:
+            typical = self._typical_s.setdefault(ticket.label, ran_s)
+            self._typical_s[ticket.label] = 0.7 * typical + 0.3 * ran_s
+        return ran_s
+
+    def drop_closed(self) -> list[Ticket]:
+        """Ends the tickets that nobody wants any more, and gives those that had not ended."""
+        fresh = [ticket for ticket in self.tickets() if ticket.closed and not ticket.ended]
+        for ticket in fresh:
+            ticket.end()
+            if ticket is not self.running:
+                self.waiting.remove(ticket)
+        self.tell()
+        return fresh
+
+    def give_up(self, reason: str) -> list[Ticket]:
+        """Tells everyone why no answer will come; gives their tickets."""
+        tickets = self.tickets()
+        for ticket in tickets:
+            ticket.put(Failed(None, reason, ticket.id))
+            ticket.end()
+        self.running = None
+        self.waiting.clear()
+        return tickets
+
+    def tell(self) -> None:
+        """Tells everyone in line their place: all whose place changed, or who heard nothing for a
+        while."""
+        now = time.monotonic()
+        ahead = int(self.running is not None)
+        wait_s = self._remaining_s(now)
+        for ticket in self.waiting:
+            if ticket.closed:
+                continue
+            if ticket.position != ahead or now - ticket.told >= _POSITION_EVERY_S:
+                ticket.position, ticket.told = ahead, now
+                ticket.put(Queued(ahead, wait_s))
+            typical = self._typical_s.get(ticket.label)
+            wait_s = None if wait_s is None or typical is None else wait_s + typical
+            ahead += 1
+
+    def _remaining_s(self, now: float) -> float | None:
+        """Seconds until the running job is likely to end; None if there is nothing to go by."""
+        if not self.moves:
+            return None
+        if self.running is None:
+            return 0.0
+        typical = self._typical_s.get(self.running.label)
+        return None if typical is None else max(0.0, self.running.started + typical - now)

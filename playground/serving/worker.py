@@ -1,0 +1,350 @@
+"""The worker: one process that owns the device, one line of jobs before it, events back.
+
+    worker = Worker("playground.policies.base:load", {"names": ["pi0", "pi0_fast"]})
+    with worker.infer(Job(("pi0",), observation, options)) as events:
+        for event in events:
+            ...
+
+This side never imports JAX. Handlers of any number of threads put tickets into the queue; one
+dispatcher thread owns everything else: it starts the process (`playground.serving.engine`), hands
+it one job at a time, passes its events on, and replaces it when it exits or stays silent for longer
+than it announced. A job that its process dies under fails; the jobs behind it keep their places.
+
+        loading --ready--> up --exit, hang--> loading      (third time with no job done between,
+           |                |                   |           or a factory that refuses: down)
+           +----------------+---close()---------+--> closed
+
+Needs a POSIX system (Linux, macOS).
+"""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import math
+import socket
+import threading
+import time
+from typing import Literal
+
+from playground.serving import codec, queue
+from playground.serving.engine import Lost, Process
+from playground.serving.events import Done, Event, Failed, Job, from_plain
+from playground.serving.queue import Line, Stream, Ticket
+from playground.trace import PolicyInfo
+
+_MAX_CRASHES = 3  # without a completed job between
+_SHUTTING_DOWN = "The playground is shutting down. Please try again in a minute."
+
+State = Literal["loading", "up", "down", "closed"]
+
+_logger = logging.getLogger(__name__)
+
+
+class Down(RuntimeError):
+    """The worker takes no jobs: it is shutting down, or it has stopped and stays so."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Status:
+    """waiting: jobs in line, without the running one. crashes: since the last completed job.
+    exhausted: how often memory did not suffice for a job. loading: what is being done in that
+    state, say "compiling pi0", else ""."""
+
+    state: State
+    running: bool
+    waiting: int
+    crashes: int
+    completed: int
+    exhausted: int
+    loading: str
+
+
+class Worker:
+    """Owns the device through a process of its own. Safe to use from any thread.
+
+    factory: "module:function", called in that process with `arguments` (JSON values, by name); it
+    returns the policies by name, each with `.info` (PolicyInfo) and `.infer(observation, options)`
+    (a generator of events). It may be a generator itself that yields a Phase before each part of
+    loading and returns the policies. A ValueError from it is a refusal: no second try.
+    kinds: further kinds of jobs, each "module:function", called with (policies, arguments of the
+    job) and giving a generator of events.
+    queue_size: jobs that may wait while one runs. load_deadline_s: until the factory's first
+    Phase, or its return.
+    """
+
+    def __init__(
+        self,
+        factory: str,
+        arguments: dict,
+        *,
+        kinds: dict[str, str] | None = None,
+        queue_size: int = queue.SIZE,
+        load_deadline_s: float = 600.0,
+    ):
+        self._setup = {
+            "factory": factory,
+            "arguments": arguments,
+            "kinds": kinds or {},
+            "deadline_s": load_deadline_s,
+        }
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)  # of the state
+        self._wake_in, self._wake_out = socket.socketpair()
+        self._wake_in.setblocking(False)
+        self._wake_out.setblocking(False)
+        # Guarded by the lock; but for joining the line, only the dispatcher writes.
+        self._line = Line(queue_size)
+        self._state: State = "loading"
+        self._reason = _SHUTTING_DOWN
+        self._closing_at = math.inf
+        self._due = time.monotonic() + load_deadline_s
+        self._metadata: dict[str, PolicyInfo] | None = None
+        self._crashes = 0
+        self._completed = 0
+        self._exhausted = 0
+        self._loading = ""
+        self._thread = threading.Thread(target=self._dispatch, name="worker", daemon=True)
+        self._thread.start()
+
+    # --- for the page's threads -----------------------------------------------------------------
+
+    def infer(self, job: Job) -> Stream:
+        """The events of one or more policies on one observation; raises as `call` does."""
+        if not job.policies:
+            raise ValueError("the job names no policy; name at least one")
+        if self._metadata is not None and (unknown := set(job.policies) - set(self._metadata)):
+            known = ", ".join(self._metadata)
+            raise ValueError(f"no policy is called {', '.join(sorted(unknown))}; loaded: {known}")
+        arguments = {
+            "policies": job.policies,
+            "observation": job.observation,
+            "options": job.options,
+        }
+        return self.call("infer", arguments)
+
+    def call(self, kind: str, arguments: dict) -> Stream:
+        """Puts a job in line and gives its events. `arguments`: by name, whatever
+        `playground.trace.pack` takes. Raises Busy, Down, and ValueError for an unknown kind."""
+        if kind != "infer" and kind not in self._setup["kinds"]:
+            raise ValueError(f"no kind of job is called {kind!r}")
+        ticket = Ticket(self._lock, kind, arguments)
+        with self._lock:
+            if self._state in ("down", "closed") or self._closing_at < math.inf:
+                raise Down(self._reason)
+            self._line.join(ticket)
+        self._wake()
+        return Stream(ticket, self._wake)
+
+    def cancel(self, job_id: str) -> None:
+        """Ends a job, waiting or running; the worker is free at the job's next event."""
+        with self._lock:
+            for ticket in self._line.tickets():
+                if ticket.id == job_id:
+                    ticket.closed = True
+        self._wake()
+
+    def metadata(self, timeout_s: float | None = None) -> dict[str, PolicyInfo]:
+        """What was loaded, by name; waits for the first loading to end. Raises Down if it failed,
+        TimeoutError if it takes longer than `timeout_s`."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._metadata or self._state != "loading", timeout_s)
+            if self._metadata is not None:
+                return dict(self._metadata)
+            if self._state == "loading":
+                raise TimeoutError(f"the policies were not loaded within {timeout_s} s")
+            raise Down(self._reason)
+
+    def live(self) -> bool:
+        """False once the worker has stopped for good."""
+        return self._thread.is_alive() and self._state in ("loading", "up")
+
+    def ready(self) -> bool:
+        """True while jobs are taken, the policies are loaded and the process that runs them spoke
+        within the time that it last announced."""
+        return (
+            self._thread.is_alive()
+            and self._state == "up"
+            and self._closing_at == math.inf
+            and time.monotonic() <= self._due
+        )
+
+    def status(self) -> Status:
+        with self._lock:
+            running, waiting = self._line.running is not None, self._line.count()
+            loading = self._loading if self._state == "loading" else ""
+            counts = (self._crashes, self._completed, self._exhausted)
+            return Status(self._state, running, waiting, *counts, loading)
+
+    def close(self, drain_s: float = 30.0) -> None:
+        """Takes no more jobs, lets those in line finish for up to `drain_s`, ends the process."""
+        with self._lock:
+            self._closing_at = min(self._closing_at, time.monotonic() + drain_s)
+        self._wake()
+        self._thread.join()
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close(drain_s=0.0)
+
+    def _wake(self) -> None:
+        """Takes no lock, see `playground.serving.queue.Stream`."""
+        with contextlib.suppress(OSError):  # full: it will wake; closed: nobody is left to wake
+            self._wake_out.send(b"!")
+
+    # --- the dispatcher's thread ----------------------------------------------------------------
+
+    def _dispatch(self) -> None:
+        try:
+            while self._state == "loading":
+                self._with_process()
+        except Exception:
+            _logger.exception("the dispatcher broke")
+            self._become("down", "The worker has stopped after a fault of its own.")
+        finally:
+            self._give_up_jobs()
+            self._wake_in.close()
+            self._wake_out.close()
+
+    def _with_process(self) -> None:
+        """The life of one process, from start to whatever ends it."""
+        process = None
+        try:
+            self._due = time.monotonic() + self._setup["deadline_s"]
+            process = Process(self._wake_in)
+            _log(logging.INFO, "started", {"process": process.pid})
+            process.send(codec.encode(self._setup))
+            self._serve(process)
+            self._become("closed")
+        except _Refused as refusal:
+            # For the person who asked; it may have several lines.
+            _logger.error("cannot open what was asked for: %s", refusal)
+            self._become("down", str(refusal))
+        except (Lost, OSError) as lost:
+            self._after_loss(lost)
+        finally:
+            if process is not None:
+                process.end()
+
+    def _serve(self, process: Process) -> None:
+        """Returns when closing; raises Lost when the process is gone or hangs."""
+        while True:
+            message = process.receive(min(self._due, self._closing_at))
+            if message is not None:
+                self._due = time.monotonic() + message["deadline_s"]
+                self._take(message)
+            elif time.monotonic() > self._due:
+                process.show_stacks()
+                raise Lost("it hung: it did not speak within the time it had announced")
+            if time.monotonic() >= self._closing_at:
+                return
+            self._drop_cancelled(process)
+            if self._line.running is None:
+                if self._state == "up" and self._line.waiting:
+                    with self._lock:
+                        job = self._line.advance()
+                    process.send(job)
+                elif self._closing_at < math.inf and not self._line.waiting:
+                    return
+
+    def _drop_cancelled(self, process: Process) -> None:
+        with self._lock:
+            fresh = self._line.drop_closed()
+        for ticket in fresh:
+            if ticket is self._line.running:  # the process is free at this job's next event
+                process.send(codec.encode({"do": "cancel", "id": ticket.id}))
+            else:
+                _log(logging.INFO, "ended", {"job": ticket.id, "outcome": "cancelled in line"})
+
+    def _take(self, message: dict) -> None:
+        match message["say"]:
+            case "loading":
+                phase = from_plain(message["event"])
+                with self._lock:
+                    self._loading = f"{phase.phase} {phase.policy}"
+                    for ticket in self._line.waiting:  # who waits may know what for
+                        ticket.put(phase)
+            case "ready":
+                self._metadata = message["metadata"]
+                self._loading = ""
+                self._become("up")
+                _log(logging.INFO, "ready", {"policies": list(self._metadata)})
+            case "refused":
+                _logger.debug(message["traceback"])
+                raise _Refused(message["message"])
+            case "event":
+                self._pass_on(from_plain(message["event"]), message)
+            case "exhausted":
+                self._exhausted += 1
+                _log(logging.WARNING, "exhausted", {"job": message["job"]})
+            case "ended":
+                self._end_running(message["outcome"])
+
+    def _pass_on(self, event: Event, message: dict) -> None:
+        ticket = self._line.running
+        match event:
+            case Failed(policy=policy):
+                fields = {"job": ticket.id, "policy": policy, "traceback": message["traceback"]}
+                _log(logging.ERROR, "failed", fields)
+            case Done(policy=policy, trace=trace):
+                stages = {stage: round(ms, 2) for stage, ms in trace.timings_ms.items()}
+                ticket.done[policy] = {"timings_ms": stages, "reused": list(trace.reused)}
+        with self._lock:
+            ticket.put(event)
+
+    def _end_running(self, outcome: str) -> None:
+        """The running job's stream ends, and its duration counts for those who wait."""
+        ticket = self._line.running
+        with self._lock:
+            ran_s = self._line.finish(done=outcome == "done")
+            if outcome == "done":
+                self._completed += 1
+                self._crashes = 0
+        fields = {"job": ticket.id, "kind": ticket.kind, "outcome": outcome}
+        times = {"waited_s": round(ticket.started - ticket.queued, 3), "ran_s": round(ran_s, 3)}
+        _log(logging.INFO, "ended", fields | times | {"policies": ticket.done})
+
+    def _after_loss(self, lost: Exception) -> None:
+        """The process died: so did the job it ran; the rest of the line waits for the next one."""
+        self._crashes += 1
+        ticket = self._line.running
+        job = None if ticket is None else ticket.id
+        _log(logging.ERROR, "lost", {"reason": str(lost), "job": job, "crashes": self._crashes})
+        if ticket is not None:
+            message = (
+                "The worker stopped in the middle of this job and is being restarted. Please try "
+                f"again; if it happens again, report it and quote job {job}."
+            )
+            with self._lock:
+                ticket.put(Failed(None, message, job))
+            self._end_running("lost")
+        if self._crashes < _MAX_CRASHES:
+            self._become("loading")
+        else:
+            reason = f"The worker has stopped: it crashed {_MAX_CRASHES} times without a job done."
+            self._become("down", reason)
+
+    def _give_up_jobs(self) -> None:
+        """At the very end: whoever still waits is told why."""
+        with self._lock:
+            tickets = self._line.give_up(self._reason)
+        for ticket in tickets:
+            _log(logging.WARNING, "ended", {"job": ticket.id, "outcome": "given up"})
+
+    def _become(self, state: State, reason: str = _SHUTTING_DOWN) -> None:
+        with self._changed:
+            self._state = state
+            self._reason = reason
+            self._line.moves = state == "up"
+            self._changed.notify_all()
+
+
+class _Refused(Exception):
+    """The factory raised a ValueError: trying again would not help."""
+
+
+def _log(level: int, what: str, fields: dict) -> None:
+    """One JSON line. Prompts and images are private and never part of it."""
+    _logger.log(level, "%s", json.dumps({"event": what, **fields}))

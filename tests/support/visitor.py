@@ -1,0 +1,210 @@
+"""What tests of the page share: the app, the browser, a visitor, and what a visitor does.
+
+One app serves all tests, started as a visitor's would be. `tests/conftest.py` makes the fixtures
+known.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Error, Page, expect, sync_playwright
+
+from playground.serving.events import Done
+from playground.trace import Options
+
+ROOT = Path(__file__).resolve().parents[2]
+# By preference, as Debian calls them: the first one starts and runs without a window's frame.
+CHROMIUM = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+LIMIT_MS = 90_000  # for what must happen, on however slow a machine
+PI0, FAST = "pi0_tabletop", "pi0_fast_tabletop"
+CARDS = {PI0: ".card[data-family='pi0']", FAST: ".card[data-family='pi0_fast']"}
+CARDS["table"] = CARDS[PI0]
+LONG = {"steps": 100, "samples": 32}  # a run that lasts for seconds
+
+
+# --- the app, the browser, a visitor ------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def app(tmp_path_factory):
+    """The app's address as soon as it answers; its policies may still be loading."""
+    folder = tmp_path_factory.mktemp("app")
+    with started(folder) as address:
+        yield address
+    log = (folder / "log").read_text()
+    assert "Traceback" not in log, log
+
+
+@contextlib.contextmanager
+def started(folder, *arguments, program=("app.py", "--port")):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = folder / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, *program, str(port), *arguments],
+            cwd=ROOT,
+            env={**os.environ, "GRADIO_TEMP_DIR": str(folder / "files")},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        until(lambda: process.poll() is not None or answers(address))
+        assert process.poll() is None, log.read_text()
+        yield address
+    finally:
+        process.send_signal(signal.SIGTERM)
+        status = process.wait(60)
+    assert status == 0, log.read_text()
+
+
+def until(condition):
+    deadline = time.monotonic() + LIMIT_MS / 1000
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)
+
+
+def answers(address):
+    with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5):
+        return True
+    return False
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium, the system's or Playwright's own. Without one: a failure where CI=true, a skip
+    elsewhere."""
+    expect.set_options(timeout=LIMIT_MS)
+    path = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    with sync_playwright() as playwright:
+        try:
+            chromium = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        except Error as error:
+            if path or os.environ.get("CI") == "true":
+                raise
+            pytest.skip(str(error).splitlines()[0])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(app, browser):
+    """Opens the page as a new visitor. In the end no console may have complained, and nothing may
+    have been fetched from anywhere else."""
+    opened, complaints = [], []
+
+    def open_page(*, ready=True, **context) -> Page:
+        page = browser.new_context(
+            **{"viewport": {"width": 1440, "height": 900}, **context}
+        ).new_page()
+        page.set_default_timeout(LIMIT_MS)
+        page.on("console", lambda m: m.type == "error" and complaints.append(m.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on(
+            "request",
+            lambda r: r.url.startswith((app, "data:", "blob:")) or complaints.append(r.url),
+        )
+        page.goto(app)
+        opened.append(page)
+        if ready:
+            expect(page.locator(".say")).to_have_text("Ready.")
+        return page
+
+    yield open_page
+    for page in opened:
+        page.context.close()
+    assert complaints == []
+
+
+@pytest.fixture(scope="session")
+def policies():
+    """The same policies in this process."""
+    from playground.checkpoints.load import keep_compiled_programs, open_policy
+
+    keep_compiled_programs()
+    return {name: open_policy(name) for name in (PI0, FAST)}
+
+
+@pytest.fixture(scope="session")
+def photo(tmp_path_factory):
+    """A photograph that Gradio ships, as a phone saves it: on its side, by its EXIF orientation."""
+    import gradio
+
+    assets = Path(gradio.__file__).parent / "media_assets" / "images"
+    picture = Image.open(assets / "cheetah.jpg").convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path_factory.mktemp("photo") / "photo.jpg"
+    picture.save(path, quality=85, exif=exif)
+    return path
+
+
+def give(page, path, slot=0):
+    """Puts a file into a slot, after taking out what is there."""
+    place = page.locator(f"#picture-{slot}")
+    if place.get_by_label("Remove Image").count():
+        place.get_by_label("Remove Image").click()
+    place.locator("input[type=file]").first.set_input_files(path)
+
+
+def set_options(page, values):
+    if not page.locator("#steps").count():
+        page.get_by_role("button", name="Advanced").click()
+    for name, value in values.items():
+        field = page.locator(f"#{name} input[type=number]")
+        field.fill(str(value))
+        field.press("Tab")
+
+
+def run(page):
+    page.get_by_role("button", name="Run", exact=True).click()
+
+
+def answered(page, *names):
+    for name in names or (PI0, FAST):
+        expect(page.locator(CARDS[name])).to_contain_text("Answered in")
+    expect(page.get_by_role("button", name="Run", exact=True)).to_be_enabled(timeout=LIMIT_MS)
+
+
+def tab(page, name):
+    page.get_by_role("tab", name=name).click()
+
+
+def trace_of(policy, observation, options=Options()):  # noqa: B008
+    *_, last = policy.infer(observation, options)
+    assert isinstance(last, Done)
+    return last.trace
+
+
+def drawn_lines(page, title):
+    """By panel, in the order drawn, the values of a policy's first sample."""
+    expect(page.locator("#actions-plot .js-plotly-plot")).to_be_visible(timeout=LIMIT_MS)
+    return page.evaluate(
+        """title => document.querySelector("#actions-plot .js-plotly-plot")._fullData
+          .filter(t => t.name === title && t.mode === "lines" && t._length > 1 && t.line.width > 2)
+          .map(t => Array.from(t.y))""",
+        title,
+    )
