@@ -27,7 +27,8 @@ def pytest_configure(config):
         os.environ.setdefault("XLA_FLAGS", QUICK)
     settings.register_profile("untimed", settings.default, deadline=None)
     settings.load_profile("untimed")
-    jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("programs")))
+    programs = config.rootpath / ".pytest_cache" / "programs"
+    jax.config.update("jax_compilation_cache_dir", str(programs))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 

@@ -662,14 +662,18 @@ def held(found: Stage | Level | Fault, alone: float | None = None) -> bool:
     return quick and found.right == found.asked and not found.overtaken
 
 
-def main() -> None:
+def settings() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tests.load", description=__doc__.split("\n")[0])
     parser.add_argument("--visitors", nargs="+", type=int, default=[1, 8, 32, 64])
     parser.add_argument("--seconds", type=float, default=60.0, help="of each stage (%(default)s)")
     parser.add_argument("--newcomers", type=int, default=600, help="0 leaves them out")
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     parser.add_argument("--serve", nargs=2, type=int, help=argparse.SUPPRESS)
-    told = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    told = settings().parse_args()
     if told.serve:
         app.logging.basicConfig(level="INFO", format="%(asctime)s %(name)s %(message)s")
         serve(*told.serve)

@@ -18,7 +18,11 @@ from tests.support import traces
 from tests.support.visitor import FAST, PI0, ROOT, until
 from tests.support.visitor import answers as responds
 
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+BLOCKS = {
+    f"{path.name} {number}": block
+    for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL))
+}
 PROMPT = "touch the red cube"
 
 
@@ -101,25 +105,36 @@ def test_endpoints_tell_their_arguments(client):
         assert endpoint["description"]
 
 
-def test_readme_s_requests_run(app, client, monkeypatch):
-    (example,) = [block for block in BLOCKS if "gradio_client" in block]
+def printed(code):
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        exec(code, {})
+    return output.getvalue()
+
+
+def test_documented_requests_run(app, client, monkeypatch):
+    (example,) = [block for block in BLOCKS.values() if "gradio_client" in block]
     monkeypatch.chdir(ROOT)
-    told = io.StringIO()
-    with contextlib.redirect_stdout(told):
-        exec(example.replace("http://127.0.0.1:7860", app), {})
-    words = re.findall(r"without “(\w+)” [\d.]+ [\d.]+", told.getvalue())
+    output = printed(example.replace("http://127.0.0.1:7860", app))
+    words = re.findall(r"without “(\w+)” [\d.]+ [\d.]+", output)
     assert words == PROMPT.split()
 
 
-def test_readme_s_notebook_runs(monkeypatch):
-    (example,) = [block for block in BLOCKS if "open_policy" in block]
+# By a word of the code, what it prints at least.
+PRINTED = {
+    "np.shape(trace.actions)": ["(1, 50, 14)"],
+    "sensitivity": ["may attend to", "times the seed spread", "repeated bit for bit"],
+    "step.v_t": ["1.0 (1, 50, 14)"],
+}
+
+
+@pytest.mark.parametrize("name", [name for name in BLOCKS if "Client(" not in BLOCKS[name]])
+def test_documented_code_runs(name, monkeypatch):
     monkeypatch.chdir(ROOT)
-    told = io.StringIO()
-    with contextlib.redirect_stdout(told):
-        exec(example, {})
-    assert "may attend to" in told.getvalue()
-    assert "times the seed spread" in told.getvalue()
-    assert "repeated bit for bit" in told.getvalue()
+    (expected,) = [words for word, words in PRINTED.items() if word in BLOCKS[name]]
+    output = printed(BLOCKS[name])
+    for words in expected:
+        assert words in output
 
 
 def test_a_program_that_cancels_frees_the_worker(app, client, photo):

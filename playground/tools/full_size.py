@@ -232,13 +232,17 @@ def show(family: str, told: dict) -> None:
         print(f"  weights in bfloat16, arithmetic in {arithmetic}, against float32: {line}")
 
 
-def main() -> None:
+def settings() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="where to write, 13 GB at a time")
     parser.add_argument("--families", nargs="+", choices=BASES, default=list(BASES))
     parser.add_argument("--small", action="store_true", help="small sizes")
     parser.add_argument("--keep", action="store_true", help="leave the folders there")
-    told = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    told = settings().parse_told()
     told.folder.mkdir(parents=True, exist_ok=True)
     found = {}
     for family in told.families:

@@ -143,13 +143,17 @@ def _write_shard(job: tuple[Path, int, int]) -> int:
     return len(looks)
 
 
-def main() -> None:
+def settings() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Makes demonstrations; resumes where it stopped.")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--shards", type=int, default=120, help=f"{STARTS} + {EPISODES} each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = settings().parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     todo = [
         (args.folder, args.seed, shard)

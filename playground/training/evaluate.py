@@ -401,12 +401,13 @@ def evaluate(folder: Path, scenes: int, episodes: int) -> dict:
     }
 
 
-def table_of(results: Sequence[dict]) -> str:
-    """The figures of policies side by side, with their 95 % intervals, as Markdown."""
+def table_of(results: Sequence[dict], names: Sequence[str] | None = None) -> str:
+    """The figures of policies side by side, with their 95 % intervals, as Markdown; of these names
+    alone, or all of them."""
     heads = [f"{result['policy']} | aim" for result in results]
     lines = ["| | " + " | ".join(heads) + " |", "|---" * (1 + 2 * len(heads)) + "|"]
     shown = [{**result["figures"], **result["controls"]} for result in results]
-    for name in dict.fromkeys(name for figures in shown for name in figures):
+    for name in names or dict.fromkeys(name for figures in shown for name in figures):
         cells = [cell for figures in shown for cell in _cells(name, figures.get(name))]
         lines.append(f"| {IN_FULL.get(name, name)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -422,12 +423,16 @@ def _cells(name: str, figure: dict | None) -> tuple[str, str]:
     return f"{value} {unit} ({low} to {high})", aim
 
 
-def main() -> None:
+def settings() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Measures an exported policy.")
     parser.add_argument("folder", type=Path, help="such as assets/pi0_tabletop")
     parser.add_argument("--scenes", type=int, default=100, help="six requests each")
     parser.add_argument("--episodes", type=int, default=100, help="closed-loop episodes a verb")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = settings().parse_args()
     result = evaluate(args.folder, args.scenes, args.episodes)
     (args.folder / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
     record_digests(args.folder)

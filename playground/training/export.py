@@ -125,14 +125,18 @@ def _recipe(run: Path) -> dict:
     return json.loads((run / "recipe.json").read_text())
 
 
-def main() -> None:
+def settings() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Writes a trained policy into assets/.")
     parser.add_argument("policy", choices=CONFIGS)
     parser.add_argument("--folder", type=Path, help="default: assets/<policy>_tabletop")
     parser.add_argument("--run", type=Path, help="default: runs/<policy>")
     parser.add_argument("--weights", choices=("average", "last"), default="average")
     parser.add_argument("--note", default="", help="for the card: how the weights came about")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = settings().parse_args()
     folder = args.folder or ASSETS / f"{args.policy}_tabletop"
     export(args.policy, folder, args.run or RUNS / args.policy, args.weights, args.note)
 

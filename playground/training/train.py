@@ -251,7 +251,7 @@ def _log(folder: Path, step: int, seconds: float, recent: list[dict], looks: int
         writer.writerow(row)
 
 
-def main() -> None:
+def settings() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Trains a bundled policy; resumes where it was.")
     parser.add_argument("policy", choices=CONFIGS)
     parser.add_argument("--steps", type=int, help="length of the schedule")
@@ -261,7 +261,11 @@ def main() -> None:
     parser.add_argument(
         "--start-from", type=Path, help="an exported policy's folder, such as assets/pi0_tabletop"
     )
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = settings().parse_args()
     jax.config.update("jax_compilation_cache_dir", str(RUNS.resolve() / "compiled"))
     recipe = RECIPES[args.policy]
     asked = {"steps": args.steps, "peak": args.peak}
