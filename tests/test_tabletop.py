@@ -18,9 +18,11 @@ from playground.tabletop.render import render
 from playground.tabletop.rollout import UNJUDGED_S, ask_expert, observe, rollout
 from playground.tabletop.scene import (
     COLOURS,
+    FIRST,
     HOME,
     MIN_APART,
     RGBA,
+    SECOND,
     WORKSPACE,
     Scene,
     Table,
@@ -34,6 +36,7 @@ from tests.support import traces
 
 ARMS = kinematics.ARMS
 SIZE = 112
+both_tables = pytest.mark.parametrize("spec", [FIRST, SECOND], ids=lambda spec: spec.name)
 
 
 def part(state: np.ndarray, arm: str) -> np.ndarray:
@@ -68,22 +71,24 @@ def test_a_seed_is_a_scene():
     assert random_scene(5) != random_scene(6)
 
 
+@both_tables
 @settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_forward_kinematics_is_mujocos(seed):
+def test_forward_kinematics_is_mujocos(spec, seed):
     rng = np.random.default_rng(seed)
     state = HOME + rng.uniform(-0.7, 0.7, 14)
-    table = Table(scene_with(SPREAD))
+    table = Table(scene_with(SPREAD), spec)
     table.set_state(state)
     for arm in ARMS:
         ours = kinematics.tip_positions(arm, part(state, arm)[:6])
         np.testing.assert_allclose(ours, table.tip(arm), atol=5e-6)
 
 
+@both_tables
 @settings(max_examples=60)
 @given(x=st.floats(-0.16, 0.16), y=st.floats(0.38, 0.62), z=st.floats(0.01, 0.15))
-def test_the_nearer_arm_reaches_all_over_the_workspace_within_its_limits(x, y, z):
-    model, arm, goal = build_model(), nearer_arm(x), np.array([x, y, z])
+def test_the_nearer_arm_reaches_all_over_the_workspace_within_its_limits(spec, x, y, z):
+    model, arm, goal = build_model(spec), nearer_arm(x), np.array([x, y, z])
     joints = kinematics.solve(arm, goal, expert.PITCH)
     np.testing.assert_allclose(kinematics.tip_positions(arm, joints), goal, atol=1e-9)
     for name, value in zip(
@@ -93,6 +98,21 @@ def test_the_nearer_arm_reaches_all_over_the_workspace_within_its_limits(x, y, z
     ):
         low, high = model.joint(f"vx300s_{arm}/{name}").range
         assert low <= value <= high, name
+
+
+def test_our_own_arms_move_as_far_as_the_published_ones():
+    ours, published = build_model(SECOND), build_model(FIRST)
+    for index in range(published.njnt):
+        joint = published.joint(index)
+        np.testing.assert_allclose(ours.joint(joint.name).range, joint.range, err_msg=joint.name)
+    for body in range(published.nbody):
+        name, mass = published.body(body).name, published.body_mass[body]
+        if "prop" not in name and "focus" not in name:
+            assert ours.body(_own_body(name)).mass == pytest.approx(mass, abs=1e-6), name
+
+
+def _own_body(name: str) -> str:
+    return f"{name}/base" if name in ("vx300s_left", "vx300s_right") else name
 
 
 def test_out_of_reach_is_the_nearest_pose_not_nan():
@@ -161,8 +181,9 @@ def test_rendering_needs_no_graphics_library():
     assert done.returncode == 0, done.stderr
 
 
-def test_state_is_what_was_commanded_once_the_arms_have_settled():
-    table = Table(scene_with(SPREAD))
+@both_tables
+def test_state_is_what_was_commanded_once_the_arms_have_settled(spec):
+    table = Table(scene_with(SPREAD), spec)
     target = HOME.copy()
     target[[0, 1, 6, 9, 13]] = (0.2, -0.8, 0.9, 1.1, 0.2)
     for _ in range(100):
@@ -170,10 +191,11 @@ def test_state_is_what_was_commanded_once_the_arms_have_settled():
     np.testing.assert_allclose(table.state(), target, atol=0.01)
 
 
+@both_tables
 @pytest.mark.parametrize("verb", VERBS)
-def test_the_expert_succeeds_in_the_closed_loop(verb):
+def test_the_expert_succeeds_in_the_closed_loop(spec, verb):
     for seed in range(6):
-        table = Table(random_scene(1000 + seed))
+        table = Table(random_scene(1000 + seed), spec)
         task = Task(verb, COLOURS[seed % 3], WORDINGS[verb][0])
         steps = 0
         referee = Referee(table, task)

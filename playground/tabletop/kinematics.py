@@ -10,7 +10,7 @@ import numpy as np
 ARMS = ("left", "right")
 # Bases stand on the table, facing each other.
 BASE = {"left": np.array([-0.469, 0.5, 0.0]), "right": np.array([0.469, 0.5, 0.0])}
-_FACING = {"left": 0.0, "right": np.pi}
+FACING = {"left": 0.0, "right": np.pi}
 _SHOULDER_HEIGHT = 0.079 + 0.04805
 _UPPER_ARM = np.array([0.05955, 0.3])
 _FOREARM = 0.3
@@ -37,7 +37,7 @@ def tip_positions(arm: str, joints: np.ndarray) -> np.ndarray:
     hand_y, hand_z = _turn(0.0, hand_z, roll)
     z, x = _turn(hand_z, hand_x + _FOREARM, elbow)
     z, x = _turn(z + _UPPER_ARM[1], x + _UPPER_ARM[0], shoulder)
-    x, y = _turn(x, hand_y, waist + _FACING[arm])
+    x, y = _turn(x, hand_y, waist + FACING[arm])
     return np.stack([x, y, z + _SHOULDER_HEIGHT], axis=-1) + BASE[arm]
 
 
@@ -48,7 +48,7 @@ def solve(arm: str, tips: np.ndarray, pitch: float) -> np.ndarray:
     A point out of reach gets the nearest pose on its line from the shoulder.
     """
     x, y, z = np.moveaxis(np.asarray(tips, np.float64) - BASE[arm], -1, 0)
-    x, y = _turn(x, y, -_FACING[arm])
+    x, y = _turn(x, y, -FACING[arm])
     waist, radius = np.arctan2(y, x), np.hypot(x, y)
     out = radius - _HAND * np.cos(pitch)
     up = z + _HAND * np.sin(pitch) - _SHOULDER_HEIGHT

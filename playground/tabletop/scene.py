@@ -1,8 +1,11 @@
-"""The table: two ALOHA arms, three coloured cubes and one camera, in mujoco.
+"""The table: two ALOHA arms, three coloured cubes and its cameras, in mujoco.
 
-The arms are the ViperX models of the `gym-aloha` package (Apache-2.0), read from where it is
-installed; the package's Python code is not imported. Lengths in metres, angles in radians; x runs
-to the right of the picture, y away from the viewer, z up, the table top at z = 0.
+There are two generations of it. The arms of the first are the meshes of the `gym-aloha` package
+(Apache-2.0), read from where it is installed; the package's Python code is not imported. Those of
+the second are this project's own (`viperx.xml`), of the same lengths and limits, with a camera on
+each gripper. Policies were trained on the pictures of one generation and are shown no other.
+Lengths in metres, angles in radians; x runs to the right of the picture, y away from the viewer, z
+up, the table top at z = 0.
 """
 
 import dataclasses
@@ -15,8 +18,10 @@ import numpy as np
 
 from playground.tabletop.kinematics import (
     ARMS,
+    BASE,
     CAMERA_FOVY,
     CAMERA_POSITION,
+    FACING,
     TIP_OFFSET,
     camera_rotation,
 )
@@ -42,12 +47,50 @@ _FINGER_RANGE = (0.021, 0.057)
 
 IMAGE_SIZE = 224
 CAMERA = "table"
+_OWN_ARM = Path(__file__).with_name("viperx.xml")
 
 RGBA = {"red": (0.86, 0.13, 0.12), "green": (0.13, 0.62, 0.24), "blue": (0.13, 0.33, 0.86)}
 _TABLE_RGBA = "0.74 0.68 0.60 1"
 _MAT_RGBA = "0.86 0.84 0.80 1"
 _JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
 _STIFFNESS = (800, 1600, 800, 200, 400, 100)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TableSpec:
+    """A generation of the table: what there is, and what can be asked of it.
+
+    own_arms: the project's own arms rather than the meshes of gym-aloha
+    cameras: by camera slot of the models, the camera that fills it
+    pitch: how far below the horizontal the expert's hand points
+    verbs: the tasks it is made for (`playground.tabletop.tasks`)
+    """
+
+    name: str
+    own_arms: bool
+    cameras: tuple[tuple[str, str], ...]
+    pitch: float
+    verbs: tuple[str, ...]
+
+
+FIRST = TableSpec(
+    name="first",
+    own_arms=False,
+    cameras=(("base_0_rgb", CAMERA),),
+    pitch=1.4,
+    verbs=("touch", "pick"),
+)
+SECOND = TableSpec(
+    name="second",
+    own_arms=True,
+    cameras=(
+        ("base_0_rgb", CAMERA),
+        ("left_wrist_0_rgb", "vx300s_left/wrist"),
+        ("right_wrist_0_rgb", "vx300s_right/wrist"),
+    ),
+    pitch=1.4,
+    verbs=("touch", "pick"),
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -95,8 +138,9 @@ def assets_folder() -> Path:
     return Path(found.submodule_search_locations[0]) / "assets"
 
 
-def _xml(folder: Path) -> str:
-    """The scene around the package's arms: table, light, camera, cubes, actuators."""
+def _xml(meshes: Path | None) -> str:
+    """The scene: table, light, camera, cubes, actuators, and the arms of gym-aloha's `meshes`
+    folder where one is given."""
     cubes = "".join(
         f"""<body name="{colour}" pos="{0.1 * i} .5 .02"><freejoint name="{colour}"/>
         <inertial pos="0 0 0" mass=".04" diaginertia="1.1e-5 1.1e-5 1.1e-5"/>
@@ -114,13 +158,18 @@ def _xml(folder: Path) -> str:
         for arm in ARMS
         for side in ("left", "right")
     )
+    meshdir = "" if meshes is None else f'meshdir="{meshes}"'
+    files = ("vx300s_dependencies", "vx300s_left", "vx300s_right")
+    assets, left, right = (
+        "" if meshes is None else f'<include file="{meshes / file}.xml"/>' for file in files
+    )
     return f"""<mujoco model="tabletop">
-    <compiler meshdir="{folder}" angle="radian"/>
+    <compiler {meshdir} angle="radian"/>
     <option timestep="{1 / CONTROL_HZ / _SUBSTEPS}" integrator="implicitfast" cone="elliptic"
         impratio="10" noslip_iterations="0"/>
     <visual><map znear=".01"/><quality offsamples="4"/>
       <headlight ambient=".35 .35 .35" diffuse=".2 .2 .2" specular="0 0 0"/></visual>
-    <include file="{folder / "vx300s_dependencies.xml"}"/>
+    {assets}
     <worldbody>
       <light pos="-.35 .1 1.2" dir=".3 .35 -1" diffuse=".6 .6 .6" specular=".1 .1 .1"/>
       <camera name="{CAMERA}" pos="0 0 1" fovy="{CAMERA_FOVY}"/>
@@ -128,8 +177,7 @@ def _xml(folder: Path) -> str:
         rgba="{_TABLE_RGBA}" contype="1" conaffinity="5" friction="1 .01 .001"/>
       <geom name="mat" type="box" size=".205 .165 .0002" pos="0 .5 .0002" rgba="{_MAT_RGBA}"
         contype="0" conaffinity="0"/>
-      <include file="{folder / "vx300s_left.xml"}"/>
-      <include file="{folder / "vx300s_right.xml"}"/>
+      {left}{right}
       {cubes}
     </worldbody>
     <actuator>{actuators}</actuator>
@@ -137,33 +185,50 @@ def _xml(folder: Path) -> str:
 
 
 @functools.cache
-def build_model() -> mujoco.MjModel:
+def build_model(table: TableSpec = FIRST) -> mujoco.MjModel:
     """The compiled scene, shared by every table of this process."""
-    spec = mujoco.MjSpec.from_string(_xml(assets_folder()))
-    # The package's joints carry up to 60 N m of dry friction, which its own position servos never
-    # overcome for the last centimetres; here the servos hold what they are told.
+    if table.own_arms:
+        spec = mujoco.MjSpec.from_string(_xml(None))
+        _attach_own_arms(spec)
+    else:
+        spec = mujoco.MjSpec.from_string(_xml(assets_folder()))
+        _paint_mesh_arms(spec)
     for joint in spec.joints:
+        # The package's joints carry up to 60 N m of dry friction, which its own position servos
+        # never overcome for the last centimetres; here the servos hold what they are told.
         if joint.type != mujoco.mjtJoint.mjJNT_FREE:
             joint.frictionloss = 0.5
             joint.armature = 0.02
     for body in spec.bodies:
-        if body.name.startswith("vx300s"):
-            body.gravcomp = 1.0
-    for geom in spec.geoms:
-        # Arms meet cubes; fingers meet the table too; nothing else of the arms collides.
-        if "finger" in geom.name:
-            geom.contype, geom.conaffinity, geom.friction[0] = 4, 0, 1.5
-        elif geom.name.startswith("vx300s"):
-            geom.contype, geom.conaffinity = 2, 0
-        if geom.name.startswith("vx300s"):
-            geom.rgba = (
-                (0.17, 0.18, 0.20, 1.0) if "finger" not in geom.name else (0.33, 0.35, 0.38, 1)
-            )
+        if not body.name.startswith("vx300s"):
+            continue
+        body.gravcomp = 1.0
+        for geom in body.geoms:
+            # Arms meet cubes; fingers meet the table too; nothing else of the arms collides.
+            if "finger" in body.name:
+                geom.contype, geom.conaffinity, geom.friction[0] = 4, 0, 1.5
+            else:
+                geom.contype, geom.conaffinity = 2, 0
     quat = np.zeros(4)
     mujoco.mju_mat2Quat(quat, camera_rotation().ravel())
     camera = spec.camera(CAMERA)
     camera.pos, camera.quat = CAMERA_POSITION, quat
     return spec.compile()
+
+
+def _attach_own_arms(spec: mujoco.MjSpec) -> None:
+    for arm in ARMS:
+        half = FACING[arm] / 2
+        frame = spec.worldbody.add_frame(pos=BASE[arm], quat=(np.cos(half), 0, 0, np.sin(half)))
+        spec.attach(mujoco.MjSpec.from_file(str(_OWN_ARM)), prefix=f"vx300s_{arm}/", frame=frame)
+
+
+def _paint_mesh_arms(spec: mujoco.MjSpec) -> None:
+    for geom in spec.geoms:
+        if "finger" in geom.name:
+            geom.rgba = (0.33, 0.35, 0.38, 1)
+        elif geom.name.startswith("vx300s"):
+            geom.rgba = (0.17, 0.18, 0.20, 1.0)
 
 
 def _finger(opening):
@@ -175,8 +240,9 @@ class Table:
     """One simulated table. State and actions are ALOHA's 14 values: per arm six joint angles (rad)
     and the gripper's opening (0 closed, 1 open), the left arm first."""
 
-    def __init__(self, scene: Scene):
-        self.model = build_model()
+    def __init__(self, scene: Scene, spec: TableSpec = FIRST):
+        self.spec = spec
+        self.model = build_model(spec)
         self.data = mujoco.MjData(self.model)
         self._joints = {
             arm: [self.model.joint(f"vx300s_{arm}/{name}").qposadr[0] for name in _JOINTS]
@@ -190,17 +256,18 @@ class Table:
         }
         self._tip_bodies = {arm: self.model.body(f"vx300s_{arm}/gripper_link").id for arm in ARMS}
         self._cube_geoms = {self.model.geom(colour).id: colour for colour in COLOURS}
+        bodies = [self.model.body(body).name for body in self.model.geom_bodyid]
         self._arm_geoms = {
-            i: arm
-            for i in range(self.model.ngeom)
+            geom: arm
+            for geom, body in enumerate(bodies)
             for arm in ARMS
-            if self.model.geom(i).name.startswith(f"vx300s_{arm}")
+            if body.startswith(f"vx300s_{arm}")
         }
         self._finger_geoms = {
-            arm: {
-                self.model.geom(f"vx300s_{arm}/10_{side}_gripper_finger").id
-                for side in ("left", "right")
-            }
+            arm: [
+                {geom for geom, body in enumerate(bodies) if body == f"vx300s_{arm}/{side}_link"}
+                for side in ("left_finger", "right_finger")
+            ]
             for arm in ARMS
         }
         self.reset(scene)
@@ -275,6 +342,6 @@ class Table:
         pairs = contacts.geom[contacts.dist <= 0]
         others = set(pairs[(pairs == cube).any(axis=1)].ravel().tolist())
         for i, arm in enumerate(ARMS):
-            if self._finger_geoms[arm] <= others:
+            if all(finger & others for finger in self._finger_geoms[arm]):
                 return i
         return -1
