@@ -242,7 +242,7 @@ def settings() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    told = settings().parse_told()
+    told = settings().parse_args()
     told.folder.mkdir(parents=True, exist_ok=True)
     found = {}
     for family in told.families:
