@@ -43,7 +43,8 @@ from playground.checkpoints.catalog import BUNDLED_PAIR
 from playground.robots.robot import TABLETOP
 from playground.serving import queue
 from playground.serving.worker import Worker
-from playground.ui.bench import MAX_PICTURE, examples
+from playground.ui.examples import examples
+from playground.ui.request import MAX_PICTURE
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "assets" / "examples" / "tabletop-red.png"

@@ -7,7 +7,6 @@ test_checkpoint; downloads in test_download; tokens that do not decode, and acti
 finite, in test_policy.
 """
 
-import asyncio
 import contextlib
 import http.client
 import io
@@ -32,16 +31,17 @@ from playground import run_file
 from playground.robots import transforms
 from playground.robots.robot import TABLETOP
 from playground.serving.events import Job
-from playground.ui import bench as benches
 from playground.ui import guard, observation, visits
-from playground.ui.bench import Benches
+from playground.ui.examples import EXAMPLES
+from playground.ui.setup import Setups
+from tests.support.blocks import built
 from tests.support.visitor import answers, until
 from tests.test_recipe import RUN, ZIP
 from tests.test_transforms import encoded, huge_png, photo
 from tests.test_ui import Loaded, info_of
 
 MARK = {"_type": "gradio.FileData"}
-RED = handle_file(benches.EXAMPLES / "tabletop-red.png")
+RED = handle_file(EXAMPLES / "tabletop-red.png")
 
 # --- over HTTP ----------------------------------------------------------------------------------
 
@@ -185,7 +185,7 @@ def test_requests_for_files_that_are_no_uploads_are_refused(app, path):
 )
 def test_no_picture_of_this_machine_is_opened_for_a_stranger(app, client, file):
     """Not by an event of the page's own either, which anybody can send."""
-    path = str(benches.EXAMPLES / "tabletop-red.png")
+    path = str(EXAMPLES / "tabletop-red.png")
     file = json.loads(json.dumps(file).replace("PATH", path))
     parts = {part["id"]: part["props"] for part in client.config["components"]}
     (slot,) = (i for i, props in parts.items() if props.get("elem_id") == "picture-0")
@@ -365,15 +365,15 @@ def test_any_picture_reaches_the_model_s_square_or_is_too_narrow(given_picture):
 
 @pytest.fixture(scope="module")
 def form():
-    """The page's form, and the benches behind it."""
+    """The page's form, and the setups behind it."""
     infos = {name: info_of(TABLETOP, name) for name in ("pi0", "pi0_fast")}
-    every = Benches(Loaded(infos), dict.fromkeys(infos, TABLETOP))
+    setups = Setups(Loaded(infos), dict.fromkeys(infos, TABLETOP))
 
-    async def build():  # Gradio makes event loops of its own where none runs, and leaves them open
-        with gr.Blocks(analytics_enabled=False):
-            return observation.build(every.of()), every, visits.build(), gr.Checkbox()
+    def make():
+        return observation.build(setups.of(), setups.most_cameras()), visits.build(), gr.Checkbox()
 
-    return asyncio.run(build())
+    _, (parts, memory, measure) = built(make)
+    return parts, setups, memory, measure
 
 
 def well(form):
@@ -381,20 +381,20 @@ def well(form):
     values = [part.value for part in form.inputs]
     values[3] = {"values": list(TABLETOP.resting_state)}
     place = form.inputs.index(form.pictures[0])
-    values[place] = {"path": str(benches.EXAMPLES / "tabletop-red.png")}
+    values[place] = {"path": str(EXAMPLES / "tabletop-red.png"), "meta": MARK}
     return values
 
 
 @given(st.data())
 @settings(max_examples=100)
 def test_any_form_is_run_or_refused_with_a_reason(form, data):
-    parts, every, _, _ = form
+    parts, setups, _, _ = form
     values = well(parts)
     places = [i for i, part in enumerate(parts.inputs) if part not in parts.pictures]
     for place in data.draw(st.lists(st.sampled_from(places), min_size=1, max_size=2)):
         values[place] = data.draw(JSON | st.text(max_size=30) | st.floats())
     try:
-        _, jobs = observation.jobs(every, *values)
+        jobs = observation.request(setups, values).jobs(setups)
     except ValueError:
         return
     assert all(isinstance(job, Job) for job in jobs)
@@ -402,18 +402,18 @@ def test_any_form_is_run_or_refused_with_a_reason(form, data):
 
 def test_the_form_as_it_is_can_be_run(form):
     """Or the test above would find nothing."""
-    parts, every, _, _ = form
+    parts, setups, _, _ = form
     values = well(parts)
-    assert observation.jobs(every, *values)[1]
+    assert observation.request(setups, values).jobs(setups)
     values[2] = "x" * 10_001
     with pytest.raises(ValueError, match="at most 10,000 are taken"):
-        observation.jobs(every, *values)
+        observation.request(setups, values).jobs(setups)
 
 
 @given(st.data())
 @settings(max_examples=100)
 def test_any_memory_of_a_browser_sets_the_page_or_is_forgotten(form, data):
-    parts, every, memory, measure = form
+    parts, setups, memory, measure = form
     kept = visits.Visits()
     told = [
         "tabletop",
@@ -425,14 +425,19 @@ def test_any_memory_of_a_browser_sets_the_page_or_is_forgotten(form, data):
         0,
         0.0,
         64,
+        "guided",
         True,
-        *["as trained"] * 4,
+        *["as trained"] * len(parts.modes),
     ]
+    whole = {"key": "k" * 24, "form": list(told)}
+    found = visits.restored(whole, memory, kept, setups, parts, measure)
+    assert (found.robot, found.policies) == ("tabletop", ["pi0"])
     for place in data.draw(st.lists(st.integers(0, len(told) - 1), max_size=2)):
         told[place] = data.draw(JSON)
     stored = {"key": "k" * 24, "form": data.draw(st.just(told) | JSON)}
     for browser in (stored, data.draw(JSON)):
-        assert memory.key in visits.restored(browser, memory, kept, every, parts, measure)
+        found = visits.restored(browser, memory, kept, setups, parts, measure)
+        assert memory.key in found.updates
 
 
 @given(st.data())

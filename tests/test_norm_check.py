@@ -13,9 +13,8 @@ from playground.checkpoints import catalog, folder
 from playground.robots import robot as robots
 from playground.robots import transforms
 from playground.trace import Stats
-from playground.ui import bench as benches
 from playground.ui import norms
-from playground.ui.bench import Bench
+from playground.ui.setup import Setup, judged
 from tests.support.visitor import tab
 from tests.test_ui import info_of
 
@@ -123,7 +122,7 @@ def test_which_dimensions_are_padding():
     info = dataclasses.replace(sound(robots.ALOHA, "z-score"), model_config={"action_dim": 32})
     told = check(info, robots.ALOHA).padding
     assert told.startswith("Of the model's 32 dimensions, of the state the first 14 and of the")
-    assert told in norms.page(bench(info, robots.ALOHA), [0.1] * 14).replace("&#x27;", "'")
+    assert told in norms.page(setup(info, robots.ALOHA), [0.1] * 14).replace("&#x27;", "'")
     info = dataclasses.replace(info, family="pi05")  # its prompt holds the state
     assert "state" not in check(info, robots.ALOHA).padding
     for change in ({"family": "pi0_fast"}, {"model_config": {"action_dim": 14}}):
@@ -182,14 +181,14 @@ def test_the_bundled_policies(name, policies):
 # --- on the page, and for programs --------------------------------------------------------------
 
 
-def bench(info, robot):
-    return Bench(robot, ("p",), {"p": info}, (), {"p": robot})
+def setup(info, robot):
+    return Setup(robot, ("p",), {"p": info}, (), {"p": robot})
 
 
 def test_page_and_answer():
     info = spoilt(sound(robots.DROID, "quantile"), "action", mean=3.0)
     info = dataclasses.replace(info, stats_notes=("<b>odd</b>",))
-    here = bench(info, robots.DROID)
+    here = setup(info, robots.DROID)
     text = norms.page(here, ["2.5"] + [0.1] * 7)
     assert "&lt;b&gt;odd&lt;/b&gt;" in text
     assert "Actions, gripper: The mean lies outside" in text
@@ -205,7 +204,7 @@ def test_page_and_answer():
     with pytest.raises(ValueError, match="still being loaded"):
         norms.answer(dataclasses.replace(here, infos={}), None, None)
     assert "being loaded" in norms.page(dataclasses.replace(here, infos={}), [0.0] * 8)
-    assert benches.judged(here, [0.1] * 8)
+    assert judged(here, [0.1] * 8)
 
 
 @pytest.mark.browser

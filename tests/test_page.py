@@ -19,7 +19,7 @@ from playground.analysis import sensitivity
 from playground.robots.robot import TABLETOP
 from playground.robots.transforms import load_image, normalise
 from playground.trace import Options, RawObservation, load
-from playground.ui.bench import examples
+from playground.ui.examples import examples
 from playground.views import attention, matters
 from playground.views.actions import figure
 from tests.support.visitor import (

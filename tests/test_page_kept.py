@@ -135,18 +135,23 @@ def test_a_file_that_is_no_recipe_is_refused_and_the_page_stays(visit, tmp_path)
 
 def test_a_reload_keeps_what_was_put_in_and_shows_it_to_nobody_else(visit, photo):
     page = visit()
+
+    def remembered(do, *given):
+        """Does it, and waits until the browser's memory is another."""
+        before = page.evaluate("JSON.stringify({...localStorage})")
+        do(*given)
+        changed = "before => JSON.stringify({...localStorage}) !== before"
+        page.wait_for_function(changed, arg=before)
+
     give(page, photo)
-    page.get_by_label("Prompt").fill("keep this")
-    page.get_by_label("left elbow in rad").fill("0.75")
-    page.get_by_role("checkbox", name="pi0-FAST").uncheck()
-    set_options(page, {"steps": 7})
+    remembered(page.get_by_label("Prompt").fill, "keep this")
+    remembered(page.get_by_label("left elbow in rad").fill, "0.75")
     expect(page.locator("#picture-0 img")).to_be_visible()
+    remembered(page.get_by_role("checkbox", name="pi0-FAST").uncheck)
+    remembered(set_options, page, {"steps": 7})
     picture = page.locator("#picture-0 img").get_attribute("src")
-    kept = "JSON.stringify({...localStorage})"
-    before, now = "", page.evaluate(kept)
-    while before != now:  # until the last of it has been kept
-        page.wait_for_timeout(3000)
-        before, now = now, page.evaluate(kept)
+    # On a slow machine, updates of the loading page would come close together.
+    page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": 6})
     page.reload()
     expect(page.locator(".say")).to_have_text("Ready.")
     expect(page.get_by_label("Prompt")).to_have_value("keep this")

@@ -12,8 +12,8 @@ from playground.tabletop import camera, kinematics
 from playground.tabletop.rollout import Episode
 from playground.tabletop.scene import Table, random_scene
 from playground.trace import Options, RawObservation, load
-from playground.ui import answers, scenes
-from playground.ui.bench import examples
+from playground.ui import example_cache, scenes
+from playground.ui.examples import examples
 from playground.views import paths
 from tests.support.visitor import (
     CARDS,
@@ -124,7 +124,7 @@ def test_an_example_answers_from_the_cache_as_it_would_anew(visit, policies):
         raise AssertionError(f"{words!r} was never said; the last was {say.inner_text()!r}")
 
     click_until("From the cache: this example ran before")
-    expect(page.locator(CARDS[PI0])).to_contain_text(answers.REUSED)
+    expect(page.locator(CARDS[PI0])).to_contain_text(example_cache.REUSED)
     assert scene_of(page) == str(example.scene)
     state = np.array(example.state)
     images = {"base_0_rgb": example.images["table"]}

@@ -19,7 +19,7 @@ from playground.robots.robot import TABLETOP
 from playground.serving.events import Done, Phase, Step, TokenEvent
 from playground.tabletop import camera
 from playground.trace import ALLOWED, Options, RawObservation
-from playground.ui.bench import examples
+from playground.ui.examples import examples
 from tests.support.golden_models import CONFIGS, case, close, same
 
 QUICK = Options(num_steps=2, max_tokens=4)

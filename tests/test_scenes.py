@@ -1,8 +1,5 @@
 """Scenes by number, and what a page without the simulator says."""
 
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
-
 import gradio as gr
 import numpy as np
 import pytest
@@ -11,20 +8,13 @@ from PIL import Image
 from playground.robots.robot import TABLETOP
 from playground.tabletop import camera, job
 from playground.ui import scenes
-from playground.ui.bench import examples
-from tests.test_ui import bench_of
+from playground.ui.examples import examples
+from tests.support.blocks import built
+from tests.test_ui import setup_of
 
 
-def built(seed):
-    """Blocks with the row of scenes in it; made inside a loop, or Gradio leaves one open, and in
-    a thread, since the browser of other tests has a loop in this one."""
-
-    async def make():
-        with gr.Blocks() as page:
-            return page, scenes.build(bench_of(TABLETOP, "pi0"), seed)
-
-    with ThreadPoolExecutor() as threads:
-        return threads.submit(lambda: asyncio.run(make())).result()
+def row(seed):
+    return built(lambda: scenes.build(setup_of(TABLETOP, "pi0"), seed))
 
 
 def test_a_number_is_a_scene_and_none_a_fresh_one():
@@ -41,7 +31,7 @@ def test_what_is_no_scene_is_refused(wrong):
 
 
 def test_a_picture_tells_its_scene_or_that_it_is_none_of_the_tables(tmp_path):
-    built(None)
+    row(None)
     pictures = {"drawn": scenes.draw(77).image, "photo": np.zeros((40, 60, 3), np.uint8)}
     pictures |= {example.name: example.images["table"] for example in examples(TABLETOP)}
     expected = {"drawn": 77} | {example.name: example.scene for example in examples(TABLETOP)}
@@ -57,8 +47,8 @@ def test_a_picture_tells_its_scene_or_that_it_is_none_of_the_tables(tmp_path):
 
 def test_without_the_simulator_the_button_is_gone_and_the_page_says_why(monkeypatch):
     monkeypatch.setattr(job, "available", lambda: False)
-    page, row = built(4)
-    assert not row.new.visible
-    assert not row.seed.visible
+    page, scene = row(4)
+    assert not scene.new.visible
+    assert not scene.seed.visible
     said = [str(part.value) for part in page.blocks.values() if isinstance(part, gr.HTML)]
     assert any(job.MISSING in text for text in said)

@@ -15,12 +15,14 @@ from playground.robots.robot import ALOHA, DROID, TABLETOP
 from playground.robots.transforms import normalise
 from playground.serving.events import Done, Failed, Finished, Phase, Queued, Step, TokenEvent
 from playground.trace import DecodedToken, Options, load
-from playground.ui import bench as benches
 from playground.ui import results
-from playground.ui.bench import AS_TRAINED, Benches
+from playground.ui.examples import examples
 from playground.ui.progress import Progress
+from playground.ui.request import AS_TRAINED
+from playground.ui.request import jobs as jobs_of
 from playground.ui.results import Results
 from playground.ui.runs import Runs
+from playground.ui.setup import Setups, judged
 from tests.support.traces import fast_trace, pi0_trace, policy_info
 
 GREY = np.full((4, 6, 3), 128, np.uint8)
@@ -58,21 +60,21 @@ def info_of(robot, family):
     )
 
 
-def bench_of(robot, *families):
+def setup_of(robot, *families):
     infos = {family: info_of(robot, family) for family in families}
-    return Benches(Loaded(infos), dict.fromkeys(families, robot)).of(robot.name)
+    return Setups(Loaded(infos), dict.fromkeys(families, robot)).of(robot.name)
 
 
-def jobs(bench, pictures, modes=None, *, prompt="go", state=None, policies=None):
-    count = len(bench.cameras)
-    return benches.jobs(
-        bench,
-        bench.policies if policies is None else policies,
-        [pictures.get(i) for i in range(count)],
-        [(modes or {}).get(i, AS_TRAINED) for i in range(count)],
-        prompt,
-        bench.robot.resting_state if state is None else state,
-        Options(),
+def jobs(setup, pictures, modes=None, *, prompt="go", state=None, policies=None):
+    count = len(setup.cameras)
+    return jobs_of(
+        setup,
+        policies=setup.policies if policies is None else policies,
+        pictures=[pictures.get(i) for i in range(count)],
+        modes=[(modes or {}).get(i, AS_TRAINED) for i in range(count)],
+        prompt=prompt,
+        state=setup.robot.resting_state if state is None else state,
+        options=Options(),
     )
 
 
@@ -80,21 +82,21 @@ def jobs(bench, pictures, modes=None, *, prompt="go", state=None, policies=None)
 
 
 def test_policies_with_equal_slots_share_a_job():
-    (job,) = jobs(bench_of(TABLETOP, "pi0", "pi0_fast"), {0: GREY})
+    (job,) = jobs(setup_of(TABLETOP, "pi0", "pi0_fast"), {0: GREY})
     assert job.policies == ("pi0", "pi0_fast")
     assert list(job.observation.images) == ["base_0_rgb"]
     assert job.observation.modes == {}
 
 
 def test_one_picture_of_a_camera_reaches_each_policy_under_its_own_slot():
-    bench = bench_of(DROID, "pi0", "pi0_fast")
-    titles = [camera.title for camera in bench.cameras]
+    setup = setup_of(DROID, "pi0", "pi0_fast")
+    titles = [camera.title for camera in setup.cameras]
     wrist = titles.index("left_wrist_0_rgb / wrist_0_rgb")
     first = titles.index("base_0_rgb")
     assert sorted(titles) == sorted(
         ["base_0_rgb", "left_wrist_0_rgb / wrist_0_rgb", "right_wrist_0_rgb", "base_1_rgb"]
     )
-    flow, fast = jobs(bench, {first: GREY, wrist: GREY + 1}, {titles.index("base_1_rgb"): "black"})
+    flow, fast = jobs(setup, {first: GREY, wrist: GREY + 1}, {titles.index("base_1_rgb"): "black"})
     assert (flow.policies, fast.policies) == (("pi0",), ("pi0_fast",))
     assert flow.observation.images["left_wrist_0_rgb"][0, 0, 0] == 129
     assert fast.observation.images["wrist_0_rgb"][0, 0, 0] == 129
@@ -102,32 +104,32 @@ def test_one_picture_of_a_camera_reaches_each_policy_under_its_own_slot():
 
 
 def test_page_can_be_used_before_policies_are_loaded_where_slots_are_alike():
-    every = Benches(Loaded({}), {"one": TABLETOP, "two": TABLETOP, "three": DROID})
-    assert every.robots() == [TABLETOP, DROID]
-    bench = every.of("tabletop")
-    assert bench.policies == ("one", "two")
-    (job,) = jobs(bench, {0: GREY})
+    setups = Setups(Loaded({}), {"one": TABLETOP, "two": TABLETOP, "three": DROID})
+    assert setups.robots() == [TABLETOP, DROID]
+    setup = setups.of("tabletop")
+    assert setup.policies == ("one", "two")
+    (job,) = jobs(setup, {0: GREY})
     assert job.policies == ("one", "two")
     with pytest.raises(ValueError, match="still being loaded"):
-        jobs(every.of("droid"), {0: GREY, 1: GREY})
+        jobs(setups.of("droid"), {0: GREY, 1: GREY})
 
 
 def test_a_default_prompt_is_told_where_nothing_is_said():
     """To each policy its own; what is said holds for all."""
-    bench = bench_of(ALOHA, "pi0", "pi05")
-    towel = dataclasses.replace(bench.infos["pi0"], default_prompt="fold the towel")
-    bench = dataclasses.replace(bench, infos=bench.infos | {"pi0": towel})
-    told = {job.policies: job.observation.prompt for job in jobs(bench, {0: GREY}, prompt=" ")}
+    setup = setup_of(ALOHA, "pi0", "pi05")
+    towel = dataclasses.replace(setup.infos["pi0"], default_prompt="fold the towel")
+    setup = dataclasses.replace(setup, infos=setup.infos | {"pi0": towel})
+    told = {job.policies: job.observation.prompt for job in jobs(setup, {0: GREY}, prompt=" ")}
     assert told == {("pi0",): "fold the towel", ("pi05",): " "}
-    (job,) = jobs(bench, {0: GREY}, prompt="open it")
+    (job,) = jobs(setup, {0: GREY}, prompt="open it")
     assert (job.policies, job.observation.prompt) == (("pi0", "pi05"), "open it")
     with pytest.raises(ValueError, match="still being loaded"):
-        jobs(dataclasses.replace(bench, infos={}), {0: GREY}, prompt="")
+        jobs(dataclasses.replace(setup, infos={}), {0: GREY}, prompt="")
 
 
 def test_slot_that_is_masked_or_black_carries_no_picture():
-    bench = bench_of(TABLETOP, "pi0")
-    (job,) = jobs(bench, {0: GREY, 1: GREY, 2: GREY}, {1: "masked", 2: "black"})
+    setup = setup_of(TABLETOP, "pi0")
+    (job,) = jobs(setup, {0: GREY, 1: GREY, 2: GREY}, {1: "masked", 2: "black"})
     assert list(job.observation.images) == ["base_0_rgb"]
     assert job.observation.modes == {"left_wrist_0_rgb": "masked", "right_wrist_0_rgb": "black"}
 
@@ -150,23 +152,23 @@ def test_slot_that_is_masked_or_black_carries_no_picture():
     ],
 )
 def test_what_cannot_be_run_is_refused_before_the_queue(change, message):
-    bench = bench_of(TABLETOP, "pi0")
+    setup = setup_of(TABLETOP, "pi0")
     with pytest.raises(ValueError, match=message):
-        jobs(bench, **{"pictures": {0: GREY}, **change})
+        jobs(setup, **{"pictures": {0: GREY}, **change})
 
 
 def test_unknown_robot_is_refused():
-    every = Benches(Loaded({"pi0": info_of(DROID, "pi0")}), {"pi0": DROID})
+    setups = Setups(Loaded({"pi0": info_of(DROID, "pi0")}), {"pi0": DROID})
     with pytest.raises(ValueError, match="no policy here drives 'aloha'"):
-        every.of("aloha")
+        setups.of("aloha")
 
 
 def test_table_follows_the_policy_s_own_conventions():
     """Two policies of one robot may differ in them."""
     infos = {name: info_of(ALOHA, "pi0") for name in ("ours", "theirs")}
     plain = dataclasses.replace(ALOHA, adapt_to_pi=False)
-    bench = Benches(Loaded(infos), {"ours": ALOHA, "theirs": plain}).of("aloha")
-    ours, theirs = benches.judged(bench, [0.5] * 14)
+    setup = Setups(Loaded(infos), {"ours": ALOHA, "theirs": plain}).of("aloha")
+    ours, theirs = judged(setup, [0.5] * 14)
     assert theirs["values"][1] == pytest.approx((0.5 - 0.1) / 0.5, abs=1e-4)
     assert ours["values"][1] == pytest.approx((-0.5 - 0.1) / 0.5, abs=1e-4)
 
@@ -174,13 +176,13 @@ def test_table_follows_the_policy_s_own_conventions():
 @given(st.lists(st.floats(-3, 3), min_size=14, max_size=14))
 def test_table_shows_what_the_model_gets(state):
     """ALOHA's state is converted before it is normalised; the table must not forget that."""
-    bench = bench_of(ALOHA, "pi0", "pi0_fast")
-    columns = benches.judged(bench, state)
+    setup = setup_of(ALOHA, "pi0", "pi0_fast")
+    columns = judged(setup, state)
     raw = np.array(state)
-    for column, info in zip(columns, bench.infos.values(), strict=True):
+    for column, info in zip(columns, setup.infos.values(), strict=True):
         given_images = {"base_0_rgb": GREY}
         observation = dataclasses.replace(
-            jobs(bench, {0: GREY}, state=state)[0].observation, images=given_images
+            jobs(setup, {0: GREY}, state=state)[0].observation, images=given_images
         )
         model = robots.to_model(
             ALOHA, info.family, observation, info.state_stats, info.normalisation, 8
@@ -192,19 +194,19 @@ def test_table_shows_what_the_model_gets(state):
 
 
 def test_table_judges_no_state_that_cannot_be():
-    bench = bench_of(TABLETOP, "pi0")
-    assert benches.judged(bench, ["x"] * 14) == []
-    (column,) = benches.judged(bench, [0.0] * 14)
-    stats = bench.infos["pi0"].state_stats
+    setup = setup_of(TABLETOP, "pi0")
+    assert judged(setup, ["x"] * 14) == []
+    (column,) = judged(setup, [0.0] * 14)
+    stats = setup.infos["pi0"].state_stats
     np.testing.assert_allclose(column["values"], normalise(np.zeros(14), stats, "z-score"))
 
 
 def test_every_example_can_be_run():
-    bench = bench_of(TABLETOP, "pi0", "pi0_fast")
-    examples = benches.examples(TABLETOP)
-    assert len(examples) >= 3
-    for example in examples:
-        (job,) = jobs(bench, {0: example.images["table"]}, state=example.state)
+    setup = setup_of(TABLETOP, "pi0", "pi0_fast")
+    here = examples(TABLETOP)
+    assert len(here) >= 3
+    for example in here:
+        (job,) = jobs(setup, {0: example.images["table"]}, state=example.state)
         assert job.observation.images["base_0_rgb"].shape == (224, 224, 3)
         assert example.prompt
 
@@ -213,7 +215,7 @@ def test_every_example_can_be_run():
 
 
 def progress():
-    return Progress(bench_of(TABLETOP, "pi0", "pi0_fast"), ("pi0", "pi0_fast"))
+    return Progress(setup_of(TABLETOP, "pi0", "pi0_fast"), ("pi0", "pi0_fast"))
 
 
 def card(notes, name):
@@ -257,7 +259,7 @@ def test_a_run_is_told_from_its_events():
 
 def test_policies_that_cannot_be_opened_are_not_said_to_be_loading():
     robots = {"mine": TABLETOP}
-    notes = Progress(Benches(Loaded({}), robots).of("tabletop"))
+    notes = Progress(Setups(Loaded({}), robots).of("tabletop"))
     assert card(notes, "mine")["policy"]["badge"] == "loading"
     notes.fail("mine holds NaN")
     assert (notes.payload()["say"], notes.payload()["state"]) == ("mine holds NaN", "down")

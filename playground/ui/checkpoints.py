@@ -15,8 +15,7 @@ import gradio as gr
 from playground.checkpoints import download, resolve
 from playground.checkpoints.catalog import Entry, entries
 from playground.serving.worker import Down, Worker
-from playground.ui import bench as benches
-from playground.ui import look
+from playground.ui import appearance, errors
 
 _OTHER = "Names, a checkpoint folder, or a JSON file that names one (type and press Enter)"
 
@@ -110,15 +109,13 @@ def build(reopening: Reopening) -> None:
         start = gr.Button("Open", elem_id="open-checkpoints")
         status = gr.HTML("", apply_default_css=False, elem_id="reopening")
 
+    @errors.for_page
     def ask(*given):
-        try:
-            reopening.ask(*given)
-        except ValueError as error:
-            raise gr.Error(benches.words(error), print_exception=False) from error
+        reopening.ask(*given)
         return "<p class='fine'>Opening; the page comes back by itself.</p>"
 
     own = {"api_visibility": "private", "show_progress": "hidden"}
-    follow = {"fn": None, "js": look.script("reopen.js"), **own}
+    follow = {"fn": None, "js": appearance.script("reopen.js"), **own}
     start.click(ask, [chosen, config, robot, asset_id], status, **own).success(**follow)
     if reopening.otherwise is not None:
         gr.context.Context.root_block.load(**follow)

@@ -1,20 +1,17 @@
 """The tab "What matters": the observation on the left against variants of it."""
 
 import dataclasses
-import time
 
 import gradio as gr
 
 from playground.analysis import sensitivity
 from playground.analysis.variants import GROUPS
 from playground.serving.events import Failed, Phase, Queued, Result
-from playground.serving.queue import Busy
-from playground.serving.worker import Down, Worker
-from playground.ui import bench as benches
-from playground.ui import observation, progress
-from playground.ui.bench import Bench, Benches
+from playground.serving.worker import Worker
+from playground.ui import errors, observation, progress
 from playground.ui.observation import Form
 from playground.ui.runs import Runs
+from playground.ui.setup import Setup, Setups
 from playground.views import matters
 
 _UPDATE_EVERY_S = 0.4
@@ -60,31 +57,23 @@ def build() -> Tab:
     return Tab(groups, noises, prompts, start, stop, status, report)
 
 
-def wire(tab: Tab, form: Form, every: Benches, worker: Worker, runs: Runs) -> None:
+def wire(tab: Tab, form: Form, setups: Setups, worker: Worker, runs: Runs) -> None:
     own = {"api_visibility": "private", "show_progress": "hidden"}
 
+    @errors.for_page
     def measure(request: gr.Request, groups, noises, prompts, *inputs):
         """Yields the report as it grows; it is whole in every update."""
-        try:
-            bench, jobs = observation.jobs(every, *inputs)
-            stream = worker.call("what_matters", arguments(jobs, groups, noises, prompts))
-        except (ValueError, Busy, Down) as error:
-            raise gr.Error(benches.words(error), print_exception=False) from error
-        visitor, streams = run_of(request), [stream]
-        seen = _Seen(bench)
-        with runs.of(visitor, streams):
-            yield _updates(tab, seen, running=True)
-            shown = time.monotonic()
-            for event in stream:
-                seen.take(event)
-                if time.monotonic() - shown >= _UPDATE_EVERY_S:
-                    shown = time.monotonic()
-                    yield _updates(tab, seen, running=True)
-            now = runs.current(visitor)
-        if now is None:
-            seen.say = "Stopped. What was measured before stays."
-        if now is None or now is streams:
-            yield _updates(tab, seen, running=False)
+        own = (prompts or "").splitlines()
+        asked = observation.request(setups, inputs, noises=noises, groups=groups, prompts=own)
+        stream = worker.call("what_matters", asked.measurement(setups))
+        state = _Measurement(setups.of(asked.robot))
+        following = runs.follow(run_of(request), [stream], state.take, _UPDATE_EVERY_S)
+        for _ in following:
+            yield _updates(tab, state, running=True)
+        if following.outcome == "stopped":
+            state.say = "Stopped. What was measured before stays."
+        if following.outcome != "replaced":
+            yield _updates(tab, state, running=False)
 
     def stop(request: gr.Request):
         runs.stop(run_of(request))
@@ -104,30 +93,15 @@ def run_of(request: gr.Request) -> str:
     return f"{request.session_hash} matters"
 
 
-def arguments(jobs, groups, noises, prompts: str) -> dict:
-    """Of a job of this kind, from the jobs of a plain run; raises ValueError for no groups."""
-    if not groups:
-        raise ValueError("choose something to vary: the prompt, the cameras or the state")
-    own = [line.strip() for line in (prompts or "").splitlines()]
-    return {
-        "policies": tuple(name for job in jobs for name in job.policies),
-        "observation": {name: job.observation for job in jobs for name in job.policies},
-        "options": jobs[0].options,
-        "noises": int(noises),
-        "groups": tuple(groups),
-        "alternatives": tuple(filter(None, own)),
-    }
-
-
-class _Seen:
+class _Measurement:
     """Where the measurement stands: a sentence, and the report so far."""
 
-    def __init__(self, bench: Bench):
-        self._bench = bench
+    def __init__(self, setup: Setup):
+        self._bench = setup
         self.say = "Starting."
         self.report: sensitivity.Report | None = None
 
-    def take(self, event) -> None:
+    def take(self, event) -> bool:
         match event:
             case Queued():
                 self.say = progress.place(event)
@@ -140,12 +114,13 @@ class _Seen:
                     self.say = "Done."
             case Failed(message=message):
                 self.say = message
+        return False
 
 
-def _updates(tab: Tab, seen: _Seen, *, running: bool) -> dict:
-    report = gr.skip() if seen.report is None else matters.page(seen.report)
+def _updates(tab: Tab, state: _Measurement, *, running: bool) -> dict:
+    report = gr.skip() if state.report is None else matters.page(state.report)
     return {
-        tab.status: f"<p class='told' role='status'>{benches.words(seen.say)}</p>",
+        tab.status: f"<p class='told' role='status'>{errors.escaped(state.say)}</p>",
         tab.report: report,
         tab.start: gr.update(interactive=not running),
         tab.stop: gr.update(interactive=running),

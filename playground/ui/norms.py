@@ -11,9 +11,8 @@ import gradio as gr
 from playground.analysis.norm_check import Report, Row, check
 from playground.robots import robot as robots
 from playground.trace import PolicyInfo
-from playground.ui import bench as benches
-from playground.ui.bench import Bench, Benches
 from playground.ui.observation import Form
+from playground.ui.setup import Setup, Setups, numbers
 from playground.views import theme
 
 _WAITING = "<p class='waiting'>The policies are being loaded.</p>"
@@ -32,9 +31,9 @@ def build(tab: gr.Tab) -> Panel:
     return Panel(tab, gr.HTML(_WAITING, apply_default_css=False, elem_id="norms"))
 
 
-def wire(panel: Panel, form: Form, every: Benches) -> None:
+def wire(panel: Panel, form: Form, setups: Setups) -> None:
     def show(robot, state):
-        return page(every.of(robot), state["values"])
+        return page(setups.of(robot), state["values"])
 
     gr.on(
         [panel.tab.select, form.state.change],
@@ -48,20 +47,20 @@ def wire(panel: Panel, form: Form, every: Benches) -> None:
 
 
 def answer(
-    bench: Bench, policies: Sequence[str] | None, state: Sequence[float] | None
+    setup: Setup, policies: Sequence[str] | None, state: Sequence[float] | None
 ) -> dict[str, dict[str, Any]]:
     """The reports as plain values, by policy. Raises ValueError for policies that are not there or
     not yet, and for a state that cannot be."""
-    if not bench.infos:
+    if not setup.infos:
         raise ValueError("the policies are still being loaded; ask when the page says so")
-    chosen = bench.policies if policies is None else policies
-    if unknown := set(chosen) - set(bench.infos):
+    chosen = setup.policies if policies is None else policies
+    if unknown := set(chosen) - set(setup.infos):
         raise ValueError(f"no loaded policy is called {', '.join(sorted(unknown))}")
-    state = bench.robot.resting_state if state is None else state
-    values = robots.check_state(bench.robot, benches.numbers(bench.robot, state))
+    state = setup.robot.resting_state if state is None else state
+    values = robots.check_state(setup.robot, numbers(setup.robot, state))
     found = {}
     for name in chosen:
-        info, report = bench.infos[name], check(bench.infos[name], bench.robots[name], values)
+        info, report = setup.infos[name], check(setup.infos[name], setup.robots[name], values)
         told = {"badge": info.badge, "notice": info.notice, "sound": report.sound}
         found[name] = told | dataclasses.asdict(report)
     return found
@@ -70,17 +69,17 @@ def answer(
 # --- the page's -------------------------------------------------------------------------------
 
 
-def page(bench: Bench, given: Sequence[float | str]) -> str:
+def page(setup: Setup, given: Sequence[float | str]) -> str:
     """HTML of a report for each policy; a state that cannot be is left out."""
-    if not bench.infos:
+    if not setup.infos:
         return _WAITING
     try:
-        values = robots.check_state(bench.robot, benches.numbers(bench.robot, given))
+        values = robots.check_state(setup.robot, numbers(setup.robot, given))
     except ValueError:
         values = None
     parts = []
-    for name, info in bench.infos.items():
-        parts.append(_report(info, check(info, bench.robots[name], values)))
+    for name, info in setup.infos.items():
+        parts.append(_report(info, check(info, setup.robots[name], values)))
     return "".join(parts)
 
 

@@ -9,20 +9,19 @@ import gradio as gr
 import numpy as np
 
 from playground.robots.robot import Robot
-from playground.serving.events import Job
 from playground.trace import Options
-from playground.ui import bench as benches
-from playground.ui import look, scenes
-from playground.ui.bench import AS_TRAINED, Bench, Benches, Example
+from playground.ui import appearance, scenes
+from playground.ui.examples import Example, examples
+from playground.ui.request import AS_TRAINED, MAX_PROMPT, RunRequest, picture
 from playground.ui.scenes import Drawn, Scenes
+from playground.ui.setup import Setup, Setups, judged
 from playground.views import theme
 
-MAX_CAMERAS = 4  # pi0 and pi0-FAST on DROID: two pictures both take, and one of each alone
 # How pi0-FAST decodes: what Options.guided says.
 DECODING = {"as the policy is meant to": None, "free, as openpi": False, "guided": True}
 MODES = (AS_TRAINED, "filled", "masked", "black")
-_STATE = look.component("state.js")
-_EXAMPLES = look.component("examples.js")
+_STATE = appearance.component("state.js")
+_EXAMPLES = appearance.component("examples.js")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,30 +66,30 @@ class Form:
         ]
 
 
-def build(bench: Bench) -> Form:
+def build(setup: Setup, cameras: int) -> Form:
     """Lays the column out, filled with the robot's first example; to be called inside a
-    gr.Column."""
-    examples_here = benches.examples(bench.robot)
+    gr.Column. cameras: as many pictures as any robot here asks for."""
+    examples_here = examples(setup.robot)
     first = examples_here[0] if examples_here else None
     robot = gr.Dropdown(
-        [bench.robot.name], value=bench.robot.name, label="Robot", visible=False, elem_id="robot"
+        [setup.robot.name], value=setup.robot.name, label="Robot", visible=False, elem_id="robot"
     )
     policies = gr.CheckboxGroup(
-        list(bench.policies), value=list(bench.policies), label="Policies", elem_id="policies"
+        list(setup.policies), value=list(setup.policies), label="Policies", elem_id="policies"
     )
     gr.HTML("<h2>Observation</h2>", elem_classes="section", apply_default_css=False)
-    examples = gr.HTML(example_cards(bench), **_EXAMPLES, elem_id="examples")
-    table = scenes.build(bench, first and first.scene)
+    cards = gr.HTML(example_cards(setup), **_EXAMPLES, elem_id="examples")
+    table = scenes.build(setup, first and first.scene)
     with gr.Row(elem_classes="cameras"):
-        slots = [_camera(bench, index, first) for index in range(MAX_CAMERAS)]
+        slots = [_camera(setup, index, first) for index in range(cameras)]
     columns, titles, pictures, modes = zip(*slots, strict=True)
     prompt = gr.Textbox(
         first.prompt if first else "",
         label="Prompt",
-        placeholder=_placeholder(bench),
+        placeholder=_placeholder(setup),
         lines=2,
         max_lines=6,
-        max_length=benches.MAX_PROMPT,
+        max_length=MAX_PROMPT,
         elem_id="prompt",
     )
     with gr.Row(elem_classes="buttons"):
@@ -99,22 +98,35 @@ def build(bench: Bench) -> Form:
     gr.HTML('<p id="told" class="told" aria-hidden="true"></p>', apply_default_css=False)
     with gr.Accordion("State", open=True):
         state = gr.HTML(
-            state_value(bench, first and first.state), judged=[], **_STATE, elem_id="state"
+            state_value(setup, first and first.state), judged=[], **_STATE, elem_id="state"
         )
     options = _options()
-    return Form(robot, policies, examples, table, titles, columns, pictures, modes, prompt, run,
-                stop, state, *options)  # fmt: skip
+    return Form(
+        robot=robot,
+        policies=policies,
+        examples=cards,
+        scenes=table,
+        titles=titles,
+        columns=columns,
+        pictures=pictures,
+        modes=modes,
+        prompt=prompt,
+        run=run,
+        stop=stop,
+        state=state,
+        **options,
+    )
 
 
-def _camera(bench: Bench, index: int, first: Example | None):
-    here = index < len(bench.cameras)
+def _camera(setup: Setup, index: int, first: Example | None):
+    here = index < len(setup.cameras)
     with gr.Column(visible=here, min_width=110, elem_classes="camera-slot") as column:
         title = gr.HTML(
-            camera_title(bench, index) if here else "", elem_classes="slot", apply_default_css=False
+            camera_title(setup, index) if here else "", elem_classes="slot", apply_default_css=False
         )
         picture = gr.Image(
-            first.images.get(bench.cameras[index].name) if here and first else None,
-            label=bench.cameras[index].title if here else "",
+            first.images.get(setup.cameras[index].name) if here and first else None,
+            label=setup.cameras[index].title if here else "",
             sources=["upload", "webcam", "clipboard"],
             webcam_options=gr.WebcamOptions(mirror=False),
             format="png",
@@ -131,7 +143,8 @@ def _camera(bench: Bench, index: int, first: Example | None):
     return column, title, picture, mode
 
 
-def _options():
+def _options() -> dict[str, gr.components.Component]:
+    """By the names that `Form` has for them."""
     with gr.Accordion("Advanced", open=False, elem_id="advanced"):
         steps = gr.Slider(1, 100, 10, step=1, label="Denoising steps", elem_id="steps")
         samples = gr.Slider(1, 32, 1, step=1, label="Samples", elem_id="samples")
@@ -142,17 +155,24 @@ def _options():
             list(DECODING), value=next(iter(DECODING)), label="Decoding", filterable=False,
             elem_id="decoding",
         )  # fmt: skip
-    return steps, samples, seed, temperature, tokens, decoding
+    return {
+        "steps": steps,
+        "samples": samples,
+        "seed": seed,
+        "temperature": temperature,
+        "max_tokens": tokens,
+        "decoding": decoding,
+    }
 
 
 # --- what the column shows ----------------------------------------------------------------------
 
 
-def camera_title(bench: Bench, index: int) -> str:
+def camera_title(setup: Setup, index: int) -> str:
     """The slot's name, the robot's camera, and what an empty slot was in training."""
-    camera = bench.cameras[index]
+    camera = setup.cameras[index]
     told = f"camera {camera.name}" if camera.name else "no camera of this robot"
-    slots = {bench.infos[n].title: slot for n, slot in camera.slots.items() if n in bench.infos}
+    slots = {setup.infos[n].title: slot for n, slot in camera.slots.items() if n in setup.infos}
     if any(slot.required for slot in slots.values()):
         told += ", needed"
     elif slots:
@@ -160,68 +180,66 @@ def camera_title(bench: Bench, index: int) -> str:
     return f"<code>{html.escape(camera.title)}</code> <span>{html.escape(told)}</span>"
 
 
-def _placeholder(bench: Bench) -> str:
-    told = dict.fromkeys(i.default_prompt for i in bench.infos.values() if i.default_prompt)
+def _placeholder(setup: Setup) -> str:
+    told = dict.fromkeys(i.default_prompt for i in setup.infos.values() if i.default_prompt)
     unless = f" (left empty: {' / '.join(told)})" if told else ""
     return f"what the robot shall do{unless}"
 
 
-def state_value(bench: Bench, values: Sequence[float] | None) -> dict:
-    dims = [{"name": theme.plain(d.name), "unit": theme.plain(d.unit)} for d in bench.robot.state]
-    return {"dims": dims, "values": list(values or bench.robot.resting_state)}
+def state_value(setup: Setup, values: Sequence[float] | None) -> dict:
+    dims = [{"name": theme.plain(d.name), "unit": theme.plain(d.unit)} for d in setup.robot.state]
+    return {"dims": dims, "values": list(values or setup.robot.resting_state)}
 
 
-def example_cards(bench: Bench) -> list[dict]:
+def example_cards(setup: Setup) -> list[dict]:
     cards = []
-    for example in benches.examples(bench.robot):
+    for example in examples(setup.robot):
         picture = next(iter(example.images.values()))
         cards.append({"prompt": example.prompt, "picture": theme.picture(picture)["url"]})
     return cards
 
 
-def refreshed(bench: Bench, robots: Sequence[Robot], form: Form) -> dict:
+def refreshed(setup: Setup, robots: Sequence[Robot], form: Form) -> dict:
     """Updates for the frame: which policies, slots and examples there are. What a visitor has put
     in stays."""
-    labels = [(bench.infos[n].title if n in bench.infos else n, n) for n in bench.policies]
+    labels = [(setup.infos[n].title if n in setup.infos else n, n) for n in setup.policies]
     updates = {
         form.robot: gr.update(
             choices=[(robot.title, robot.name) for robot in robots],
-            value=bench.robot.name,
+            value=setup.robot.name,
             visible=len(robots) > 1,
         ),
-        form.policies: gr.update(choices=labels, visible=len(bench.policies) > 1),
-        form.prompt: gr.update(placeholder=_placeholder(bench)),
-        form.examples: example_cards(bench),
-        **scenes.refreshed(bench, form.scenes),
+        form.policies: gr.update(choices=labels, visible=len(setup.policies) > 1),
+        form.prompt: gr.update(placeholder=_placeholder(setup)),
+        form.examples: example_cards(setup),
+        **scenes.refreshed(setup, form.scenes),
     }
-    for index in range(MAX_CAMERAS):
-        here = index < len(bench.cameras)
+    for index in range(len(form.pictures)):
+        here = index < len(setup.cameras)
         updates[form.columns[index]] = gr.update(visible=here)
-        updates[form.titles[index]] = camera_title(bench, index) if here else ""
+        updates[form.titles[index]] = camera_title(setup, index) if here else ""
         if here:
-            updates[form.pictures[index]] = gr.update(label=bench.cameras[index].title)
+            updates[form.pictures[index]] = gr.update(label=setup.cameras[index].title)
     return updates
 
 
-def filled(bench: Bench, example: Example | None, form: Form) -> dict:
+def filled(setup: Setup, example: Example | None, form: Form) -> dict:
     """Updates that put an example in; without one, the robot's resting state and nothing else."""
-    values = example.state if example else bench.robot.resting_state
+    values = example.state if example else setup.robot.resting_state
     updates = {
         form.scenes.seed: example.scene if example else None,
         form.prompt: example.prompt if example else "",
-        form.state: gr.update(
-            value=state_value(bench, values), judged=benches.judged(bench, values)
-        ),
+        form.state: gr.update(value=state_value(setup, values), judged=judged(setup, values)),
     }
-    for index in range(MAX_CAMERAS):
-        camera = bench.cameras[index].name if index < len(bench.cameras) else None
+    for index in range(len(form.pictures)):
+        camera = setup.cameras[index].name if index < len(setup.cameras) else None
         updates[form.pictures[index]] = example.images.get(camera) if example else None
         updates[form.modes[index]] = AS_TRAINED
     return updates
 
 
 def put(
-    bench: Bench,
+    setup: Setup,
     form: Form,
     prompt: str,
     state: Sequence[float | str],
@@ -230,10 +248,10 @@ def put(
     pictures: Sequence[np.ndarray | str | None],
     modes: Sequence[str],
 ) -> dict:
-    """Updates that set the whole column; `pictures` and `modes` belong to `bench.cameras`."""
+    """Updates that set the whole column; `pictures` and `modes` are of the slots, in order."""
     updates = {
         form.prompt: prompt,
-        form.state: gr.update(value=state_value(bench, state), judged=benches.judged(bench, state)),
+        form.state: gr.update(value=state_value(setup, state), judged=judged(setup, state)),
         form.policies: gr.update(value=list(policies)),
         form.steps: gr.update(value=options.num_steps),
         form.samples: gr.update(value=options.num_samples),
@@ -244,27 +262,28 @@ def put(
             value=next(name for name, guided in DECODING.items() if guided is options.guided)
         ),
     }
-    for index, picture in enumerate(form.pictures):
-        here = index < len(bench.cameras)
-        updates[picture] = gr.update(value=pictures[index] if here else None)
-        updates[form.modes[index]] = modes[index] if here else AS_TRAINED
+    for index, part in enumerate(form.pictures):
+        given = index < len(pictures)
+        updates[part] = gr.update(value=pictures[index] if given else None)
+        updates[form.modes[index]] = modes[index] if given else AS_TRAINED
     return updates
 
 
-def placed(bench: Bench, seed: int, drawn: Drawn, form: Form) -> dict:
+def placed(setup: Setup, seed: int, drawn: Drawn, form: Form) -> dict:
     """Updates that put a scene of the table in; the prompt stays."""
-    judged = benches.judged(bench, drawn.state)
     return {
         form.scenes.seed: seed,
         form.pictures[0]: drawn.image,
         form.modes[0]: AS_TRAINED,
-        form.state: gr.update(value=state_value(bench, drawn.state), judged=judged),
+        form.state: gr.update(
+            value=state_value(setup, drawn.state), judged=judged(setup, drawn.state)
+        ),
     }
 
 
-def effects(bench: Bench, chosen: Sequence[str], temperature: float, form: Form) -> dict:
+def effects(setup: Setup, chosen: Sequence[str], temperature: float, form: Form) -> dict:
     """Controls that would change nothing are closed and say why."""
-    families = {bench.infos[name].family for name in chosen if name in bench.infos}
+    families = {setup.infos[name].family for name in chosen if name in setup.infos}
     if not families:
         return {}
     flow, fast = bool(families - {"pi0_fast"}), "pi0_fast" in families
@@ -297,14 +316,14 @@ def effects(bench: Bench, chosen: Sequence[str], temperature: float, form: Form)
         ),
         form.decoding: gr.update(
             interactive=fast,
-            info=_decoding_info(bench, chosen) if fast else why_fast,
+            info=_decoding_info(setup, chosen) if fast else why_fast,
         ),
     }
 
 
-def _decoding_info(bench: Bench, chosen: Sequence[str]) -> str:
+def _decoding_info(setup: Setup, chosen: Sequence[str]) -> str:
     told = "Guided: only tokens that keep the chunk decodable may follow. "
-    guided = {bench.infos[n].guided for n in chosen if bench.infos[n].family == "pi0_fast"}
+    guided = {setup.infos[n].guided for n in chosen if setup.infos[n].family == "pi0_fast"}
     ways = " or ".join("guided" if way else "free" for way in sorted(guided))
     return f"{told}Without a choice here: {ways}."
 
@@ -312,41 +331,35 @@ def _decoding_info(bench: Bench, chosen: Sequence[str]) -> str:
 # --- what the column says -----------------------------------------------------------------------
 
 
-def jobs(
-    every: Benches, robot, policies, prompt, state, steps, samples, seed, temperature, most,
-    decoding, *rest, attention: bool = False,
-) -> tuple[Bench, list[Job]]:  # fmt: skip
-    """What a visitor asks for, from the values of `Form.inputs`; raises ValueError that says what
-    to mend."""
-    fields = {"steps": steps, "samples": samples, "seed": seed, "temperature": temperature}
-    fields["most tokens"] = most
-    for name, value in fields.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not abs(value) < 2**53:
-            raise ValueError(f"the field {name} needs a number, it holds {value!r:.60}")
+def request(setups: Setups, inputs: Sequence, **more: object) -> RunRequest:
+    """What a visitor asks for. inputs: the values of `Form.inputs`; more: further fields of the
+    request. Raises ValueError that says what to mend."""
+    robot, policies, prompt, state, steps, samples, seed, temperature, most, decoding = inputs[:10]
+    rest = inputs[10:]
     if not isinstance(decoding, str) or decoding not in DECODING:
         raise ValueError(f"decoding is one of {', '.join(DECODING)}; {decoding!r:.60} came")
-    options = Options(
-        int(steps), int(samples), int(seed), float(temperature), int(most), bool(attention),
-        DECODING[decoding],
-    )  # fmt: skip
-    bench = every.of(robot)
-    files = [file and file["path"] for file in rest[:MAX_CAMERAS]]
-    modes = rest[MAX_CAMERAS : MAX_CAMERAS + len(bench.cameras)]
-    found = pictures(bench, files)
-    values = state.get("values") if isinstance(state, dict) else None
-    return bench, benches.jobs(bench, policies or [], found, modes, prompt, values, options)
-
-
-def pictures(bench: Bench, paths: Sequence[str | None]) -> list[np.ndarray | None]:
-    """The files of the bench's cameras, read; raises ValueError that names the slot."""
-    found = []
-    for camera, path in zip(bench.cameras, paths, strict=False):
-        try:
-            found.append(None if path is None else benches.picture(path))
-        except ValueError as error:
-            raise ValueError(f"{camera.title}: {error}") from error
-    return found
+    if not isinstance(state, dict) or not isinstance(state.get("values"), list):
+        raise ValueError(f"the state must be a list, {state!r:.60} came")
+    files, modes = rest[: len(rest) // 2], rest[len(rest) // 2 :]
+    # A camera's first slot stands for all of them.
+    names = [next(iter(camera.slots.values())).name for camera in setups.of(robot).cameras]
+    return RunRequest.checked(
+        {
+            "robot": robot,
+            "policies": policies or [],
+            "prompt": prompt,
+            "state": state["values"],
+            "images": {n: file for n, file in zip(names, files, strict=False) if file},
+            "modes": {n: mode for n, mode in zip(names, modes, strict=False) if mode != AS_TRAINED},
+            "num_steps": steps,
+            "num_samples": samples,
+            "seed": seed,
+            "temperature": temperature,
+            "max_tokens": most,
+            "guided": DECODING[decoding],
+            **more,
+        }
+    )
 
 
 def present(*files: dict | None) -> list[np.ndarray]:
@@ -354,5 +367,5 @@ def present(*files: dict | None) -> list[np.ndarray]:
     found = []
     for file in filter(None, files):
         with contextlib.suppress(ValueError, OSError):
-            found.append(benches.picture(file["path"]))
+            found.append(picture(file["path"]))
     return found

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 from playground.serving.events import Done, Event, Failed, Finished, Phase, Queued, Step, TokenEvent
 from playground.trace import PolicyInfo, Trace
-from playground.ui import look, results
-from playground.ui.bench import Bench
+from playground.ui import appearance, results
+from playground.ui.setup import Setup
 from playground.views import theme
 
 # gr.HTML(value, **COMPONENT) with `Progress.payload()`.
-COMPONENT = look.component("strip.js")
+COMPONENT = appearance.component("strip.js")
 
 _CACHED = "From the cache: this example ran before, with the same inputs, options and weights."
 
@@ -33,11 +33,11 @@ class Progress:
     were there."""
 
     def __init__(
-        self, bench: Bench, policies: Sequence[str] = (), loading: str = "", *, cached: bool = False
+        self, setup: Setup, policies: Sequence[str] = (), loading: str = "", *, cached: bool = False
     ):
         self._cached = cached
-        self._bench = bench
-        self._policies = {name: _Policy() for name in bench.policies}
+        self._bench = setup
+        self._policies = {name: _Policy() for name in setup.policies}
         self._running = tuple(policies)
         self._loading = loading
         self._place: Queued | None = None
@@ -48,9 +48,9 @@ class Progress:
         for name in policies:
             self._policies[name].state = "waiting"
 
-    def know(self, bench: Bench) -> None:
+    def know(self, setup: Setup) -> None:
         """The policies have been loaded meanwhile."""
-        self._bench, self._loading = bench, ""
+        self._bench, self._loading = setup, ""
 
     @property
     def traces(self) -> dict[str, Trace]:

@@ -1,11 +1,11 @@
 """What one model received: pictures at its own size, the exact text, the tokens, the recipe."""
 
 from playground.trace import Trace, is_guided
-from playground.ui import look
+from playground.ui import appearance
 from playground.views import theme
 
 # gr.HTML(value, **COMPONENT) with value None or `payload(trace)`.
-COMPONENT = look.component("received.js")
+COMPONENT = appearance.component("received.js")
 
 
 def payload(trace: Trace) -> dict[str, object]:

@@ -10,12 +10,13 @@ import numpy as np
 from playground import run_file
 from playground.run_file import Opened
 from playground.trace import Trace, image_digest
-from playground.ui import bench as benches
-from playground.ui import look, observation, results
-from playground.ui.bench import AS_TRAINED, Bench, Camera
+from playground.ui import appearance, errors, observation, results
+from playground.ui.examples import examples
 from playground.ui.observation import Form
+from playground.ui.request import AS_TRAINED
+from playground.ui.setup import Camera, Setup
 
-_SHOWN = look.component("recipe.js")
+_SHOWN = appearance.component("recipe.js")
 _ABOUT = (
     "The ZIP holds the recipe, the pictures as given, every number as arrays, and the figures in a "
     "page of their own. A picture saved under Actions carries the recipe too."
@@ -70,7 +71,7 @@ def light(opened: Opened) -> Opened:
 
 
 def restored(
-    bench: Bench, opened: Opened, present: Sequence[np.ndarray | None], form: Form
+    setup: Setup, opened: Opened, present: Sequence[np.ndarray | None], form: Form
 ) -> tuple[dict, list[str]]:
     """(updates that set the page as the recipe has it, sentences on what is missing for a run).
 
@@ -78,23 +79,23 @@ def restored(
     ValueError when no policy of the recipe is here.
     """
     told = opened.recipe
-    here = [ran for ran in told.policies if ran.name in bench.policies]
+    here = [ran for ran in told.policies if ran.name in setup.policies]
     missing = [f"{r.name} is not loaded here." for r in told.policies if r not in here]
     if not here:
         raise ValueError(f"the page cannot be set: {' '.join(missing)}")
     known = {image_digest(picture): picture for picture in present if picture is not None}
-    for example in benches.examples(bench.robot):
+    for example in examples(setup.robot):
         known |= {image_digest(picture): picture for picture in example.images.values()}
     known |= opened.pictures
     pictures, modes = [], []
-    for camera in bench.cameras:
+    for camera in setup.cameras:
         digest, mode = _given(here, camera)
         if digest is not None and digest not in known:
             missing.append(f"The picture of {camera.title} is not in the file; give it, then run.")
         pictures.append(known.get(digest))
         modes.append(mode)
     updates = observation.put(
-        bench, form, told.prompt, told.state, [r.name for r in here], told.options, pictures, modes
+        setup, form, told.prompt, told.state, [r.name for r in here], told.options, pictures, modes
     )
     return updates, missing
 
@@ -125,4 +126,4 @@ def verdict(opened: Opened | None, traces: Mapping[str, Trace]) -> str:
 
 
 def sentences(told: Sequence[str]) -> str:
-    return "".join(f"<p class='compare' role='status'>{benches.words(text)}</p>" for text in told)
+    return "".join(f"<p class='compare' role='status'>{errors.escaped(text)}</p>" for text in told)

@@ -1,21 +1,19 @@
 """The tab "Rollout": a policy acts on the simulated table until it is done, a frame at a time."""
 
 import dataclasses
-import time
 
 import gradio as gr
 
 from playground.robots.robot import TABLETOP
 from playground.serving.events import Failed, Phase, Queued, Result
-from playground.serving.queue import Busy
-from playground.serving.worker import Down, Worker
+from playground.serving.worker import Worker
 from playground.tabletop import job
 from playground.trace import Options
-from playground.ui import bench as benches
-from playground.ui import progress, scenes
-from playground.ui.bench import Bench, Benches
+from playground.ui import errors, progress, scenes
 from playground.ui.observation import Form
+from playground.ui.request import MAX_PROMPT
 from playground.ui.runs import Runs
+from playground.ui.setup import Setup, Setups
 from playground.views import rollout as film_view
 from playground.views.rollout import Film
 
@@ -43,14 +41,14 @@ class Tab:
     film: gr.HTML
 
 
-def build(bench: Bench, prompt: str, scene: int | None) -> Tab:
+def build(setup: Setup, prompt: str, scene: int | None) -> Tab:
     """To be called inside gr.Tabs."""
-    here = bench.robot.name == TABLETOP.name and job.available()
+    here = setup.robot.name == TABLETOP.name and job.available()
     with gr.Tab("Rollout", id="rollout", visible=here) as tab:
         gr.HTML(f"<p class='lead'>{_INTRODUCTION}</p>", apply_default_css=False)
         with gr.Row(elem_classes="tools"):
             policy = gr.Radio(
-                list(bench.policies), value=next(iter(bench.policies), None), label="Policy",
+                list(setup.policies), value=next(iter(setup.policies), None), label="Policy",
                 elem_id="rollout-policy",
             )  # fmt: skip
             execute = gr.Slider(
@@ -66,7 +64,7 @@ def build(bench: Bench, prompt: str, scene: int | None) -> Tab:
             prompt,
             label="Prompt",
             max_lines=3,
-            max_length=benches.MAX_PROMPT,
+            max_length=MAX_PROMPT,
             elem_id="rollout-prompt",
         )
         with gr.Row(elem_classes="buttons"):
@@ -79,12 +77,12 @@ def build(bench: Bench, prompt: str, scene: int | None) -> Tab:
     return Tab(tab, policy, text, number, new, execute, start, stop, status, film)
 
 
-def refreshed(bench: Bench, tab: Tab) -> dict:
+def refreshed(setup: Setup, tab: Tab) -> dict:
     """The tab is the table's; its policies by their titles once they are loaded."""
-    here = bench.robot.name == TABLETOP.name and job.available()
+    here = setup.robot.name == TABLETOP.name and job.available()
     updates = {tab.tab: gr.update(visible=here)}
     if here:
-        named = [(bench.infos[n].title if n in bench.infos else n, n) for n in bench.policies]
+        named = [(setup.infos[n].title if n in setup.infos else n, n) for n in setup.policies]
         updates[tab.policy] = gr.update(choices=named)
     return updates
 
@@ -94,32 +92,29 @@ def run_of(request: gr.Request) -> str:
     return f"{request.session_hash} rollout"
 
 
-def wire(tab: Tab, form: Form, every: Benches, worker: Worker, runs: Runs) -> None:
+def wire(tab: Tab, form: Form, setups: Setups, worker: Worker, runs: Runs) -> None:
     own = {"api_visibility": "private", "show_progress": "hidden"}
 
+    @errors.for_page
     def start(request: gr.Request, policy, prompt, scene, execute):
         """Yields the film as it grows; the browser is sent what is new of it."""
-        try:
-            seed = scenes.number(scene)
-            info = _info(every, policy)
-            asked = {"policies": (policy,), "prompt": prompt or "", "scene": seed}
-            asked |= {"execute": max(_LEAST, int(execute or 0)), "options": Options()}
-            stream = worker.call("rollout", asked)
-        except (ValueError, Busy, Down) as error:
-            raise gr.Error(benches.words(error), print_exception=False) from error
-        visitor, streams = run_of(request), [stream]
-        film, say, shown = Film(info, prompt or "", seed), "Starting.", 0.0
-        with runs.of(visitor, streams):
-            yield _updates(tab, film, say, running=True) | {tab.scene: seed}
-            for event in stream:
-                say = _take(event, film, say)
-                if time.monotonic() - shown >= _UPDATE_EVERY_S:
-                    shown = time.monotonic()
-                    yield _updates(tab, film, say, running=True)
-            now = runs.current(visitor)
-        if now is None:
+        seed = scenes.number(scene)
+        info = _info(setups, policy)
+        asked = {"policies": (policy,), "prompt": prompt or "", "scene": seed}
+        asked |= {"execute": max(_LEAST, int(execute or 0)), "options": Options()}
+        stream = worker.call("rollout", asked)
+        film, status = Film(info, prompt or "", seed), ["Starting."]
+
+        def take(event):
+            status[0] = _take(event, film, status[0])
+            return False
+
+        following = runs.follow(run_of(request), [stream], take, _UPDATE_EVERY_S)
+        for _ in following:
+            yield _updates(tab, film, status[0], running=True) | {tab.scene: seed}
+        if following.outcome == "stopped":
             film.end("stopped", f"Stopped after {film.time_s:.1f} s.")
-        if now is None or now is streams:
+        if following.outcome != "replaced":
             yield _updates(tab, film, "", running=False)
             # What comes last is sent twice: not the film.
             yield {tab.start: gr.update(interactive=True)}
@@ -140,8 +135,8 @@ def wire(tab: Tab, form: Form, every: Benches, worker: Worker, runs: Runs) -> No
     form.scenes.seed.change(None, form.scenes.seed, tab.scene, js="(scene) => scene")
 
 
-def _info(every: Benches, policy: str | None):
-    infos = every.infos()
+def _info(setups: Setups, policy: str | None):
+    infos = setups.infos()
     if not infos:
         raise ValueError("the policies are still being loaded; start when the page says Ready")
     if policy not in infos:
@@ -167,7 +162,7 @@ def _take(event, film: Film, say: str) -> str:
 
 def _updates(tab: Tab, film: Film, say: str, *, running: bool) -> dict:
     return {
-        tab.status: f"<p class='told' role='status'>{benches.words(say)}</p>" if say else "",
+        tab.status: f"<p class='told' role='status'>{errors.escaped(say)}</p>" if say else "",
         tab.film: film.payload(),
         tab.start: gr.update(interactive=not running),
         tab.stop: gr.update(interactive=running),

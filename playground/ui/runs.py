@@ -3,7 +3,9 @@ them."""
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 import gradio as gr
 from gradio.context import LocalContext
@@ -83,6 +85,16 @@ class Runs:
                     del self._open[visitor]
             _close(streams)
 
+    def follow(
+        self,
+        visitor: str,
+        streams: list[Stream],
+        take: Callable[[Event], bool],
+        every_s: float,
+    ) -> "Following":
+        """The run of these streams as the visitor's own, see `Following`."""
+        return Following(self, visitor, streams, take, every_s)
+
     def begin(self, visitor: str) -> None:
         """From now on the strip is this visitor's run's, not that of loading."""
         with self._lock:
@@ -110,6 +122,44 @@ class Runs:
         """The visitor's run, None when there is none or it was stopped."""
         with self._lock:
             return self._open.get(visitor)
+
+
+class Following:
+    """A visitor's run from beginning to end, to be iterated once: it hands every event to `take`,
+    and gives control back first before any event, then after each that `take` calls news, and
+    otherwise at most every `every_s` seconds.
+
+    outcome: how it ended, once it has: it "finished", its visitor "stopped" it, or it was
+    "replaced" by a newer run.
+    """
+
+    def __init__(
+        self,
+        runs: Runs,
+        visitor: str,
+        streams: list[Stream],
+        take: Callable[[Event], bool],
+        every_s: float,
+    ):
+        self._runs, self._visitor, self._streams = runs, visitor, streams
+        self._take, self._every_s = take, every_s
+        self.outcome: Literal["", "finished", "stopped", "replaced"] = ""
+
+    def __iter__(self) -> Iterator[None]:
+        with self._runs.of(self._visitor, self._streams):
+            yield
+            given = time.monotonic()
+            for stream in self._streams:
+                for event in stream:
+                    news = self._take(event)
+                    if news or time.monotonic() - given >= self._every_s:
+                        given = time.monotonic()
+                        yield
+            now = self._runs.current(self._visitor)
+        if now is None:
+            self.outcome = "stopped"
+        else:
+            self.outcome = "finished" if now is self._streams else "replaced"
 
 
 def _close(streams: Sequence[Stream]) -> None:

@@ -12,8 +12,10 @@ import numpy as np
 from playground.robots.robot import TABLETOP
 from playground.tabletop import camera, job
 from playground.trace import image_digest
-from playground.ui import bench as benches
-from playground.ui.bench import Bench
+from playground.ui import errors
+from playground.ui.examples import examples
+from playground.ui.request import picture
+from playground.ui.setup import Setup
 
 MOST = 1_000_000  # scenes; any number below is one
 _MOST_KNOWN = 10_000
@@ -88,11 +90,11 @@ class Scenes:
     foreign: gr.HTML
 
 
-def build(bench: Bench, seed: int | None) -> Scenes:
+def build(setup: Setup, seed: int | None) -> Scenes:
     there = job.available()
-    for example in benches.examples(TABLETOP):
+    for example in examples(TABLETOP):
         know(next(iter(example.images.values())), example.scene)
-    with gr.Column(visible=bench.robot.name == TABLETOP.name, elem_classes="scene") as column:
+    with gr.Column(visible=setup.robot.name == TABLETOP.name, elem_classes="scene") as column:
         with gr.Row(elem_classes="scene-row"):
             new = gr.Button("New scene", size="sm", visible=there, elem_id="new-scene", min_width=0)
             number = gr.Number(
@@ -105,8 +107,8 @@ def build(bench: Bench, seed: int | None) -> Scenes:
     return Scenes(column, number, new, foreign)
 
 
-def refreshed(bench: Bench, scenes: Scenes) -> dict:
-    return {scenes.column: gr.update(visible=bench.robot.name == TABLETOP.name)}
+def refreshed(setup: Setup, scenes: Scenes) -> dict:
+    return {scenes.column: gr.update(visible=setup.robot.name == TABLETOP.name)}
 
 
 def drawn(value: object) -> tuple[int, Drawn]:
@@ -115,7 +117,7 @@ def drawn(value: object) -> tuple[int, Drawn]:
         seed = number(value)
         return seed, draw(seed)
     except ValueError as error:
-        raise gr.Error(benches.words(error), print_exception=False) from error
+        raise gr.Error(errors.escaped(error), print_exception=False) from error
 
 
 def judge(robot: str, file: dict | None) -> tuple[str, int | None]:
@@ -124,7 +126,7 @@ def judge(robot: str, file: dict | None) -> tuple[str, int | None]:
     if robot != TABLETOP.name or not file:
         return "", None
     try:
-        image = benches.picture(file["path"])
+        image = picture(file["path"])
     except ValueError:  # said by the picture's own check
         return "", None
     notice = "" if camera.shows_table(image) else _NOTICE

@@ -9,14 +9,14 @@ import gradio as gr
 
 from playground.run_file import FORMAT, of, to_json
 from playground.trace import Trace
-from playground.ui import look, matters, norms, received, recipe, results, rollout
-from playground.ui.bench import Bench
+from playground.ui import appearance, matters, norms, received, recipe, results, rollout
 from playground.ui.observation import Form
+from playground.ui.setup import Setup
 from playground.views import actions as actions_view
 from playground.views import attention, denoising, mask, paths, tokens
 
 ROBOT_UNITS, MODEL_UNITS = "robot units", "normalised"
-_LIVE = look.component("panels.js", "live.js")
+_LIVE = appearance.component("panels.js", "live.js")
 _WAITING = (
     "<p class='waiting'>The chunk of each policy appears here: run an example, or give a picture "
     "and a prompt.</p>"
@@ -47,7 +47,7 @@ class Shown:
     compare: gr.HTML
     masks: dict[str, gr.HTML]
     measure: gr.Checkbox
-    looks: dict[str, gr.HTML]
+    attention: dict[str, gr.HTML]
     matters: matters.Tab
     received: dict[str, gr.HTML]
     norms: norms.Panel
@@ -70,12 +70,12 @@ class Shown:
     @property
     def all(self) -> list:
         """What `drawn` sets."""
-        parts = (self.players, self.rails, self.masks, self.looks, self.received)
+        parts = (self.players, self.rails, self.masks, self.attention, self.received)
         views = [view for part in parts for view in part.values()]
         return [*self.cleared, *views]
 
 
-def build(policies: Sequence[str], bench: Bench, form: Form) -> Shown:
+def build(policies: Sequence[str], setup: Setup, form: Form) -> Shown:
     columns: dict[str, list[gr.Column]] = {name: [] for name in policies}
 
     def side_by_side(make, kind=""):
@@ -102,7 +102,7 @@ def build(policies: Sequence[str], bench: Bench, form: Form) -> Shown:
                         elem_id="execute",
                     )  # fmt: skip
                     png = gr.Button("Save picture (PNG)", size="sm", elem_id="png")
-                    png.click(None, js=look.script("save_picture.js"))
+                    png.click(None, js=appearance.script("save_picture.js"))
                 words = gr.HTML(_WAITING, apply_default_css=False, elem_id="actions-words")
                 plot = gr.Plot(show_label=False, elem_id="actions-plot", visible=False)
             gr.HTML(f"<p class='fine'>{_OPEN_LOOP}</p>", apply_default_css=False)
@@ -119,39 +119,56 @@ def build(policies: Sequence[str], bench: Bench, form: Form) -> Shown:
             measure = gr.Checkbox(
                 label="Measure attention with each run", info=_MEASURE, elem_id="measure"
             )
-            looks = side_by_side(lambda: gr.HTML(None, **attention.COMPONENT))
+            measured = side_by_side(lambda: gr.HTML(None, **attention.COMPONENT))
         with gr.Tab("What matters", id="matters"):
             what_matters = matters.build()
-        film = rollout.build(bench, form.prompt.value, form.scenes.seed.value)
+        film = rollout.build(setup, form.prompt.value, form.scenes.seed.value)
         with gr.Tab("What the models receive", id="received") as receive:
-            seen = side_by_side(lambda: gr.HTML(None, **received.COMPONENT))
+            inputs = side_by_side(lambda: gr.HTML(None, **received.COMPONENT))
             stats = norms.build(receive)
         with gr.Tab("Recipe", id="recipe"):
             kept = recipe.build()
     players = {name: pair[0] for name, pair in both.items()}
     rails = {name: pair[1] for name, pair in both.items()}
     return Shown(
-        film, units, execute, result, pictures, plot, words, live, played, players, rails, compare,
-        masks,
-        measure, looks, what_matters, seen, stats, kept, columns,
-    )  # fmt: skip
+        rollout=film,
+        units=units,
+        execute=execute,
+        result=result,
+        paths=pictures,
+        plot=plot,
+        words=words,
+        live=live,
+        played=played,
+        players=players,
+        rails=rails,
+        compare=compare,
+        masks=masks,
+        measure=measure,
+        attention=measured,
+        matters=what_matters,
+        received=inputs,
+        norms=stats,
+        recipe=kept,
+        columns=columns,
+    )
 
 
 # --- updates ------------------------------------------------------------------------------------
 
 
-def refreshed(bench: Bench, shown: Shown) -> dict:
+def refreshed(setup: Setup, shown: Shown) -> dict:
     """Which policies have columns, and which of them denoise."""
     updates = {}
     for name, columns in shown.columns.items():
-        here = name in bench.policies
+        here = name in setup.policies
         updates |= {column: gr.update(visible=here) for column in columns}
-        if name in bench.infos:
-            fast = bench.infos[name].family == "pi0_fast"
+        if name in setup.infos:
+            fast = setup.infos[name].family == "pi0_fast"
             updates[shown.players[name]] = gr.update(visible=not fast)
             updates[shown.rails[name]] = gr.update(visible=fast)
-    updates |= rollout.refreshed(bench, shown.rollout)
-    longest = max((info.horizon for info in bench.infos.values()), default=50)
+    updates |= rollout.refreshed(setup, shown.rollout)
+    longest = max((info.horizon for info in setup.infos.values()), default=50)
     return updates | {shown.execute: gr.update(maximum=longest)}
 
 
@@ -185,7 +202,7 @@ def drawn(traces: Mapping[str, Trace], key: str, shown: Shown) -> dict:
         updates[shown.rails[name]] = tokens.payload(trace, paths.tokens(trace)) if written else None
         updates[shown.masks[name]] = None if trace is None else mask.payload(trace)
         measured = trace is not None and bool(trace.attention)
-        updates[shown.looks[name]] = attention.payload(trace) if measured else None
+        updates[shown.attention[name]] = attention.payload(trace) if measured else None
         updates[shown.received[name]] = None if trace is None else received.payload(trace)
     return updates
 

@@ -15,14 +15,16 @@ from pathlib import Path
 import gradio as gr
 
 from playground.trace import Options
-from playground.ui import look, observation
-from playground.ui.bench import MAX_PROMPT, Benches
-from playground.ui.observation import DECODING, MAX_CAMERAS, MODES, Form
+from playground.ui import appearance, observation
+from playground.ui.observation import DECODING, MODES, Form
+from playground.ui.request import MAX_PROMPT
+from playground.ui.setup import Setups
 
 _MOST = 2000  # visitors that are remembered
+_MOST_SLOTS = 64  # more than any robot has
 # Names the entry in the browser's storage; the secret only keeps casual eyes out of it.
 _STORAGE = {"storage_key": "pi0-playground", "secret": "pi0-playground-1"}
-_REMEMBER = look.script("remember.js")
+_REMEMBER = appearance.script("remember.js")
 
 
 class Visits:
@@ -49,7 +51,7 @@ class Visits:
         """Of the slots that were changed; None for emptied ones, and where the file is gone. All
         slots are empty for a visitor who is no longer remembered."""
         with self._lock:
-            files = dict(self._files.get(key, dict.fromkeys(range(MAX_CAMERAS))))
+            files = dict(self._files.get(key, dict.fromkeys(range(_MOST_SLOTS))))
         return {slot: p if p and Path(p).is_file() else None for slot, p in files.items()}
 
 
@@ -87,44 +89,56 @@ def wire(memory: Memory, visits: Visits, form: Form, measure: gr.Checkbox) -> No
         part.change(remember(slot), [memory.key, part], None, preprocess=False, **own)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Restored:
+    """updates: what sets the page as its visitor left it. robot, policies, temperature: what is
+    chosen then, as the controls that depend on them need it."""
+
+    updates: dict
+    robot: str | None = None
+    policies: Sequence[str] | None = None
+    temperature: float = 0.0
+
+
 def restored(
-    stored: object, memory: Memory, visits: Visits, every: Benches, form: Form, measure: gr.Checkbox
-) -> dict:
-    """Updates that set the page as its visitor left it; a newcomer gets a key and the page as it
-    is. What a browser sends is not trusted: what makes no sense is forgotten."""
+    stored: object, memory: Memory, visits: Visits, setups: Setups, form: Form, measure: gr.Checkbox
+) -> Restored:
+    """A newcomer gets a key and the page as it is. What a browser sends is not trusted: what makes
+    no sense is forgotten."""
     key = stored.get("key") if isinstance(stored, dict) else None
     if not isinstance(key, str) or len(key) < 20:
         key = secrets.token_urlsafe(18)
         visits.begin(key)
-        return {memory.browser: {"key": key, "form": None}, memory.key: key}
+        return Restored({memory.browser: {"key": key, "form": None}, memory.key: key})
     try:
-        updates = _put(stored["form"], visits.files(key), every, form, measure)
+        found = _put(stored["form"], visits.files(key), setups, form, measure)
     except (KeyError, TypeError, ValueError):
-        updates = {}
-    return updates | {memory.key: key}
+        found = Restored({})
+    return dataclasses.replace(found, updates=found.updates | {memory.key: key})
 
 
 def _put(
-    told: Sequence, files: dict[int, str | None], every: Benches, form: Form, measure: gr.Checkbox
-) -> dict:
-    """`told`: the values of what `wire` keeps, as they came; raises for what they cannot be."""
-    robot, prompt, state, policies, *numbers, decoding, look = told[:11]
-    modes = told[11:]
-    bench = every.of(robot)
+    kept: Sequence, files: dict[int, str | None], setups: Setups, form: Form, measure: gr.Checkbox
+) -> Restored:
+    """`kept`: the values of what `wire` keeps, as they came; raises for what they cannot be."""
+    robot, prompt, state, policies, *numbers, decoding, attention = kept[:11]
+    modes = kept[11:]
+    setup = setups.of(robot)
     options = Options(*map(_number, numbers), guided=DECODING[decoding])
     values = [value if isinstance(value, str) else _number(value) for value in state["values"]]
-    if len(values) != len(bench.robot.state) or not isinstance(prompt, str):
+    if len(values) != len(setup.robot.state) or not isinstance(prompt, str):
         raise ValueError("not this robot's state, or no prompt")
-    if len(modes) != MAX_CAMERAS or not set(modes) <= set(MODES):
+    if len(modes) != len(form.modes) or not set(modes) <= set(MODES):
         raise ValueError("no modes of the slots")
-    chosen = [name for name in bench.policies if name in policies]
-    pictures = [files.get(slot) for slot in range(MAX_CAMERAS)]
+    chosen = [name for name in setup.policies if name in policies]
+    pictures = [files.get(slot) for slot in range(len(form.pictures))]
     prompt = prompt[:MAX_PROMPT]
-    updates = observation.put(bench, form, prompt, values, chosen, options, pictures, modes)
-    for slot in set(range(MAX_CAMERAS)) - files.keys():
+    updates = observation.put(setup, form, prompt, values, chosen, options, pictures, modes)
+    for slot in set(range(len(form.pictures))) - files.keys():
         del updates[form.pictures[slot]]
-    names = [(found.title, found.name) for found in every.robots()]
-    return updates | {form.robot: gr.update(choices=names, value=robot), measure: bool(look)}
+    names = [(found.title, found.name) for found in setups.robots()]
+    updates |= {form.robot: gr.update(choices=names, value=robot), measure: bool(attention)}
+    return Restored(updates, robot, chosen, options.temperature)
 
 
 def _number(value) -> float:

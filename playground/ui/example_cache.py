@@ -11,25 +11,26 @@ from playground.serving.events import Done, Job
 from playground.serving.queue import Busy
 from playground.serving.worker import Down, Worker
 from playground.trace import Options, Trace
-from playground.ui import bench as benches
-from playground.ui.bench import AS_TRAINED, Bench, Benches, Example
+from playground.ui.examples import Example, examples
+from playground.ui.request import AS_TRAINED, jobs
+from playground.ui.setup import Setup, Setups
 
 REUSED = "the whole answer, from when the playground started"
 _IDLE_S = 0.5  # how often the worker is looked at
 
 
-class Answers:
+class ExampleCache:
     """What the policies answered to the examples as they are, with the options that a page opens
     with. Any other input, another option, other weights: not found. Safe from any thread."""
 
-    def __init__(self, every: Benches, worker: Worker):
-        self._every, self._worker = every, worker
+    def __init__(self, setups: Setups, worker: Worker):
+        self._setups, self._worker = setups, worker
         self._found: dict[str, Trace] = {}
         threading.Thread(target=self._fill, name="examples", daemon=True).start()
 
-    def find(self, bench: Bench, jobs: Sequence[Job]) -> dict[str, Trace] | None:
+    def find(self, setup: Setup, jobs: Sequence[Job]) -> dict[str, Trace] | None:
         """By policy, the traces that running these jobs would give; None unless all are there."""
-        keys = {name: _key(bench, name, job) for job in jobs for name in job.policies}
+        keys = {name: _key(setup, name, job) for job in jobs for name in job.policies}
         if not keys or not all(key in self._found for key in keys.values()):
             return None
         return {name: self._found[key] for name, key in keys.items()}
@@ -37,12 +38,12 @@ class Answers:
     def _fill(self) -> None:
         try:
             self._worker.metadata()
-            for robot in self._every.robots():
-                bench = self._every.of(robot.name)
-                for example in benches.examples(robot):
-                    for job in _jobs(bench, example):
+            for robot in self._setups.robots():
+                setup = self._setups.of(robot.name)
+                for example in examples(robot):
+                    for job in asked_by(setup, example):
                         self._wait_for_idle()
-                        self._answer(bench, job)
+                        self._answer(setup, job)
         except (Busy, Down):
             return
 
@@ -53,25 +54,32 @@ class Answers:
                 return
             time.sleep(_IDLE_S)
 
-    def _answer(self, bench: Bench, job: Job) -> None:
+    def _answer(self, setup: Setup, job: Job) -> None:
         with self._worker.infer(job) as events:
             for event in events:
                 if isinstance(event, Done):
                     kept = dataclasses.replace(event.trace, reused=(REUSED,))
-                    self._found[_key(bench, event.policy, job)] = kept
+                    self._found[_key(setup, event.policy, job)] = kept
 
 
-def _jobs(bench: Bench, example: Example) -> list[Job]:
+def asked_by(setup: Setup, example: Example) -> list[Job]:
     """What a click on the example asks for."""
-    pictures = [example.images.get(camera.name) for camera in bench.cameras]
-    modes = [AS_TRAINED] * len(bench.cameras)
-    asked = (example.prompt, example.state, Options())
-    return benches.jobs(bench, bench.policies, pictures, modes, *asked)
+    pictures = [example.images.get(camera.name) for camera in setup.cameras]
+    modes = [AS_TRAINED] * len(setup.cameras)
+    return jobs(
+        setup,
+        policies=setup.policies,
+        pictures=pictures,
+        modes=modes,
+        prompt=example.prompt,
+        state=example.state,
+        options=Options(),
+    )
 
 
-def _key(bench: Bench, policy: str, job: Job) -> str:
+def _key(setup: Setup, policy: str, job: Job) -> str:
     """All that an answer depends on."""
-    info = bench.infos.get(policy)
+    info = setup.infos.get(policy)
     revision = info and info.revision
     return hashlib.sha256(
         codec.encode((policy, revision, job.observation, job.options))

@@ -1,0 +1,293 @@
+"""What the page does when a visitor does something; `wiring` says when.
+
+Handlers run in threads of Gradio's; each run holds one while it waits in the worker's queue, which
+is the only queue there is. What a run left is kept in `Results`, by a key that only its visitor
+gets; nothing else is shared.
+"""
+
+import asyncio
+import dataclasses
+import time
+
+import gradio as gr
+
+from playground.serving.events import Done
+from playground.serving.worker import Down, Worker
+from playground.ui import errors, matters, observation, recipe, rollout, runs, scenes, tabs, visits
+from playground.ui.example_cache import ExampleCache
+from playground.ui.examples import examples
+from playground.ui.observation import Form
+from playground.ui.progress import Progress
+from playground.ui.request import picture
+from playground.ui.results import Results
+from playground.ui.runs import Runs
+from playground.ui.setup import Setup, Setups, judged
+from playground.ui.tabs import Shown
+from playground.ui.visits import Memory, Visits
+
+_UPDATE_EVERY_S = 0.1
+_LIVE_AFTER_S = 0.4  # a shorter run shows its result only, not its making
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class States:
+    """What the page keeps of a visitor.
+
+    key        of the last run's results
+    drawn      the key that the tabs show
+    plotted    what the plot of actions shows: (key, units, steps to execute)
+    framed     whether the page knows the policies that are loaded
+    """
+
+    key: gr.State
+    drawn: gr.State
+    plotted: gr.State
+    framed: gr.State
+
+
+def states() -> States:
+    """To be called inside the Blocks."""
+    return States(key=gr.State(None), drawn=gr.State(None), plotted=gr.State(None),
+                  framed=gr.State(False))  # fmt: skip
+
+
+class Handlers:
+    """The components, what stands behind them, and what is done with both."""
+
+    def __init__(
+        self, setups: Setups, worker: Worker, results: Results, form: Form, shown: Shown,
+        strip: gr.HTML, memory: Memory,
+    ):  # fmt: skip
+        """setups, worker, results: what all visitors share; form, shown, strip, memory: the
+        components."""
+        self.setups, self.worker, self.results = setups, worker, results
+        self.form, self.shown, self.strip, self.memory = form, shown, strip, memory
+        self.runs, self.visits = Runs(), Visits()
+        self.cache = ExampleCache(setups, worker)
+        self.state = states()
+
+    # --- the frame ------------------------------------------------------------------------------
+
+    def restore(self, browser):
+        """The page as its visitor left it. Where the policies are loaded, the whole frame comes in
+        the same update: a second one, close behind, could overtake it in the browser."""
+        found = visits.restored(
+            browser, self.memory, self.visits, self.setups, self.form, self.shown.measure
+        )
+        setup = self.setups.of(found.robot)
+        if not setup.infos:
+            return found.updates
+        frame = self._frame(setup, found.policies, found.temperature)
+        shown = self.form.state.value["values"]
+        frame[self.form.state] = gr.update(judged=judged(setup, shown))
+        return merged(frame, found.updates) | {self.state.framed: True}
+
+    async def follow_loading(self, request: gr.Request, robot, chosen, temperature, framed):
+        """From the first look at the page until the policies are loaded. A run that waits for them
+        says itself what it waits for."""
+        if framed:
+            yield {self.state.framed: True}
+            return
+        visitor = request.session_hash
+        said = None
+        while not self.setups.infos():
+            status = self.worker.status()
+            if status.state in ("down", "closed"):
+                yield self._gone()
+                return
+            if said != status.loading and not self.runs.begun(visitor):
+                said = status.loading
+                setup = self.setups.of()
+                yield {self.strip: Progress(setup, loading=said or "starting").payload()}
+            await asyncio.sleep(0.3)
+        updates = self._frame(self.setups.of(robot), chosen, temperature)
+        if self.runs.begun(visitor):
+            del updates[self.strip]
+        yield updates | {self.state.framed: True}
+
+    def _gone(self) -> dict:
+        notes = Progress(self.setups.of())
+        try:
+            self.worker.metadata(timeout_s=0)
+        except (Down, TimeoutError) as error:
+            notes.fail(str(error))
+        return {self.strip: notes.payload()}
+
+    def _frame(self, setup: Setup, chosen=None, temperature: float = 0.0) -> dict:
+        """What follows from which policies there are and are chosen; None: all."""
+        chosen = setup.policies if chosen is None else chosen
+        updates = observation.refreshed(setup, self.setups.robots(), self.form)
+        updates |= observation.effects(setup, chosen, temperature, self.form)
+        updates |= tabs.refreshed(setup, self.shown)
+        return updates | {self.strip: Progress(setup).payload()}
+
+    # --- the observation ------------------------------------------------------------------------
+
+    def choose_robot(self, robot):
+        """Another robot, another observation; the last result belonged to the former."""
+        setup = self.setups.of(robot)
+        example = next(iter(examples(setup.robot)), None)
+        values = observation.filled(setup, example, self.form)
+        values[self.form.policies] = list(setup.policies)
+        updates = merged(self._frame(setup), values)
+        return updates | {self.state.key: None} | tabs.cleared(self.shown)
+
+    def judge(self, robot, state):
+        return gr.update(judged=judged(self.setups.of(robot), state["values"]))
+
+    def effects(self, robot, chosen, temperature):
+        updates = observation.effects(self.setups.of(robot), chosen, temperature, self.form)
+        return updates or {self.form.seed: gr.skip()}
+
+    def example(self, robot, event: gr.EventData):
+        setup = self.setups.of(robot)
+        example = examples(setup.robot)[int(event.index)]
+        return observation.filled(setup, example, self.form)
+
+    def new_scene(self, robot):
+        return self.scene(robot, None)
+
+    def scene(self, robot, number):
+        """The scene of that number, a fresh one without; the prompt stays."""
+        seed, drawn = scenes.drawn(number)
+        return observation.placed(self.setups.of(robot), seed, drawn, self.form)
+
+    def check_picture(self, file):
+        """A file that is no picture is refused at once, and taken out of its slot."""
+        if file is None:  # taken out again meanwhile
+            return gr.skip()
+        try:
+            picture(file["path"])
+        except ValueError as error:
+            gr.Warning(errors.escaped(error), title="This picture cannot be used")
+            return None
+        return gr.skip()
+
+    # --- a run ----------------------------------------------------------------------------------
+
+    @errors.for_page
+    def run(self, request: gr.Request, key, measure, *inputs):
+        """Yields what changes on the page while the policies answer."""
+        asked = observation.request(self.setups, inputs)
+        setup, jobs = self.setups.of(asked.robot), asked.jobs(self.setups, attention=measure)
+        streams = runs.submit(self.worker, jobs)
+        names = [name for job in jobs for name in job.policies]
+        notes = Progress(setup, names, self.worker.status().loading)
+
+        def take(event):
+            if not setup.infos and (known := self.setups.of(setup.robot.name)).infos:
+                notes.know(known)
+            return notes.take(event)
+
+        following = self.runs.follow(request.session_hash, streams, take, _UPDATE_EVERY_S)
+        began, live = time.monotonic(), False
+        for count, _ in enumerate(following):
+            updates = {self.strip: notes.payload()} if count else self._running(notes, True)
+            if time.monotonic() - began > _LIVE_AFTER_S:
+                live = live or any(notes.live().values())
+                updates |= tabs.live(notes.live(), self.shown) if live else {}
+            yield updates
+        if following.outcome == "replaced":  # the page shows the newer run
+            return
+        if following.outcome == "stopped":
+            notes.stop()
+        if notes.traces:
+            key = self._keep(notes, jobs, key)
+        if notes.failures:
+            text = " ".join(errors.escaped(failure) for failure in notes.failures)
+            gr.Warning(text, title="Not every policy answered")
+        yield self._over(notes, key)
+
+    def run_example(self, request: gr.Request, key, measure, *inputs):
+        """As `run`; an example that was answered before is not run again."""
+        try:
+            asked = observation.request(self.setups, inputs)
+            setup, jobs = self.setups.of(asked.robot), asked.jobs(self.setups, attention=measure)
+            found = self.cache.find(setup, jobs)
+        except ValueError:
+            found = None  # `run` says why
+        if not found or self.runs.current(request.session_hash):
+            yield from self.run(request, key, measure, *inputs)
+            return
+        self.runs.begin(request.session_hash)
+        notes = Progress(setup, found, cached=True)
+        for name, trace in found.items():
+            notes.take(Done(name, trace))
+        yield self._over(notes, self._keep(notes, jobs, key))
+
+    def _keep(self, notes, jobs, before) -> str:
+        """The key of the run's result, which takes the place of the one before."""
+        self.results.drop(before)
+        given = [p for job in jobs for p in job.observation.images.values()]
+        key = self.results.keep(notes.traces, given)
+        notes.keep(key)
+        return key
+
+    def _running(self, notes, on: bool) -> dict:
+        return {
+            self.strip: notes.payload(),
+            self.form.run: gr.update(interactive=not on, value="Running" if on else "Run"),
+            self.form.stop: gr.update(interactive=on),
+        }
+
+    def _over(self, notes, key) -> dict:
+        return self._running(notes, False) | tabs.live({}, self.shown) | {self.state.key: key}
+
+    def show(self, key, drawn):
+        """The result of the run, apart from it: what a generator yields last is sent twice."""
+        traces = self.results.find(key)
+        if key == drawn or not traces:
+            return {self.state.drawn: key}
+        return {self.state.drawn: key} | tabs.drawn(traces, key, self.shown)
+
+    def plot(self, key, plotted, units, execute):
+        """The actions in the units asked for; with no key, none. Nothing else draws or hides them:
+        an answer on its way could put back the units, or the robot, that a person has just left."""
+        wanted = (key, units, execute)
+        traces = self.results.find(key)
+        if wanted == plotted or (key and not traces):
+            return gr.skip(), gr.skip(), gr.skip()
+        return wanted, *tabs.actions(traces, units, execute)
+
+    # --- a run from a file ----------------------------------------------------------------------
+
+    @errors.for_page
+    def open_file(self, file, *inputs):
+        """Sets the page as a recipe has it, and asks for a run where nothing is missing."""
+        tab = self.shown.recipe
+        opened = recipe.read(file["path"])
+        setup = self.setups.of(opened.recipe.robot)
+        present = observation.present(*inputs)
+        updates, missing = recipe.restored(setup, opened, present, self.form)
+        updates = merged(self._frame(setup), updates)
+        updates |= {self.state.key: None} | tabs.cleared(self.shown)
+        updates |= {self.shown.measure: opened.recipe.options.attention}
+        said = missing or ["Running again what the file holds."]
+        updates |= {tab.status: recipe.sentences(said), tab.opened: recipe.light(opened)}
+        return updates | {tab.again: gr.skip() if missing else time.time_ns()}
+
+    def judge_again(self, opened, key):
+        tab = self.shown.recipe
+        return {tab.status: recipe.verdict(opened, self.results.find(key)), tab.opened: None}
+
+    # --- the end --------------------------------------------------------------------------------
+
+    def stop(self, request: gr.Request):
+        self.runs.stop(request.session_hash)
+
+    def leave(self, request: gr.Request):
+        """The page was closed."""
+        for visitor in (request.session_hash, matters.run_of(request), rollout.run_of(request)):
+            self.runs.forget(visitor)
+
+
+def merged(first: dict, then: dict) -> dict:
+    """Updates of both; where both speak of a component, `then` adds to what `first` says."""
+    updates = dict(first)
+    for part, value in then.items():
+        if isinstance(updates.get(part), dict) and "__type__" in updates[part]:
+            is_update = isinstance(value, dict) and "__type__" in value
+            updates[part] = updates[part] | (value if is_update else gr.update(value=value))
+        else:
+            updates[part] = value
+    return updates

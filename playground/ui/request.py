@@ -1,0 +1,244 @@
+"""What a run is asked for: one model for the page's form and for every endpoint, and the jobs that
+it makes."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from gradio_client.utils import is_file_obj_with_meta
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from playground.analysis import sensitivity
+from playground.analysis.variants import GROUPS
+from playground.robots import robot as robots
+from playground.robots import transforms
+from playground.serving.events import Job
+from playground.trace import Options, RawObservation
+from playground.ui.setup import Setup, Setups, numbers
+
+AS_TRAINED = "as trained"
+MAX_PICTURE = 10 << 20  # bytes of a file
+MAX_PROMPT = 10_000  # characters
+
+_TEXTS = "a list of texts, or null"
+_WHOLE = "a whole number, such as 10"
+
+
+def _number(value: object) -> object:
+    """Neither text nor truth is a number, whatever pydantic makes of them."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("not a number")
+    return value
+
+
+def _whole(value: object) -> object:
+    """To JavaScript, 10 and 10.0 are the same number, and above 2**53 it knows no whole ones."""
+    number = _number(value)
+    return int(number) if number % 1 == 0 and abs(number) < 2**53 else number
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+Number = Annotated[float, BeforeValidator(_number)]
+
+
+class RunRequest(BaseModel):
+    """One observation, the policies to run on it, and how. Fields are described as an error says
+    what it expected; what each means is in the endpoints' own words."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    prompt: str = Field(description="text")
+    images: dict[str, Any] = Field(description="an object with a file by camera slot")
+    # Which number is none is told with its name in the robot's state.
+    state: list[Any] | None = Field(None, description="a list of numbers, or null")
+    policies: list[str] | None = Field(None, description=_TEXTS)
+    robot: str | None = Field(None, description="text or null")
+    modes: dict[str, str] | None = Field(
+        None, description='an object with "masked" or "black" by camera slot, or null'
+    )
+    num_steps: Whole = Field(10, description=_WHOLE)
+    num_samples: Whole = Field(1, description=_WHOLE)
+    seed: Whole = Field(0, description=_WHOLE)
+    temperature: Number = Field(0.0, description="a number, such as 0.5")
+    max_tokens: Whole = Field(256, description=_WHOLE)
+    guided: bool | None = Field(None, description="true, false or null")
+    # Of single endpoints.
+    which: Literal["suffix", "prefix"] = Field("suffix", description='"suffix" or "prefix"')
+    noises: Whole = Field(sensitivity.NOISES, description=_WHOLE)
+    groups: list[str] | None = Field(None, description=_TEXTS)
+    prompts: list[str] | None = Field(None, description=_TEXTS)
+
+    @classmethod
+    def checked(cls, values: Mapping[str, object]) -> "RunRequest":
+        """The request of these values. Raises ValueError that says of every wrong field what was
+        expected and what came."""
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise ValueError(_problems(cls, values, error)) from error
+
+    def options(self, *, attention: bool = False) -> Options:
+        return Options(
+            num_steps=self.num_steps,
+            num_samples=self.num_samples,
+            seed=self.seed,
+            temperature=self.temperature,
+            max_tokens=self.max_tokens,
+            attention=attention,
+            guided=self.guided,
+        )
+
+    def jobs(self, setups: Setups, *, attention: bool = False) -> list[Job]:
+        """What to put in line. Raises ValueError that says what to mend."""
+        setup = setups.of(self.robot)
+        pictures, modes = self._slots(setup)
+        return jobs(
+            setup,
+            policies=setup.policies if self.policies is None else self.policies,
+            pictures=pictures,
+            modes=modes,
+            prompt=self.prompt,
+            state=setup.robot.resting_state if self.state is None else self.state,
+            options=self.options(attention=attention),
+        )
+
+    def measurement(self, setups: Setups) -> dict[str, object]:
+        """The arguments of a job of the kind "what_matters"; raises as `jobs` does."""
+        groups = GROUPS if self.groups is None else self.groups
+        if not groups:
+            raise ValueError("choose something to vary: the prompt, the cameras or the state")
+        found = self.jobs(setups)
+        return {
+            "policies": tuple(name for job in found for name in job.policies),
+            "observation": {name: job.observation for job in found for name in job.policies},
+            "options": found[0].options,
+            "noises": self.noises,
+            "groups": tuple(groups),
+            "alternatives": tuple(filter(None, (text.strip() for text in self.prompts or ()))),
+        }
+
+    def _slots(self, setup: Setup) -> tuple[list[np.ndarray | None], list[str]]:
+        """Pictures and modes in the order of the setup's cameras; any of a camera's names will
+        do."""
+        names = {slot.name: i for i, c in enumerate(setup.cameras) for slot in c.slots.values()}
+        given = self.modes or {}
+        if unknown := sorted((self.images.keys() | given.keys()) - set(names)):
+            raise ValueError(f"no camera slots {unknown} here; there are {sorted(names)}")
+        pictures: list[np.ndarray | None] = [None] * len(setup.cameras)
+        modes = [AS_TRAINED] * len(setup.cameras)
+        for name, file in self.images.items():
+            # Of whatever is an upload by this mark, Gradio has checked that its path is one too.
+            if not is_file_obj_with_meta(file):
+                raise ValueError(f"{name}: give an uploaded picture (gradio_client.handle_file)")
+            try:
+                pictures[names[name]] = picture(file["path"])
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+        for name, mode in given.items():
+            modes[names[name]] = mode
+        return pictures, modes
+
+
+def _problems(model: type[BaseModel], values: Mapping, error: ValidationError) -> str:
+    found = {}
+    for problem in error.errors():
+        name = str(problem["loc"][0])
+        field = model.model_fields.get(name)
+        expected = "left out: no field is called so" if field is None else field.description
+        found[name] = f"{name} must be {expected}; {values.get(name)!r:.60} came"
+    return ". ".join(found.values())
+
+
+def picture(path: str | Path) -> np.ndarray:
+    """A file that a visitor gave, as `transforms.load_image` reads it; raises ValueError."""
+    if Path(path).stat().st_size > MAX_PICTURE:
+        raise ValueError(
+            f"the picture's file is larger than {MAX_PICTURE >> 20} MB: scale it down (the models "
+            "see 224 x 224)"
+        )
+    return transforms.load_image(path)
+
+
+# --- jobs ---------------------------------------------------------------------------------------
+
+
+def jobs(
+    setup: Setup,
+    *,
+    policies: Sequence[str],
+    pictures: Sequence[np.ndarray | None],
+    modes: Sequence[str],
+    prompt: str | None,
+    state: Sequence[float | str],
+    options: Options,
+) -> list[Job]:
+    """One job for all policies that name the slots alike and are given the same prompt.
+
+    pictures, modes: of `setup.cameras`, in order. prompt: where it says nothing, each policy gets
+    its default prompt. state: in the robot's units, as typed. Raises ValueError that says what to
+    mend.
+    """
+    _check_kinds(policies, prompt, state)
+    if unknown := set(policies) - set(setup.policies):
+        raise ValueError(f"no loaded policy is called {', '.join(sorted(unknown))}")
+    if not policies:
+        raise ValueError("choose at least one policy to run")
+    names = [[slot.name for slot in setup.robot.slots(kind)] for kind in ("pi0", "pi0_fast")]
+    says_something = bool((prompt or "").strip())
+    if not setup.infos and (names[0] != names[1] or not says_something):
+        raise ValueError("the policies are still being loaded; run when the page says so")
+    values = robots.check_state(setup.robot, numbers(setup.robot, state))
+    found: dict[tuple, Job] = {}
+    for policy in policies:
+        default = setup.infos[policy].default_prompt if policy in setup.infos else None
+        slots = [camera.slots[policy].name if policy in camera.slots else None
+                 for camera in setup.cameras]  # fmt: skip
+        given = [
+            (slot, picture, mode)
+            for slot, picture, mode in zip(slots, pictures, modes, strict=True)
+            if slot is not None
+        ]
+        observation = RawObservation(
+            robot=setup.robot.name,
+            images={
+                slot: picture
+                for slot, picture, mode in given
+                if picture is not None and mode in (AS_TRAINED, "filled")
+            },
+            modes={slot: mode for slot, _, mode in given if mode != AS_TRAINED},
+            prompt=(prompt or "") if says_something else default or prompt or "",
+            state=values,
+        )
+        _check_pictures(setup, policy, observation)
+        key = (observation.prompt, *(slot for slot, _, _ in given))
+        before = found[key].policies if key in found else ()
+        found[key] = Job((*before, policy), observation, options)
+    return list(found.values())
+
+
+def _check_kinds(policies: object, prompt: object, state: object) -> None:
+    """Whoever speaks to the server without the page may send anything."""
+    for name, value in (("the policies", policies), ("the state", state)):
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{name} must be a list, {value!r:.60} came")
+    if not isinstance(prompt, str | None) or not all(isinstance(name, str) for name in policies):
+        raise ValueError("the prompt and each name of a policy must be text")
+    if prompt and len(prompt) > MAX_PROMPT:
+        raise ValueError(
+            f"the prompt has {len(prompt):,} characters, at most {MAX_PROMPT:,} are taken: shorten "
+            "it (the models read a sentence or two)"
+        )
+
+
+def _check_pictures(setup: Setup, policy: str, observation: RawObservation) -> None:
+    """Before the queue: the policy itself would say the same after it."""
+    slots = [camera.slots[policy] for camera in setup.cameras if policy in camera.slots]
+    robots.slot_modes(tuple(slots), observation)
+    if policy in setup.infos:
+        size = setup.infos[policy].image_size
+        for slot, given in observation.images.items():
+            try:
+                transforms.fitted_size(*given.shape[:2], size, size)
+            except ValueError as error:
+                raise ValueError(f"{slot}: {error}") from error
