@@ -12,7 +12,10 @@ import pytest
 
 from models import config
 from models.checkpoints import assembly
+from models.checkpoints.assembly import write_openpi
+from models.checkpoints.digests import params_folder
 from models.checkpoints.lora import GEMMA_2B_LORA, GEMMA_300M_LORA, Adapters, Lora
+from models.checkpoints.openpi import open_openpi
 from playground.checkpoints import catalog, config_file
 from playground.checkpoints import folder as local
 from playground.robots import robot as robots
@@ -203,6 +206,25 @@ def test_openpi_folder(goldens, folder, name, state, actions):
     for key, count in (("state", state), ("actions", actions)):
         assert stats[key].mean == tuple(stored["norm_stats"][key]["mean"])
         assert len(stats[key].mean) == count
+
+
+def test_what_is_named_is_what_is_opened(goldens, tmp_path):
+    """Parameters beside others, under a name of their own: those, and no sibling's."""
+    run = tmp_path / "29999"
+    shutil.copytree(goldens / "pi0" / "params", run / "params", copy_function=shutil.copyfile)
+    shutil.copytree(goldens / "pi0" / "assets", run / "assets", copy_function=shutil.copyfile)
+    raw = {"action_in_proj/kernel": np.full((32, 32), 7.0, np.float32)}
+    arrays = {path: x.read() for path, x in open_openpi(goldens / "pi0" / "params").items()}
+    write_openpi({**arrays, **raw}, tmp_path / "other")
+    (tmp_path / "other" / "params").rename(run / "params_raw")
+    shown = {}
+    for name in ("params", "params_raw"):
+        entry = local.open_folder(run / name, "pi0_aloha")
+        opened = open_openpi(params_folder(entry.params or entry.folder))
+        shown[name] = opened["action_in_proj/kernel"].read()
+        assert local.norm_stats(entry) == local.norm_stats(local.open_folder(run, "pi0_aloha"))
+    np.testing.assert_array_equal(shown["params_raw"], 7.0)
+    np.testing.assert_array_equal(shown["params"], arrays["action_in_proj/kernel"])
 
 
 def test_what_a_folder_does_not_say_is_asked(goldens, tmp_path):

@@ -13,7 +13,7 @@ import pytest
 import safetensors.numpy
 
 from models import config, pi0
-from models.checkpoints import lerobot, openpi
+from models.checkpoints import lerobot, lerobot_config, openpi
 from models.checkpoints.assembly import load_lerobot, to_openpi
 from models.observation import Observation, uint8_to_float
 from tests.support.golden_models import ACTION, CONFIGS, GOLDENS, LANGUAGE, Case, close
@@ -91,7 +91,7 @@ def test_flow_policies(goldens, monkeypatch, family):
 def test_two_cameras_through_the_policy(goldens, monkeypatch, family):
     """The third camera absent, the state as wide as the robot's: LeRobot pads, masks and cuts."""
     record, model = case(family), load(family)
-    described = lerobot.read_lerobot(goldens / "lerobot" / family)
+    described = lerobot_config.read_lerobot(goldens / "lerobot" / family)
     full = observation(family)
     absent = described.cameras[2]
     state = np.array(full.state)
@@ -316,13 +316,13 @@ def test_folders_without_weights(folder):
 
 @pytest.mark.parametrize(("family", "preset"), [("pi0", config.PI0), ("pi05", config.PI05)])
 def test_config_of_the_flow_policies(goldens, family, preset):
-    described = lerobot.read_lerobot(goldens / "lerobot" / family)
+    described = lerobot_config.read_lerobot(goldens / "lerobot" / family)
     assert described.config == dataclasses.replace(preset, action_horizon=10, dtype="float32")
     assert described.num_steps == 10
 
 
 def test_config_of_fast(goldens):
-    described = lerobot.read_lerobot(goldens / "lerobot" / "pi0_fast")
+    described = lerobot_config.read_lerobot(goldens / "lerobot" / "pi0_fast")
     assert described.config == dataclasses.replace(
         config.PI0_FAST,
         action_dim=7,
@@ -342,19 +342,30 @@ def test_config_of_fast(goldens):
         config.from_dict({**saved, "convention": "jax"})
 
 
+def switch_relative(folder, **settings):
+    """Relative actions, in the three places that say so."""
+    on = settings.setdefault("enabled", True)
+    for file, name, values in (
+        ("policy_preprocessor.json", "relative_actions_processor", settings),
+        ("policy_postprocessor.json", "absolute_actions_processor", {"enabled": on}),
+    ):
+        edit(folder / file, lambda d: step_of(d, name)["config"].update(values))  # noqa: B023
+    edit(folder / "config.json", lambda d: d.update(use_relative_actions=on))
+
+
+def step_of(description, name):
+    (step,) = [step for step in description["steps"] if step["registry_name"] == name]
+    return step
+
+
 def test_which_actions_are_offsets(folder):
     """All, but for those whose names hold an excluded part."""
-    assert lerobot.read_lerobot(folder / "pi05").offsets == (False,) * 7
+    assert lerobot_config.read_lerobot(folder / "pi05").offsets == (False,) * 7
 
     def relative(**change):
         step = {"enabled": True, "exclude_joints": ["Gripper", ""], "action_names": None, **change}
-        edit(
-            folder / "pi05" / "policy_preprocessor.json",
-            lambda d: next(
-                s["config"] for s in d["steps"] if s["registry_name"].startswith("relative")
-            ).update(step),
-        )
-        return lerobot.read_lerobot(folder / "pi05").offsets
+        switch_relative(folder / "pi05", **step)
+        return lerobot_config.read_lerobot(folder / "pi05").offsets
 
     assert relative() == (True,) * 7
     names = ["x", "left_gripper.pos", "GRIPPER", "grip"]
@@ -366,10 +377,10 @@ def test_fast_tokenizer_of_a_folder(folder):
     """The one that was saved with the policy, even if config.json has another's name."""
     place = folder / "pi0_fast"
     # The golden folder has a placeholder in its place.
-    assert lerobot.read_lerobot(place).action_tokenizer == "lerobot/fast-action-tokenizer"
+    assert lerobot_config.read_lerobot(place).action_tokenizer == "lerobot/fast-action-tokenizer"
     (place / "action_tokenizer" / "processor_config.json").write_text("{}")
     edit(place / "config.json", lambda d: d.update(action_tokenizer_name="somebody/else"))
-    assert lerobot.read_lerobot(place).action_tokenizer == str(place / "action_tokenizer")
+    assert lerobot_config.read_lerobot(place).action_tokenizer == str(place / "action_tokenizer")
 
     def by_name(description):  # as versions that save none
         step = description["steps"][6]
@@ -377,17 +388,17 @@ def test_fast_tokenizer_of_a_folder(folder):
         step["config"]["action_tokenizer_name"] = "me/fast"
 
     edit(place / "policy_preprocessor.json", by_name)
-    assert lerobot.read_lerobot(place).action_tokenizer == "me/fast"
+    assert lerobot_config.read_lerobot(place).action_tokenizer == "me/fast"
     edit(place / "policy_preprocessor.json", lambda d: d["steps"].pop(6))
     edit(place / "config.json", lambda d: d.pop("action_tokenizer_name"))
-    with pytest.raises(ValueError, match="pi0_fast: 'action_tokenizer_name' is missing in config"):
-        lerobot.read_lerobot(place)
+    with pytest.raises(ValueError, match=r"config\.json: 'action_tokenizer_name' is missing"):
+        lerobot_config.read_lerobot(place)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_norm_stats_and_rule(goldens, family):
     """LeRobot's own results follow from the data that was read."""
-    described = lerobot.read_lerobot(goldens / "lerobot" / family)
+    described = lerobot_config.read_lerobot(goldens / "lerobot" / family)
     record = np.load(goldens / "lerobot" / family / "processing.npz")
     assert record["state"].shape[-1] == described.state_dim
     assert record["action"].shape[-1] == described.action_dim
@@ -411,28 +422,28 @@ def edit(path, change):
 
 
 def test_stats_are_found_through_the_state_file(folder):
-    before = lerobot.read_lerobot(folder / "pi05").stats
+    before = lerobot_config.read_lerobot(folder / "pi05").stats
     old = folder / "pi05" / "policy_preprocessor_step_3_normalizer_processor.safetensors"
     old.rename(folder / "pi05" / "stats.safetensors")
     with pytest.raises(ValueError, match="step_3_normalizer_processor"):
-        lerobot.read_lerobot(folder / "pi05")
+        lerobot_config.read_lerobot(folder / "pi05")
 
     def point(to):
         return lambda d: d["steps"][3].update(state_file=to)
 
     processor = folder / "pi05" / "policy_preprocessor.json"
     edit(processor, point("stats.safetensors"))
-    after = lerobot.read_lerobot(folder / "pi05").stats
+    after = lerobot_config.read_lerobot(folder / "pi05").stats
     for kind in ("state", "actions"):
         assert after[kind].keys() == before[kind].keys() >= {"mean", "std", "q01", "q99"}
         for name, value in before[kind].items():
             np.testing.assert_array_equal(after[kind][name], value)
     edit(processor, point("../pi0/model.safetensors"))
     with pytest.raises(ValueError, match="expected a name in the folder"):
-        lerobot.read_lerobot(folder / "pi05")
+        lerobot_config.read_lerobot(folder / "pi05")
     # A base model carries none.
     edit(processor, lambda d: d["steps"][3].pop("state_file"))
-    assert lerobot.read_lerobot(folder / "pi05").stats["state"] == {}
+    assert lerobot_config.read_lerobot(folder / "pi05").stats["state"] == {}
 
 
 @pytest.mark.parametrize(
@@ -444,7 +455,7 @@ def test_stats_are_found_through_the_state_file(folder):
         ({"use_proprioceptive_memory": True}, "use_proprioceptive_memory is True; only False"),
         ({"image_resolution": [448, 448]}, r"image_resolution is \[448, 448\]; only \[224, 224\]"),
         ({"max_state_dim": 16}, "max_state_dim is 16 and max_action_dim 32"),
-        ({"dtype": "float16"}, "dtype is 'float16'; expected float32 or bfloat16"),
+        ({"dtype": "float16"}, "dtype is 'float16'; expected one of float32, bfloat16"),
     ],
 )
 def test_config_that_cannot_be_run(folder, change, message):
@@ -463,7 +474,7 @@ def test_config_that_cannot_be_run(folder, change, message):
 def test_unknown_normalisation(folder):
     edit(
         folder / "pi0" / "policy_postprocessor.json",
-        lambda d: d["steps"][0]["config"]["norm_map"].update(ACTION="MIN_MAX"),
+        lambda d: d["steps"][0]["config"]["norm_map"].update(ACTION="QUANTILE10"),
     )
-    with pytest.raises(ValueError, match="ACTION is normalised by MIN_MAX; expected one of"):
-        lerobot.read_lerobot(folder / "pi0")
+    with pytest.raises(ValueError, match="ACTION is normalised by QUANTILE10; expected one of"):
+        lerobot_config.read_lerobot(folder / "pi0")

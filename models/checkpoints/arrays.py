@@ -5,6 +5,7 @@ knows what the arrays mean. Never unpickles.
 """
 
 import dataclasses
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -91,16 +92,15 @@ def _reading(what, begin):
 
 
 _SAFETENSORS_TYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_LFS_POINTER = b"version https://git-lfs"
 
 
 def open_safetensors(path: Path) -> dict[str, Stored]:
-    """Name -> array of a safetensors file, nothing read yet but its header."""
-    try:
-        file = safetensors.safe_open(path, framework="numpy")
-    except (OSError, safetensors.SafetensorError) as error:
-        raise ValueError(
-            f"{path} is missing, cut off or no safetensors file; get it again ({error})"
-        ) from error
+    """Name -> array of a safetensors file, or of the shards that an index (`.index.json`) names;
+    nothing read yet but the headers."""
+    if path.suffix == ".json":
+        return _open_shards(path)
+    file = _open_file(path)
     arrays = {}
     for name in file.keys():  # noqa: SIM118  (it is no dict)
         header = file.get_slice(name)
@@ -110,6 +110,68 @@ def open_safetensors(path: Path) -> dict[str, Stored]:
             tuple(header.get_shape()), dtype, lambda name=name: iter([file.get_tensor(name)])
         )
     return arrays
+
+
+def safetensors_metadata(path: Path) -> dict[str, str]:
+    """The text that a file's header holds beside its arrays; of an index, its first shard's."""
+    if path.suffix == ".json":
+        path = shards(path)[0]
+    return _open_file(path).metadata() or {}
+
+
+def shards(index: Path) -> list[Path]:
+    """The files that an index names, which lie beside it."""
+    return sorted({index.parent / name for name in _weight_map(index).values()})
+
+
+def _open_shards(index: Path) -> dict[str, Stored]:
+    where = _weight_map(index)
+    arrays: dict[str, Stored] = {}
+    for shard in shards(index):
+        found = open_safetensors(shard)
+        listed = {name for name, file in where.items() if file == shard.name}
+        if odd := sorted(listed ^ found.keys()):
+            raise ValueError(
+                f"{shard} is not what {index.name} says of it ({len(odd)} arrays differ, such as "
+                f"{odd[0]}): get the whole folder again, from one revision"
+            )
+        arrays |= found
+    return arrays
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        found = json.loads(index.read_bytes())["weight_map"]
+        named = all(
+            Path(name).name == name and name.endswith(".safetensors") for name in found.values()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{index} is no index of safetensors files: {error!r}") from error
+    if not named or not found:
+        raise ValueError(f"{index}: expected array -> a safetensors file beside it, in weight_map")
+    return found
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether Git has left a note in place of a large file."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_LFS_POINTER)) == _LFS_POINTER
+
+
+def _open_file(path: Path):
+    try:
+        return safetensors.safe_open(path, framework="numpy")
+    except (OSError, safetensors.SafetensorError) as error:
+        if is_lfs_pointer(path):
+            raise ValueError(
+                f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull` in the "
+                "folder, or download it from the hub"
+            ) from error
+        raise ValueError(
+            f"{path} is missing, cut off or no safetensors file; get it again ({error})"
+        ) from error
 
 
 # --- checks -------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import safetensors.numpy
 from flax import nnx
 
 from models import config as configs
-from models.checkpoints import lerobot, lora
+from models.checkpoints import lerobot, lerobot_config, lora
 from models.checkpoints.arrays import DTYPES, Stored, check, has_nonfinite, open_safetensors
 from models.checkpoints.digests import (
     CONFIG,
@@ -25,6 +25,7 @@ from models.checkpoints.digests import (
     read_bundled,
     sha256,
     verify_digests,
+    weights_file,
     write_file,
 )
 from models.checkpoints.openpi import Row, family_of, open_openpi, rows
@@ -60,7 +61,7 @@ def load_openpi(
     """
     folder = Path(folder)
     params = params_folder(folder)
-    verify_digests(params.parent, below="params/")
+    verify_digests(params.parent, below=f"{params.name}/")
     arrays = lora.merge(open_openpi(params), adapters, where=str(folder))
     return assemble(config, arrays, where=str(folder), dtype=dtype, progress=progress)
 
@@ -101,7 +102,8 @@ def load_lerobot(
     as stored. Raises ValueError as `load_openpi` does.
     """
     folder = Path(folder)
-    if not (folder / WEIGHTS).is_file():
+    weights = weights_file(folder)
+    if weights is None:
         adapted = (folder / "adapter_config.json").is_file()
         raise ValueError(
             f"{folder} has no {WEIGHTS}"
@@ -109,8 +111,8 @@ def load_lerobot(
         )
     verify_digests(folder)
     if config is None:
-        config = lerobot.read_lerobot(folder).config
-    arrays = lerobot.open_lerobot(folder / WEIGHTS, config)
+        config = lerobot_config.read_lerobot(folder).config
+    arrays = lerobot.open_lerobot(weights, config)
     return assemble(config, arrays, where=str(folder), dtype=dtype, progress=progress)
 
 

@@ -13,7 +13,9 @@ from typing import Literal
 
 DIGESTS = "SHA256SUMS"
 WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"  # of weights that come in several files
 CONFIG = "config.json"
+PARAMS = "params"
 FORMAT = 1  # of a bundled policy's config.json
 
 Kind = Literal["openpi", "lerobot", "bundled"]
@@ -21,11 +23,16 @@ Kind = Literal["openpi", "lerobot", "bundled"]
 
 def kind_of(folder: Path) -> Kind:
     """Raises ValueError, saying what is there instead, if it is no checkpoint at all."""
-    if not ((folder / WEIGHTS).is_file() and (folder / CONFIG).is_file()):
+    if weights_file(folder) is None or not (folder / CONFIG).is_file():
         params_folder(folder)
         return "openpi"
     settings = read_json(folder / CONFIG)
     return "bundled" if "weights_sha256" in settings else "lerobot"
+
+
+def weights_file(folder: Path) -> Path | None:
+    """The safetensors file of a folder, or the index of several; None without either."""
+    return next((folder / x for x in (WEIGHTS, INDEX) if (folder / x).is_file()), None)
 
 
 def read_json(path: Path) -> dict:
@@ -86,10 +93,16 @@ def revision(folder: Path | str) -> str:
     folder = Path(folder)
     if (folder / WEIGHTS).is_file():
         return sha256(folder / WEIGHTS)[:12]
+    if (folder / INDEX).is_file():
+        names = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
+        lines = [f"{sha256(folder / name)}  {name}" for name in names]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
     params = params_folder(folder)
     known = _read_digests(params.parent)
     names = _files(params, params)
-    lines = [f"{known.get(f'params/{name}') or sha256(params / name)}  {name}" for name in names]
+    lines = [
+        f"{known.get(f'{params.name}/{name}') or sha256(params / name)}  {name}" for name in names
+    ]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 
 

@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import math
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from models.checkpoints.digests import Kind, read_bundled
 from models.checkpoints.lora import GEMMA_2B_LORA, GEMMA_300M_LORA, Adapters
@@ -18,14 +18,14 @@ from models.checkpoints.openpi import openpi_manifest
 from models.config import PI0, PI0_FAST, PI05, Config, Convention, Pi0FastConfig, from_dict
 from playground.robots import robot as robots
 from playground.robots.robot import Robot
-from playground.robots.transforms import Method
+from playground.robots.transforms import OPENPI_RULES, InputRules, Method
 from playground.trace import Family, Slot
 
 BUCKET = "gs://openpi-assets/checkpoints"
 PALIGEMMA_TOKENIZER = "gs://big_vision/paligemma_tokenizer.model"
 FAST_TOKENIZER = "physical-intelligence/fast"  # on the Hugging Face hub
 GEMMA_TERMS = "Gemma Terms of Use (https://ai.google.dev/gemma/terms)"
-METHODS: tuple[str, ...] = get_args(Method)
+METHODS: tuple[Method, ...] = ("z-score", "quantile")  # openpi's
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
 # A robot together with what a policy's actions mean on it; a fine-tune names one of these.
@@ -58,6 +58,8 @@ class Entry:
     kind               whose layout the folder has
     address            where the checkpoint is published (gs://), or None
     folder             where it is on this machine, or None
+    params             openpi's parameters, where they are not `folder/params`, else None
+    rules              where its inputs differ from openpi's
     guided             whether pi0-FAST decodes guided unless told otherwise (trace.Options)
     licence            of the weights; "" where the owner knows
     notice             a plain sentence a person should read first, or ""
@@ -77,6 +79,8 @@ class Entry:
     kind: Kind = "openpi"
     address: str | None = None
     folder: Path | None = None
+    params: Path | None = None
+    rules: InputRules = OPENPI_RULES
     guided: bool = False
     licence: str = ""
     notice: str = ""

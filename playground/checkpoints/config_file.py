@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from models.checkpoints.digests import read_json
+from models.checkpoints.lerobot_config import VERSIONS
 from models.checkpoints.lora import GEMMA_2B_LORA, GEMMA_300M_LORA, Adapters, Lora
 from models.config import Config, ExpertConfig, Pi0FastConfig, VisionConfig
 from playground.checkpoints import fields
@@ -124,11 +125,20 @@ def read_config(path: Path | str) -> Entry:
     return dataclasses.replace(entry, action_tokenizer=tokenizer, text_tokenizer=text)
 
 
+_LEROBOT = {
+    **COMMON,
+    "lerobot_version": Field(
+        f"the LeRobot that trained it: {' or '.join(VERSIONS)} (for 0.5 and later)",
+        lambda x: x in VERSIONS,
+    ),
+}
+
+
 def read_addition(path: Path | str) -> dict:
     """What a JSON file says of a folder of LeRobot's, which says the rest itself: fields of COMMON,
     checked. Raises one ValueError for all that is wrong."""
     data = read_json(Path(path))
-    if problems := fields.problems(data, COMMON, ("name", "robot")):
+    if problems := fields.problems(data, _LEROBOT, ("name", "robot")):
         title = f"{path} does not describe a folder of LeRobot's:"
         raise ValueError("\n  ".join([title, *sorted(problems)]))
     return data

@@ -5,13 +5,14 @@ made it, which robot and norm stats, how LoRA adapters were scaled. Nothing here
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from models.checkpoints import lerobot, openpi
-from models.checkpoints.digests import kind_of, params_folder
+from models.checkpoints import lerobot_config as lerobot
+from models.checkpoints import openpi
+from models.checkpoints.digests import PARAMS, kind_of, params_folder
 from playground.checkpoints.catalog import (
     FAST_TOKENIZER,
     OPENPI,
@@ -33,7 +34,14 @@ from playground.checkpoints.config_file import (
 )
 from playground.checkpoints.fields import choice_of
 from playground.robots.robot import NO_CAMERA, Robot
-from playground.robots.transforms import EPSILON, read_norm_stats, trim
+from playground.robots.transforms import (
+    EPSILON,
+    OPENPI_RULES,
+    InputRules,
+    checked_stats,
+    read_norm_stats,
+    trim,
+)
 from playground.trace import Family, Slot, Stats
 
 # --- a folder -----------------------------------------------------------------------------------
@@ -69,7 +77,7 @@ def open_folder(
 
 def _openpi(folder: Path, config: str | None, asset_id: str | None) -> Entry:
     params = params_folder(folder)
-    root = params.parent if params == folder else folder
+    root = params.parent
     family = openpi.family_of(openpi.open_openpi(params))
     fitting = ", ".join(known.name for known in OPENPI if known.family == family)
     if config is None:
@@ -84,7 +92,13 @@ def _openpi(folder: Path, config: str | None, asset_id: str | None) -> Entry:
             f"openpi's for {family} are {fitting}"
         )
     entry = dataclasses.replace(
-        entry, folder=root, asset_id=asset_id or entry.asset_id, address=None, licence="", notice=""
+        entry,
+        folder=root,
+        params=None if params.name == PARAMS else params,
+        asset_id=asset_id or entry.asset_id,
+        address=None,
+        licence="",
+        notice="",
     )
     norm_stats_file(entry)
     return entry
@@ -203,8 +217,47 @@ def _lerobot(folder: Path, config: str | None, robot: str | None) -> Entry:
         text_tokenizer=text_tokenizer_of(added, beside),
         kind="lerobot",
         folder=folder,
-        notice="Pictures are made smaller as openpi does it: smoothly, where LeRobot skips pixels.",
+        rules=_rules(described, family, added.get("lerobot_version")),
+        notice=" ".join(_notices(described, family, added.get("lerobot_version"))),
     )
+
+
+def _rules(
+    described: lerobot.LeRobotPolicy, family: Family, asked: lerobot.Version | None
+) -> InputRules:
+    """LeRobot 0.4 padded the state before it wrote it into the prompt, and pictures with -1 before
+    it stretched 0 to 1 into -1 to 1, so that their bars became -3."""
+    if (asked or described.version) != "0.4":
+        return OPENPI_RULES
+    padded = 0 if family == "pi0" else described.max_state_dim
+    return InputRules(prompt_state_dims=padded, bar_value=-3.0)
+
+
+def _notices(
+    described: lerobot.LeRobotPolicy, family: Family, asked: lerobot.Version | None
+) -> list[str]:
+    """What a person should know of how inputs are prepared for it."""
+    bars = "bars beside pictures that are not square darker than black"
+    old = bars if family == "pi0" else f"the state padded in the prompt, {bars}"
+    notices = ["Pictures are made smaller as openpi does it: smoothly, where LeRobot skips pixels."]
+    if asked is not None:
+        notices.append(f"Inputs are prepared as LeRobot {asked} does it, as asked for.")
+    elif described.version == "0.4":
+        notices.append(
+            f"It was saved by LeRobot 0.4, and inputs are prepared as it was trained: {old}. "
+            'LeRobot 0.5 and later prepare them otherwise; "lerobot_version": "0.5" in a JSON '
+            "description does as they do."
+        )
+    elif described.version is None:
+        notices.append(
+            "The folder does not show whether LeRobot 0.4 or a later version trained it, and their "
+            f"inputs differ. They are prepared as 0.5 and later do; if it was 0.4 ({old}), say "
+            '"lerobot_version": "0.4" in a JSON description.'
+        )
+    if described.renamed:
+        named = ", ".join(f"{slot} was {camera}" for slot, camera in described.renamed.items())
+        notices.append(f"In its training data {named}.")
+    return notices
 
 
 def _action_tokenizer(described: lerobot.LeRobotPolicy, asked: str | None) -> str | None:
@@ -228,7 +281,7 @@ def _as_lerobot_has_it(robot: Robot, cameras: Sequence[str]) -> Robot:
     )
 
 
-def _misfits(described: lerobot.LeRobotPolicy, family: str, robot: Robot) -> list[str]:
+def _misfits(described: lerobot.LeRobotPolicy, family: Family, robot: Robot) -> list[str]:
     """Why a policy cannot be this robot's; [] if it can."""
     problems = []
     filled = [slot.name for slot in robot.slots(family) if slot.camera != NO_CAMERA]
@@ -257,20 +310,33 @@ def _lerobot_stats(described: lerobot.LeRobotPolicy, where: Path) -> dict[str, S
     openpi divides by std + 1e-6 and by q99 - q01 + 1e-6, also on the way back. LeRobot divides by
     std + 1e-8, multiplies by std, and takes the range as it is unless it is zero.
     """
-    found = {}
+    entries: dict[str, dict] = {}
     for key, stats in described.stats.items():
-        if not {"mean", "std"} <= stats.keys():
-            raise ValueError(f"{where} carries no norm stats for {key}: it is a base model")
-        values = {name: stats[name].astype(np.float64) for name in stats}
-        values["std"] = values["std"] + (described.epsilon if key == "state" else 0.0) - EPSILON
-        if {"q01", "q99"} <= values.keys():
-            span = values["q99"] - values["q01"]
-            span = np.where(span == 0, described.epsilon, span)
-            values["q99"] = values["q01"] + span - EPSILON
-        found[key] = Stats(
-            *(
-                tuple(values[name].tolist()) if name in values else None
-                for name in ("mean", "std", "q01", "q99")
+        method = described.normalisation[key]
+        if missing := [name for name in lerobot.NEEDED[method] if name not in stats]:
+            raise ValueError(
+                f"{where} has no norm stats for {key} ({', '.join(missing)}): it is a base model, "
+                "which drives no robot before it is fine-tuned"
             )
+        low, high = ("min", "max") if method == "min-max" else ("q01", "q99")
+        named = {"mean": "mean", "std": "std", "q01": low, "q99": high}
+        entries[key] = {ours: stats[theirs] for ours, theirs in named.items() if theirs in stats}
+    checked_stats(entries, str(where))
+    return {
+        key: _as_openpi_counts(
+            entry, described.epsilon if key == "state" else 0.0, described.epsilon
         )
-    return found
+        for key, entry in entries.items()
+    }
+
+
+def _as_openpi_counts(entry: Mapping[str, np.ndarray], added: float, epsilon: float) -> Stats:
+    """added: what LeRobot adds to this std; epsilon: what a range of zero is for it."""
+    values = {name: value.astype(np.float64) for name, value in entry.items()}
+    if "std" in values:
+        values["std"] = values["std"] + added - EPSILON
+    if {"q01", "q99"} <= values.keys():
+        span = values["q99"] - values["q01"]
+        values["q99"] = values["q01"] + np.where(span == 0, epsilon, span) - EPSILON
+    names = ("mean", "std", "q01", "q99")
+    return Stats(*(tuple(values[n].tolist()) if n in values else None for n in names))

@@ -112,7 +112,7 @@ def open_steps(asked: Asked) -> Generator[Phase, None, Policy]:
     info = describe(
         entry,
         model.config,
-        revision=revision(entry.folder),
+        revision=revision(entry.params or entry.folder),
         badge=BUNDLED_BADGE if bundled else REAL_BADGE,
         notice=BUNDLED_NOTICE if bundled else entry.notice,
         stats=local.norm_stats(entry),
@@ -152,7 +152,11 @@ def _load(entry: Entry, progress: Callable[[int, int, str], None]) -> Pi0 | Pi0F
     if entry.kind == "lerobot":
         return load_lerobot(entry.folder, config, dtype=storage, progress=progress)
     return load_openpi(
-        entry.folder, config, dtype=storage, adapters=entry.adapters, progress=progress
+        entry.params or entry.folder,
+        config,
+        dtype=storage,
+        adapters=entry.adapters,
+        progress=progress,
     )
 
 
@@ -276,8 +280,8 @@ def assemble(
             f"{tokenizer.vocab_size:,}: give the text_tokenizer that it was trained with"
         )
     if isinstance(model, Pi0):
-        return FlowPolicy(info, entry.robot, model, tokenizer, entry.state_in_prompt)
-    return FastPolicy(info, entry.robot, model, FastTokenizer(tokenizer, fast))
+        return FlowPolicy(info, entry.robot, model, tokenizer, entry.state_in_prompt, entry.rules)
+    return FastPolicy(info, entry.robot, model, FastTokenizer(tokenizer, fast), entry.rules)
 
 
 def warm_up(policy: Policy) -> None:

@@ -24,6 +24,7 @@ from playground.policies.environment import versions
 from playground.robots import robot as robots
 from playground.robots import transforms
 from playground.robots.robot import ModelInput, Robot
+from playground.robots.transforms import InputRules
 from playground.serving.events import Done, Event, Phase
 from playground.tabletop import camera
 from playground.trace import (
@@ -45,10 +46,11 @@ TEXT_STEP = 32
 @dataclasses.dataclass(frozen=True, slots=True)
 class Prepared:
     """An observation at the model's door. images: what the model sees, uint8 [size, size, 3] by
-    slot, in the model's order; modes: by slot; state: float64 [D], normalised; prompt: its tokens;
-    warnings: plain sentences."""
+    slot, in the model's order; bars: by slot, bool [size, size], see `ModelInput`; modes: by slot;
+    state: float64 [D], normalised; prompt: its tokens; warnings: plain sentences."""
 
     images: dict[str, np.ndarray]
+    bars: dict[str, np.ndarray]
     modes: dict[str, str]
     state: np.ndarray
     prompt: Prompt | FastPrompt
@@ -66,8 +68,8 @@ def patience_s(config: Config) -> float:
 class Policy:
     """What both kinds share: the way in, the caches, and the frame of a trace."""
 
-    def __init__(self, info: PolicyInfo, robot: Robot, config: Config, programs):
-        self.info, self.robot, self.config = info, robot, config
+    def __init__(self, info: PolicyInfo, robot: Robot, config: Config, programs, rules: InputRules):
+        self.info, self.robot, self.config, self.rules = info, robot, config, rules
         self._programs = programs
         self._image_tokens = _Recent(KEPT_IMAGES)
         self._prefixes = _Recent(KEPT_PREFIXES)
@@ -88,9 +90,10 @@ class Policy:
         given = robots.to_model(
             self.robot, info.family, raw, info.state_stats, info.normalisation, info.image_size
         )
-        prompt = self.tokenize(raw.prompt, given.state)
+        missing = max(0, self.rules.prompt_state_dims - len(given.state))
+        prompt = self.tokenize(raw.prompt, np.pad(given.state, (0, missing)))
         warnings = [*self._foreign(given), *self._warnings(raw, prompt)]
-        return Prepared(given.images, given.modes, given.state, prompt, tuple(warnings))
+        return Prepared(given.images, given.bars, given.modes, given.state, prompt, tuple(warnings))
 
     def infer(self, raw: RawObservation, options: Options) -> Iterator[Event]:
         """The run as it happens: Phase before whatever blocks, Step or TokenEvent, then Done."""
@@ -100,12 +103,12 @@ class Policy:
             prepared = self.prepare(raw)
         reused: list[str] = []
         tokens = {}
-        for slot, image in self._seen(prepared).items():
-            digest = image_digest(image)
+        for slot in self._seen(prepared):
+            digest = self._picture_digest(prepared, slot)
             if (known := self._image_tokens.get(digest)) is None:
                 yield (phase := self._phase("vision", ("vision",)))
                 with timer(phase.phase):
-                    known = self._programs.embed_images(uint8_to_float(image)[None])
+                    known = self._programs.embed_images(self._pixels(prepared, slot)[None])
                     self._image_tokens.put(digest, known.block_until_ready())
             else:
                 reused.append(f"image embedding of {slot}")
@@ -127,10 +130,10 @@ class Policy:
         check_options(options)
         prepared = self.prepare(raw)
         tokens = {}
-        for slot, image in self._seen(prepared).items():
-            digest = image_digest(image)
+        for slot in self._seen(prepared):
+            digest = self._picture_digest(prepared, slot)
             if (known := self._image_tokens.get(digest)) is None:
-                known = self._programs.embed_images(uint8_to_float(image)[None])
+                known = self._programs.embed_images(self._pixels(prepared, slot)[None])
                 self._image_tokens.put(digest, known)
             tokens[slot] = known
         actions, failure = self._actions(prepared, options, tokens)
@@ -138,6 +141,16 @@ class Policy:
 
     def _actions(self, prepared, options, tokens):
         raise NotImplementedError
+
+    def _pixels(self, prepared: Prepared, slot: str) -> np.ndarray:
+        """What the vision transformer is given, float32 [size, size, 3]."""
+        pixels = uint8_to_float(prepared.images[slot])
+        pixels[prepared.bars[slot]] = self.rules.bar_value
+        return pixels
+
+    def _picture_digest(self, prepared: Prepared, slot: str) -> str:
+        """Of what `_pixels` gives."""
+        return picture_digest(prepared, slot, self.rules)
 
     def _seen(self, prepared: Prepared) -> dict[str, np.ndarray]:
         """The images that go through the vision transformer."""
@@ -172,6 +185,7 @@ class Policy:
                 f"{self.info.max_token_len}."
             )
         stats = self.info.state_stats
+        share = "" if self.info.normalisation == "min-max" else "98 % of "
         if stats is not None and stats.q01 is not None:
             state = self.robot.state_to_model(np.asarray(raw.state, np.float64))
             for dimension, given, value, low, high in zip(
@@ -182,8 +196,8 @@ class Policy:
                 if not low - slack <= value <= high + slack:
                     told = robots.told_state(dimension, given, value)
                     found.append(
-                        f"{dimension.name} is {told}, outside the {low:.3g} to {high:.3g} of 98 % "
-                        "of the training data."
+                        f"{dimension.name} is {told}, outside the {low:.3g} to {high:.3g} of "
+                        f"{share}the training data."
                     )
         return tuple(found)
 
@@ -213,7 +227,9 @@ class Policy:
             return rows(array[:places])
 
         fast, state = isinstance(prompt, FastPrompt), prepared.state
-        if not fast:  # whose prompt holds it, however many dimensions it has
+        if fast or self.config.pi05:  # whose prompt holds it, however many dimensions it has
+            state = np.zeros(self.config.action_dim)
+        else:
             state = transforms.pad(state, self.config.action_dim)
         return Observation(
             images={},
@@ -351,9 +367,17 @@ class _Timer:
             return None if step is None else jax.block_until_ready(step)
 
 
-def prefix_digest(prepared: Prepared, slots: tuple[str, ...], *more) -> str:
+def picture_digest(prepared: Prepared, slot: str, rules: InputRules) -> str:
+    """Stands for the pixels that a model is given: two pictures may differ in their bars alone."""
+    digest = image_digest(prepared.images[slot])
+    if rules.bar_value == transforms.BLACK:
+        return digest
+    return f"{digest} {hashlib.sha256(prepared.bars[slot].tobytes()).hexdigest()}"
+
+
+def prefix_digest(prepared: Prepared, slots: tuple[str, ...], rules: InputRules, *more) -> str:
     """What a prefix depends on."""
-    images = [image_digest(prepared.images[slot]) for slot in slots]
+    images = [picture_digest(prepared, slot, rules) for slot in slots]
     modes = [prepared.modes[slot] for slot in slots]
     what = repr((slots, images, modes, more)).encode() + prepared.prompt.tokens.tobytes()
     return hashlib.sha256(what).hexdigest()

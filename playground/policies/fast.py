@@ -15,6 +15,7 @@ from models.tokenizer import ACTION_END, ACTION_MARKER, FastPrompt, FastTokenize
 from playground.policies import token_layout
 from playground.policies.base import Policy, Prepared, prefix_digest
 from playground.robots.robot import Robot
+from playground.robots.transforms import OPENPI_RULES, InputRules
 from playground.serving.events import TokenEvent
 from playground.trace import DecodedToken, Options, PolicyInfo, RawObservation, is_guided
 
@@ -24,8 +25,15 @@ _DOERS = {"openpi": "openpi", "lerobot": "LeRobot"}
 class FastPolicy(Policy):
     """pi0-FAST."""
 
-    def __init__(self, info: PolicyInfo, robot: Robot, model: Pi0Fast, tokenizer: FastTokenizer):
-        super().__init__(info, robot, model.config, Pi0FastPrograms(model))
+    def __init__(
+        self,
+        info: PolicyInfo,
+        robot: Robot,
+        model: Pi0Fast,
+        tokenizer: FastTokenizer,
+        rules: InputRules = OPENPI_RULES,
+    ):
+        super().__init__(info, robot, model.config, Pi0FastPrograms(model), rules)
         self.tokenizer = tokenizer
         encode = tokenizer.paligemma.encode
         end = encode(ACTION_END)
@@ -75,7 +83,7 @@ class FastPolicy(Policy):
         grammar = self.grammar(options)
         how = {"max_decoding_steps": options.max_tokens}
         places = self._text_places(prepared, options.attention)
-        key = prefix_digest(prepared, slots, options.attention, options.max_tokens)
+        key = prefix_digest(prepared, slots, self.rules, options.attention, options.max_tokens)
 
         def prefill():
             observation = self._observation(prepared, slots, 1, places)
@@ -142,7 +150,7 @@ class FastPolicy(Policy):
 
     def _actions(self, prepared, options, tokens):
         slots = tuple(tokens)
-        key = prefix_digest(prepared, slots, False, options.max_tokens)
+        key = prefix_digest(prepared, slots, self.rules, False, options.max_tokens)
         if (known := self._prefixes.get(key)) is None:
             places = self._text_places(prepared, False)
             observation = self._observation(prepared, slots, 1, places)

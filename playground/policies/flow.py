@@ -10,6 +10,7 @@ from models.tokenizer import PaligemmaTokenizer, Prompt
 from playground.policies import token_layout
 from playground.policies.base import Policy, Prepared, prefix_digest, sample_noise
 from playground.robots.robot import Robot
+from playground.robots.transforms import OPENPI_RULES, InputRules
 from playground.serving.events import Step
 from playground.trace import PolicyInfo
 
@@ -24,8 +25,9 @@ class FlowPolicy(Policy):
         model: Pi0,
         tokenizer: PaligemmaTokenizer,
         state_in_prompt: bool,
+        rules: InputRules = OPENPI_RULES,
     ):
-        super().__init__(info, robot, model.config, Pi0Programs(model))
+        super().__init__(info, robot, model.config, Pi0Programs(model), rules)
         self.tokenizer, self._state_in_prompt = tokenizer, state_in_prompt
 
     def tokenize(self, prompt: str, state: np.ndarray) -> Prompt:
@@ -48,7 +50,7 @@ class FlowPolicy(Policy):
     def _run(self, raw, prepared, options, tokens, timer, reused):
         slots, n = tuple(tokens), options.num_samples
         places = self._text_places(prepared, options.attention)
-        key = prefix_digest(prepared, slots, options.attention)
+        key = prefix_digest(prepared, slots, self.rules, options.attention)
 
         def prefill():
             observation = self._observation(prepared, slots, 1, places)
@@ -102,7 +104,7 @@ class FlowPolicy(Policy):
     def _actions(self, prepared, options, tokens):
         slots, n = tuple(tokens), options.num_samples
         places = self._text_places(prepared, False)
-        key = prefix_digest(prepared, slots, False)
+        key = prefix_digest(prepared, slots, self.rules, False)
         if (known := self._prefixes.get(key)) is None:
             observation = self._observation(prepared, slots, 1, places)
             known = (self._programs.prefill(observation, tokens), ())

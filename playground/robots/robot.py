@@ -83,11 +83,13 @@ class ModelInput:
     """An observation in the model's terms.
 
     images: by slot, in the order of the slots, uint8 [size, size, 3]; black where none is filled
+    bars: by slot, bool [size, size]: which pixels are black bars beside a picture of another shape
     modes: by slot; "masked" hides it from attention, "black" and "filled" are attended to
     state: float64 [S], normalised, not padded to the model's dimension
     """
 
     images: dict[str, np.ndarray]
+    bars: dict[str, np.ndarray]
     modes: dict[str, SlotMode]
     state: np.ndarray
 
@@ -113,8 +115,14 @@ def to_model(
         else np.zeros((image_size, image_size, 3), np.uint8)
         for slot, mode in modes.items()
     }
+    bars = {
+        slot: transforms.letterbox(*raw.images[slot].shape[:2], image_size, image_size)
+        if mode == "filled"
+        else np.zeros((image_size, image_size), bool)
+        for slot, mode in modes.items()
+    }
     state = transforms.normalise(robot.state_to_model(state), stats, method)
-    return ModelInput(images, modes, state)
+    return ModelInput(images, bars, modes, state)
 
 
 def from_model(

@@ -9,18 +9,39 @@ import dataclasses
 import io
 import json
 import struct
+from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, get_args
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from playground.trace import Stats
 
-Method = Literal["z-score", "quantile"]
+Method = Literal["z-score", "quantile", "min-max", "identity"]
+
+BLACK = -1.0  # as the models have it
 
 # Added to a standard deviation or a quantile range before dividing by it.
 EPSILON = 1e-6
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class InputRules:
+    """Where a policy's inputs differ from openpi's: LeRobot's rules changed with its versions.
+
+    prompt_state_dims: the normalised state is padded with zeros to so many dimensions before it is
+        written into the prompt; 0 for the robot's own
+    bar_value: of the bars beside a picture that is not square, in the model's terms, where black
+        is BLACK
+    """
+
+    prompt_state_dims: int = 0
+    bar_value: float = BLACK
+
+
+OPENPI_RULES = InputRules()
+
 
 # --- normalisation ------------------------------------------------------------------------------
 
@@ -29,8 +50,12 @@ def normalise(values: np.ndarray, stats: Stats, method: Method) -> np.ndarray:
     """float64 [..., D] in the model's terms, from values in the robot's units.
 
     z-score: (x - mean) / (std + 1e-6), pi0. quantile: q01..q99 to -1..1 without clipping, pi0.5 and
-    pi0-FAST. The stats must cover exactly D dimensions: cut longer ones with `trim`.
+    pi0-FAST. min-max (LeRobot's) is the same rule, with the smallest and largest value in q01 and
+    q99. identity leaves the values alone. The stats must cover exactly D dimensions: cut longer
+    ones with `trim`.
     """
+    if method == "identity":
+        return np.asarray(values, np.float64)
     low, span = _scale(values, stats, method)
     if method == "z-score":
         return (values - low) / span
@@ -39,6 +64,8 @@ def normalise(values: np.ndarray, stats: Stats, method: Method) -> np.ndarray:
 
 def unnormalise(values: np.ndarray, stats: Stats, method: Method) -> np.ndarray:
     """float64 [..., D]: what `normalise` was given."""
+    if method == "identity":
+        return np.asarray(values, np.float64)
     low, span = _scale(values, stats, method)
     if method == "z-score":
         return values * span + low
@@ -63,8 +90,8 @@ def _scale(values: np.ndarray, stats: Stats, method: Method) -> tuple[np.ndarray
         raise ValueError(f"the norm stats cover {len(stats.mean)} dimensions, the data has {dims}")
     if method == "z-score":
         return np.array(stats.mean), np.array(stats.std) + EPSILON
-    if method != "quantile":
-        raise ValueError(f"normalisation is 'z-score' or 'quantile', not {method!r}")
+    if method not in ("quantile", "min-max"):
+        raise ValueError(f"normalisation is one of {', '.join(get_args(Method))}, not {method!r}")
     if stats.q01 is None or stats.q99 is None:
         raise ValueError(
             "quantile normalisation needs q01 and q99, which these norm stats lack: compute them "
@@ -198,6 +225,15 @@ def resize_with_pad(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return canvas
 
 
+def letterbox(image_height: int, image_width: int, height: int, width: int) -> np.ndarray:
+    """bool [height, width]: which of the pixels that `resize_with_pad` makes are its black bars."""
+    fitted_height, fitted_width = fitted_size(image_height, image_width, height, width)
+    top, left = (height - fitted_height) // 2, (width - fitted_width) // 2
+    bars = np.ones((height, width), bool)
+    bars[top : top + fitted_height, left : left + fitted_width] = False
+    return bars
+
+
 def fitted_size(image_height: int, image_width: int, height: int, width: int) -> tuple[int, int]:
     """(height, width) of what `resize_with_pad` scales an image to, before padding; raises
     ValueError where a side would vanish."""
@@ -217,14 +253,18 @@ def fitted_size(image_height: int, image_width: int, height: int, width: int) ->
 def read_norm_stats(path: str | Path) -> dict[str, Stats]:
     """Stats by key ("state", "actions") from openpi's `norm_stats.json`.
 
-    Raises ValueError that names the key and what is wrong: missing or other values than finite
-    numbers, lengths that differ, negative deviations, q99 below q01.
+    Raises one ValueError for all that is wrong, by key and entry (`checked_stats`).
     """
     try:
-        entries = json.loads(Path(path).read_text("utf-8"))["norm_stats"]
-        return {key: _stats(entry) for key, entry in entries.items()}
-    except (OSError, KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise ValueError(f"cannot read norm stats from {path}: {error!r}") from error
+        entries = json.loads(Path(path).read_bytes())["norm_stats"]
+        if not isinstance(entries, dict):
+            raise TypeError(f"norm_stats is {entries!r}, no object")
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"cannot read norm stats from {path}: {error!r}; expected "
+            '{"norm_stats": {"state": {"mean": [...], "std": [...]}, "actions": ...}}'
+        ) from error
+    return checked_stats(entries, str(path))
 
 
 def write_norm_stats(path: str | Path, stats: dict[str, Stats]) -> None:
@@ -233,21 +273,74 @@ def write_norm_stats(path: str | Path, stats: dict[str, Stats]) -> None:
     Path(path).write_text(json.dumps({"norm_stats": entries}, indent=2) + "\n", "utf-8")
 
 
-def _stats(entry: dict) -> Stats:
-    vectors = {name: entry[name] for name in ("mean", "std")}
-    vectors |= {name: entry.get(name) for name in ("q01", "q99")}
-    given = {name: np.array(v, np.float64) for name, v in vectors.items() if v is not None}
-    dims = given["mean"].size
-    for name, vector in given.items():
-        if vector.shape != (dims,) or not dims:
-            raise ValueError(f"{name} is no list of {dims} numbers, as many as mean has")
-        if not np.isfinite(vector).all():
-            raise ValueError(f"{name} holds values that are not finite")
-    if (given["std"] < 0).any():
-        raise ValueError("std is negative somewhere")
-    if len(given) == 4 and (given["q99"] < given["q01"]).any():
-        raise ValueError("q99 is below q01 somewhere: are they swapped?")
-    return Stats(*(tuple(given[n].tolist()) if n in given else None for n in vectors))
+def checked_stats(entries: Mapping[str, object], where: str) -> dict[str, Stats]:
+    """Stats of whatever source, by key ("state", "actions"): each an object with `mean` and `std`
+    [D], and possibly `q01` and `q99`.
+
+    Raises one ValueError that names `where`, and the key and entry of all that cannot be: missing
+    or other values than finite numbers, lengths that differ, a negative std, q99 below q01.
+    """
+    stats, problems = {}, []
+    for key, entry in entries.items():
+        found, wrong = _checked(entry)
+        problems += [f"{key}: {problem}" for problem in wrong]
+        if not wrong:
+            stats[key] = Stats(**found)
+    if problems:
+        raise ValueError("\n  ".join([f"the norm stats in {where} cannot be right:", *problems]))
+    return stats
+
+
+def _checked(entry: object) -> tuple[dict[str, tuple[float, ...] | None], list[str]]:
+    """One key's vectors, and what is wrong with them."""
+    if not isinstance(entry, Mapping):
+        return {}, [f"{entry!r}; expected an object with mean and std"]
+    problems, vectors = [], {}
+    for name in ("mean", "std", "q01", "q99"):
+        value = entry.get(name)
+        if value is None:
+            problems += [f"{name} is missing"] if name in ("mean", "std") else []
+            continue
+        try:
+            vectors[name] = np.array(value, np.float64)
+        except (TypeError, ValueError, OverflowError):
+            problems.append(f"{name} is no list of numbers")
+            continue
+        problems += _vector_problems(name, vectors[name])
+    if not problems:
+        problems += _contradictions(vectors)
+    names = ("mean", "std", "q01", "q99")
+    return {n: tuple(vectors[n].tolist()) if n in vectors else None for n in names}, problems
+
+
+def _vector_problems(name: str, vector: np.ndarray) -> list[str]:
+    if vector.ndim == 2:
+        return [
+            f"{name} is a table of {vector.shape[0]} x {vector.shape[1]}: stats for every step of "
+            "a chunk are not supported; compute them over all steps, one number a dimension"
+        ]
+    if vector.ndim != 1 or not vector.size:
+        return [f"{name} has the shape {list(vector.shape)}; expected one number a dimension"]
+    wrong = [f"{name}[{i}] is {vector[i]}" for i in np.flatnonzero(~np.isfinite(vector))[:3]]
+    return [f"{', '.join(wrong)}; expected finite numbers"] if wrong else []
+
+
+def _contradictions(vectors: Mapping[str, np.ndarray]) -> list[str]:
+    """What cannot be, of vectors that are right one by one."""
+    sizes = {name: len(vector) for name, vector in vectors.items()}
+    if len(set(sizes.values())) > 1:
+        return [f"the lengths differ: {', '.join(f'{n} {size}' for n, size in sizes.items())}"]
+    problems = [
+        f"std[{i}] is {vectors['std'][i]:.6g}; a standard deviation is not negative"
+        for i in np.flatnonzero(vectors["std"] < 0)[:3]
+    ]
+    if {"q01", "q99"} <= vectors.keys():
+        low, high = vectors["q01"], vectors["q99"]
+        problems += [
+            f"q99[{i}] is {high[i]:.6g}, below q01[{i}], {low[i]:.6g}: are they swapped?"
+            for i in np.flatnonzero(high < low)[:3]
+        ]
+    return problems
 
 
 class RunningStats:

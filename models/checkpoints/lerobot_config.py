@@ -1,0 +1,383 @@
+"""What a LeRobot folder says of its policy beside the weights: `config.json` and the processors.
+
+Sources: LeRobot 0.4.0 to 0.5.1 and main (0.6), `policies/{pi0,pi05,pi0_fast}` and `processor/`.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from models.checkpoints import lerobot_processors as processors
+from models.checkpoints.arrays import Stored, open_safetensors, safetensors_metadata
+from models.checkpoints.digests import CONFIG, read_json, weights_file
+from models.checkpoints.lerobot import EMBEDDING, LM_HEAD
+from models.checkpoints.lerobot_processors import Processors, Step, enabled
+from models.config import (
+    GEMMA_2B,
+    GEMMA_300M,
+    PALIGEMMA_VOCAB,
+    SIGLIP_SO400M,
+    Config,
+    Pi0Config,
+    Pi0FastConfig,
+)
+
+Normalisation = Literal["z-score", "quantile", "min-max", "identity"]
+NORMALISATIONS: dict[str, Normalisation] = {
+    "MEAN_STD": "z-score",
+    "QUANTILES": "quantile",
+    "MIN_MAX": "min-max",
+    "IDENTITY": "identity",
+}
+# The two that a rule of ours needs, by what LeRobot calls them.
+NEEDED = {
+    "z-score": ("mean", "std"),
+    "quantile": ("q01", "q99"),
+    "min-max": ("min", "max"),
+    "identity": (),
+}
+VARIANTS = {"gemma_2b": GEMMA_2B, "gemma_300m": GEMMA_300M}
+STATISTICS = ("mean", "std", "min", "max", "q01", "q10", "q50", "q90", "q99")
+IMAGES, STATE, ACTION = "observation.images.", "observation.state", "action"
+
+Version = Literal["0.4", "0.5"]
+VERSIONS: tuple[Version, ...] = ("0.4", "0.5")
+
+# Settings that change the numbers and that are not implemented here, with the value that does not;
+# files of older versions lack some.
+PLAIN = {
+    "use_visual_memory": False,
+    "use_proprioceptive_memory": False,
+    "n_obs_steps": 1,
+    "min_period": 4e-3,
+    "max_period": 4.0,
+    "image_resolution": [224, 224],
+    "adapt_to_pi_aloha": False,
+    "use_delta_joint_actions_aloha": False,
+    "fast_skip_tokens": 128,
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LeRobotPolicy:
+    """What a LeRobot folder says of its policy beside the weights.
+
+    config           the model's
+    cameras          the model's slots, in order; `empty_cameras` of them (the last) are never
+                     filled
+    state_dim        the robot's own, as wide as its stats where there are some
+    action_dim       the same of the actions
+    max_state_dim    what the state is padded to: for pi0's model, and in the prompts of 0.4
+    num_steps        Euler steps, None for FAST
+    normalisation    by "state" and "actions"
+    stats            by "state" and "actions": arrays `mean`, `std`, `q01`, `q99`, `min`, ... of
+                     those widths; empty for a base model without any
+    epsilon          LeRobot's z-score is (x - mean) / (std + epsilon); the other rules add
+                     nothing, and replace a range of zero by epsilon. openpi adds 1e-6 in both
+    offsets          of each action dimension, whether it is an offset from the state at the
+                     chunk's start
+    version          "0.4" or "0.5" (and later) where the folder shows with which LeRobot it was
+                     saved, else None. The rules for prompts and pictures changed in between
+    renamed          the dataset's names of pictures, by slot, where training renamed them
+    action_tokenizer of FAST, by its name on the Hugging Face hub or as a folder; else None
+    """
+
+    config: Config
+    cameras: tuple[str, ...]
+    empty_cameras: int
+    state_dim: int
+    action_dim: int
+    max_state_dim: int
+    num_steps: int | None
+    normalisation: dict[str, Normalisation]
+    stats: dict[str, dict[str, np.ndarray]]
+    epsilon: float
+    offsets: tuple[bool, ...]
+    version: Version | None
+    renamed: dict[str, str]
+    action_tokenizer: str | None
+
+
+def read_lerobot(folder: Path | str) -> LeRobotPolicy:
+    """What `config.json` and the processors' files say; ValueError if it cannot be run here."""
+    folder = Path(folder)
+    settings = _Settings(folder / CONFIG, read_json(folder / CONFIG))
+    kind = settings.values.get("type")
+    if kind not in ("pi0", "pi05", "pi0_fast"):
+        raise ValueError(
+            f"{settings.path}: policy type is {kind!r}; expected pi0, pi05 or pi0_fast"
+        )
+    for name, plain in PLAIN.items():
+        if settings.values.get(name, plain) != plain:
+            raise ValueError(
+                f"{settings.path}: {name} is {settings.values[name]!r}; only {plain!r} is supported"
+            )
+    steps = processors.read_processors(folder, kind)
+    before = _normaliser(folder, steps.before[processors.NORMALISE])
+    after = _normaliser(folder, steps.after[processors.UNNORMALISE])
+    stats = {"state": _stats(before, STATE), "actions": _stats(after, ACTION)}
+    state_dim = _width(stats["state"], settings, "input_features", STATE)
+    action_dim = _width(stats["actions"], settings, "output_features", ACTION)
+    config = _config(kind, settings, steps, state_dim, action_dim)
+    return LeRobotPolicy(
+        config=config,
+        cameras=config.image_slots,
+        empty_cameras=settings.values.get("empty_cameras", 0),
+        state_dim=state_dim,
+        action_dim=action_dim,
+        max_state_dim=settings.count("max_state_dim"),
+        num_steps=None if kind == "pi0_fast" else settings.count("num_inference_steps"),
+        normalisation={
+            "state": before.method("STATE", STATE),
+            "actions": after.method("ACTION", None),
+        },
+        stats=stats,
+        epsilon=before.epsilon,
+        offsets=_offsets(folder, settings, steps, action_dim),
+        version=_version(folder, settings, steps),
+        renamed=_renamed(steps),
+        action_tokenizer=_action_tokenizer(folder, settings, steps) if kind == "pi0_fast" else None,
+    )
+
+
+# --- config.json --------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Settings:
+    """`config.json`, read value by value; every mismatch is a ValueError that names the field."""
+
+    path: Path
+    values: Mapping
+
+    def get(self, name: str, expected: str, valid):
+        if name not in self.values:
+            raise ValueError(f"{self.path}: {name!r} is missing; expected {expected}")
+        value = self.values[name]
+        if not valid(value):
+            raise ValueError(f"{self.path}: {name} is {value!r}; expected {expected}")
+        return value
+
+    def count(self, name: str) -> int:
+        return self.get(name, "a number from 1 on", _is_count)
+
+    def one_of(self, name: str, choices) -> str:
+        return self.get(name, f"one of {', '.join(choices)}", lambda x: x in choices)
+
+    def features(self, name: str) -> dict[str, dict]:
+        """Feature -> {"type", "shape"}."""
+        return self.get(
+            name,
+            'an object such as {"action": {"type": "ACTION", "shape": [7]}}',
+            lambda x: isinstance(x, dict) and all(map(_is_feature, x.values())),
+        )
+
+
+def _is_count(x) -> bool:
+    return isinstance(x, int) and not isinstance(x, bool) and x > 0
+
+
+def _is_feature(x) -> bool:
+    shape = x.get("shape") if isinstance(x, dict) else None
+    return isinstance(shape, list) and bool(shape) and all(map(_is_count, shape)) and "type" in x
+
+
+def _config(
+    kind: str, settings: _Settings, steps: Processors, state_dim: int, action_dim: int
+) -> Config:
+    features = settings.features("input_features").items()
+    cameras = tuple(n.removeprefix(IMAGES) for n, x in features if x["type"] == "VISUAL")
+    if not cameras:
+        raise ValueError(f"{settings.path}: input_features has no camera (type VISUAL)")
+    # A fine-tune that kept its base's processor is cut off where that one says.
+    tokens = steps.before[processors.TOKENIZE].settings.get("max_length")
+    tokens = tokens if _is_count(tokens) else settings.count("tokenizer_max_length")
+    shared = dict(
+        vision=SIGLIP_SO400M,
+        language=VARIANTS[settings.one_of("paligemma_variant", VARIANTS)],
+        vocab_size=PALIGEMMA_VOCAB,
+        action_horizon=settings.count("chunk_size"),
+        max_token_len=tokens,
+        dtype=settings.one_of("dtype", ("float32", "bfloat16")),
+        image_slots=cameras,
+    )
+    if kind == "pi0_fast":
+        # The start token that ends the prompt has a place of its own.
+        shared |= {"max_token_len": tokens + 1, "convention": "lerobot"}
+        return Pi0FastConfig(action_dim=action_dim, **shared)
+    widths = {"action": (action_dim, settings.count("max_action_dim"))}
+    if kind == "pi0":  # pi0.5's state is text, as wide as it likes
+        widths["state"] = (state_dim, settings.count("max_state_dim"))
+        if settings.count("max_state_dim") != settings.count("max_action_dim"):
+            raise ValueError(
+                f"{settings.path}: max_state_dim is {settings.count('max_state_dim')} and "
+                f"max_action_dim {settings.count('max_action_dim')}; here, as in openpi, pi0 has "
+                "one number for both"
+            )
+    for what, (width, room) in widths.items():
+        if width > room:
+            raise ValueError(
+                f"{settings.path}: the robot's {what} has {width} dimensions, and the model room "
+                f"for {room} (max_{what}_dim); LeRobot cannot run such a policy either"
+            )
+    return Pi0Config(
+        action_expert=VARIANTS[settings.one_of("action_expert_variant", VARIANTS)],
+        action_dim=settings.count("max_action_dim"),
+        pi05=kind == "pi05",
+        **shared,
+    )
+
+
+def _width(stats: Mapping, settings: _Settings, group: str, feature: str) -> int:
+    """Of a feature: its stats', else config.json's, where a fine-tune may keep its base's."""
+    features = settings.features(group)
+    if feature not in features:
+        raise ValueError(f"{settings.path}: {feature!r} is missing in {group}")
+    widths = {np.shape(value) for value in stats.values()}
+    if not widths:
+        return features[feature]["shape"][0]
+    if len(widths) > 1 or len(next(iter(widths))) != 1:
+        shapes = ", ".join(f"{name} {list(np.shape(x))}" for name, x in stats.items())
+        raise ValueError(
+            f"{settings.path.parent}: the stats of {feature} have the shapes {shapes}; expected "
+            "one number a dimension in each (stats for every step of a chunk are not supported)"
+        )
+    return next(iter(widths))[0]
+
+
+# --- the processors -----------------------------------------------------------------------------
+
+
+def _offsets(folder: Path, settings: _Settings, steps: Processors, dims: int) -> tuple[bool, ...]:
+    """All dimensions are, but for those whose names hold an excluded one's, in any case."""
+    relative, absolute = (
+        group.get(name)
+        for group, name in (
+            (steps.before, processors.RELATIVE),
+            (steps.after, processors.ABSOLUTE),
+        )
+    )
+    config = settings.values
+    said = {
+        f"{CONFIG}: use_relative_actions": config.get("use_relative_actions"),
+        f"{processors.PREPROCESSOR}: {processors.RELATIVE}": relative and enabled(relative),
+        f"{processors.POSTPROCESSOR}: {processors.ABSOLUTE}": absolute and enabled(absolute),
+    }
+    said = {where: value for where, value in said.items() if value is not None}
+    if len(set(said.values())) > 1:
+        listed = ", ".join(f"{where} is {value}" for where, value in said.items())
+        raise ValueError(
+            f"{folder} contradicts itself on relative actions ({listed}): make all say whether the "
+            "policy was trained on actions relative to the state"
+        )
+    if not any(said.values()):
+        return (False,) * dims
+    if relative is not None:
+        excluded, names = (relative.settings.get(x) for x in ("exclude_joints", "action_names"))
+    else:
+        excluded, names = (
+            config.get(x) for x in ("relative_exclude_joints", "action_feature_names")
+        )
+    excluded = [str(part).lower() for part in excluded or [] if part]
+    names = [str(name).lower() for name in names or []][:dims]
+    kept = [any(part in name for part in excluded) for name in names]
+    return (*(not absolute for absolute in kept), *(True,) * (dims - len(kept)))
+
+
+def _version(folder: Path, settings: _Settings, steps: Processors) -> Version | None:
+    """With which LeRobot a policy was saved, by what only one side of 0.5 writes.
+
+    0.5.1 and later save the relative actions, off or on. The weights of 0.4 hold the token table
+    under one name and say so in the metadata; later ones hold it twice. 0.5.0 wrote the same
+    config.json as 0.4.4.
+    """
+    marks = ("use_relative_actions", "relative_exclude_joints", "use_proprioceptive_memory")
+    if processors.RELATIVE in steps.before or any(name in settings.values for name in marks):
+        return "0.5"
+    weights = weights_file(folder)
+    if weights is None:
+        return None
+    shared = {k.removeprefix("model."): v for k, v in safetensors_metadata(weights).items()}
+    if shared.get(EMBEDDING, "").removeprefix("model.") == LM_HEAD:
+        return "0.4"
+    names = {name.removeprefix("model.") for name in open_safetensors(weights)}
+    return "0.5" if {EMBEDDING, LM_HEAD} <= names else None
+
+
+def _renamed(steps: Processors) -> dict[str, str]:
+    step = steps.before.get(processors.RENAME)
+    named = (step.settings.get("rename_map") if step else None) or {}
+    return {
+        str(slot).removeprefix(IMAGES): str(camera)
+        for camera, slot in named.items()
+        if str(slot).startswith(IMAGES)
+    }
+
+
+def _action_tokenizer(folder: Path, settings: _Settings, steps: Processors) -> str:
+    """The one saved with the policy, else the hub's name for the one that it was trained with."""
+    step = steps.before.get(processors.ACTION_TOKENS)
+    if step is not None:
+        saved = step.artifacts.get("action_tokenizer_name")
+        if saved is None and "action_tokenizer_name" in step.settings:
+            return step.settings["action_tokenizer_name"]
+        inside = saved is not None and Path(saved).name == saved
+        if inside and (folder / saved / "processor_config.json").is_file():
+            return str(folder / saved)
+    return settings.get(
+        "action_tokenizer_name", "a name on the Hugging Face hub", lambda x: isinstance(x, str)
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Normaliser:
+    """A step that normalises, or undoes it, with its tensors by LeRobot's names."""
+
+    where: str
+    norm_map: Mapping[str, str]
+    keys: list[str] | None
+    epsilon: float
+    arrays: Mapping[str, Stored]
+
+    def method(self, kind: str, feature: str | None) -> Normalisation:
+        """LeRobot leaves alone what is not in the map, and observations that are not in `keys`."""
+        if feature is not None and self.keys is not None and feature not in self.keys:
+            return "identity"
+        name = self.norm_map.get(kind, "IDENTITY")
+        if name not in NORMALISATIONS:
+            raise ValueError(
+                f"{self.where}: {kind} is normalised by {name}; expected one of "
+                f"{', '.join(NORMALISATIONS)}"
+            )
+        return NORMALISATIONS[name]
+
+
+def _normaliser(folder: Path, step: Step) -> _Normaliser:
+    """Its tensors' file is named in the step: the number in that name changes between versions."""
+    file = (
+        processors.PREPROCESSOR if step.name == processors.NORMALISE else processors.POSTPROCESSOR
+    )
+    where = f"{folder / file}, step {step.name!r}"
+    norm_map, epsilon = step.settings.get("norm_map"), step.settings.get("eps", 1e-8)
+    if not isinstance(norm_map, dict):
+        raise ValueError(f'{where}: norm_map is {norm_map!r}; expected such as {{"STATE": ...}}')
+    if not isinstance(epsilon, float) or not 0 <= epsilon < 1:
+        raise ValueError(f"{where}: eps is {epsilon!r}; expected a small number, such as 1e-8")
+    arrays = {}
+    if step.state_file is not None:
+        if not isinstance(step.state_file, str) or not re.fullmatch(r"[^/\\]+", step.state_file):
+            raise ValueError(
+                f"{where}: state_file is {step.state_file!r}; expected a name in the folder"
+            )
+        arrays = open_safetensors(folder / step.state_file)
+    keys = step.settings.get("normalize_observation_keys")
+    return _Normaliser(where, norm_map, keys, epsilon, arrays)
+
+
+def _stats(normaliser: _Normaliser, feature: str) -> dict[str, np.ndarray]:
+    found = ((name, f"{feature}.{name}") for name in STATISTICS)
+    return {n: normaliser.arrays[key].read() for n, key in found if key in normaliser.arrays}
