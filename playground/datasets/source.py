@@ -1,0 +1,124 @@
+"""Where a dataset's files are: a folder of this machine, or a dataset of the Hugging Face Hub, of
+which only the files that somebody asks for are fetched.
+"""
+
+import re
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+class Source(Protocol):
+    """Where files come from. title: for people; revision: the commit, "" for a folder."""
+
+    title: str
+    revision: str
+
+    def path(self, name: str) -> Path:
+        """The file called `name` (relative, with "/") on this machine, fetched if need be.
+
+        Raises ValueError that names it: outside the dataset, or not there.
+        """
+
+    def listing(self, folder: str) -> list[str]:
+        """Names of all files below a folder of the dataset, sorted; [] where there is none."""
+
+
+def inside(name: str) -> str:
+    """The name, if it stays in the dataset's folder; else raises ValueError."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or re.search(r"[\\\0:]", name) or not path.parts:
+        raise ValueError(f"{name!r} leads out of the dataset's folder")
+    return str(path)
+
+
+class Folder:
+    """A dataset in a folder of this machine."""
+
+    def __init__(self, root: str | Path):
+        root = Path(root)
+        if not root.is_dir():
+            raise ValueError(f"there is no folder {root}")
+        self.title, self.revision = root.name, ""
+        self._root = root
+        # Links must not lead out of the folder. The Hub's cache keeps its files as links to blobs.
+        self._homes = [root.resolve()]
+        if root.resolve().parent.name == "snapshots":
+            self._homes.append(root.resolve().parent.parent / "blobs")
+
+    def path(self, name: str) -> Path:
+        path = self._root / inside(name)
+        if not any(path.resolve().is_relative_to(home) for home in self._homes):
+            raise ValueError(f"{name} is a link that leads out of the dataset's folder")
+        if not path.is_file():
+            raise ValueError(f"{name} is not there (in {self._root})")
+        return path
+
+    def listing(self, folder: str) -> list[str]:
+        found = (self._root / inside(folder)).rglob("*")
+        return sorted(path.relative_to(self._root).as_posix() for path in found if path.is_file())
+
+
+class Hub:
+    """A dataset of the Hub at one commit.
+
+    repository: "owner/name". revision: a branch, tag or commit; the newest of `main` if None.
+    endpoint: another server than the Hub. Raises ValueError for what is no such name, not there, or
+    cannot be reached.
+    """
+
+    def __init__(self, repository: str, revision: str | None = None, endpoint: str | None = None):
+        if not _REPOSITORY.fullmatch(repository):
+            raise ValueError(f"{repository!r} is no dataset of the Hub: expected owner/name")
+        self.title, self._endpoint = repository, endpoint
+        self._api = HfApi(endpoint=endpoint)
+        if revision is not None and _COMMIT.fullmatch(revision):
+            self.revision = revision
+            return
+        try:
+            found = self._api.dataset_info(repository, revision=revision or "main")
+        except RepositoryNotFoundError as error:
+            raise ValueError(
+                f"the Hub has no dataset {repository} at {revision or 'main'}, or it is private "
+                "(then log in with `hf auth login`)"
+            ) from error
+        except (HfHubHTTPError, OSError) as error:
+            raise ValueError(
+                f"cannot ask the Hub for {repository}, is there a network? ({error})"
+            ) from error
+        self.revision = found.sha
+
+    def path(self, name: str) -> Path:
+        name = inside(name)
+        try:
+            found = hf_hub_download(
+                *(self.title, name),
+                repo_type="dataset",
+                revision=self.revision,
+                endpoint=self._endpoint,
+            )
+        except EntryNotFoundError as error:
+            raise ValueError(f"{name} is not there (in {self.title} of the Hub)") from error
+        except (HfHubHTTPError, OSError) as error:
+            raise ValueError(f"cannot get {name} of {self.title} from the Hub: {error}") from error
+        return Path(found)
+
+    def listing(self, folder: str) -> list[str]:
+        try:
+            tree = self._api.list_repo_tree(
+                self.title,
+                inside(folder),
+                recursive=True,
+                revision=self.revision,
+                repo_type="dataset",
+            )
+            return sorted(item.path for item in tree if hasattr(item, "size"))
+        except EntryNotFoundError:
+            return []
+        except (HfHubHTTPError, OSError) as error:
+            raise ValueError(f"cannot list {folder} of {self.title} on the Hub: {error}") from error
