@@ -30,7 +30,16 @@ from playground.tabletop.scene import (
     nearer_arm,
     random_scene,
 )
-from playground.tabletop.tasks import HELD_OUT_WORDINGS, VERBS, WORDINGS, Referee, Task, parse
+from playground.tabletop.tasks import (
+    HELD_OUT_WORDINGS,
+    PUT_VERBS,
+    WORDINGS,
+    Referee,
+    Task,
+    parse,
+    placement,
+    requests,
+)
 from playground.trace import Options
 from tests.support import traces
 
@@ -89,7 +98,7 @@ def test_forward_kinematics_is_mujocos(spec, seed):
 @given(x=st.floats(-0.16, 0.16), y=st.floats(0.38, 0.62), z=st.floats(0.01, 0.15))
 def test_the_nearer_arm_reaches_all_over_the_workspace_within_its_limits(spec, x, y, z):
     model, arm, goal = build_model(spec), nearer_arm(x), np.array([x, y, z])
-    joints = kinematics.solve(arm, goal, expert.PITCH)
+    joints = kinematics.solve(arm, goal, spec.pitch)
     np.testing.assert_allclose(kinematics.tip_positions(arm, joints), goal, atol=1e-9)
     for name, value in zip(
         ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate"),
@@ -191,12 +200,14 @@ def test_state_is_what_was_commanded_once_the_arms_have_settled(spec):
     np.testing.assert_allclose(table.state(), target, atol=0.01)
 
 
-@both_tables
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize(
+    ("spec", "verb"), [(spec, verb) for spec in (FIRST, SECOND) for verb in spec.verbs]
+)
 def test_the_expert_succeeds_in_the_closed_loop(spec, verb):
     for seed in range(6):
         table = Table(random_scene(1000 + seed), spec)
-        task = Task(verb, COLOURS[seed % 3], WORDINGS[verb][0])
+        other = COLOURS[(seed + 1 + seed // 3) % 3] if verb in PUT_VERBS else ""
+        task = Task(verb, COLOURS[seed % 3], WORDINGS[verb][0], other)
         steps = 0
         referee = Referee(table, task)
         outcome = None
@@ -237,9 +248,12 @@ def test_the_expert_works_on_batches_as_on_single_states():
     states = np.array([random_scene(seed).state for seed in range(4)])
     cubes = np.array([[*random_scene(seed).cubes["green"][:2], 0.02] for seed in range(4)])
     holders, picks = np.array([-1, 0, 1, -1]), np.array([True, True, True, False])
-    together = expert.chunk(states, cubes, holders, picks)
+    places = np.array([[0.05, 0.5, 0.06], [np.nan] * 3, [0.05, 0.5, 0.06], [np.nan] * 3])
+    placed = np.array([True, False, False, False])
+    together = expert.chunk(states, cubes, holders, picks, places, placed)
     for i in range(4):
-        alone = expert.chunk(states[i], cubes[i], holders[i], picks[i])
+        put = (places[i], placed[i]) if i in (0, 2) else ()
+        alone = expert.chunk(states[i], cubes[i], holders[i], picks[i], *put)
         np.testing.assert_allclose(together[i], alone, atol=1e-12)
 
 
@@ -282,6 +296,59 @@ def test_a_cube_is_picked_up_when_it_is_held_5_cm_up_for_half_a_second(
     assert verdict == (outcome and outcome.success)
 
 
+@pytest.mark.parametrize(
+    ("verb", "red", "touched", "steps", "verdict"),
+    [
+        ("put_on", (0.12, 0.48, 0.06), False, 25, True),
+        ("put_on", (0.12, 0.48, 0.06), False, 24, None),
+        ("put_on", (0.12, 0.48, 0.06), True, 749, None),  # not released
+        ("put_on", (0.12, 0.48, 0.06), True, 750, False),  # after 15 s
+        ("put_on", (0.135, 0.48, 0.06), False, 25, True),
+        ("put_on", (0.145, 0.48, 0.06), False, 100, None),  # 2.5 cm off
+        ("put_on", (0.12, 0.48, 0.09), False, 100, None),  # in the air
+        ("put_on", (0.06, 0.48, 0.02), False, 100, None),
+        ("put_next", (0.06, 0.48, 0.02), False, 25, True),
+        ("put_next", (0.12, 0.555, 0.02), False, 25, True),
+        ("put_next", (0.12, 0.565, 0.02), False, 100, None),  # 8.5 cm apart
+        ("put_next", (0.12, 0.48, 0.06), False, 100, None),
+    ],
+)
+def test_a_cube_is_put_when_it_stands_in_its_place_released(verb, red, touched, steps, verdict):
+    places = {colour: np.array([x, y, 0.02]) for colour, (x, y) in SPREAD.items()}
+    touching = {"red": ("left",) if touched else (), "green": (), "blue": ()}
+    seen = SimpleNamespace(cube=lambda c: places[c].copy(), touching=lambda: touching)
+    referee = Referee(seen, Task(verb, "red", "{} {}", "blue"))
+    places["red"] = np.array(red)
+    for _ in range(steps):
+        outcome = referee.watch(seen)
+        if outcome is not None:
+            break
+    assert verdict == (outcome and outcome.success)
+
+
+def test_moving_what_a_cube_is_put_on_is_a_failure():
+    places = {colour: np.array([x, y, 0.02]) for colour, (x, y) in SPREAD.items()}
+    seen = SimpleNamespace(
+        cube=lambda c: places[c].copy(), touching=lambda: dict.fromkeys(COLOURS, ())
+    )
+    referee = Referee(seen, Task("put_on", "red", "{} {}", "blue"))
+    places["blue"][0] += 0.021
+    outcome = referee.watch(seen)
+    assert not outcome.success
+    assert "blue" in outcome.reason
+
+
+@settings(max_examples=60)
+@given(seed=st.integers(0, 2**32 - 1), on=st.booleans())
+def test_the_place_for_a_cube_is_free_and_counts_as_right(seed, on):
+    scene = random_scene(seed)
+    cube, other, third = (np.array([*scene.cubes[c][:2], 0.02]) for c in COLOURS)
+    place, placed = placement(np.array(on), cube, other, third)
+    assert not placed  # cubes start 10 cm apart
+    assert placement(np.array(on), place, other, third)[1]
+    assert np.linalg.norm((place - third)[:2]) > 0.05  # two cubes side by side are 4 cm apart
+
+
 def test_doing_nothing_runs_out_of_time():
     table = Table(scene_with(SPREAD))
     task = Task("touch", "red", "touch the {} cube")
@@ -320,13 +387,15 @@ def test_what_a_policy_is_shown_fits_its_robot():
 
 
 def test_held_out_words_are_held_out_and_prompts_read_back():
-    for verb in VERBS:
+    for verb, colour, other in requests(SECOND.verbs):
         assert not set(WORDINGS[verb]) & set(HELD_OUT_WORDINGS[verb])
         for wording in (*WORDINGS[verb], *HELD_OUT_WORDINGS[verb]):
-            for colour in COLOURS:
-                task = Task(verb, colour, wording)
-                assert parse(task.prompt) == task
-    assert parse("make me a sandwich") is None
+            task = Task(verb, colour, wording, other)
+            assert parse(task.prompt, SECOND.verbs) == task
+    assert parse("make me a sandwich", SECOND.verbs) is None
+    assert parse("put the red cube on the blue cube") is None  # nobody asks it of the first table
+    assert parse("put the red cube on the red cube", SECOND.verbs) is None
+    assert len(requests(SECOND.verbs)) == 2 * 3 + 2 * 6
 
 
 # --- the worker's job ---------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import numpy as np
 from playground.tabletop import expert
 from playground.tabletop.render import render
 from playground.tabletop.scene import COLOURS, CONTROL_HZ, Table
-from playground.tabletop.tasks import Outcome, Referee, Task, parse
+from playground.tabletop.tasks import Outcome, Referee, Task, parse, placement_at
 from playground.trace import RawObservation
 
 ROBOT = "tabletop"
@@ -59,7 +59,7 @@ class Episode:
             )
         self.outcome: Outcome | None = None
         self._table, self._prompt, self._execute, self._every = table, prompt, execute, every
-        task = parse(prompt)
+        task = parse(prompt, table.spec.verbs)
         self._referee = None if task is None else Referee(table, task)
         self._steps = self._looks = 0
         self._image = None
@@ -108,9 +108,13 @@ def rollout(
 def ask_expert(table: Table, task: Task) -> np.ndarray:
     """The expert's chunk for a table as it stands, float64 [HORIZON, 14]."""
     assert task.colour in COLOURS
+    place, placed = placement_at(table, task) if task.other else (None, None)
     return expert.chunk(
         table.state(),
         table.cube(task.colour),
         np.array(table.holder(task.colour)),
-        np.array(task.verb == "pick"),
+        np.array(task.verb != "touch"),
+        place,
+        placed,
+        table.spec.pitch,
     )

@@ -88,8 +88,8 @@ SECOND = TableSpec(
         ("left_wrist_0_rgb", "vx300s_left/wrist"),
         ("right_wrist_0_rgb", "vx300s_right/wrist"),
     ),
-    pitch=1.4,
-    verbs=("touch", "pick"),
+    pitch=1.2,
+    verbs=("touch", "pick", "put_on", "put_next"),
 )
 
 
