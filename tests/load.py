@@ -40,7 +40,7 @@ from PIL import Image
 
 import app
 from playground.checkpoints.catalog import BUNDLED_PAIR
-from playground.robots.robot import TABLETOP
+from playground.robots.builtin import TABLETOP
 from playground.serving import queue
 from playground.serving.worker import Worker
 from playground.ui.examples import examples

@@ -29,7 +29,7 @@ from starlette.testclient import TestClient
 
 from playground import run_file
 from playground.robots import transforms
-from playground.robots.robot import TABLETOP
+from playground.robots.builtin import TABLETOP
 from playground.serving.events import Job
 from playground.ui import guard, observation, visits
 from playground.ui.examples import EXAMPLES

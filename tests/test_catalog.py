@@ -18,9 +18,9 @@ from models.checkpoints.lora import GEMMA_2B_LORA, GEMMA_300M_LORA, Adapters, Lo
 from models.checkpoints.openpi import open_openpi
 from playground.checkpoints import catalog, config_file
 from playground.checkpoints import folder as local
-from playground.robots import robot as robots
-from playground.robots import transforms
+from playground.robots import builtin, norm_stats
 from playground.robots.robot import NO_CAMERA
+from playground.trace import Stats
 from tests.test_checkpoint import SMALL, random_model
 
 NAMES = [entry.name for entry in catalog.OPENPI]
@@ -151,10 +151,10 @@ def save(folder, family, **metadata):
     metadata = {"robot": "tabletop", "normalisation": "quantile", **metadata}
     assembly.save_bundled(folder, SMALL[family], random_model(SMALL[family]), metadata)
     stats = {
-        key: transforms.Stats((0.0,) * 14, (1.0,) * 14, (-1.0,) * 14, (1.0,) * 14)
+        key: Stats((0.0,) * 14, (1.0,) * 14, (-1.0,) * 14, (1.0,) * 14)
         for key in ("state", "actions")
     }
-    transforms.write_norm_stats(folder / "norm_stats.json", stats)
+    norm_stats.write_norm_stats(folder / "norm_stats.json", stats)
     return stats
 
 
@@ -165,7 +165,7 @@ def test_bundled(tmp_path, family):
     entry = catalog.named("small", assets=tmp_path)
     assert entry == local.open_folder(folder) == catalog.bundled(folder)
     assert entry.config == SMALL[family]
-    assert entry.robot == robots.TABLETOP
+    assert entry.robot == builtin.TABLETOP
     assert entry.normalisation == "quantile"
     assert entry.kind == "bundled"
     assert entry.folder == folder
@@ -288,9 +288,9 @@ def test_lerobot_folder(goldens, family, robot):
     stats, method = local.norm_stats(entry), entry.normalisation
     assert method == ("quantile" if family == "pi05" else "z-score")
     record = np.load(folder / "processing.npz")
-    ours = transforms.normalise(record["state"], stats["state"], method)
+    ours = norm_stats.normalise(record["state"], stats["state"], method)
     np.testing.assert_allclose(ours, record["state_normalized"], rtol=0, atol=2e-6)
-    ours = transforms.unnormalise(record["model_action"], stats["actions"], method)
+    ours = norm_stats.unnormalise(record["model_action"], stats["actions"], method)
     np.testing.assert_allclose(ours, record["action_unnormalized"], rtol=0, atol=2e-6)
 
 
@@ -372,7 +372,7 @@ def test_complete_config(read):
         config.PI05, action_horizon=16, max_token_len=200, image_slots=config.PI0_SLOTS
     )
     assert entry.config == expected
-    assert entry.robot == robots.DROID_JOINT_POSITION
+    assert entry.robot == builtin.DROID_JOINT_POSITION
     assert (entry.name, entry.title, entry.asset_id) == ("my_droid", "my_droid", "my/data")
     assert entry.prompt_format == "text and state"
     assert entry.adapters is None

@@ -13,7 +13,7 @@ from models.checkpoints.assembly import abstract_model
 from models.tokenizer import FastActionTokenizer, PaligemmaTokenizer
 from playground.checkpoints import catalog, load
 from playground.policies.flow import FlowPolicy
-from playground.robots import robot, transforms
+from playground.robots import conversion, norm_stats, transforms
 from tests.conftest import GOLDENS
 from tests.support.openpi_cases import Recorded, close, to_stats
 
@@ -39,7 +39,7 @@ def policy_of(case, stats, tokenizers):
     method = "quantile" if case["params"]["use_quantiles"] else "z-score"
     entry = dataclasses.replace(entry, normalisation=method)
     dims = {"state": len(entry.robot.state), "actions": len(entry.robot.actions)}
-    stats = {key: transforms.trim(to_stats(stats[key]), count) for key, count in dims.items()}
+    stats = {key: norm_stats.trim(to_stats(stats[key]), count) for key, count in dims.items()}
     info = load.describe(entry, entry.config, revision="", badge="", notice="", stats=stats)
     text, fast = tokenizers
     config = dataclasses.replace(entry.config, vocab_size=text.vocab_size)
@@ -59,7 +59,9 @@ def test_a_whole_chain(name, tokenizers):
     inputs, outputs = (RECORDED.tree(case[part]) for part in ("inputs", "outputs"))
     policy, expected = policy_of(case, inputs["norm_stats"], tokenizers), outputs["model_input"]
     info = policy.info
-    raw = robot.from_openpi(policy.robot, info.family, inputs["observation"], info.default_prompt)
+    raw = conversion.from_openpi(
+        policy.robot, info.family, inputs["observation"], info.default_prompt
+    )
 
     prepared = policy.prepare(raw)
     digests = {

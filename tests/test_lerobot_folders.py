@@ -12,7 +12,7 @@ import safetensors.numpy
 from models.tokenizer import PaligemmaTokenizer
 from playground.checkpoints import folder as local
 from playground.policies.flow import FlowPolicy
-from playground.robots import robot as robots
+from playground.robots import conversion
 from playground.trace import RawObservation
 from tests.support.golden_models import close
 from tests.test_chains import shallow
@@ -120,7 +120,7 @@ def test_relative_actions_come_back_absolute(folder, how):
     stats = local.norm_stats(entry)["actions"]
     rng = np.random.default_rng(0)
     state, said = rng.normal(size=8), rng.normal(size=(10, 32))
-    got = robots.from_model(entry.robot, said, state, stats, entry.normalisation)
+    got = conversion.from_model(entry.robot, said, state, stats, entry.normalisation)
     file = "policy_postprocessor_step_0_unnormalizer_processor.safetensors"
     own = safetensors.numpy.load((place / file).read_bytes())
     low, high = own["action.q01"].astype(float), own["action.q99"].astype(float)

@@ -12,7 +12,7 @@ from models.checkpoints.assembly import load_lerobot
 from models.tokenizer import BOS, FastActionTokenizer, FastPrompt, FastTokenizer, PaligemmaTokenizer
 from playground.checkpoints import catalog, load
 from playground.checkpoints import folder as local
-from playground.robots import robot as robots
+from playground.robots import conversion
 from playground.serving.events import Done, TokenEvent
 from playground.trace import ALLOWED, Options, RawObservation
 from playground.training import tokenizers
@@ -230,7 +230,7 @@ def test_guided_and_in_one_piece(fast):
     chunks, failure = fast.actions(raw, options)
     assert failure is None
     np.testing.assert_array_equal(chunks, trace.actions_normalised)
-    back = robots.from_model(
+    back = conversion.from_model(
         fast.robot, chunks, raw.state, fast.info.action_stats, fast.info.normalisation
     )
     close(trace.actions, back, 1e-6)

@@ -10,8 +10,7 @@ from playwright.sync_api import expect
 
 from playground.analysis.norm_check import check
 from playground.checkpoints import catalog, folder
-from playground.robots import robot as robots
-from playground.robots import transforms
+from playground.robots import builtin, norm_stats
 from playground.trace import Stats
 from playground.ui import norms
 from playground.ui.setup import Setup, judged
@@ -42,7 +41,7 @@ def remarks(report):
 
 
 @METHODS
-@pytest.mark.parametrize("robot", [robots.ALOHA, robots.DROID, robots.LIBERO])
+@pytest.mark.parametrize("robot", [builtin.ALOHA, builtin.DROID, builtin.LIBERO])
 def test_sound_stats(robot, method):
     report = check(sound(robot, method), robot)
     assert report.sound
@@ -62,8 +61,8 @@ def test_sound_stats(robot, method):
 )
 @pytest.mark.parametrize("part", ["state", "action"])
 def test_every_mistake_is_found_at_its_dimension(method, part, values, words):
-    info = spoilt(sound(robots.DROID, method), part, **values)
-    ((key, (told,)),) = remarks(check(info, robots.DROID)).items()
+    info = spoilt(sound(builtin.DROID, method), part, **values)
+    ((key, (told,)),) = remarks(check(info, builtin.DROID)).items()
     assert key == ({"state": "state", "action": "actions"}[part], "gripper")
     assert words in told
 
@@ -71,22 +70,22 @@ def test_every_mistake_is_found_at_its_dimension(method, part, values, words):
 def test_what_a_tiny_reach_does_is_said_in_numbers():
     """The remark's number is what `normalise` makes of such a change."""
     for method in ("z-score", "quantile"):
-        info = spoilt(sound(robots.DROID, method), "state", std=2e-4, q01=0.1, q99=0.1004)
-        (told, *_) = remarks(check(info, robots.DROID))["state", "gripper"]
+        info = spoilt(sound(builtin.DROID, method), "state", std=2e-4, q01=0.1, q99=0.1004)
+        (told, *_) = remarks(check(info, builtin.DROID))["state", "gripper"]
         stats = info.state_stats
-        at = [transforms.normalise(np.full(8, x), stats, method)[-1] for x in (0.1, 0.11)]
+        at = [norm_stats.normalise(np.full(8, x), stats, method)[-1] for x in (0.1, 0.11)]
         assert int(told.split(" is ")[1].split()[0]) == pytest.approx(at[1] - at[0], rel=0.02)
 
 
 def test_quantiles_that_meet_under_z_score():
-    info = spoilt(sound(robots.DROID, "z-score"), "state", q01=0.1, q99=0.1)
-    assert "q01 = q99, though" in remarks(check(info, robots.DROID))["state", "gripper"][0]
+    info = spoilt(sound(builtin.DROID, "z-score"), "state", q01=0.1, q99=0.1)
+    assert "q01 = q99, though" in remarks(check(info, builtin.DROID))["state", "gripper"][0]
 
 
 @METHODS
 def test_stats_of_absolute_actions_where_offsets_are_predicted(method):
     """Only where the policy predicts offsets: ALOHA's joints, not its grippers."""
-    info = sound(robots.ALOHA, method)
+    info = sound(builtin.ALOHA, method)
     for dimension, odd in ((12, True), (13, False)):
         raised = {
             name: tuple(3.0 + x if i == dimension else x for i, x in enumerate(values))
@@ -94,52 +93,52 @@ def test_stats_of_absolute_actions_where_offsets_are_predicted(method):
             if name != "std"
         }
         stats = dataclasses.replace(info.action_stats, **raised)
-        report = check(dataclasses.replace(info, action_stats=stats), robots.ALOHA)
+        report = check(dataclasses.replace(info, action_stats=stats), builtin.ALOHA)
         assert bool(remarks(report)) == odd
-        assert check(dataclasses.replace(info, action_stats=stats), robots.ALOHA_SIM).sound
+        assert check(dataclasses.replace(info, action_stats=stats), builtin.ALOHA_SIM).sound
 
 
 def test_no_quantiles():
-    info = sound(robots.DROID, "z-score")
+    info = sound(builtin.DROID, "z-score")
     bare = dataclasses.replace(info.state_stats, q01=None, q99=None)
     info = dataclasses.replace(info, state_stats=bare)
-    assert check(info, robots.DROID, [0.1] * 8).sound
-    told = remarks(check(info, robots.DROID, [0.1] * 7 + [9.0]))
+    assert check(info, builtin.DROID, [0.1] * 8).sound
+    told = remarks(check(info, builtin.DROID, [0.1] * 7 + [9.0]))
     assert "far from the mean of 0.1: 17.8 for the model" in told["state", "gripper"][0]
 
 
 def test_normalisation_that_is_not_the_family_s():
-    info = dataclasses.replace(sound(robots.DROID, "z-score"), family="pi05", title="pi0.5")
-    assert check(info, robots.DROID).remarks == ("Unusual: openpi normalises pi0.5 by quantile.",)
+    info = dataclasses.replace(sound(builtin.DROID, "z-score"), family="pi05", title="pi0.5")
+    assert check(info, builtin.DROID).remarks == ("Unusual: openpi normalises pi0.5 by quantile.",)
     # LeRobot's pi0-FAST is told its normalisation by its folder.
     fast = dataclasses.replace(info, family="pi0_fast")
-    assert check(fast, robots.DROID).remarks
+    assert check(fast, builtin.DROID).remarks
     fast = dataclasses.replace(fast, model_config={"convention": "lerobot", "action_dim": 8})
-    assert not check(fast, robots.DROID).remarks
+    assert not check(fast, builtin.DROID).remarks
 
 
 def test_which_dimensions_are_padding():
-    info = dataclasses.replace(sound(robots.ALOHA, "z-score"), model_config={"action_dim": 32})
-    told = check(info, robots.ALOHA).padding
+    info = dataclasses.replace(sound(builtin.ALOHA, "z-score"), model_config={"action_dim": 32})
+    told = check(info, builtin.ALOHA).padding
     assert told.startswith("Of the model's 32 dimensions, of the state the first 14 and of the")
-    assert told in norms.page(setup(info, robots.ALOHA), [0.1] * 14).replace("&#x27;", "'")
+    assert told in norms.page(setup(info, builtin.ALOHA), [0.1] * 14).replace("&#x27;", "'")
     info = dataclasses.replace(info, family="pi05")  # its prompt holds the state
-    assert "state" not in check(info, robots.ALOHA).padding
+    assert "state" not in check(info, builtin.ALOHA).padding
     for change in ({"family": "pi0_fast"}, {"model_config": {"action_dim": 14}}):
-        assert not check(dataclasses.replace(info, **change), robots.ALOHA).padding
+        assert not check(dataclasses.replace(info, **change), builtin.ALOHA).padding
 
 
 @given(st.floats(-2, 2, allow_nan=False))
 def test_where_the_state_lies(value):
     """In the convention of the stats: ALOHA's differs from the robot's in signs."""
-    for robot in (robots.ALOHA, robots.ALOHA_SIM):
+    for robot in (builtin.ALOHA, builtin.ALOHA_SIM):
         info = sound(robot, "quantile")
         state = np.full(14, 0.1)
         state[1] = value
         rows = check(info, robot, state).rows[:14]
         want = robot.state_to_model(state)
         np.testing.assert_allclose([row.value for row in rows], want)
-        normalised = transforms.normalise(want, info.state_stats, "quantile")
+        normalised = norm_stats.normalise(want, info.state_stats, "quantile")
         np.testing.assert_allclose([row.normalised for row in rows], normalised)
         assert bool(rows[1].remarks) == (abs(value) > 1 + 1e-6)
         # The number is the one that was given, and the model's only where it is another.
@@ -156,7 +155,7 @@ def test_stats_of_more_dimensions_than_the_robot_has(goldens, tmp_path):
     entry = None
     for std, odd in ((0.0, False), (0.3, True)):
         wide = Stats((0.0,) * 32, (0.5,) * 8 + (0.0,) * 23 + (std,), (-1.0,) * 32, (1.0,) * 32)
-        transforms.write_norm_stats(place / "norm_stats.json", {"state": wide, "actions": wide})
+        norm_stats.write_norm_stats(place / "norm_stats.json", {"state": wide, "actions": wide})
         entry = folder.open_folder(tmp_path, "pi05_libero")
         notes = folder.stats_notes(entry)
         # LIBERO has eight numbers of state and seven actions.
@@ -165,8 +164,8 @@ def test_stats_of_more_dimensions_than_the_robot_has(goldens, tmp_path):
             "The norm stats of actions cover 32 dimensions",
         ]
         assert len(folder.norm_stats(entry)["actions"].mean) == 7
-    info = dataclasses.replace(sound(robots.LIBERO, "quantile"), stats_notes=notes)
-    assert check(info, robots.LIBERO).remarks == notes
+    info = dataclasses.replace(sound(builtin.LIBERO, "quantile"), stats_notes=notes)
+    assert check(info, builtin.LIBERO).remarks == notes
 
 
 @pytest.mark.parametrize("name", catalog.BUNDLED_PAIR)
@@ -186,9 +185,9 @@ def setup(info, robot):
 
 
 def test_page_and_answer():
-    info = spoilt(sound(robots.DROID, "quantile"), "action", mean=3.0)
+    info = spoilt(sound(builtin.DROID, "quantile"), "action", mean=3.0)
     info = dataclasses.replace(info, stats_notes=("<b>odd</b>",))
-    here = setup(info, robots.DROID)
+    here = setup(info, builtin.DROID)
     text = norms.page(here, ["2.5"] + [0.1] * 7)
     assert "&lt;b&gt;odd&lt;/b&gt;" in text
     assert "Actions, gripper: The mean lies outside" in text

@@ -22,8 +22,7 @@ from models.tokenizer import FastActionTokenizer, FastTokenizer, PaligemmaTokeni
 from playground.checkpoints import folder as local
 from playground.checkpoints import load
 from playground.policies.base import sample_noise
-from playground.robots import robot as robots
-from playground.robots import transforms
+from playground.robots import conversion, norm_stats
 from playground.training import tokenizers
 from tests.support.golden_models import CONFIGS, close
 from tests.support.visitor import give, run, started
@@ -149,7 +148,7 @@ def ask(client, api, name, robot, picture, prompt=PROMPT, **options):
 def observation(config, robot, entry, stats, picture, prompt) -> Observation:
     """What the model eats, put together here."""
     state = robot.state_to_model(np.array(robot.resting_state))
-    state = transforms.normalise(state, stats["state"], entry.normalisation)
+    state = norm_stats.normalise(state, stats["state"], entry.normalisation)
     padded = np.pad(state, (0, 32 - len(state))).astype(np.float32)  # pi0-FAST's is not read
     filled = {slot.name for slot in entry.slots if slot.required}
     black = np.zeros_like(picture)
@@ -173,7 +172,7 @@ def chunk(model, robot, entry, stats, picture, prompt) -> np.ndarray:
     seen = observation(config, robot, entry, stats, picture, prompt)
     actions = jax.jit(model.sample_actions)(seen, noise)
     state = np.array(robot.resting_state)
-    return robots.from_model(robot, actions, state, stats["actions"], entry.normalisation)
+    return conversion.from_model(robot, actions, state, stats["actions"], entry.normalisation)
 
 
 def held(client, name, robot, picture, want):

@@ -16,8 +16,9 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from playground.analysis import sensitivity
-from playground.robots.robot import TABLETOP
-from playground.robots.transforms import load_image, normalise
+from playground.robots.builtin import TABLETOP
+from playground.robots.norm_stats import normalise
+from playground.robots.transforms import load_image
 from playground.trace import Options, RawObservation, load
 from playground.ui.examples import examples
 from playground.views import attention, matters

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 
-from playground.robots.robot import TABLETOP
+from playground.robots.builtin import TABLETOP
 from playground.robots.transforms import load_image
 from playground.tabletop import camera, kinematics
 from playground.tabletop.rollout import Episode

@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from playground.robots.robot import TABLETOP, from_model
+from playground.robots.builtin import TABLETOP
+from playground.robots.conversion import from_model
 from playground.tabletop import camera, kinematics
 from playground.tabletop.rollout import ask_expert, observe
 from playground.tabletop.scene import Table, random_scene

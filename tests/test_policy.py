@@ -15,7 +15,7 @@ from playground import trace
 from playground.checkpoints import load
 from playground.policies import token_layout
 from playground.policies.base import CALL_DEADLINE_S, patience_s, sample_noise
-from playground.robots.robot import TABLETOP
+from playground.robots.builtin import TABLETOP
 from playground.serving.events import Done, Phase, Step, TokenEvent
 from playground.tabletop import camera
 from playground.trace import ALLOWED, Options, RawObservation

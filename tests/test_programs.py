@@ -11,7 +11,7 @@ import pytest
 from gradio_client import Client, handle_file
 
 from playground import summaries
-from playground.robots.robot import TABLETOP
+from playground.robots.builtin import TABLETOP
 from playground.robots.transforms import load_image
 from playground.trace import PADDING, Options, RawObservation, load
 from tests.support import traces

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from playground.checkpoints.config_file import read_config
-from playground.robots import robot as robots
-from playground.robots.robot_file import FIELDS, REQUIRED, read_robot
+from playground.robots import conversion
+from playground.robots.robot_file import RobotFile, read_robot
 from playground.trace import RawObservation, Stats
 
 ARM = {
@@ -46,13 +46,13 @@ def test_offsets_come_back_absolute_and_missing_slots_as_openpi_has_them(tmp_pat
 
     stats = Stats((0.0, 0.0), (1.0, 1.0), None, None)
     state = np.array([0.25, 0.5])
-    chunk = robots.from_model(arm, np.full((3, 32), 0.1), state, stats, "z-score")
+    chunk = conversion.from_model(arm, np.full((3, 32), 0.1), state, stats, "z-score")
     np.testing.assert_allclose(chunk, [[0.35, 0.1]] * 3, atol=1e-5)
 
     picture = np.zeros((4, 4, 3), np.uint8)
     raw = RawObservation("my_arm", {"base_0_rgb": picture}, {}, "go", state)
     with pytest.raises(ValueError, match="left_wrist_0_rgb needs a picture"):
-        robots.to_model(arm, "pi0", raw, stats, "z-score", 8)
+        conversion.to_model(arm, "pi0", raw, stats, "z-score", 8)
 
 
 def test_a_config_names_the_file_beside_it(tmp_path):
@@ -117,7 +117,7 @@ JSON = st.recursive(
 )
 
 
-@given(name=st.sampled_from(sorted(FIELDS)), value=JSON)
+@given(name=st.sampled_from(sorted(RobotFile.model_fields)), value=JSON)
 def test_whatever_a_field_holds_a_robot_or_a_readable_error_comes(tmp_path_factory, name, value):
     path = write(tmp_path_factory.getbasetemp(), "any.json", ARM | {name: value})
     refusal = None
@@ -135,5 +135,7 @@ def test_whatever_a_field_holds_a_robot_or_a_readable_error_comes(tmp_path_facto
 def test_every_missing_field_is_told_at_once(tmp_path):
     with pytest.raises(ValueError, match="describes no robot") as error:
         read_robot(write(tmp_path, "arm.json", {}))
-    for name in REQUIRED:
-        assert f"{name} is missing: {FIELDS[name].what}" in str(error.value)
+    required = {name: x for name, x in RobotFile.model_fields.items() if x.is_required()}
+    assert len(required) == 7
+    for name, field in required.items():
+        assert f"{name} is missing: {field.description}" in str(error.value)

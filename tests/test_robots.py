@@ -7,18 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from playground.robots import robot as robots
-from playground.robots import transforms
-from playground.robots.robot import ALOHA, ALOHA_SIM, DROID, LIBERO, ROBOTS, TABLETOP
+from playground.robots import builtin, conversion, norm_stats, transforms
+from playground.robots.builtin import ALOHA, ALOHA_SIM, DROID, LIBERO, TABLETOP
+from playground.robots.robot import NO_CAMERA, check_state, slot_modes
 from playground.trace import RawObservation, Stats
 from tests.support.openpi_cases import Recorded, cases, close, equal, hold
 
 FAMILIES = ("pi0", "pi05", "pi0_fast")
 VARIANTS = (
-    *ROBOTS.values(),
-    robots.ALOHA_SIM,
-    robots.DROID_JOINT_POSITION,
-    robots.LIBERO_OFFSETS,
+    *builtin.OBSERVED.values(),
+    builtin.ALOHA_SIM,
+    builtin.DROID_JOINT_POSITION,
+    builtin.LIBERO_OFFSETS,
 )
 
 
@@ -55,7 +55,7 @@ def raw(robot, **changes):
 
 
 def no_stats(dims):
-    return Stats((0.0,) * dims, (1.0 - transforms.EPSILON,) * dims, None, None)
+    return Stats((0.0,) * dims, (1.0 - norm_stats.EPSILON,) * dims, None, None)
 
 
 # --- against openpi -----------------------------------------------------------------------------
@@ -66,9 +66,9 @@ def check_inputs(recorded, pattern, robot_of, family_of):
         robot, family = robot_of(params), family_of(params)
 
         def ours(robot=robot, family=family, inputs=inputs):
-            observation = robots.from_openpi(robot, family, inputs, default_prompt="none given")
-            state = robot.state_to_model(robots.check_state(robot, observation.state))
-            modes = robots.slot_modes(robot.slots(family), observation)
+            observation = conversion.from_openpi(robot, family, inputs, default_prompt="none given")
+            state = robot.state_to_model(check_state(robot, observation.state))
+            modes = slot_modes(robot.slots(family), observation)
             actions = robot.actions_to_model(inputs["actions"]) if "actions" in inputs else None
             return observation, state, modes, actions
 
@@ -106,7 +106,7 @@ def test_libero_observations_equal_openpi(recorded):
 
 def test_an_aloha_picture_with_channels_last_is_taken_as_it_is(recorded):
     for _, _, inputs, _ in cases(recorded, "AlohaInputs/*/hwc_image"):
-        observation = robots.from_openpi(ALOHA, "pi0", inputs, "")
+        observation = conversion.from_openpi(ALOHA, "pi0", inputs, "")
         equal(observation.images["base_0_rgb"], inputs["images"]["cam_high"])
 
 
@@ -119,7 +119,7 @@ def test_actions_equal_openpi(recorded, robot):
         hold(
             name,
             outputs is None,
-            lambda here=here, inputs=inputs, stats=stats: robots.from_model(
+            lambda here=here, inputs=inputs, stats=stats: conversion.from_model(
                 here, inputs["actions"], here.resting_state, stats, "z-score"
             ),
             lambda actions, outputs=outputs: close(actions, outputs["actions"]),
@@ -140,7 +140,7 @@ def test_aloha_grippers_equal_openpi(recorded):
 def test_robots_agree_with_openpis_named_configs(presets):
     seen = set()
     for name, config in presets.items():
-        robot = ROBOTS[config["robot"]]
+        robot = builtin.OBSERVED[config["robot"]]
         assert len(robot.state) == config["state_dim"], name
         assert len(robot.actions) == config["action_dim_robot"], name
         assert robot.adapt_to_pi == bool(config.get("adapt_to_pi")), name
@@ -148,7 +148,7 @@ def test_robots_agree_with_openpis_named_configs(presets):
         assert [slot.name for slot in slots] == list(config["cameras"]), name
         for slot, camera in zip(slots, config["cameras"].values(), strict=True):
             assert camera["source"] == (slot.camera or "black image"), name
-            if slot.camera == robots.NO_CAMERA:
+            if slot.camera == NO_CAMERA:
                 assert camera["mask"] == (slot.when_missing == "black"), name
         offsets = tuple(config["delta_action_mask"] or ())
         variants = [v for v in VARIANTS if v.name == robot.name and v.offsets == offsets]
@@ -171,8 +171,8 @@ def test_a_robot_is_complete(robot):
     for family in FAMILIES:
         slots = robot.slots(family)
         assert sum(slot.required for slot in slots) >= 1
-        assert not any(slot.required for slot in slots if slot.camera == robots.NO_CAMERA)
-        robots.to_model(
+        assert not any(slot.required for slot in slots if slot.camera == NO_CAMERA)
+        conversion.to_model(
             robot,
             family,
             raw(robot, images={s.name: np.zeros((9, 9, 3), np.uint8) for s in slots if s.required}),
@@ -192,7 +192,7 @@ def test_the_tabletop_is_aloha_without_its_conventions():
     state = np.linspace(-1, 1, 14)
     np.testing.assert_array_equal(TABLETOP.state_to_model(state), state)
     # An arm that the model wants to leave alone (zeros) stays; its gripper goes where it is told.
-    actions = robots.from_model(TABLETOP, np.zeros((5, 32)), state, no_stats(14), "z-score")
+    actions = conversion.from_model(TABLETOP, np.zeros((5, 32)), state, no_stats(14), "z-score")
     joints = [i for i in range(14) if i not in (6, 13)]
     np.testing.assert_allclose(actions[:, joints], np.broadcast_to(state[joints], (5, 12)))
     assert not actions[:, [6, 13]].any()
@@ -208,8 +208,8 @@ def test_actions_survive_the_way_to_the_model_and_back(seed):
         there = robot.actions_to_model(actions)
         if robot.offsets:
             there = transforms.to_offsets(there, robot.state_to_model(state), robot.offsets)
-        there = transforms.pad(transforms.normalise(there, stats, "z-score"), 32)
-        back = robots.from_model(robot, there, state, stats, "z-score")
+        there = transforms.pad(norm_stats.normalise(there, stats, "z-score"), 32)
+        back = conversion.from_model(robot, there, state, stats, "z-score")
         np.testing.assert_allclose(back, actions, atol=1e-9)
 
 
@@ -220,7 +220,7 @@ def test_actions_survive_the_way_to_the_model_and_back(seed):
     ("family", "expected"), [("pi0", "masked"), ("pi05", "masked"), ("pi0_fast", "black")]
 )
 def test_a_missing_camera_differs_by_family(family, expected):
-    modes = robots.slot_modes(TABLETOP.slots(family), raw(TABLETOP))
+    modes = slot_modes(TABLETOP.slots(family), raw(TABLETOP))
     assert list(modes.values()) == ["filled", expected, expected]
 
 
@@ -230,7 +230,7 @@ def test_modes_override_and_black_is_black():
     images = {"base_0_rgb": picture, "left_wrist_0_rgb": picture}
     modes = {"base_0_rgb": "masked", "right_wrist_0_rgb": "black"}
     observation = raw(ALOHA, images=images, modes=modes)
-    result = robots.to_model(ALOHA, "pi0", observation, stats, "z-score", 56)
+    result = conversion.to_model(ALOHA, "pi0", observation, stats, "z-score", 56)
     assert result.modes == {
         "base_0_rgb": "masked",
         "left_wrist_0_rgb": "filled",
@@ -267,24 +267,26 @@ def test_modes_override_and_black_is_black():
 )
 def test_observations_that_do_not_fit_are_refused(changes, match):
     with pytest.raises(ValueError, match=match):
-        robots.to_model(ALOHA_SIM, "pi0", raw(ALOHA_SIM, **changes), no_stats(14), "z-score", 28)
+        conversion.to_model(
+            ALOHA_SIM, "pi0", raw(ALOHA_SIM, **changes), no_stats(14), "z-score", 28
+        )
 
 
 def test_openpi_observations_that_do_not_fit_are_refused():
     picture = np.zeros((9, 8, 3), np.uint8)
     complete = {"state": np.zeros(14), "images": {"cam_high": picture}, "prompt": "go"}
-    assert robots.from_openpi(ALOHA, "pi0", complete).prompt == "go"
+    assert conversion.from_openpi(ALOHA, "pi0", complete).prompt == "go"
     for changes, match in (
         ({"prompt": None}, "needs a prompt, NoneType came"),
         ({"images": {"cam_high": picture, "cam_front": picture}}, "no cameras"),
         ({"images": {"cam_low": picture}}, "lacks 'images/cam_high'"),
     ):
         with pytest.raises(ValueError, match=match):
-            robots.from_openpi(ALOHA, "pi0", complete | changes)
+            conversion.from_openpi(ALOHA, "pi0", complete | changes)
     with pytest.raises(ValueError, match="observation/gripper_position"):
-        robots.from_openpi(DROID, "pi0", {"observation": {"joint_position": np.zeros(7)}})
+        conversion.from_openpi(DROID, "pi0", {"observation": {"joint_position": np.zeros(7)}})
 
 
 def test_too_few_actions_are_refused():
     with pytest.raises(ValueError, match="LIBERO has 7 actions, the model gave 6"):
-        robots.from_model(LIBERO, np.zeros((5, 6)), np.zeros(8), no_stats(7), "z-score")
+        conversion.from_model(LIBERO, np.zeros((5, 6)), np.zeros(8), no_stats(7), "z-score")

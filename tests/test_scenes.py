@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from playground.robots.robot import TABLETOP
+from playground.robots.builtin import TABLETOP
 from playground.tabletop import camera, job
 from playground.ui import scenes
 from playground.ui.examples import examples

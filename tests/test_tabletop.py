@@ -377,7 +377,8 @@ def test_a_rollout_looks_again_after_as_many_steps_as_it_was_told():
 
 
 def test_what_a_policy_is_shown_fits_its_robot():
-    from playground.robots.robot import TABLETOP, slot_modes
+    from playground.robots.builtin import TABLETOP
+    from playground.robots.robot import slot_modes
 
     raw = observe(Table(scene_with(SPREAD)), "pick up the red cube")
     modes = slot_modes(TABLETOP.slots("pi0"), raw)

@@ -20,8 +20,8 @@ from models.observation import Observation, uint8_to_float
 from models.pi0 import Pi0
 from models.pi0_fast import Pi0Fast
 from models.tokenizer import FastActionTokenizer, state_bins
-from playground.robots import robot
-from playground.robots.robot import TABLETOP
+from playground.robots import conversion
+from playground.robots.builtin import TABLETOP
 from playground.tabletop import expert, kinematics
 from playground.tabletop.rollout import ask_expert
 from playground.tabletop.scene import COLOURS, Table, nearer_arm, random_scene
@@ -99,7 +99,7 @@ def test_normalised_chunks_go_back_to_the_experts_joint_targets(looks, stats):
     ]
     for i, row in enumerate(np.repeat(rows, 6)):
         state = looks.states[row]
-        chunk = robot.from_model(
+        chunk = conversion.from_model(
             TABLETOP, batch.actions[i].astype(np.float64), state, stats["actions"], "z-score"
         )
         wanted = [

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from models.observation import uint8_to_float
-from playground.robots import transforms
+from playground.robots import norm_stats, transforms
 from playground.trace import Stats
 from tests.support.openpi_cases import (
     DIFFERENCES,
@@ -48,10 +48,10 @@ def test_normalisation_equals_openpi(recorded, direction):
             def ours(stats=stats, values=values, params=params):
                 method = method_of(params)
                 if direction == "Unnormalize":
-                    return transforms.unnormalise(values, stats, method)
+                    return norm_stats.unnormalise(values, stats, method)
                 if len(stats.mean) > 1:
-                    stats = transforms.trim(stats, values.shape[-1])
-                return transforms.normalise(values, stats, method)
+                    stats = norm_stats.trim(stats, values.shape[-1])
+                return norm_stats.normalise(values, stats, method)
 
             hold(
                 name,
@@ -66,7 +66,7 @@ def test_unnormalising_the_dimensions_that_have_stats(recorded):
         stats = to_stats(inputs["stats"]["actions"])
         dims = len(stats.mean)
         values = inputs["data"]["actions"][..., :dims]
-        ours = transforms.unnormalise(values, stats, method_of(params))
+        ours = norm_stats.unnormalise(values, stats, method_of(params))
         close(ours, outputs["actions"][..., :dims])
 
 
@@ -159,10 +159,10 @@ def test_pictures_are_scaled_as_in_openpi(recorded):
 
 def test_norm_stats_files_read_and_write(recorded, goldens, tmp_path):
     for _, params, _, outputs in cases(recorded, "norm_stats_json/*"):
-        stats = transforms.read_norm_stats(goldens / "transforms" / params["file"])
+        stats = norm_stats.read_norm_stats(goldens / "transforms" / params["file"])
         assert stats == {key: to_stats(entry) for key, entry in outputs.items()}
-        transforms.write_norm_stats(tmp_path / "norm_stats.json", stats)
-        assert transforms.read_norm_stats(tmp_path / "norm_stats.json") == stats
+        norm_stats.write_norm_stats(tmp_path / "norm_stats.json", stats)
+        assert norm_stats.read_norm_stats(tmp_path / "norm_stats.json") == stats
         original = json.loads((goldens / "transforms" / params["file"]).read_text())
         assert json.loads((tmp_path / "norm_stats.json").read_text()) == original
 
@@ -197,16 +197,16 @@ def data_with_stats(draw):
 @given(data_with_stats(), st.sampled_from(["z-score", "quantile"]))
 def test_unnormalise_undoes_normalise(data, method):
     data, stats = data
-    there = transforms.normalise(data, stats, method)
-    back = transforms.unnormalise(there, stats, method)
+    there = norm_stats.normalise(data, stats, method)
+    back = norm_stats.unnormalise(there, stats, method)
     np.testing.assert_allclose(back, data, rtol=1e-9, atol=1e-9 * 1e3)
 
 
 @given(data_with_stats())
 def test_quantiles_go_to_plus_and_minus_one(data):
     _, stats = data
-    low = transforms.normalise(np.array(stats.q01), stats, "quantile")
-    high = transforms.normalise(np.array(stats.q99), stats, "quantile")
+    low = norm_stats.normalise(np.array(stats.q01), stats, "quantile")
+    high = norm_stats.normalise(np.array(stats.q99), stats, "quantile")
     np.testing.assert_allclose(low, -1)
     np.testing.assert_allclose(high, 1, atol=3e-3)  # 1e-6 is added to a width of 1e-3 or more
 
@@ -231,10 +231,10 @@ def test_running_stats_equal_numpys(seed, sizes):
     pieces = [draw.normal(3, 10 ** draw.uniform(-2, 2), (size, 3)) for size in [5, *sizes]]
     for piece in pieces:
         piece[:, 2] = 7.5  # a dimension that never moves
-    running = transforms.RunningStats()
+    running = norm_stats.RunningStats()
     for piece in pieces:
         running.update(piece)
-    stats, whole = running.finish(), np.concatenate(pieces)
+    stats, whole = running.stats(), np.concatenate(pieces)
     np.testing.assert_allclose(stats.mean, whole.mean(0))
     np.testing.assert_allclose(stats.std, whole.std(0), atol=1e-9)
     # A histogram cannot know better than the neighbouring values and its own bins, whose content
@@ -249,17 +249,17 @@ def test_running_stats_equal_numpys(seed, sizes):
 def test_numbers_that_do_not_fit_are_refused():
     stats = Stats((0.0,) * 3, (1.0,) * 3, None, None)
     with pytest.raises(ValueError, match="cover 3 dimensions, the data has 4"):
-        transforms.normalise(np.zeros(4), stats, "z-score")
+        norm_stats.normalise(np.zeros(4), stats, "z-score")
     with pytest.raises(ValueError, match="lack"):
-        transforms.normalise(np.zeros(3), stats, "quantile")
+        norm_stats.normalise(np.zeros(3), stats, "quantile")
     with pytest.raises(ValueError, match="not 'minmax'"):
-        transforms.normalise(np.zeros(3), stats, "minmax")
+        norm_stats.normalise(np.zeros(3), stats, "minmax")
     with pytest.raises(ValueError, match="another robot"):
-        transforms.trim(stats, 4)
+        norm_stats.trim(stats, 4)
     with pytest.raises(ValueError, match="NaN or infinity"):
-        transforms.RunningStats().update(np.array([[np.nan]]))
+        norm_stats.RunningStats().update(np.array([[np.nan]]))
     with pytest.raises(ValueError, match="at least two vectors, 0 came"):
-        transforms.RunningStats().finish()
+        norm_stats.RunningStats().stats()
 
 
 @pytest.mark.parametrize(
@@ -285,12 +285,12 @@ def test_numbers_that_do_not_fit_are_refused():
 def test_bad_norm_stats_are_refused(tmp_path, text, match):
     (tmp_path / "norm_stats.json").write_text(text)
     with pytest.raises(ValueError, match=match):
-        transforms.read_norm_stats(tmp_path / "norm_stats.json")
+        norm_stats.read_norm_stats(tmp_path / "norm_stats.json")
 
 
 def test_missing_norm_stats_name_the_file(tmp_path):
     with pytest.raises(ValueError, match=r"norm stats from .*nowhere\.json"):
-        transforms.read_norm_stats(tmp_path / "nowhere.json")
+        norm_stats.read_norm_stats(tmp_path / "nowhere.json")
 
 
 # --- what must hold for any picture -------------------------------------------------------------

@@ -10,9 +10,9 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from playground.robots import robot as robots
-from playground.robots.robot import ALOHA, DROID, TABLETOP
-from playground.robots.transforms import normalise
+from playground.robots import conversion
+from playground.robots.builtin import ALOHA, DROID, TABLETOP
+from playground.robots.norm_stats import normalise
 from playground.serving.events import Done, Failed, Finished, Phase, Queued, Step, TokenEvent
 from playground.trace import DecodedToken, Options, load
 from playground.ui import results
@@ -184,7 +184,7 @@ def test_table_shows_what_the_model_gets(state):
         observation = dataclasses.replace(
             jobs(setup, {0: GREY}, state=state)[0].observation, images=given_images
         )
-        model = robots.to_model(
+        model = conversion.to_model(
             ALOHA, info.family, observation, info.state_stats, info.normalisation, 8
         )
         np.testing.assert_allclose(column["values"], model.state)

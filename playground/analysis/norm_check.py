@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 
 from playground.checkpoints.catalog import TITLES
-from playground.robots.robot import Robot, told_state
-from playground.robots.transforms import EPSILON, normalise
+from playground.robots.norm_stats import EPSILON, normalise
+from playground.robots.robot import Robot, format_state
 from playground.trace import Dimension, PolicyInfo, Stats
 
 # Below this reach a move of one hundredth (radian, metre, share) is ten or more for the model.
@@ -171,5 +171,5 @@ def _of_value(
         return []
     else:
         where = f"far from the mean of {stats.mean[0]:.4g}"
-    told = told_state(dimension, given, value)
+    told = format_state(dimension, given, value)
     return [f"The given state, {told}, is {where}: {normalised:.3g} for the model."]

@@ -25,7 +25,7 @@ import numpy as np
 import scipy.special
 
 from playground.analysis.variants import GROUPS, Group, Variant, variants
-from playground.robots.transforms import EPSILON
+from playground.robots.norm_stats import EPSILON
 from playground.serving.events import Phase, Result
 from playground.trace import Family, Options, PolicyInfo, RawObservation
 

@@ -16,9 +16,10 @@ from models.checkpoints.digests import Kind, read_bundled
 from models.checkpoints.lora import GEMMA_2B_LORA, GEMMA_300M_LORA, Adapters
 from models.checkpoints.openpi import openpi_manifest
 from models.config import PI0, PI0_FAST, PI05, Config, Convention, Pi0FastConfig, from_dict
-from playground.robots import robot as robots
+from playground.robots import builtin
+from playground.robots.norm_stats import Method
 from playground.robots.robot import Robot
-from playground.robots.transforms import OPENPI_RULES, InputRules, Method
+from playground.robots.transforms import OPENPI_RULES, InputRules
 from playground.trace import Family, Slot
 
 BUCKET = "gs://openpi-assets/checkpoints"
@@ -27,17 +28,6 @@ FAST_TOKENIZER = "physical-intelligence/fast"  # on the Hugging Face hub
 GEMMA_TERMS = "Gemma Terms of Use (https://ai.google.dev/gemma/terms)"
 METHODS: tuple[Method, ...] = ("z-score", "quantile")  # openpi's
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
-
-# A robot together with what a policy's actions mean on it; a fine-tune names one of these.
-ROBOTS = {
-    "aloha": robots.ALOHA,
-    "aloha_sim": robots.ALOHA_SIM,
-    "droid": robots.DROID,
-    "droid_joint_position": robots.DROID_JOINT_POSITION,
-    "libero": robots.LIBERO,
-    "libero_offsets": robots.LIBERO_OFFSETS,
-    "tabletop": robots.TABLETOP,
-}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -191,8 +181,8 @@ _BASE = "A base model: openpi fine-tunes it before use."
 _EARLIER = "From an earlier version of openpi, whose documents no longer name it."
 _ALOHA_SIM_ID = "lerobot/aloha_sim_transfer_cube_human"
 _LIBERO_ID = "physical-intelligence/libero"
-_ALOHA, _DROID, _LIBERO = robots.ALOHA, robots.DROID, robots.LIBERO
-_DROID_JOINTS, _LIBERO_OFFSETS = robots.DROID_JOINT_POSITION, robots.LIBERO_OFFSETS
+_ALOHA, _DROID, _LIBERO = builtin.ALOHA, builtin.DROID, builtin.LIBERO
+_DROID_JOINTS, _LIBERO_OFFSETS = builtin.DROID_JOINT_POSITION, builtin.LIBERO_OFFSETS
 
 OPENPI = (
     _openpi("pi0_droid", "pi0", _DROID, "droid", "pi0_droid", horizon=10),
@@ -223,7 +213,7 @@ OPENPI = (
     ),
     _openpi(
         "pi0_aloha_sim",
-        *("pi0", robots.ALOHA_SIM, _ALOHA_SIM_ID, "pi0_aloha_sim"),
+        *("pi0", builtin.ALOHA_SIM, _ALOHA_SIM_ID, "pi0_aloha_sim"),
         prompt="Transfer cube",
     ),
     _openpi(
@@ -322,13 +312,13 @@ def bundled(folder: Path) -> Entry:
     description = read_bundled(folder)
     config, metadata = from_dict(description["config"]), description["metadata"]
     family = family_of(config)
-    if metadata.get("robot") not in ROBOTS or metadata.get("normalisation") not in METHODS:
+    if metadata.get("robot") not in builtin.ROBOTS or metadata.get("normalisation") not in METHODS:
         raise ValueError(
             f"{folder}: its metadata names robot {metadata.get('robot')!r} and normalisation "
-            f"{metadata.get('normalisation')!r}; expected one of {', '.join(ROBOTS)} and "
+            f"{metadata.get('normalisation')!r}; expected one of {', '.join(builtin.ROBOTS)} and "
             f"{' or '.join(METHODS)}"
         )
-    robot = ROBOTS[metadata["robot"]]
+    robot = builtin.ROBOTS[metadata["robot"]]
     return Entry(
         name=folder.name,
         title=TITLES[family],

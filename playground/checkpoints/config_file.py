@@ -18,12 +18,12 @@ from playground.checkpoints.catalog import (
     FAMILIES,
     FAST_TOKENIZER,
     METHODS,
-    ROBOTS,
     Entry,
     named,
     sizes,
 )
 from playground.checkpoints.fields import Field, choice_of, is_count, is_flag, is_text, one_of
+from playground.robots.builtin import ROBOTS
 from playground.robots.robot import Robot
 from playground.robots.robot_file import read_robot
 
@@ -167,7 +167,7 @@ def action_tokenizer_of(data: Mapping, path: Path) -> str | None:
 
 
 def robot_of(named: str, folder: Path, slots: tuple[str, ...] | None = None) -> Robot:
-    """One of `catalog.ROBOTS`, or the one in a file, found from `folder`. slots: the policy's own
+    """One of `builtin.ROBOTS`, or the one in a file, found from `folder`. slots: the policy's own
     camera slots, where it tells them (`read_robot`)."""
     return ROBOTS[named] if named in ROBOTS else read_robot(folder / named, slots)
 

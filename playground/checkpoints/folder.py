@@ -16,7 +16,6 @@ from models.checkpoints.digests import PARAMS, kind_of, params_folder
 from playground.checkpoints.catalog import (
     FAST_TOKENIZER,
     OPENPI,
-    ROBOTS,
     TITLES,
     Entry,
     bundled,
@@ -33,15 +32,10 @@ from playground.checkpoints.config_file import (
     text_tokenizer_of,
 )
 from playground.checkpoints.fields import choice_of
+from playground.robots.builtin import ROBOTS
+from playground.robots.norm_stats import EPSILON, checked_stats, read_norm_stats, trim
 from playground.robots.robot import NO_CAMERA, Robot
-from playground.robots.transforms import (
-    EPSILON,
-    OPENPI_RULES,
-    InputRules,
-    checked_stats,
-    read_norm_stats,
-    trim,
-)
+from playground.robots.transforms import OPENPI_RULES, InputRules
 from playground.trace import Family, Slot, Stats
 
 # --- a folder -----------------------------------------------------------------------------------
@@ -57,7 +51,7 @@ def open_folder(
     """The entry of a checkpoint folder: openpi's, LeRobot's or a bundled policy's.
 
     config: for openpi's, a config's name or a JSON file (`config_file.read_config`); for LeRobot's,
-    nothing or a JSON file (`read_addition`). robot: for LeRobot's, one of `catalog.ROBOTS` or a
+    nothing or a JSON file (`read_addition`). robot: for LeRobot's, one of `builtin.ROBOTS` or a
     file that describes another (`robot_file`). asset_id: for openpi's, whose norm stats, where the
     folder has another's than the config's. Raises ValueError that says what is missing, or serves
     for nothing, and which answers there are.

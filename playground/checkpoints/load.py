@@ -25,7 +25,7 @@ from playground.policies import environment
 from playground.policies.base import Policy
 from playground.policies.fast import FastPolicy
 from playground.policies.flow import FlowPolicy
-from playground.robots.robot import TABLETOP
+from playground.robots.builtin import TABLETOP
 from playground.serving.events import Phase, TokenEvent
 from playground.trace import Options, PolicyInfo, RawObservation, Stats
 

@@ -13,7 +13,8 @@ from typing import NamedTuple
 from playground.checkpoints import config_file, download
 from playground.checkpoints import folder as local
 from playground.checkpoints.catalog import BUNDLED_PAIR, DEFAULT_PAIR, entries, named
-from playground.robots.robot import TABLETOP, Robot
+from playground.robots.builtin import TABLETOP
+from playground.robots.robot import Robot
 
 # What the pair takes in bfloat16 by `playground.checkpoints.memory_plan`, which judges the rest.
 PAIR_NEEDS_GB = 16

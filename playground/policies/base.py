@@ -21,9 +21,9 @@ from models.config import Config
 from models.observation import Observation, uint8_to_float
 from models.tokenizer import FastPrompt, Prompt
 from playground.policies.environment import versions
-from playground.robots import robot as robots
-from playground.robots import transforms
-from playground.robots.robot import ModelInput, Robot
+from playground.robots import builtin, conversion, transforms
+from playground.robots.conversion import ModelInput
+from playground.robots.robot import Robot, format_state
 from playground.robots.transforms import InputRules
 from playground.serving.events import Done, Event, Phase
 from playground.tabletop import camera
@@ -87,7 +87,7 @@ class Policy:
             raise ValueError(
                 f"{info.title} drives {info.robot}; the observation is from {raw.robot}"
             )
-        given = robots.to_model(
+        given = conversion.to_model(
             self.robot, info.family, raw, info.state_stats, info.normalisation, info.image_size
         )
         missing = max(0, self.rules.prompt_state_dims - len(given.state))
@@ -172,7 +172,7 @@ class Policy:
 
     def _foreign(self, given: ModelInput) -> list[str]:
         """What a policy of the simulated table is shown and does not know."""
-        if self.robot.name != robots.TABLETOP.name:
+        if self.robot.name != builtin.TABLETOP.name:
             return []
         filled = [image for slot, image in given.images.items() if given.modes[slot] == "filled"]
         return [] if all(camera.shows_table(image) for image in filled) else [camera.FOREIGN]
@@ -194,7 +194,7 @@ class Policy:
                 # Constant dimensions of the training data carry no scale to judge by.
                 slack = 0.1 * (high - low) + 1e-3
                 if not low - slack <= value <= high + slack:
-                    told = robots.told_state(dimension, given, value)
+                    told = format_state(dimension, given, value)
                     found.append(
                         f"{dimension.name} is {told}, outside the {low:.3g} to {high:.3g} of "
                         f"{share}the training data."
@@ -246,7 +246,7 @@ class Policy:
     def _to_robot(self, actions: np.ndarray, raw: RawObservation) -> np.ndarray:
         """Model actions [..., H, M] in the robot's units, float32 [..., H, D]."""
         info = self.info
-        actions = robots.from_model(
+        actions = conversion.from_model(
             self.robot, actions, raw.state, info.action_stats, info.normalisation
         )
         return self._finite(actions).astype(np.float32)

@@ -12,121 +12,108 @@
 
 What a policy's answer depends on is asked for; names and titles have defaults. Slots that no camera
 fills are treated as openpi treats them: masked for pi0 and pi0.5, black for pi0-FAST. A policy of
-LeRobot's has slots of its own, called as in its data (`local` masks those).
+LeRobot's has slots of its own, called as in its data, which are masked.
 """
 
 from pathlib import Path
+from typing import Annotated
 
-from models.checkpoints.digests import read_json
+from pydantic import Field
+
 from models.config import FAST_SLOTS, PI0_SLOTS
-from playground.checkpoints.fields import Field, is_number, is_text, one_of, problems
-from playground.robots.robot import LARGEST_STATE, NO_CAMERA, ROBOTS, Robot
-from playground.trace import Dimension, Slot
+from playground import json_file
+from playground.json_file import Description, Text
+from playground.robots.builtin import OBSERVED
+from playground.robots.robot import LARGEST_STATE, NO_CAMERA, Robot
+from playground.trace import Dimension, Meaning, Slot
 
 _SLOTS = tuple(dict.fromkeys((*PI0_SLOTS, *FAST_SLOTS)))
+_CAMERAS = "your camera's name for each slot that one fills"
+_MANY = {"min_length": 1, "max_length": 256}
 
 
-def _cameras(slots: tuple[str, ...]) -> Field:
-    return Field(
-        f"your camera's name for each slot that one fills; the slots are {', '.join(slots)}",
-        lambda x: (
-            isinstance(x, dict)
-            and bool(x)
-            and x.keys() <= set(slots)
-            and all(map(is_text, x.values()))
-        ),
+class DimensionFile(Description):
+    name: Text = Field(description="a name")
+    unit: Text = Field(description="a unit, such as rad")
+    meaning: Meaning = Field("absolute", description="absolute, offset or velocity")
+
+
+_DIMENSIONS = 'a list of {"name": ..., "unit": ...}'
+Resting = Annotated[float, Field(ge=-LARGEST_STATE, le=LARGEST_STATE)]
+
+
+class RobotFile(Description):
+    """What such a file holds."""
+
+    name: Text = Field(description="a name")
+    title: Text | None = Field(None, description="a title for people")
+    control_hz: float = Field(
+        gt=0, le=10_000, description="how many actions a second the robot executes"
     )
-
-
-def _list_of(valid):
-    return lambda x: isinstance(x, list) and 0 < len(x) <= 256 and all(map(valid, x))
-
-
-_DIMENSION = {
-    "name": Field("a name", is_text),
-    "unit": Field("a unit, such as rad", is_text),
-    "meaning": one_of(("absolute", "offset", "velocity")),
-}
-_DIMENSIONS = Field('a list of {"name": ..., "unit": ...}', _list_of(lambda x: isinstance(x, dict)))
-FIELDS = {
-    "name": Field("a name", is_text),
-    "title": Field("a title for people", is_text),
-    "control_hz": Field(
-        "how many actions a second the robot executes",
-        lambda x: is_number(x) and 0 < x <= 10_000,
-    ),
-    "cameras": _cameras(_SLOTS),
-    "state": _DIMENSIONS,
-    "actions": _DIMENSIONS,
-    "offsets": Field(
-        "true or false for each action dimension: predicted as an offset from the state?",
-        _list_of(lambda x: isinstance(x, bool)),
-    ),
-    "resting_state": Field(
-        "a sensible state to start with, a number for each dimension",
-        _list_of(lambda x: is_number(x) and abs(x) <= LARGEST_STATE),
-    ),
-    "notes": Field("sentences for people", _list_of(is_text)),
-}
-REQUIRED = ("name", "control_hz", "cameras", "state", "actions", "offsets", "resting_state")
+    cameras: dict[str, Text] = Field(min_length=1, description=_CAMERAS)
+    state: list[DimensionFile] = Field(description=_DIMENSIONS, **_MANY)
+    actions: list[DimensionFile] = Field(description=_DIMENSIONS, **_MANY)
+    offsets: list[bool] = Field(
+        description="true or false for each action dimension: an offset from the state?",
+        **_MANY,
+    )
+    resting_state: list[Resting] = Field(
+        description="a sensible state to start with, a number for each dimension", **_MANY
+    )
+    notes: list[Text] = Field([], description="sentences for people")
 
 
 def read_robot(path: Path | str, slots: tuple[str, ...] | None = None) -> Robot:
-    """The robot in a JSON file (see FIELDS); raises one ValueError for all that is wrong.
+    """The robot in a JSON file (`RobotFile`); raises one ValueError for all that is wrong.
 
     slots: those of the policy that will drive it, in order, where it has others than openpi's.
     """
     path = Path(path)
-    data = read_json(path)
-    fields = FIELDS if slots is None else {**FIELDS, "cameras": _cameras(slots)}
-    found = problems(data, fields, REQUIRED)
-    if not found:
-        for part in ("state", "actions"):
-            for index, dimension in enumerate(data[part]):
-                required = ("name", "unit")
-                found += problems(dimension, _DIMENSION, required, f"{part}[{index}].")
-        found += _contradictions(data, openpi=slots is None)
-    if found:
-        raise ValueError("\n  ".join([f"{path} describes no robot:", *sorted(found)]))
-    dimensions = {part: tuple(Dimension(**d) for d in data[part]) for part in ("state", "actions")}
+    title = "{} describes no robot:"
+    said = json_file.read(path, RobotFile, title)
+    if found := _contradictions(said, slots):
+        raise json_file.refusal(title.format(path), found)
     return Robot(
-        name=data["name"],
-        title=data.get("title", data["name"]),
-        flow_slots=_slots(slots or PI0_SLOTS, data["cameras"], "masked"),
-        fast_slots=_slots(slots or _fast_slots(data["cameras"]), data["cameras"], "black"),
+        name=said.name,
+        title=said.title or said.name,
+        flow_slots=_slots(slots or PI0_SLOTS, said.cameras, "masked"),
+        fast_slots=_slots(slots or _fast_slots(said.cameras), said.cameras, "black"),
         camera_key="observation/{}",
         state_keys=("observation/state",),
         unused_cameras=(),
-        state=dimensions["state"],
-        actions=dimensions["actions"],
-        control_hz=float(data["control_hz"]),
-        resting_state=tuple(map(float, data["resting_state"])),
-        offsets=tuple(data["offsets"]) if any(data["offsets"]) else (),
+        state=tuple(Dimension(x.name, x.unit, x.meaning) for x in said.state),
+        actions=tuple(Dimension(x.name, x.unit, x.meaning) for x in said.actions),
+        control_hz=said.control_hz,
+        resting_state=tuple(said.resting_state),
+        offsets=tuple(said.offsets) if any(said.offsets) else (),
         adapt_to_pi=False,
-        notes=tuple(data.get("notes", ())),
+        notes=tuple(said.notes),
     )
 
 
-def _contradictions(data: dict, *, openpi: bool) -> list[str]:
+def _contradictions(said: RobotFile, slots: tuple[str, ...] | None) -> list[str]:
     """What cannot be, of fields that are valid one by one."""
-    states, actions = len(data["state"]), len(data["actions"])
+    states, actions = len(said.state), len(said.actions)
     found = []
-    if data["name"] in ROBOTS:
-        found.append(f"name is {data['name']!r}, which is a robot here already")
-    if len(data["resting_state"]) != states:
-        found.append(f"resting_state has {len(data['resting_state'])} values, state {states}")
-    if len(data["offsets"]) != actions:
-        found.append(f"offsets has {len(data['offsets'])} values, actions {actions}")
+    if said.name in OBSERVED:
+        found.append(f"name is {said.name!r}, which is a robot here already")
+    if len(said.resting_state) != states:
+        found.append(f"resting_state has {len(said.resting_state)} values, state {states}")
+    if len(said.offsets) != actions:
+        found.append(f"offsets has {len(said.offsets)} values, actions {actions}")
     # An offset is added to the state of the same place.
-    beyond = [i for i, offset in enumerate(data["offsets"]) if offset and i >= states]
+    beyond = [i for i, offset in enumerate(said.offsets) if offset and i >= states]
     if beyond:
         found.append(f"offsets: dimensions {beyond} have no state to be an offset from")
-    for part in ("state", "actions"):
-        names = [dimension.get("name") for dimension in data[part]]
-        if twice := sorted({str(name) for name in names if names.count(name) > 1}):
+    for part, dimensions in (("state", said.state), ("actions", said.actions)):
+        names = [dimension.name for dimension in dimensions]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
             found.append(f"{part} names {', '.join(twice)} twice")
-    filled = set(data["cameras"])
-    if openpi and not any(filled <= set(names) for names in (PI0_SLOTS, FAST_SLOTS)):
+    filled = said.cameras.keys()
+    if strange := sorted(filled - set(slots or _SLOTS)):
+        listed = ", ".join(slots or _SLOTS)
+        found.append(f"cameras fills {strange}; expected {_CAMERAS}; the slots are {listed}")
+    elif slots is None and not any(filled <= set(names) for names in (PI0_SLOTS, FAST_SLOTS)):
         found.append(f"cameras fills {sorted(filled)}: slots of two kinds of policy at once")
     return found
 

@@ -49,7 +49,7 @@ from playground.checkpoints import memory_plan
 from playground.checkpoints.catalog import BUNDLED_PAIR
 from playground.checkpoints.load import keep_compiled_programs, open_policy
 from playground.policies.base import Policy, sample_noise
-from playground.robots.robot import TABLETOP
+from playground.robots.builtin import TABLETOP
 from playground.serving.events import Done, Job
 from playground.serving.worker import Worker
 from playground.tools import optimizations

@@ -36,7 +36,7 @@ from playground.checkpoints import memory_plan
 from playground.checkpoints.config_file import read_config
 from playground.checkpoints.load import TOKENIZER, load
 from playground.policies.base import sample_noise
-from playground.robots.transforms import write_norm_stats
+from playground.robots.norm_stats import write_norm_stats
 from playground.serving.events import Done
 from playground.trace import Options, RawObservation, Stats
 from playground.training.tokenizers import filled_up

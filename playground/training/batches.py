@@ -13,8 +13,9 @@ import scipy.fft
 
 from models.config import Config, Pi0FastConfig
 from models.tokenizer import ACTION_MARKER, FastActionTokenizer, FastTokenizer, PaligemmaTokenizer
-from playground.robots.robot import TABLETOP
-from playground.robots.transforms import Method, RunningStats, normalise, to_offsets
+from playground.robots.builtin import TABLETOP
+from playground.robots.norm_stats import Method, RunningStats, normalise
+from playground.robots.transforms import to_offsets
 from playground.tabletop import kinematics
 from playground.tabletop.scene import COLOURS
 from playground.tabletop.tasks import VERBS, WORDINGS
@@ -102,7 +103,7 @@ def norm_stats(looks: Looks, limit: int = 4000) -> dict[str, Stats]:
             full = np.full(len(part), colour), np.full(len(part), bool(pick))
             chunks = demonstrations.labels(looks, part, *full)
             running["actions"].update(model_actions(chunks, looks.states[part]))
-    return {name: stats.finish() for name, stats in running.items()}
+    return {name: stats.stats() for name, stats in running.items()}
 
 
 def fit_fast(looks: Looks, stats: dict[str, Stats], folder: Path, limit: int = 3000) -> str:

@@ -25,7 +25,7 @@ from models.pi0_fast import Pi0FastPrograms, StopAfter
 from models.tokenizer import ACTION_END, ACTION_MARKER
 from playground.checkpoints.load import open_policy
 from playground.policies.base import Prepared, sample_noise
-from playground.robots import robot
+from playground.robots import conversion
 from playground.tabletop import expert, kinematics
 from playground.tabletop.rollout import EXECUTE, Infer, observe, rollout
 from playground.tabletop.scene import COLOURS, TIE, Table, nearer_arm, random_scene
@@ -136,7 +136,7 @@ class Asker:
         info = self.policy.info
         if actions is None:
             return None
-        return robot.from_model(
+        return conversion.from_model(
             self.policy.robot, actions, raw.state, info.action_stats, info.normalisation
         )
 

@@ -15,8 +15,8 @@ from flax import nnx
 
 from models.checkpoints.assembly import save_bundled
 from models.checkpoints.digests import record_digests
-from playground.robots.robot import TABLETOP
-from playground.robots.transforms import read_norm_stats
+from playground.robots.builtin import TABLETOP
+from playground.robots.norm_stats import read_norm_stats
 from playground.training.batches import method_of
 from playground.training.train import (
     CONFIGS,

@@ -25,7 +25,7 @@ from models.checkpoints.assembly import load_bundled
 from models.compiled import options
 from models.config import PI0_FAST_TABLETOP, PI0_TABLETOP
 from models.tokenizer import NUM_SEG, FastActionTokenizer
-from playground.robots.transforms import read_norm_stats, write_norm_stats
+from playground.robots.norm_stats import read_norm_stats, write_norm_stats
 from playground.training import batches, demonstrations, losses
 from playground.training.curves import draw
 

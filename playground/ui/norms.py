@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from playground.analysis.norm_check import Report, Row, check
-from playground.robots import robot as robots
+from playground.robots.robot import check_state
 from playground.trace import PolicyInfo
 from playground.ui.observation import Form
 from playground.ui.setup import Setup, Setups, numbers
@@ -57,7 +57,7 @@ def answer(
     if unknown := set(chosen) - set(setup.infos):
         raise ValueError(f"no loaded policy is called {', '.join(sorted(unknown))}")
     state = setup.robot.resting_state if state is None else state
-    values = robots.check_state(setup.robot, numbers(setup.robot, state))
+    values = check_state(setup.robot, numbers(setup.robot, state))
     found = {}
     for name in chosen:
         info, report = setup.infos[name], check(setup.infos[name], setup.robots[name], values)
@@ -74,7 +74,7 @@ def page(setup: Setup, given: Sequence[float | str]) -> str:
     if not setup.infos:
         return _WAITING
     try:
-        values = robots.check_state(setup.robot, numbers(setup.robot, given))
+        values = check_state(setup.robot, numbers(setup.robot, given))
     except ValueError:
         values = None
     parts = []

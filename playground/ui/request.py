@@ -11,8 +11,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from playground.analysis import sensitivity
 from playground.analysis.variants import GROUPS
-from playground.robots import robot as robots
 from playground.robots import transforms
+from playground.robots.robot import check_state, slot_modes
 from playground.serving.events import Job
 from playground.trace import Options, RawObservation
 from playground.ui.setup import Setup, Setups, numbers
@@ -188,7 +188,7 @@ def jobs(
     says_something = bool((prompt or "").strip())
     if not setup.infos and (names[0] != names[1] or not says_something):
         raise ValueError("the policies are still being loaded; run when the page says so")
-    values = robots.check_state(setup.robot, numbers(setup.robot, state))
+    values = check_state(setup.robot, numbers(setup.robot, state))
     found: dict[tuple, Job] = {}
     for policy in policies:
         default = setup.infos[policy].default_prompt if policy in setup.infos else None
@@ -234,7 +234,7 @@ def _check_kinds(policies: object, prompt: object, state: object) -> None:
 def _check_pictures(setup: Setup, policy: str, observation: RawObservation) -> None:
     """Before the queue: the policy itself would say the same after it."""
     slots = [camera.slots[policy] for camera in setup.cameras if policy in camera.slots]
-    robots.slot_modes(tuple(slots), observation)
+    slot_modes(tuple(slots), observation)
     if policy in setup.infos:
         size = setup.infos[policy].image_size
         for slot, given in observation.images.items():

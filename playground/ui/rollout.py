@@ -4,7 +4,7 @@ import dataclasses
 
 import gradio as gr
 
-from playground.robots.robot import TABLETOP
+from playground.robots.builtin import TABLETOP
 from playground.serving.events import Failed, Phase, Queued, Result
 from playground.serving.worker import Worker
 from playground.tabletop import job

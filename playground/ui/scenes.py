@@ -9,7 +9,7 @@ import threading
 import gradio as gr
 import numpy as np
 
-from playground.robots.robot import TABLETOP
+from playground.robots.builtin import TABLETOP
 from playground.tabletop import camera, job
 from playground.trace import image_digest
 from playground.ui import errors

@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from playground.robots import robot as robots
-from playground.robots import transforms
-from playground.robots.robot import Robot
+from playground.robots import norm_stats
+from playground.robots.robot import Robot, check_state
 from playground.serving.worker import Down, Worker
 from playground.trace import PolicyInfo, Slot
 
@@ -113,7 +112,7 @@ def judged(setup: Setup, given: Sequence[float | str]) -> list[dict]:
     """A column of the state's table for each policy: the values as its model gets them, and which
     of them lie outside q01..q99 of its training data. [] for a state that cannot be."""
     try:
-        values = robots.check_state(setup.robot, numbers(setup.robot, given))
+        values = check_state(setup.robot, numbers(setup.robot, given))
     except ValueError:
         return []
     columns = []
@@ -126,7 +125,7 @@ def judged(setup: Setup, given: Sequence[float | str]) -> list[dict]:
             "title": info.title,
             "family": info.family,
             "method": info.normalisation,
-            "values": transforms.normalise(state, stats, info.normalisation).tolist(),
+            "values": norm_stats.normalise(state, stats, info.normalisation).tolist(),
             "ranges": None,
         }
         if stats.q01 is not None and stats.q99 is not None:

@@ -6,8 +6,8 @@ a picture that another camera took, no path is drawn.
 
 import numpy as np
 
-from playground.robots import robot
-from playground.robots.robot import TABLETOP
+from playground.robots import conversion
+from playground.robots.builtin import TABLETOP
 from playground.tabletop import camera, kinematics
 from playground.trace import Trace
 from playground.views import theme
@@ -49,7 +49,7 @@ def denoising(trace: Trace) -> dict[str, object] | None:
     if trace.info.robot != TABLETOP.name or not _ours(trace):
         return None
     info, state = trace.info, np.array(trace.recipe.state)
-    noise = robot.from_model(TABLETOP, trace.x_t, state, info.action_stats, info.normalisation)
+    noise = conversion.from_model(TABLETOP, trace.x_t, state, info.action_stats, info.normalisation)
     return _over(trace, np.concatenate([trace.estimates, trace.actions[None]]), noise)
 
 

@@ -7,7 +7,7 @@ robot, slots that differ between policies, one policy failing.
 import dataclasses
 import sys
 
-from playground.robots.robot import DROID, TABLETOP
+from playground.robots.builtin import DROID, TABLETOP
 from playground.serving import health
 from playground.serving.events import Done, Phase
 from playground.serving.worker import Worker
