@@ -12,26 +12,27 @@ import http.client
 import io
 import itertools
 import json
+import re
+import tempfile
 import zipfile
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import gradio as gr
 import httpx
 import numpy as np
 import pytest
-from gradio.utils import get_upload_folder
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from starlette.testclient import TestClient
 
 from playground import run_file
 from playground.robots import transforms
 from playground.robots.builtin import TABLETOP
 from playground.serving.events import Job
-from playground.ui import guard, observation, visits
+from playground.ui import observation, visits
 from playground.ui.examples import EXAMPLES
 from playground.ui.setup import Setups
 from tests.support.blocks import built
@@ -164,8 +165,6 @@ def test_requests_for_files_that_are_no_uploads_are_refused(app, path):
     assert answer.status in (403, 404), body
     assert b"root:" not in body
     assert b"argparse" not in body
-    if "%252F" not in path and "//" in path.replace("%2F", "/") and "example" in path:
-        assert b"Nothing is fetched" in body
 
 
 @pytest.mark.parametrize(
@@ -211,15 +210,72 @@ def test_what_is_too_large_is_refused_before_it_is_read(app):
             assert asked.getresponse().status == 413, path
 
 
-@pytest.mark.parametrize("path", ["run/infer", "api/infer", "run/predict", "api/predict"])
-def test_nobody_gets_past_the_line(app, client, path):
-    """By the way that Gradio has beside its queue."""
-    (event,) = (e for e in client.config["dependencies"] if e["api_name"] == "infer")
-    given = ["touch the red cube", {}] + [None] * (len(event["inputs"]) - 2)
-    body = {"data": given, "fn_index": event["id"]}
-    answer = httpx.post(f"{app}/gradio_api/{path}", json=body)
-    assert answer.status_code in (403, 404), answer.text
-    assert "queue" in answer.text
+@pytest.mark.parametrize("way", ["run", "api", "call", "call/v2"])
+def test_programs_reach_the_endpoints_alone_and_by_the_line_alone(app, client, way):
+    """Neither a function of the page's own, under whatever name, nor an endpoint past the queue."""
+    for event in client.config["dependencies"]:
+        given = [None] * len(event["inputs"])
+        body = {"data": given, "fn_index": event["id"], "session_hash": "stranger"}
+        for name in (event["api_name"], "upload"):
+            answer = httpx.post(f"{app}/gradio_api/{way}/{name}", json=body)
+            public = way.startswith("call") and event["api_visibility"] == "public"
+            assert answer.status_code == (422 if public and name != "upload" else 404), name
+
+
+def test_a_file_that_the_page_is_told_to_remember_was_uploaded(app, client):
+    """Or a second call would hand out any file that lies where the program was started."""
+    props = {part["id"]: part["props"] for part in client.config["components"]}
+    (slot,) = (i for i, given in props.items() if given.get("elem_id") == "picture-0")
+    changes = [e for e in client.config["dependencies"] if [slot, "change"] in e["targets"]]
+    assert changes
+    for event in changes:
+        for path in ("app.py", str(Path("app.py").resolve()), f"{tempfile.gettempdir()}/x"):
+            given = [{"path": path} if i == slot else None for i in event["inputs"]]
+            body = {"fn_index": event["id"], "data": given, "session_hash": "stranger"}
+            for way in ("run/remember", "run/upload", "queue/join", "queue/join/upload"):
+                answer = httpx.post(f"{app}/gradio_api/{way}", json=body)
+                assert answer.status_code in (403, 404), way
+
+
+def test_functions_of_the_page_are_known(client):
+    """A new one is a decision: whether what it may be given is all that `guard` lets through."""
+    public, private = set(), set()
+    for event in client.config["dependencies"]:
+        names = public if event["api_visibility"] == "public" else private
+        names.add(re.sub(r"_\d+$", "", event["api_name"]))
+    assert public == {
+        "infer",
+        "denoise",
+        "attention_mask",
+        "attention",
+        "what_matters",
+        "norm_stats",
+    }
+    known = {
+        "ask",
+        "check_picture",
+        "choose_robot",
+        "effects",
+        "example",
+        "follow_loading",
+        "js_fn",
+        "judge",
+        "judge_again",
+        "leave",
+        "measure",
+        "new_scene",
+        "open_file",
+        "picture",
+        "plot",
+        "restore",
+        "run",
+        "run_example",
+        "scene",
+        "show",
+        "start",
+        "stop",
+    }
+    assert private - known == set()
 
 
 WRONG_TYPES = {
@@ -267,59 +323,6 @@ def test_an_upload_that_says_nothing_of_its_size_ends_where_it_is_too_large(app)
     kind = {"content-type": "multipart/form-data; boundary=x"}
     answer = httpx.post(f"{app}/gradio_api/upload", content=pieces, headers=kind, timeout=60)
     assert answer.status_code == 413
-
-
-# --- at the door --------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def door():
-    """The guard before an app that notes what reaches it; the client, and the notes."""
-    reached = []
-
-    async def inner(scope, receive, send):
-        body = b""
-        while True:
-            message = await receive()
-            body += message.get("body", b"")
-            if not message.get("more_body"):
-                break
-        reached.append((scope["path"], body))
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
-
-    return TestClient(guard.Guard(inner)), reached
-
-
-def test_what_is_well_comes_through_whole(door):
-    client, reached = door
-    upload = {"path": f"{get_upload_folder()}/x/picture.png", "meta": MARK}
-    bodies = [b"", b"no JSON", b"\xff", json.dumps({"data": [upload]}).encode()]
-    for body in bodies:
-        assert client.post("/gradio_api/queue/join", content=body).status_code == 200
-    assert [body for _, body in reached] == bodies
-    upload = bytes(5 << 20)
-    assert client.post("/gradio_api/upload", content=upload).status_code == 200
-    assert reached[-1] == ("/gradio_api/upload", upload)
-    assert client.get("/gradio_api/file=/tmp/x.png").status_code == 200
-
-
-@pytest.mark.parametrize(
-    ("body", "status"),
-    [
-        (b"[" * 100_000, 400),
-        (b" " * (5 << 20), 413),
-        (b'{"data": [{"a": [{"path": "/etc/passwd"}]}]}', 403),
-        (b'{"path": {"path": 1}}', 403),
-        (b'{"path": "http://x/", "meta": {"_type": "gradio.FileData"}}', 403),
-    ],
-)
-@pytest.mark.parametrize("honest", [True, False], ids=["length told", "in pieces"])
-def test_what_is_not_stays_out(door, body, status, honest):
-    client, reached = door
-    content = body if honest else iter([body[:7], body[7:]])
-    assert client.post("/gradio_api/call/infer", content=content).status_code == status
-    assert reached == []
 
 
 # --- anything at every way in -------------------------------------------------------------------

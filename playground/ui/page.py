@@ -5,7 +5,6 @@ from collections.abc import Mapping
 
 import gradio as gr
 from fastapi import FastAPI
-from starlette.middleware import Middleware
 
 from playground.robots.robot import Robot
 from playground.run_file import MAX_FILE
@@ -21,7 +20,7 @@ from playground.ui import (
     visits,
     wiring,
 )
-from playground.ui.guard import Guard
+from playground.ui.guard import door
 from playground.ui.handlers import Handlers
 from playground.ui.progress import Progress
 from playground.ui.results import Results
@@ -89,7 +88,7 @@ def serve(page: gr.Blocks, host: str, port: int) -> FastAPI:
         ssr_mode=False,
         enable_monitoring=False,
         footer_links=["api"],
-        app_kwargs={"middleware": [Middleware(Guard)]},
+        app_kwargs={"lifespan": door.around(page)},
         theme=appearance.THEME,
         css=appearance.css(),
     )

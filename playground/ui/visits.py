@@ -70,13 +70,13 @@ def build() -> Memory:
 
 def wire(memory: Memory, visits: Visits, form: Form, measure: gr.Checkbox) -> None:
     """From now on, every change of the form is remembered."""
-    own = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
+    own = {"api_visibility": "private", "show_progress": "hidden"}
     kept = [
         *(form.robot, form.prompt, form.state, form.policies, *form.options, measure),
         *form.modes,
     ]
     changes = [part.change for part in kept] + [form.state.input]
-    gr.on(changes, None, [memory.browser, *kept], memory.browser, js=_REMEMBER, **own)
+    gr.on(changes, None, [memory.browser, *kept], memory.browser, js=_REMEMBER, queue=False, **own)
 
     def remember(slot):
         def picture(key, file):

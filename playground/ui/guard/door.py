@@ -1,0 +1,119 @@
+"""What the server turns away before Gradio sees it.
+
+Allow, not forbid: a request is served if its route, its method and all that it brings are known;
+anything else gets a word of refusal. The checks follow the route that Starlette matches, never the
+text of a path.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+
+import gradio as gr
+from fastapi import FastAPI
+from starlette.datastructures import QueryParams
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from playground.run_file import MAX_FILE
+from playground.ui.guard import messages, routes
+from playground.ui.guard.files import Files
+from playground.ui.guard.functions import Functions
+from playground.ui.guard.refused import Refused
+from playground.ui.guard.routes import Kind
+
+_MAX_UPLOAD = MAX_FILE + (1 << 20)  # of a request; what Gradio counts is the file in it
+_MAX_TEXT = 128  # characters of a session's or a call's name
+# What a message to a function may say beside its number and what it is given.
+_JOIN_KEYS = {"data", "fn_index", "session_hash", "event_data", "trigger_id", "event_id"}
+_CALL_KEYS = {"data", "session_hash"}
+
+
+class Guard:
+    """ASGI middleware around the whole of a page's application."""
+
+    def __init__(self, app: ASGIApp, page: gr.Blocks):
+        self._app, self._page = app, page
+        self._files, self._functions = Files(page), Functions(page)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        try:
+            receive = await self._checked(scope, receive)
+        except Refused as refused:
+            await refused.response()(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    async def _checked(self, scope: Scope, receive: Receive) -> Receive:
+        """What Gradio is to read the request from; raises Refused."""
+        served, params = routes.find(scope)
+        match served.kind:
+            case Kind.FILE:
+                if not self._files.is_known(params["path_or_url"]):
+                    raise Refused(403, "This file is none of the page's.")
+            case Kind.STREAM:
+                self._check_session(QueryParams(scope["query_string"]).get("session_hash"))
+            case Kind.RESULT:
+                self._functions.of_program(params["api_name"])
+                self._check_call(params["event_id"])
+            case Kind.UPLOAD:
+                messages.check_length(scope, _MAX_UPLOAD)
+            case Kind.PLAIN:
+                pass
+            case _:
+                messages.check_length(scope, messages.MAX_BYTES)
+                body = await messages.read(receive)
+                self._check_message(served.kind, params, messages.parsed(body))
+                return messages.again(body, receive)
+        return receive
+
+    def _check_message(self, kind: Kind, params: Mapping[str, str], message: dict) -> None:
+        for file in messages.named_files(message):
+            self._files.check(file)
+        match kind:
+            case Kind.JOIN:
+                function = self._functions.of_page(message.get("fn_index"))
+                _check_keys(message, _JOIN_KEYS)
+                self._functions.check(function, message.get("data"))
+            case Kind.CALL:
+                function = self._functions.of_program(params["api_name"])
+                _check_keys(message, _CALL_KEYS)
+                self._functions.check(function, message.get("data"))
+            case Kind.CALL_BY_NAME:
+                function = self._functions.of_program(params["api_name"])
+                self._functions.check_names(function, message)
+
+    def _check_session(self, session: str | None) -> None:
+        """Gradio answers a stream of an unknown session with an exception."""
+        if session not in self._page._queue.pending_messages_per_session:
+            raise Refused(404, "This session has nothing under way.")
+
+    def _check_call(self, call: str) -> None:
+        queue = self._page._queue
+        known = call in queue.event_ids_to_events or call in queue.pending_messages_per_session
+        if not (known or any(call in ids for ids in queue.pending_event_ids_session.values())):
+            raise Refused(404, "There is no such call.")
+
+
+def around(page: gr.Blocks) -> Callable[[FastAPI], contextlib.AbstractAsyncContextManager[None]]:
+    """A lifespan for the page's application that puts a guard before all else in it: middleware
+    that is given to Gradio would come after Gradio's own, which answers some requests by itself."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.middleware_stack = Guard(app.middleware_stack, page)
+        yield
+
+    return lifespan
+
+
+def _check_keys(message: dict, known: set[str]) -> None:
+    if unknown := sorted(message.keys() - known):
+        raise Refused(422, f"There is no field {unknown[0]!r:.60} here.")
+    session = message.get("session_hash")
+    if session is not None and not (isinstance(session, str) and 0 < len(session) <= _MAX_TEXT):
+        raise Refused(422, f"A session is a text of at most {_MAX_TEXT} characters.")

@@ -1,0 +1,107 @@
+"""Which functions of the page may be called by whom, and what each may be given.
+
+A function is given the values of components, and a component of each kind sends values of one kind
+alone; a kind that is not listed here sends nothing. So a handler gets what the page's own form can
+hold, whoever sends it. What the endpoints for programs take, they check themselves.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+
+import gradio as gr
+from gradio.block_function import BlockFunction
+from gradio.components.api_component import Api
+
+from playground.ui.guard.refused import Refused
+
+_MAX_CHOICES = 256
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_choice(value: object) -> bool:
+    return value is None or isinstance(value, str) or _is_number(value)
+
+
+def _are_choices(value: object) -> bool:
+    few = isinstance(value, list) and len(value) <= _MAX_CHOICES
+    return value is None or (few and all(isinstance(one, str) for one in value))
+
+
+def _is_table(value: object) -> bool:
+    if not isinstance(value, dict):
+        return value is None or isinstance(value, str)
+    cells = value.get("values", [])
+    return isinstance(cells, list) and all(isinstance(c, str) or _is_number(c) for c in cells)
+
+
+# What a component sends, in words, and whether a value is that. Files have been looked up before.
+KINDS: dict[type, tuple[str, Callable[[object], bool]]] = {
+    gr.Image: ("a file", lambda v: isinstance(v, dict | None)),
+    gr.UploadButton: ("a file", lambda v: isinstance(v, dict | None)),
+    gr.Textbox: ("a text", lambda v: isinstance(v, str | None)),
+    gr.Radio: ("a choice", _is_choice),
+    gr.CheckboxGroup: ("a list of texts", _are_choices),
+    gr.Slider: ("a number", lambda v: v is None or _is_number(v)),
+    gr.Number: ("a number", lambda v: v is None or _is_number(v)),
+    gr.Checkbox: ("true or false", lambda v: isinstance(v, bool | None)),
+    gr.HTML: ("a table of values", _is_table),
+    gr.BrowserState: ("what the page keeps", lambda v: True),  # `visits` trusts none of it
+    gr.State: ("nothing", lambda v: True),  # Gradio takes its own
+    Api: ("any value", lambda v: True),
+}
+
+
+class Functions:
+    """Of a page whose functions are all known."""
+
+    def __init__(self, page: gr.Blocks):
+        self._page = page
+
+    def of_page(self, number: object) -> BlockFunction:
+        """What the page may call by its number, itself or for a program."""
+        function = self._page.fns.get(number) if type(number) is int else None
+        if function is None or function.fn is None:
+            raise Refused(404, "There is no such function.")
+        return function
+
+    def of_program(self, name: str) -> BlockFunction:
+        """An endpoint by its name; the page's own functions are none."""
+        for function in self._page.fns.values():
+            if function.api_name == name and function.api_visibility == "public":
+                return function
+        raise Refused(404, "There is no such endpoint.")
+
+    def check(self, function: BlockFunction, given: object) -> None:
+        """Raises Refused for what the function's own components could not have sent."""
+        parts = function.inputs
+        if not isinstance(given, list) or len(given) != len(parts):
+            raise Refused(422, f"{len(parts)} values are expected, in a list.")
+        for part, value in zip(parts, given, strict=True):
+            words, well = _kind(part)
+            if not well(value):
+                name = getattr(part, "label", None) or type(part).__name__
+                raise Refused(422, f"{name}: {words} is expected, {value!r:.60} came.")
+
+    def check_names(self, function: BlockFunction, given: Mapping[str, object]) -> None:
+        """Of an endpoint that is given values by name. Raises Refused for names that it does not
+        have, and for values that it needs."""
+        endpoint = self._endpoints[f"/{function.api_name}"]
+        parameters = {one["parameter_name"]: one for one in endpoint["parameters"]}
+        if unknown := sorted(given.keys() - parameters.keys()):
+            raise Refused(422, f"There is no parameter {unknown[0]!r:.60}.")
+        for name, one in parameters.items():
+            if name not in given and not one["parameter_has_default"]:
+                raise Refused(422, f"The parameter {name} is missing.")
+
+    @functools.cached_property
+    def _endpoints(self) -> dict:
+        return self._page.get_api_info()["named_endpoints"]
+
+
+def _kind(part: object) -> tuple[str, Callable[[object], bool]]:
+    if isinstance(part, gr.Dropdown):
+        return ("a list of texts", _are_choices) if part.multiselect else ("a choice", _is_choice)
+    return KINDS[type(part)]

@@ -1,0 +1,93 @@
+"""What a message may hold at all: bounds that are looked at before any work is done on it."""
+
+import json
+
+from starlette.datastructures import Headers
+from starlette.types import Message, Receive, Scope
+
+from playground.ui.guard.refused import Refused
+
+MAX_BYTES = 512 << 10  # the longest prompt takes 120 KB of JSON escapes
+MAX_DEPTH = 32
+MAX_VALUES = 20_000
+MAX_FILES = 16
+MAX_PATH = 1024  # characters
+
+
+def check_length(scope: Scope, most: int) -> None:
+    """By what the request says of itself, before any of it is read."""
+    length = Headers(scope=scope).get("content-length", "0")
+    if not length.isdecimal() or len(length) > 18:
+        raise Refused(400, "The length of this message is no number.")
+    if int(length) > most:
+        raise Refused(413, too_large(most))
+
+
+def too_large(most: int) -> str:
+    return f"At most {most >> 20} MB are taken." if most >> 20 else f"At most {most >> 10} KB."
+
+
+async def read(receive: Receive) -> bytes:
+    """The body; raises Refused as soon as it is too long, whatever its length was said to be."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Refused(400, "The message was cut off.")
+        body += message.get("body", b"")
+        if len(body) > MAX_BYTES:
+            raise Refused(413, too_large(MAX_BYTES))
+        if not message.get("more_body"):
+            return bytes(body)
+
+
+def again(body: bytes, receive: Receive) -> Receive:
+    """Gives the body that was read, then whatever comes after."""
+    rest = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return rest.pop() if rest else await receive()
+
+    return replay
+
+
+def parsed(body: bytes) -> dict:
+    """The JSON object in a body. Raises Refused for any other, and for one that is nested too
+    deeply or holds too many values."""
+    # Each value but the first follows one of these; text may hold them too, up to the bound.
+    if sum(map(body.count, (b",", b"[", b"{", b":"))) > MAX_VALUES:
+        raise Refused(413, f"At most {MAX_VALUES:,} values are taken.")
+    try:
+        message = json.loads(body)
+    except RecursionError as error:
+        raise Refused(400, f"At most {MAX_DEPTH} levels are taken.") from error
+    except ValueError as error:
+        raise Refused(400, "This is no JSON.") from error
+    if not isinstance(message, dict):
+        raise Refused(400, "A JSON object is expected.")
+    return message
+
+
+def named_files(message: object) -> list[dict]:
+    """Every object in the message that Gradio could take for a file. Raises Refused for too many
+    of them, and below too many levels."""
+    found, level = [], [message]
+    for _ in range(MAX_DEPTH):
+        inner = []
+        for value in level:
+            if isinstance(value, dict):
+                inner += value.values()
+                if "path" in value or _is_marked(value.get("meta")):
+                    found.append(value)
+            elif isinstance(value, list):
+                inner += value
+        if not inner:
+            if len(found) > MAX_FILES:
+                raise Refused(413, f"At most {MAX_FILES} files are taken.")
+            return found
+        level = inner
+    raise Refused(400, f"At most {MAX_DEPTH} levels are taken.")
+
+
+def _is_marked(meta: object) -> bool:
+    return isinstance(meta, dict) and "_type" in meta

@@ -1,0 +1,344 @@
+"""What the door lets through: known routes, known functions, what their components could send.
+
+Against Gradio's own list of routes, and on a small page of our own; on the running app in
+test_bad_input.
+"""
+
+import asyncio
+import json
+import os
+import time
+from pathlib import Path
+
+import gradio as gr
+import pytest
+from gradio.routes import App
+from starlette.routing import compile_path
+from starlette.testclient import TestClient
+
+from playground.ui.guard import door, routes
+
+MARK = {"_type": "gradio.FileData"}
+# What Gradio (6.31) has beside what is served, each looked at: none is used by this page, by its
+# script or by gradio_client without a login.
+NOT_SERVED = {
+    ("GET", "/config/"),
+    ("POST", "/login"),
+    ("POST", "/login/"),
+    ("GET", "/logout"),
+    ("GET", "/monitoring"),
+    ("GET", "/monitoring/summary"),
+    ("GET", "/monitoring/{key}"),
+    ("GET", "/pwa_icon"),
+    ("GET", "/pwa_icon/{size}"),
+    *(
+        (method, f"/gradio_api/{path}")
+        for method, path in (
+            ("GET", "app_id/"),
+            ("GET", "custom_component/{id}/{environment}/{type}/{file_name}"),
+            ("GET", "deep_link"),
+            ("GET", "dev/reload"),
+            ("GET", "file/{path}"),
+            ("GET", "info/"),
+            ("GET", "login_check"),
+            ("GET", "login_check/"),
+            ("GET", "proxy={url_path}"),
+            ("HEAD", "proxy={url_path}"),
+            ("GET", "queue/status"),
+            ("GET", "run-history/buckets"),
+            ("GET", "run-history/records"),
+            ("GET", "run-history/records/{endpoint}/{record_id}/assets/{asset_id}"),
+            ("GET", "runs"),
+            ("GET", "runs/"),
+            ("GET", "stream/{session_hash}/{run}/{component_id}/playlist-file"),
+            ("GET", "stream/{session_hash}/{run}/{component_id}/playlist.m3u8"),
+            ("GET", "stream/{session_hash}/{run}/{component_id}/{segment_id}.{ext}"),
+            ("GET", "token"),
+            ("GET", "token/"),
+            ("GET", "user"),
+            ("GET", "user/"),
+            ("GET", "vibe-code"),
+            ("GET", "vibe-code/"),
+            ("POST", "api/{api_name}"),
+            ("POST", "api/{api_name}/"),
+            ("POST", "call/v2/{api_name}/"),
+            ("POST", "call/{api_name}/"),
+            ("POST", "component_server"),
+            ("POST", "component_server/"),
+            ("POST", "process_recording"),
+            ("POST", "reset/"),
+            ("POST", "run-history/connect"),
+            ("POST", "run/{api_name}"),
+            ("POST", "run/{api_name}/"),
+            ("POST", "stream/{event_id}"),
+            ("POST", "stream/{event_id}/close"),
+            ("POST", "undo-vibe-edit"),
+            ("POST", "undo-vibe-edit/"),
+            ("POST", "vibe-code"),
+            ("POST", "vibe-code/"),
+            ("POST", "vibe-edit"),
+            ("POST", "vibe-edit/"),
+            ("POST", "vibe-starter-queries"),
+            ("POST", "vibe-starter-queries/"),
+        )
+    ),
+}
+
+
+def page_of_all_kinds():
+    """Functions 0 (the page's) and 1 (for programs)."""
+    with gr.Blocks(analytics_enabled=False) as page:
+        parts = [
+            gr.Image(),
+            gr.Textbox(label="Words"),
+            gr.Dropdown(["a"]),
+            gr.Dropdown(["a"], multiselect=True),
+            gr.CheckboxGroup(["a"]),
+            gr.Number(),
+            gr.Checkbox(),
+            gr.HTML(),
+            gr.State(None),
+        ]
+        button = gr.Button()
+        button.click(lambda *given: None, parts, None, api_visibility="private")
+
+        def double(number: float, images: dict | None = None) -> float:
+            return 2 * number
+
+        gr.api(double, api_name="double")
+    return page
+
+
+WELL = [None, "x", "a", ["a"], ["a"], 1.5, True, {"values": [0, "1"]}, None]
+
+
+@pytest.fixture(scope="module")
+def page():
+    async def build():  # Gradio makes event loops of its own where none runs, and leaves them open
+        return page_of_all_kinds()
+
+    return asyncio.run(build())
+
+
+@pytest.fixture
+def reached():
+    """(path, body) of what the guard let through."""
+    return []
+
+
+@pytest.fixture
+def client(page, reached):
+    """Of the guard, before an app that notes what reaches it."""
+
+    async def inner(scope, receive, send):
+        body = b""
+        while True:
+            message = await receive()
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        reached.append((scope["path"], body))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    return TestClient(door.Guard(inner, page))
+
+
+def join(data, number=0, **further):
+    return {"fn_index": number, "data": data, "session_hash": "s", **further}
+
+
+def test_every_route_of_gradio_is_either_served_or_known_not_to_be(page):
+    """A new one is a decision: list it in `routes`, or above."""
+
+    async def schema():
+        return App.create_app(page).openapi()
+
+    found = {
+        (method.upper(), path)
+        for path, methods in asyncio.run(schema())["paths"].items()
+        for method in methods
+    }
+    # As in the schema, which leaves a parameter's kind out.
+    served = {(one.method, compile_path(one.path)[1]) for one in routes.GRADIO}
+    assert found - served == NOT_SERVED
+    # Since Starlette answers HEAD wherever it answers GET, the schema lists only some.
+    assert served - found == set()
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        *sorted(NOT_SERVED),
+        ("PUT", "/"),
+        ("POST", "/config"),
+        ("DELETE", "/gradio_api/upload"),
+        ("POST", "/gradio_api/run/upload"),
+        ("POST", "/gradio_api/call/upload"),
+        ("POST", "/gradio_api/call/x/upload"),
+        ("POST", "/gradio_api/upload/"),
+        ("GET", "/gradio_api/file=https://example.com/"),
+        ("GET", "/nothing"),
+    ],
+)
+def test_what_is_not_served_does_not_reach_gradio(client, reached, method, path):
+    body = json.dumps(join([])).encode() if method == "POST" else None
+    answer = client.request(method, path, content=body, follow_redirects=False)
+    assert answer.status_code in (403, 404)
+    assert reached == []
+
+
+def test_a_websocket_is_closed(client):
+    with pytest.raises(Exception), client.websocket_connect("/gradio_api/queue/join"):  # noqa: B017, PT011
+        pass
+
+
+def test_what_is_well_comes_through_whole(client, page, reached):
+    upload = "/anywhere/upload.png"
+    page.upload_file_set.add(upload)
+    bodies = [
+        ("/gradio_api/queue/join", join([{"path": upload, "meta": MARK}, *WELL[1:]])),
+        ("/gradio_api/queue/join", join([1.0, None], 1)),
+        ("/gradio_api/call/double", {"data": [1.0, {"x": {"path": upload, "meta": MARK}}]}),
+        ("/gradio_api/call/v2/double", {"number": 2}),
+        ("/gradio_api/cancel", {"session_hash": "s", "fn_index": 0, "event_id": "e"}),
+    ]
+    for path, body in bodies:
+        assert client.post(path, json=body).status_code == 200, path
+    assert [(path, json.loads(body)) for path, body in reached] == bodies
+    content = bytes(5 << 20)
+    assert client.post("/gradio_api/upload", content=content).status_code == 200
+    assert reached[-1] == ("/gradio_api/upload", content)
+    assert client.get(f"/gradio_api/file={upload}").status_code == 200
+    assert client.get("/run/key").status_code == 200
+
+
+@pytest.mark.parametrize("place", range(8))
+@pytest.mark.parametrize(
+    "value", [[1], {"a": 1}, "text", 5, True, [["a"]], {"values": [[]]}, 1e400]
+)
+def test_a_component_s_value_is_of_its_kind(client, reached, place, value):
+    taken = {
+        1: str,
+        2: str | int | float,
+        3: list,
+        4: list,
+        5: int | float,
+        6: bool,
+        7: str | dict,
+    }
+    well = isinstance(value, taken.get(place, ())) and not (
+        (isinstance(value, bool) and place != 6)
+        or (isinstance(value, list) and value != ["a"])
+        or value == {"values": [[]]}
+    )
+    given = [value if i == place else one for i, one in enumerate(WELL)]
+    body = json.dumps(join(given)).encode()
+    answer = client.post("/gradio_api/queue/join", content=body)
+    assert answer.status_code == (200 if well else 422 if place else answer.status_code)
+    assert bool(reached) == (answer.status_code == 200)
+
+
+REFUSED = {
+    "not an object": (b"[]", 400),
+    "no JSON": (b"\xff", 400),
+    "empty": (b"", 400),
+    "too deep": (b'{"data": ' + b"[" * 100 + b"]" * 100 + b"}", 400),
+    "far too deep": (b"[" * 19_000, 400),
+    "too many values": (b'{"data": [' + b"1," * 20_000 + b"1]}", 413),
+    "too long": (b" " * (5 << 20), 413),
+    "a number of thousands of digits": (b'{"data": ' + b"9" * 5000 + b"}", 400),
+    "no function": (json.dumps(join(WELL, 99)).encode(), 404),
+    "no number": (json.dumps(join(WELL, "0")).encode(), 404),
+    "true for a number": (json.dumps(join(WELL, True)).encode(), 404),
+    "too few values": (json.dumps(join(WELL[1:])).encode(), 422),
+    "no values": (json.dumps({"fn_index": 0}).encode(), 422),
+    "a field that is none": (json.dumps(join(WELL, batched=True)).encode(), 422),
+    "a session that is no text": (json.dumps(join(WELL) | {"session_hash": [1]}).encode(), 422),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("honest", [True, False], ids=["length told", "in pieces"])
+def test_what_is_not_well_stays_out(client, reached, name, honest):
+    body, status = REFUSED[name]
+    content = body if honest else iter([body[:7], body[7:]])
+    answer = client.post("/gradio_api/queue/join", content=content)
+    assert answer.status_code == status
+    assert reached == []
+
+
+@pytest.mark.parametrize("body", [{"data": []}, {"data": [1.0, None], "fn_index": 0}, {}])
+def test_an_endpoint_takes_its_own_values_alone(client, reached, body):
+    assert client.post("/gradio_api/call/double", json=body).status_code == 422
+    assert client.post("/gradio_api/call/v2/double", json=body).status_code == 422
+    assert reached == []
+
+
+@pytest.mark.parametrize("path", ["picture.png", "folder", "made.txt"])
+@pytest.mark.parametrize("how", ["plain", "dots", "slashes", "unmarked", "inside"])
+def test_only_files_that_were_handed_out_are_named(client, page, reached, tmp_path, path, how):
+    """Not others in the same folder, and not those by another spelling."""
+    handed_out = tmp_path / "picture.png"
+    handed_out.write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "made.txt").write_text("secret")
+    page.upload_file_set.add(str(handed_out))
+    path = str(tmp_path / path)
+    spelt = {
+        "dots": f"{tmp_path}/../{tmp_path.name}/{Path(path).name}",
+        "slashes": path.replace("/", "//", 1),
+    }
+    file = {"path": spelt.get(how, path), "meta": MARK}
+    if how == "unmarked":
+        del file["meta"]
+    bad = how != "plain" or path != str(handed_out)
+    given = [file, *WELL[1:]]
+    if how == "inside":
+        bad = path != str(handed_out)
+        given = [None, *WELL[1:-2], {"values": [], "x": [[file]]}, None]
+    answer = client.post("/gradio_api/queue/join", json=join(given))
+    assert answer.status_code == (403 if bad else 200)
+    if how in ("plain", "slashes"):  # the client takes dots out by itself
+        served = client.get(f"/gradio_api/file={file['path']}")
+        assert served.status_code == (403 if bad else 200)
+    assert bool(reached) == (not bad)
+
+
+@pytest.mark.parametrize(
+    "further",
+    [{"is_stream": True}, {"meta": {"_type": "x"}}, {"meta": None}, {"meta": 5}, {"data": "x"}],
+)
+def test_a_file_is_nothing_but_a_file(client, page, reached, further):
+    page.upload_file_set.add("/x.png")
+    file = {"path": "/x.png", "meta": MARK} | further
+    answer = client.post("/gradio_api/queue/join", json=join([file, *WELL[1:]]))
+    assert answer.status_code == 403
+    assert reached == []
+
+
+def test_a_message_names_few_files(client, page):
+    page.upload_file_set.add("/x.png")
+    files = {str(i): {"path": "/x.png", "meta": MARK} for i in range(17)}
+    body = join([1.0, files], 1)
+    assert client.post("/gradio_api/queue/join", json=body).status_code == 413
+    del files["0"]
+    assert client.post("/gradio_api/queue/join", json=body).status_code == 200
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_long_path_takes_no_longer_than_a_short_one(client, tmp_path, number):
+    """By the process's own time, as a ratio: resolving such a path took seconds."""
+
+    def cpu_s(path):
+        file = {"path": path, "meta": MARK}
+        given = [file, *WELL[1:]] if number == 0 else [1.0, {"x": file}]
+        began = time.process_time()
+        for _ in range(20):
+            body = join(given, number)
+            assert client.post("/gradio_api/queue/join", json=body).status_code == 403
+        return time.process_time() - began
+
+    folder = os.path.join(tmp_path, "")
+    cpu_s(folder)
+    assert cpu_s(folder + "a/" * 200_000) < 10 * cpu_s(folder)
