@@ -4,7 +4,6 @@ Against Gradio's own list of routes, and on a small page of our own; on the runn
 test_bad_input.
 """
 
-import asyncio
 import json
 import os
 import time
@@ -17,6 +16,7 @@ from starlette.routing import compile_path
 from starlette.testclient import TestClient
 
 from playground.ui.guard import door, routes
+from tests.support.blocks import built, in_a_loop
 
 MARK = {"_type": "gradio.FileData"}
 # What Gradio (6.31) has beside what is served, each looked at: none is used by this page, by its
@@ -87,26 +87,23 @@ NOT_SERVED = {
 
 def page_of_all_kinds():
     """Functions 0 (the page's) and 1 (for programs)."""
-    with gr.Blocks(analytics_enabled=False) as page:
-        parts = [
-            gr.Image(),
-            gr.Textbox(label="Words"),
-            gr.Dropdown(["a"]),
-            gr.Dropdown(["a"], multiselect=True),
-            gr.CheckboxGroup(["a"]),
-            gr.Number(),
-            gr.Checkbox(),
-            gr.HTML(),
-            gr.State(None),
-        ]
-        button = gr.Button()
-        button.click(lambda *given: None, parts, None, api_visibility="private")
+    parts = [
+        gr.Image(),
+        gr.Textbox(label="Words"),
+        gr.Dropdown(["a"]),
+        gr.Dropdown(["a"], multiselect=True),
+        gr.CheckboxGroup(["a"]),
+        gr.Number(),
+        gr.Checkbox(),
+        gr.HTML(),
+        gr.State(None),
+    ]
+    gr.Button().click(lambda *given: None, parts, None, api_visibility="private")
 
-        def double(number: float, images: dict | None = None) -> float:
-            return 2 * number
+    def double(number: float, images: dict | None = None) -> float:
+        return 2 * number
 
-        gr.api(double, api_name="double")
-    return page
+    gr.api(double, api_name="double")
 
 
 WELL = [None, "x", "a", ["a"], ["a"], 1.5, True, {"values": [0, "1"]}, None]
@@ -114,10 +111,7 @@ WELL = [None, "x", "a", ["a"], ["a"], 1.5, True, {"values": [0, "1"]}, None]
 
 @pytest.fixture(scope="module")
 def page():
-    async def build():  # Gradio makes event loops of its own where none runs, and leaves them open
-        return page_of_all_kinds()
-
-    return asyncio.run(build())
+    return built(page_of_all_kinds)[0]
 
 
 @pytest.fixture
@@ -150,14 +144,9 @@ def join(data, number=0, **further):
 
 def test_every_route_of_gradio_is_either_served_or_known_not_to_be(page):
     """A new one is a decision: list it in `routes`, or above."""
-
-    async def schema():
-        return App.create_app(page).openapi()
-
+    schema = in_a_loop(lambda: App.create_app(page).openapi())
     found = {
-        (method.upper(), path)
-        for path, methods in asyncio.run(schema())["paths"].items()
-        for method in methods
+        (method.upper(), path) for path, methods in schema["paths"].items() for method in methods
     }
     # As in the schema, which leaves a parameter's kind out.
     served = {(one.method, compile_path(one.path)[1]) for one in routes.GRADIO}
