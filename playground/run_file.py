@@ -32,11 +32,21 @@ from typing import BinaryIO, Literal, get_args
 import numpy as np
 from PIL import Image
 
+from playground import codec
 from playground import trace as traces
 from playground.robots import transforms
-from playground.trace import Options, RawObservation, SlotMode, Trace, image_digest
+from playground.trace import (
+    DecodedToken,
+    FastTrace,
+    Options,
+    RawObservation,
+    SlotMode,
+    Trace,
+    image_digest,
+    token_ids,
+)
 
-FORMAT, VERSION = "pi0-playground recipe", 2
+FORMAT, VERSION = "pi0-playground recipe", 3
 TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}  # of normalised actions
 MAX_FILE = 64 << 20  # bytes of a file that is opened
 _MAX_RECIPE = 1 << 20
@@ -100,10 +110,8 @@ def of(found: Mapping[str, Trace]) -> Recipe:
     they are not of one run."""
     if not found:
         raise ValueError("there is no run to save: run the policies first")
-    each = [trace.recipe for trace in found.values()]
-    first = each[0]
-    same = ("robot", "prompt", "state", "options", "versions")
-    if any(getattr(r, name) != getattr(first, name) for r in each for name in same):
+    shared = [_shared(trace) for trace in found.values()]
+    if any(other != shared[0] for other in shared):
         raise ValueError("these traces are of different runs: save them apart")
     policies = tuple(
         Ran(
@@ -112,14 +120,25 @@ def of(found: Mapping[str, Trace]) -> Recipe:
             badge=trace.info.badge,
             notice=trace.info.notice,
             dtype=trace.info.model_config.get("dtype", "float32"),
-            modes=dict(trace.recipe.modes),
-            image_sha256=dict(trace.recipe.image_sha256),
+            modes=dict(trace.inputs.modes),
+            image_sha256=dict(trace.inputs.image_sha256),
             chunk=_digest(trace.actions_normalised),
-            tokens=_digest([token.id for token in trace.tokens] or None),
+            tokens=_digest(token_ids(trace) or None),
         )
         for name, trace in found.items()
     )
-    return Recipe(*(getattr(first, name) for name in same[:-1]), policies, first.versions)
+    return Recipe(**shared[0], policies=policies)
+
+
+def _shared(trace: Trace) -> dict:
+    """What is the same for all policies of a run."""
+    return {
+        "robot": trace.info.robot,
+        "prompt": trace.inputs.prompt,
+        "state": trace.inputs.state,
+        "options": trace.options,
+        "versions": trace.versions,
+    }
 
 
 def to_json(recipe: Recipe) -> str:
@@ -283,8 +302,8 @@ def _read_zip(data: bytes) -> Opened:
             if len(members) > _MAX_MEMBERS:
                 raise ValueError(f"it holds {len(members)} files; at most {_MAX_MEMBERS} are taken")
             # No more than the size that a member declares is ever read from it.
-            if sum(member.file_size for member in members) > traces.MAX_UNPACKED:
-                raise ValueError(f"it unpacks to more than {traces.MAX_UNPACKED >> 20} MB")
+            if sum(member.file_size for member in members) > codec.MAX_UNPACKED:
+                raise ValueError(f"it unpacks to more than {codec.MAX_UNPACKED >> 20} MB")
             if archive.getinfo("recipe.json").file_size > _MAX_RECIPE:
                 raise ValueError("its recipe.json is far too large")
             recipe = from_json(archive.read("recipe.json"))
@@ -300,7 +319,7 @@ def _read_zip(data: bytes) -> Opened:
                 name = f"traces/{filename(ran.name, ran.badge)}.npz"
                 if name in names:
                     outcomes[ran.name] = _outcome(archive.read(name))
-    except traces.UNREADABLE as error:
+    except codec.UNREADABLE as error:
         raise ValueError(f"this ZIP is no saved run: {error}") from error
     for digest, picture in pictures.items():
         if image_digest(picture) != digest:
@@ -317,12 +336,14 @@ def _read_zip(data: bytes) -> Opened:
 
 def _outcome(data: bytes) -> tuple[np.ndarray | None, tuple[int, ...]]:
     trace = traces.load(io.BytesIO(data))
-    chunk, tokens = trace.actions_normalised, trace.tokens
+    chunk = trace.actions_normalised
     if chunk is not None and not (isinstance(chunk, np.ndarray) and chunk.dtype == np.float32):
         raise ValueError("its actions are no float32 array")
-    if not isinstance(tokens, tuple) or not all(isinstance(t, traces.DecodedToken) for t in tokens):
-        raise ValueError("its tokens are no tokens")
-    return chunk, tuple(_whole(token.id) for token in tokens)
+    if isinstance(trace, FastTrace):
+        tokens = trace.tokens
+        if not isinstance(tokens, tuple) or not all(isinstance(t, DecodedToken) for t in tokens):
+            raise ValueError("its tokens are no tokens")
+    return chunk, tuple(map(_whole, token_ids(trace)))
 
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -377,7 +398,7 @@ def _verdict(opened: Opened, ran: Ran, trace: Trace | None) -> Verdict:
             "no",
             f"has other weights here: revision {trace.info.revision}, recorded {ran.revision}.",
         )
-    tokens = [token.id for token in trace.tokens]
+    tokens = token_ids(trace)
     chunk = trace.actions_normalised
     if (_digest(chunk), _digest(tokens or None)) == (ran.chunk, ran.tokens):
         return told("bits", "repeated bit for bit.")
@@ -408,7 +429,7 @@ def _verdict(opened: Opened, ran: Ran, trace: Trace | None) -> Verdict:
 
 def _because(opened: Opened, trace: Trace) -> str:
     """What is different here."""
-    before, here = opened.recipe.versions, trace.recipe.versions
+    before, here = opened.recipe.versions, trace.versions
     other = [
         f"{name} {here.get(name, 'unknown')} for {before.get(name, 'unknown')}"
         for name in sorted(before.keys() | here.keys())

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from playground.serving.events import Done
-from playground.trace import Options, RawObservation, Trace
+from playground.trace import FastTrace, Options, RawObservation, Trace
 from playground.views import attention as measured
 from playground.views import mask, theme
 
@@ -54,23 +54,23 @@ def denoising(trace: Trace) -> dict[str, Any]:
     probability, runners_up: [[id, text, probability], ...]} with decodes, whether the tokens so far
     decode to a chunk.
     """
-    told = _of(trace) | {"decode_failure": trace.decode_failure}
-    if trace.x_t is None:
-        partial = trace.partial_actions
-        return told | {
+    shared = _of(trace) | {"decode_failure": trace.decode_failure}
+    if isinstance(trace, FastTrace):
+        decodes = np.isfinite(trace.partial_actions).all(axis=(1, 2))
+        return shared | {
             "tokens": [
                 {
                     "id": token.id,
                     "text": theme.plain(token.text),
                     "probability": token.probability,
                     "runners_up": [[i, theme.plain(t), p] for i, t, p in token.runners_up],
-                    "decodes": partial is not None and bool(np.isfinite(partial[place]).all()),
+                    "decodes": bool(whole),
                 }
-                for place, token in enumerate(trace.tokens)
+                for token, whole in zip(trace.tokens, decodes, strict=True)
             ]
         }
     v_t = trace.v_t[..., : len(trace.info.actions)].astype(np.float64)
-    return told | {
+    return shared | {
         "times": _rounded(trace.times),
         "estimates": _rounded(trace.estimates),
         "speeds": _rounded(np.sqrt((v_t**2).mean(axis=(1, 2)))),

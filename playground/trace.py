@@ -6,15 +6,11 @@ Time runs as in openpi: t = 1 is noise, t = 0 the action (the paper's tau is 1 -
 
 import dataclasses
 import hashlib
-import io
-import json
-import math
-import struct
-import zipfile
-import zlib
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
+
+from playground import codec
 
 Family = Literal["pi0", "pi05", "pi0_fast"]
 SlotMode = Literal["filled", "masked", "black"]
@@ -23,9 +19,8 @@ Meaning = Literal["absolute", "offset", "velocity"]
 # Cell codes of a mask matrix.
 BLOCKED, ALLOWED, PADDING = 0, 1, 2
 
-MAX_UNPACKED = 1 << 29  # bytes that a saved trace may unpack to
 
-
+@codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
 class Dimension:
     """One real dimension of a robot's state or action.
@@ -39,6 +34,7 @@ class Dimension:
     meaning: Meaning = "absolute"
 
 
+@codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
 class Slot:
     """A camera input of the model. `when_missing` is what the policy was trained with."""
@@ -49,6 +45,7 @@ class Slot:
     when_missing: Literal["masked", "black"]
 
 
+@codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
 class Stats:
     """Norm stats over the real dimensions of state or actions, in the robot's units."""
@@ -59,6 +56,7 @@ class Stats:
     q99: tuple[float, ...] | None
 
 
+@codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
 class PolicyInfo:
     """What the page knows of a policy without touching its weights.
@@ -92,6 +90,7 @@ class PolicyInfo:
     guided: bool = False
 
 
+@codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
 class RawObservation:
     """What a person gives, in the robot's terms.
@@ -109,6 +108,7 @@ class RawObservation:
     state: np.ndarray
 
 
+@codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
 class Options:
     """How to run. num_steps, num_samples and seed are pi0's; temperature and max_tokens FAST's
@@ -130,6 +130,7 @@ def is_guided(info: PolicyInfo, options: Options) -> bool:
     return info.guided if options.guided is None else options.guided
 
 
+@codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
 class TokenBlock:
     """A run of columns [start, stop) of a mask. name: a slot's name, "text", "state", "actions",
@@ -141,6 +142,7 @@ class TokenBlock:
     stop: int
 
 
+@codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
 class DecodedToken:
     """One token that pi0-FAST produced. runners_up: the likeliest others, best first."""
@@ -156,27 +158,26 @@ class DecodedToken:
         return all(p <= self.probability for _, _, p in self.runners_up)
 
 
+@codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
-class Recipe:
-    """All that repeats a run: policy and revision, inputs with hashes, options, versions."""
+class Inputs:
+    """What a run was given. state: in the robot's units; modes: of every slot; image_sha256: of the
+    slots with a picture (`image_digest`)."""
 
-    policy: str
-    revision: str
-    robot: str
     prompt: str
     state: tuple[float, ...]
     modes: dict[str, str]
     image_sha256: dict[str, str]
-    options: Options
-    versions: dict[str, str]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Trace:
-    """One run of one policy. N samples, H horizon, D real action dimensions, M the model's action
-    dimensions, S Euler steps, C mask columns, T generated tokens.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """What every trace holds. N samples, H horizon, D real action dimensions, C mask columns.
 
-    info, recipe           what ran and how to repeat it
+    info, inputs, options  what ran, on what and how
+    versions               of the packages, and the device, that it ran on
+    on_table               whether the pictures are of the simulated table, as its camera takes
+                           them; None for a robot that is not the table's
     images                 by slot, uint8 [size, size, 3]: what the model saw, after padding
     text                   the exact text the model received (the prefix for FAST)
     token_texts            C strings, one a mask column; "" for image patches
@@ -188,16 +189,6 @@ class Trace:
                            order of the columns; for FAST the rows of generated tokens follow the
                            decode loop. Where prefix and suffix ran apart, the suffix rows are the
                            last ones
-    actions                float32 [N, H, D], robot units; None when FAST's tokens did not decode
-    actions_normalised     float32 [N, H, D], as the model gave them
-    times                  float32 [S + 1], from 1 to 0 (flow policies, else None)
-    x_t                    float32 [S + 1, N, H, M] (flow policies)
-    v_t                    float32 [S, N, H, M]
-    estimates              float32 [S, N, H, D]: x_t - t v_t of each step, in robot units
-    tokens                 every generated token (FAST, else empty)
-    partial_actions        float32 [T, H, D], robot units: the chunk decoded from the first i + 1
-                           tokens, missing coefficients as zeros; NaN where nothing decodes
-    decode_failure         why FAST's tokens did not decode, or None
     attention              by name, measured weights when asked for (see models/), else empty
     timings_ms             by stage: preprocess, vision, prefix, denoise or decode, postprocess; a
                            first call of its kind stands apart as "compiling <stage>"
@@ -206,7 +197,10 @@ class Trace:
     """
 
     info: PolicyInfo
-    recipe: Recipe
+    inputs: Inputs
+    options: Options
+    versions: dict[str, str]
+    on_table: bool | None = None
     images: dict[str, np.ndarray]
     text: str
     token_texts: tuple[str, ...]
@@ -214,141 +208,77 @@ class Trace:
     truncated: int
     blocks: tuple[TokenBlock, ...]
     mask: np.ndarray
-    actions: np.ndarray | None
-    actions_normalised: np.ndarray | None
-    times: np.ndarray | None = None
-    x_t: np.ndarray | None = None
-    v_t: np.ndarray | None = None
-    estimates: np.ndarray | None = None
-    tokens: tuple[DecodedToken, ...] = ()
-    partial_actions: np.ndarray | None = None
-    decode_failure: str | None = None
     attention: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     timings_ms: dict[str, float] = dataclasses.field(default_factory=dict)
     reused: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
-# --- plain values -------------------------------------------------------------------------------
+@codec.register
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FlowTrace(_Run):
+    """A run of pi0 or pi0.5. S Euler steps, M the model's action dimensions.
 
-_CLASSES = {
-    cls.__name__: cls
-    for cls in (
-        Dimension,
-        Slot,
-        Stats,
-        PolicyInfo,
-        RawObservation,
-        Options,
-        TokenBlock,
-        DecodedToken,
-        Recipe,
-        Trace,
-    )
-}
+    actions                float32 [N, H, D], robot units
+    actions_normalised     float32 [N, H, D], as the model gave them
+    times                  float32 [S + 1], from 1 to 0
+    x_t                    float32 [S + 1, N, H, M]
+    v_t                    float32 [S, N, H, M]
+    estimates              float32 [S, N, H, D]: x_t - t v_t of each step, in robot units
+    """
 
-
-def pack(value) -> tuple[object, dict[str, np.ndarray]]:
-    """A value made of this module's classes, dicts, tuples, arrays and scalars, as (JSON tree,
-    arrays by key). No pickle: this is what files and the worker's wire carry."""
-    arrays: dict[str, np.ndarray] = {}
-
-    def encode(value):
-        if isinstance(value, np.ndarray):
-            key = f"a{len(arrays)}"
-            arrays[key] = value
-            return {"$array": key}
-        if isinstance(value, np.generic):
-            return value.item()
-        if dataclasses.is_dataclass(value):
-            fields = {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
-            return {"$class": type(value).__name__, **fields}
-        if isinstance(value, dict):
-            return {"$dict": [[encode(k), encode(v)] for k, v in value.items()]}
-        if isinstance(value, tuple):
-            return {"$tuple": [encode(item) for item in value]}
-        if isinstance(value, list):
-            return [encode(item) for item in value]
-        if value is None or isinstance(value, (str, int, float, bool)):
-            return value
-        raise TypeError(f"cannot pack a {type(value).__name__}")
-
-    return encode(value), arrays
+    actions: np.ndarray
+    actions_normalised: np.ndarray
+    times: np.ndarray
+    x_t: np.ndarray
+    v_t: np.ndarray
+    estimates: np.ndarray
+    decode_failure: ClassVar[None] = None  # nothing is decoded, so nothing can fail to be
 
 
-def unpack(tree, arrays):
-    """The value that `pack` took apart; raises ValueError on anything it did not write."""
-    if isinstance(tree, list):
-        return [unpack(item, arrays) for item in tree]
-    if not isinstance(tree, dict):
-        return tree
-    try:
-        if "$array" in tree:
-            return arrays[tree["$array"]]
-        if "$tuple" in tree:
-            return tuple(unpack(item, arrays) for item in tree["$tuple"])
-        if "$dict" in tree:
-            return {unpack(k, arrays): unpack(v, arrays) for k, v in tree["$dict"]}
-        fields = {k: unpack(v, arrays) for k, v in tree.items() if k != "$class"}
-        return _CLASSES[tree["$class"]](**fields)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"not a value written by this program: {error}") from error
+@codec.register
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FastTrace(_Run):
+    """A run of pi0-FAST. T generated tokens; N is 1.
+
+    actions                float32 [1, H, D], robot units; None when the tokens did not decode
+    actions_normalised     float32 [1, H, D], as the model gave them; None likewise
+    decode_failure         why the tokens did not decode; None when they did
+    tokens                 every generated token
+    partial_actions        float32 [T, H, D], robot units: the chunk decoded from the first i + 1
+                           tokens, missing coefficients as zeros; NaN where nothing decodes
+    """
+
+    actions: np.ndarray | None
+    actions_normalised: np.ndarray | None
+    decode_failure: str | None
+    tokens: tuple[DecodedToken, ...]
+    partial_actions: np.ndarray
+
+
+Trace = FlowTrace | FastTrace
+
+
+def token_ids(trace: Trace) -> tuple[int, ...]:
+    """The tokens that a run generated; none for a flow policy."""
+    return tuple(token.id for token in trace.tokens) if isinstance(trace, FastTrace) else ()
 
 
 def save(trace: Trace, file) -> None:
     """Writes a trace to a path or binary file: a ZIP (npz) of arrays with `trace.json` inside."""
-    tree, arrays = pack(trace)
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("trace.json", json.dumps(tree))
-        for key, array in arrays.items():
-            buffer = io.BytesIO()
-            np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
-            archive.writestr(f"{key}.npy", buffer.getvalue())
+    codec.write_archive(trace, file, "trace.json")
 
 
 def load(file) -> Trace:
-    """The trace that `save` wrote; raises ValueError if the file is anything else.
-
-    A file from a stranger does no harm: nothing is unpickled, and what it claims to hold is held
-    against MAX_UNPACKED before memory is asked for.
-    """
+    """The trace that `save` wrote; raises ValueError if the file is anything else, see
+    `codec.read_archive`."""
     try:
-        with zipfile.ZipFile(file) as archive:
-            # No more than the size that a member declares is ever read from it.
-            if sum(member.file_size for member in archive.infolist()) > MAX_UNPACKED:
-                raise ValueError(f"it unpacks to more than {MAX_UNPACKED >> 20} MB")
-            tree = json.loads(archive.read("trace.json"))
-            arrays = {
-                name.removesuffix(".npy"): _array(archive.read(name))
-                for name in archive.namelist()
-                if name.endswith(".npy")
-            }
-        trace = unpack(tree, arrays)
-    except UNREADABLE as error:
+        trace = codec.read_archive(file, "trace.json")
+    except codec.UNREADABLE as error:
         raise ValueError(f"not a saved trace: {error}") from error
     if not isinstance(trace, Trace):
         raise ValueError(f"expected a saved trace, found {type(trace).__name__}")
     return trace
-
-
-# What zipfile raises on files that are none: bad structure, checksums, streams, methods, passwords.
-UNREADABLE = (
-    *(zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError),
-    *(OSError, ValueError, TypeError, struct.error, RecursionError),
-)
-
-
-def _array(data: bytes) -> np.ndarray:
-    """Of a .npy, whose header must agree with what follows it."""
-    source = io.BytesIO(data)
-    version = np.lib.format.read_magic(source)
-    if version != (1, 0):
-        raise ValueError(f"an array is of version {version}, which is not written here")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(source)
-    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(data) - source.tell():
-        raise ValueError(f"an array claims to be {dtype} {list(shape)} and is something else")
-    order = "F" if fortran else "C"
-    return np.frombuffer(data, dtype, offset=source.tell()).reshape(shape, order=order).copy()
 
 
 def image_digest(image: np.ndarray) -> str:

@@ -20,15 +20,15 @@ from models.config import ExpertConfig, Pi0Config, Pi0FastConfig, VisionConfig
 from models.pi0 import Pi0
 from models.pi0_fast import EOS, Pi0Fast
 from models.tokenizer import ACTION_END, ACTION_MARKER, FastActionTokenizer, PaligemmaTokenizer
+from playground import codec
 from playground.analysis.sensitivity import (
     Base,
     Change,
     Comparison,
-    from_plain,
+    SensitivityRequest,
     interval,
     measure,
     share_of_range,
-    to_plain,
     what_matters,
 )
 from playground.analysis.variants import GROUPS, dimension_groups, garble, shuffle, variants, words
@@ -37,7 +37,7 @@ from playground.checkpoints.catalog import Entry
 from playground.robots.builtin import ALOHA, DROID, LIBERO, TABLETOP
 from playground.serving.events import Done, Finished, Phase, Result
 from playground.serving.worker import Worker
-from playground.trace import Options, RawObservation, Stats, pack, unpack
+from playground.trace import Options, RawObservation, Stats
 from playground.views import matters
 
 SLOTS = tuple(slot.name for slot in TABLETOP.flow_slots)
@@ -640,21 +640,21 @@ def test_summary_names_every_change_once():
 
 @pytest.fixture(scope="module")
 def full_report():
-    arguments = {
-        "policies": ("pi0", "fast"),
-        "observation": observe(),
-        "options": QUICK,
-        "noises": 3,
-        "alternatives": ('<img src=x onerror="x()">',),
-    }
-    return list(what_matters({"pi0": flow(), "fast": fast()}, arguments))
+    request = SensitivityRequest(
+        policies=("pi0", "fast"),
+        observations={"pi0": observe(), "fast": observe()},
+        options=QUICK,
+        noises=3,
+        alternatives=('<img src=x onerror="x()">',),
+    )
+    return list(what_matters({"pi0": flow(), "fast": fast()}, request))
 
 
 def test_what_matters_tells_its_progress(full_report):
     phases, results = full_report[::2], full_report[1::2]
     assert all(isinstance(event, Phase) and event.deadline_s >= 300 for event in phases)
     assert all(isinstance(event, Result) for event in results)
-    reports = [from_plain(event.value) for event in results]
+    reports = [event.value for event in results]
     assert [report.done for report in reports] == [*range(1, reports[-1].of + 1)]
     last = reports[-1]
     assert [base.policy for base in last.bases] == ["pi0", "fast"]
@@ -672,20 +672,16 @@ def test_what_matters_tells_its_progress(full_report):
 
 
 def test_reports_travel_and_come_back(full_report):
-    plain = full_report[-1].value
-    tree, arrays = pack(plain)
-    assert unpack(tree, arrays) == plain
+    report = full_report[-1].value
+    tree, arrays = codec.pack(report)
     assert not arrays
-    text = json.dumps(plain, allow_nan=False)
-    assert from_plain(json.loads(text)) == from_plain(plain)
-    assert to_plain(from_plain(plain)) == plain
-    assert len(text) < 100_000
-    with pytest.raises(ValueError, match="not a report"):
-        from_plain({"prompt": "x"})
+    assert codec.unpack(json.loads(json.dumps(tree)), {}) == report
+    # What programs get.
+    assert len(json.dumps(dataclasses.asdict(report), allow_nan=False)) < 100_000
 
 
 def test_page_draws_every_number_and_escapes_the_prompt(full_report):
-    report = from_plain(full_report[-1].value)
+    report = full_report[-1].value
     drawn = matters.page(report)
     assert "<img" not in drawn
     assert html.escape('<img src=x onerror="x()">') in drawn
@@ -705,23 +701,24 @@ def test_page_draws_every_number_and_escapes_the_prompt(full_report):
     assert "not at all" in drawn
     hostile = dataclasses.replace(report, prompt="<b>up</b> & <i>", changes=report.changes[:4])
     assert "<b>up" not in matters.page(hostile)
-    halfway = matters.page(from_plain(full_report[7].value))
+    halfway = matters.page(full_report[7].value)
     assert f"Measured 4 of {report.of} answers" in halfway
     assert "<progress" in halfway
     assert "<progress" not in drawn
 
 
 def test_what_matters_refuses_what_it_cannot_take():
-    good = {"policies": ["pi0"], "observation": observe(), "options": QUICK}
+    good = SensitivityRequest(("pi0",), {"pi0": observe()}, QUICK)
     for wrong, message in (
-        ({"policies": ["pi1"]}, "no policy is called pi1"),
-        ({"policies": []}, "no policy is called nothing"),
-        ({"noise": 3}, "noise"),
+        ({"policies": ("pi1",)}, "no policy is called pi1"),
+        ({"policies": ()}, "no policy is called nothing"),
+        ({"policies": ("pi0", "pi0")}, "measured once; pi0, pi0 came"),
         ({"noises": 40}, "noises is 40"),
-        ({"observation": {"fast": observe()}}, "no observation for pi0"),
+        ({"groups": ("words",)}, "no group of variants is called"),
+        ({"observations": {"fast": observe()}}, "no observation for pi0"),
     ):
         with pytest.raises(ValueError, match=message):
-            list(what_matters({"pi0": flow()}, good | wrong))
+            list(what_matters({"pi0": flow()}, dataclasses.replace(good, **wrong)))
 
 
 def loaded():
@@ -731,10 +728,10 @@ def loaded():
 def test_what_matters_is_a_kind_of_job():
     kinds = {"what_matters": "playground.analysis.sensitivity:what_matters"}
     with Worker(f"{__name__}:loaded", {}, kinds=kinds) as worker:
-        arguments = {"policies": ("fast",), "observation": observe(), "options": QUICK}
-        events = list(worker.call("what_matters", arguments))
+        request = SensitivityRequest(("fast",), {"fast": observe()}, QUICK)
+        events = list(worker.call("what_matters", request))
     assert isinstance(events[-1], Finished)
-    report = from_plain(events[-2].value)
+    report = events[-2].value
     assert report.done == report.of
     _, want = measure(fast(), observe(), QUICK, variants(observe(), TABLETOP, STATE_STATS)[0])
     assert report.changes == want

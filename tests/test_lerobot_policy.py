@@ -198,7 +198,7 @@ def check_columns(trace, prompt_len):
     """The mask by hand, and measured attention in it."""
     seen, writes = [], []
     for block in trace.blocks:
-        masked = trace.recipe.modes.get(block.name) == "masked" or block.kind == "padding"
+        masked = trace.inputs.modes.get(block.name) == "masked" or block.kind == "padding"
         seen += [not masked and block.kind != "generated"] * (block.stop - block.start)
         writes += [block.kind == "generated"] * (block.stop - block.start)
         if block.kind == "text":

@@ -175,7 +175,7 @@ def test_both_answers_equal_the_policies_called_from_python(visit, policies, pho
     assert download.value.suggested_filename == f"pi0_tabletop-{badge}.npz"
     saved = load(download.value.path())
     np.testing.assert_allclose(saved.actions, flow.actions, rtol=1e-4, atol=1e-5)
-    assert saved.recipe.image_sha256 == flow.recipe.image_sha256
+    assert saved.inputs.image_sha256 == flow.inputs.image_sha256
 
 
 def test_player_scrubs_without_the_server(visit):
@@ -322,14 +322,11 @@ def test_what_matters_is_what_python_measures(visit, policies):
     expect(page.locator("#matters-status")).to_contain_text("Stopped.")
     start.click()
     expect(page.locator("#matters-status")).to_have_text("Done.")
-    arguments = {
-        "policies": (PI0,),
-        "observation": first_example(),
-        "options": Options(),
-        "groups": ("prompt",),
-    }
-    *_, last = sensitivity.what_matters(policies, arguments)
-    report = sensitivity.from_plain(last.value)
+    request = sensitivity.SensitivityRequest(
+        (PI0,), {PI0: first_example()}, Options(), groups=("prompt",)
+    )
+    *_, last = sensitivity.what_matters(policies, request)
+    report = last.value
     words = [change for change in report.changes if change.word is not None]
     shown = page.locator("#matters .word small").all_inner_texts()
     assert shown == [matters.percent(change.percent) for change in words]

@@ -40,7 +40,7 @@ def drawn(page, where, kind="path"):
 
 def expected(trace, chunk):
     """The path of the gripper that moves."""
-    state = np.array(trace.recipe.state)
+    state = np.array(trace.inputs.state)
     arm = kinematics.moving_arm(state, trace.actions[0])
     tips = kinematics.tip_paths(np.concatenate([[state], chunk]))[arm]
     return kinematics.project(tips, trace.info.image_size)
@@ -180,8 +180,8 @@ def test_a_rollout_streams_frames_and_ends_as_the_referee_says(visit, policies):
         pictures.add(film.locator(".photo img").get_attribute("src"))
         if frame < 5:  # of the first chunk, what is left of it
             chunk = kinematics.project(
-                kinematics.tip_paths(np.concatenate([[first.recipe.state], first.actions[0]]))[
-                    kinematics.moving_arm(np.array(first.recipe.state), first.actions[0])
+                kinematics.tip_paths(np.concatenate([[first.inputs.state], first.actions[0]]))[
+                    kinematics.moving_arm(np.array(first.inputs.state), first.actions[0])
                 ],
                 224,
             )

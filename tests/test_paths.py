@@ -13,7 +13,7 @@ from playground.tabletop import camera, kinematics
 from playground.tabletop.rollout import ask_expert, observe
 from playground.tabletop.scene import Table, random_scene
 from playground.tabletop.tasks import Task
-from playground.trace import Options, Recipe
+from playground.trace import Inputs
 from playground.views import denoising, paths, theme, tokens
 from tests.support import traces
 
@@ -25,13 +25,11 @@ def at_the_table(trace, seed=3, chunk=None):
     raw = observe(Table(random_scene(seed)), "touch the red cube")
     picture = raw.images["base_0_rgb"][::2, ::2]
     modes = {slot: "masked" for slot in trace.images} | {"base_0_rgb": "filled"}
-    recipe = Recipe(
-        "p", "r", TABLETOP.name, raw.prompt, tuple(raw.state.tolist()), modes, {}, Options(), {}
-    )
     return dataclasses.replace(
         trace,
         info=dataclasses.replace(trace.info, robot=TABLETOP.name),
-        recipe=recipe,
+        inputs=Inputs(raw.prompt, tuple(raw.state.tolist()), modes, {}),
+        on_table=True,
         images={**trace.images, "base_0_rgb": picture},
         actions=trace.actions if chunk is None else chunk[None].astype(np.float32),
     )
@@ -64,7 +62,7 @@ def test_the_path_runs_from_where_the_tip_is_to_the_named_cube():
 def test_every_step_of_every_sample_has_its_path_and_its_noise():
     trace = at_the_table(traces.pi0_trace(samples=3, steps=5))
     view = paths.denoising(trace)
-    state = np.array(trace.recipe.state)
+    state = np.array(trace.inputs.state)
     noise = from_model(
         TABLETOP, trace.x_t, state, trace.info.action_stats, trace.info.normalisation
     )
@@ -105,24 +103,17 @@ def test_nothing_is_drawn_where_the_geometry_is_not_known():
     assert paths.denoising(traces.pi0_trace()) is None
     here = at_the_table(traces.pi0_trace())
     photo = traces.camera_image(0, SIZE)
-    elsewhere = dataclasses.replace(here, images={**here.images, "base_0_rgb": photo})
+    shown = {**here.images, "base_0_rgb": photo}
+    elsewhere = dataclasses.replace(here, images=shown, on_table=False)
     assert paths.denoising(elsewhere) is None
     sent = paths.payload(elsewhere)
     assert sent["camera"]["grippers"] == []
     assert sent["foreign"] == camera.FOREIGN
-    # The camera of the table, blanked, stays where it is.
-    modes = {**here.recipe.modes, "base_0_rgb": "black"}
-    black = dataclasses.replace(
-        here,
-        images={**here.images, "base_0_rgb": np.zeros_like(photo)},
-        recipe=dataclasses.replace(here.recipe, modes=modes),
-    )
-    assert len(paths.payload(black)["camera"]["grippers"]) == 2
 
 
 def test_words_say_which_gripper_moves_how_far():
     trace = at_the_table(traces.pi0_trace(), chunk=expert_chunk())
-    start, ends = np.array(trace.recipe.state), trace.actions[0, -1]
+    start, ends = np.array(trace.inputs.state), trace.actions[0, -1]
     words = paths.describe(trace)
     mover = kinematics.moving_arm(start, trace.actions[0])
     went = np.linalg.norm(kinematics.tip_paths(ends)[mover] - kinematics.tip_paths(start)[mover])

@@ -11,7 +11,7 @@ import pytest
 from models.config import PI0
 from models.observation import Observation, uint8_to_float
 from models.tokenizer import FastPrompt, Prompt
-from playground import trace
+from playground import codec, trace
 from playground.checkpoints import load
 from playground.policies import token_layout
 from playground.policies.base import CALL_DEADLINE_S, patience_s, sample_noise
@@ -124,7 +124,7 @@ def test_text_padding_left_out_changes_no_number(flow, fast):
         for modes in ({}, {"left_wrist_0_rgb": "masked"}):
             got, _ = run(policy, observe(policy, seed=6, modes=modes))
             whole, _ = run(policy, observe(policy, seed=6, modes=modes), measured)
-            assert got.recipe.modes == whole.recipe.modes
+            assert got.inputs.modes == whole.inputs.modes
             np.testing.assert_array_equal(got.mask, whole.mask)
             if policy is flow:
                 close(got.x_t, whole.x_t, tolerance)
@@ -347,8 +347,8 @@ def test_a_trace_survives_its_file(kind, request):
     file = io.BytesIO()
     trace.save(got, file)
     back = trace.load(file)
-    flat, tree = jax.tree.flatten(trace.pack(got))
-    again, same_tree = jax.tree.flatten(trace.pack(back))
+    flat, tree = jax.tree.flatten(codec.pack(got))
+    again, same_tree = jax.tree.flatten(codec.pack(back))
     assert tree == same_tree
     for a, b in zip(flat, again, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -364,8 +364,11 @@ def test_a_picture_that_the_tables_camera_did_not_take_is_told(flow):
     (example, *_) = examples(TABLETOP)
     table, state = example.images["table"], np.array(example.state)
     photo = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
-    for image, told in ((table, False), (photo, True)):
+    for image, on_table in ((table, True), (photo, False)):
         raw = RawObservation("tabletop", {"base_0_rgb": image}, {}, "touch the red cube", state)
-        assert (camera.FOREIGN in flow.prepare(raw).warnings) == told
+        assert flow.prepare(raw).on_table is on_table
+        assert (camera.FOREIGN in flow.prepare(raw).warnings) != on_table
+    # The camera of the table, blanked, stays where it is.
     blank = RawObservation("tabletop", {}, {"base_0_rgb": "black"}, "touch the red cube", state)
+    assert flow.prepare(blank).on_table is True
     assert camera.FOREIGN not in flow.prepare(blank).warnings

@@ -73,8 +73,8 @@ def test_programs_get_what_python_computes(app, client, policies, photo, observa
     ids = [token.id for token in expected[FAST].tokens]
     assert [token["id"] for token in steps[FAST]["tokens"]] == ids
     with urllib.request.urlopen(f"{app}/{chunks[PI0]['trace']}") as file:
-        recipe = load(io.BytesIO(file.read())).recipe
-    assert (recipe.prompt, recipe.options.guided) == (PROMPT, True)
+        trace = load(io.BytesIO(file.read()))
+    assert (trace.inputs.prompt, trace.options.guided) == (PROMPT, True)
 
 
 def test_what_cannot_be_asked_is_said(client, photo):

@@ -20,20 +20,19 @@ from playground.views import report
 from tests.support import traces
 
 FLOW = traces.pi0_trace(samples=2)
-FAST = traces.fast_trace(prompt=FLOW.recipe.prompt)
+FAST = traces.fast_trace(prompt=FLOW.inputs.prompt)
 FAST = dataclasses.replace(
     FAST,
-    recipe=dataclasses.replace(
-        FAST.recipe, state=FLOW.recipe.state, options=FLOW.recipe.options, robot=FLOW.recipe.robot
-    ),
+    inputs=dataclasses.replace(FAST.inputs, state=FLOW.inputs.state),
+    options=FLOW.options,
 )
 PICTURES = {slot: traces.camera_image(i, size=30 + i) for i, slot in enumerate(traces.SLOTS[:2])}
 
 
 def with_pictures(found):
     digests = {slot: trace.image_digest(picture) for slot, picture in PICTURES.items()}
-    changed = dataclasses.replace(found.recipe, image_sha256=digests)
-    return dataclasses.replace(found, recipe=changed)
+    changed = dataclasses.replace(found.inputs, image_sha256=digests)
+    return dataclasses.replace(found, inputs=changed)
 
 
 RUN = {"pi0": with_pictures(FLOW), "fast": with_pictures(FAST)}
@@ -56,13 +55,10 @@ def test_a_saved_run_comes_back_whole():
     assert opened.recipe == run_file.of(RUN)
     for ran in opened.recipe.policies:
         found = run_file.observation(opened, ran)
-        asked = RUN[ran.name].recipe
-        assert (found.robot, found.prompt, tuple(found.state)) == (
-            asked.robot,
-            asked.prompt,
-            asked.state,
-        )
-        assert found.modes == asked.modes
+        inputs = RUN[ran.name].inputs
+        assert found.robot == RUN[ran.name].info.robot
+        assert (found.prompt, tuple(found.state)) == (inputs.prompt, inputs.state)
+        assert found.modes == inputs.modes
         for slot, picture in PICTURES.items():
             np.testing.assert_array_equal(found.images[slot], picture)
         assert ran.badge == RUN[ran.name].info.badge
@@ -132,11 +128,8 @@ def test_a_run_repeats_by_bits_by_tolerance_or_not():
     assert judged({}).text == "pi0 (untrained weights) did not run here."
     other = dataclasses.replace(RUN["pi0"].info, revision="1" * 12)
     assert "other weights" in judged(again(info=other)).text
-    newer = dataclasses.replace(RUN["pi0"].recipe, versions={"jax": "1"})
-    assert (
-        "(here jax 1 for 0)"
-        in judged(again(actions_normalised=chunk + np.float32(5e-4), recipe=newer)).text
-    )
+    newer = again(actions_normalised=chunk + np.float32(5e-4), versions={"jax": "1"})
+    assert "(here jax 1 for 0)" in judged(newer).text
 
 
 def test_tokens_must_be_equal():
@@ -155,9 +148,9 @@ def test_a_recipe_alone_tells_bits_and_leaves_the_rest_to_the_zip():
 
 
 def test_traces_of_two_runs_are_no_run():
-    other = dataclasses.replace(FLOW.recipe, prompt="something else")
+    other = dataclasses.replace(FLOW.inputs, prompt="something else")
     with pytest.raises(ValueError, match="different runs"):
-        run_file.of({"a": FLOW, "b": dataclasses.replace(FLOW, recipe=other)})
+        run_file.of({"a": FLOW, "b": dataclasses.replace(FLOW, inputs=other)})
     with pytest.raises(ValueError, match="no run to save"):
         run_file.of({})
 
@@ -221,7 +214,7 @@ HOSTILE = {
     "other json": (b'{"a": 1}', "it lacks 'format'"),
     "deep json": (b'{"format": ' + b"[" * 100_000, "no JSON"),
     "huge json": (b" " * (2 << 20) + b"{}", "at most"),
-    "newer": (changed_json(version=3), "version 3"),
+    "newer": (changed_json(version=9), "version 9"),
     "state": (changed_json(state=["x"]), "expected a number"),
     "nan": (changed_json(state=[float("nan")]), "expected a number"),
     "options": (changed_json(options={"num_steps": 10}), "Options lacks"),
@@ -230,7 +223,7 @@ HOSTILE = {
     "policy": (changed_json(policies=[{"name": "x"}]), "Ran lacks"),
     "mode": (changed_policy(modes={"base_0_rgb": "inverted"}), "slots that are"),
     "extra": (changed_json(surprise=1), "surprise"),
-    "prompt": (changed_json(prompt={"$class": "Trace"}), "expected a text"),
+    "prompt": (changed_json(prompt={"$class": "FlowTrace"}), "expected a text"),
     "no recipe": (repacked(**{"recipe.json": None}), "no saved run"),
     "bomb": (bomb(), "unpacks to more than"),
     "many": (repacked(**{f"x{i}": b"" for i in range(100)}), "files; at most"),

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from playground.serving.events import Done, Phase, Result
 from playground.tabletop import expert, kinematics
+from playground.tabletop.job import RolloutRequest
 from playground.tabletop.job import rollout as rollout_job
+from playground.tabletop.outcome import Outcome
 from playground.tabletop.render import render
 from playground.tabletop.rollout import UNJUDGED_S, ask_expert, observe, rollout
 from playground.tabletop.scene import (
@@ -421,9 +423,9 @@ class Answers:
 
 
 def results(policy, **arguments):
-    asked = {"policies": ("it",), "prompt": "touch the red cube", "scene": 4, "execute": 25}
-    asked |= {"options": Options()} | arguments
-    return [e.value for e in rollout_job({"it": policy}, asked) if isinstance(e, Result)]
+    request = RolloutRequest("it", "touch the red cube", scene=4, execute=25, options=Options())
+    request = dataclasses.replace(request, **arguments)
+    return [e.value for e in rollout_job({"it": policy}, request) if isinstance(e, Result)]
 
 
 def test_a_rollouts_frames_say_what_happened():
@@ -436,31 +438,31 @@ def test_a_rollouts_frames_say_what_happened():
 
     policy = Answers(expert_chunk)
     frames = results(policy)
-    np.testing.assert_array_equal(frames[0]["image"], render(twin))
-    assert frames[-1]["outcome"] == {"success": True, "reason": "touched the red cube first"}
-    assert all(frame["outcome"] is None for frame in frames[:-1])
-    times = [frame["time_s"] for frame in frames]
+    np.testing.assert_array_equal(frames[0].image, render(twin))
+    assert frames[-1].outcome == Outcome(True, "touched the red cube first")
+    assert all(frame.outcome is None for frame in frames[:-1])
+    times = [frame.time_s for frame in frames]
     assert times == sorted(times)
     assert times[1] == pytest.approx(0.1)
-    first = [frame for frame in frames if frame["look"] == 1]
-    np.testing.assert_allclose(first[0]["chunk"], expert_chunk(policy.asked[0]), rtol=1e-6)
-    assert [frame["executed"] for frame in first] == [0, 5, 10, 15, 20]
-    assert len(policy.asked) == frames[-1]["look"]
+    first = [frame for frame in frames if frame.look == 1]
+    np.testing.assert_allclose(first[0].chunk, expert_chunk(policy.asked[0]), rtol=1e-6)
+    assert [frame.executed for frame in first] == [0, 5, 10, 15, 20]
+    assert len(policy.asked) == frames[-1].look
 
 
 def test_a_chunk_that_does_not_decode_moves_nothing_and_is_told():
     frames = results(Answers(lambda observation: None), execute=50)
-    assert frames[-1]["outcome"]["reason"] == "not done within 6 s"
-    assert all(frame["chunk"] is None and frame["failure"] == "too few" for frame in frames)
-    moved = np.abs(frames[0]["image"].astype(int) - frames[-1]["image"]).max(-1) > 40
+    assert frames[-1].outcome.reason == "not done within 6 s"
+    assert all(frame.chunk is None and frame.failure == "too few" for frame in frames)
+    moved = np.abs(frames[0].image.astype(int) - frames[-1].image).max(-1) > 40
     assert moved.sum() < 60  # of 50176 pixels
 
 
 def test_a_prompt_without_a_task_runs_unjudged():
     policy = Answers(lambda o: np.tile(o.state, (50, 1)))
     frames = results(policy, prompt="dance", execute=50)
-    assert frames[-1]["outcome"]["success"] is None
-    assert frames[-1]["time_s"] == pytest.approx(UNJUDGED_S)
+    assert frames[-1].outcome.success is None
+    assert frames[-1].time_s == pytest.approx(UNJUDGED_S)
     assert policy.seeds == list(range(10))  # noise of its own at every look
 
 

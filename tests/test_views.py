@@ -155,13 +155,14 @@ def test_the_figure_says_of_a_foreign_picture_that_it_is_one():
 
     trace = traces.pi0_trace()
     assert camera.FOREIGN not in said(trace)
-    assert camera.FOREIGN in said(dataclasses.replace(trace, warnings=(camera.FOREIGN,)))
+    assert camera.FOREIGN not in said(dataclasses.replace(trace, on_table=True))
+    assert camera.FOREIGN in said(dataclasses.replace(trace, on_table=False))
 
 
 def test_the_state_is_marked_at_step_0_in_robot_units_only():
     flow, fast = traces.pi0_trace(), traces.fast_trace()
     rings = [t for t in actions.figure([flow, fast]).data if t.name == "state now" and t.x[0] == 0]
-    assert [ring.y[0] for ring in rings] == list(flow.recipe.state)  # equal states once
+    assert [ring.y[0] for ring in rings] == list(flow.inputs.state)  # equal states once
     normalised = actions.figure([flow], normalised=True)
     assert not [t for t in normalised.data if t.name == "state now"]
     velocities = actions.figure([traces.pi0_trace(dims=traces.DROID)])
@@ -266,8 +267,6 @@ def test_a_failed_decode_keeps_its_tokens_and_its_reason():
     assert sent["failure"] == FAILURE
     assert len(sent["tokens"]) == 24
     assert FAILURE in tokens.describe(trace)
-    bare = dataclasses.replace(trace, partial_actions=None)
-    assert as_json(tokens.payload(bare))["partial"] is None
 
 
 def test_describing_names_the_least_sure_token():
@@ -286,9 +285,8 @@ def test_tokens_that_were_not_the_likeliest_are_marked_and_told():
     told = [told["likeliest"] for told in as_json(tokens.payload(changed))["tokens"]]
     assert [i for i, likeliest in enumerate(told) if not likeliest] == [7]
     assert "At 1 of them the draw passed over" in tokens.describe(changed)
-    guided = dataclasses.replace(changed.recipe.options, guided=True)
-    recipe = dataclasses.replace(changed.recipe, options=guided)
-    text = tokens.describe(dataclasses.replace(changed, recipe=recipe))
+    guided = dataclasses.replace(changed.options, guided=True)
+    text = tokens.describe(dataclasses.replace(changed, options=guided))
     assert "At 1 of them guided decoding passed over" in text
 
 

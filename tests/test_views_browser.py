@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import Locator, expect
 
+from playground.tabletop.job import RolloutFrame
+from playground.tabletop.outcome import Outcome
 from playground.trace import PADDING
 from playground.views import actions, attention, denoising, mask, rollout, theme, tokens
 from tests.support import traces
@@ -47,22 +49,22 @@ def camera_of(trace):
 def film_of(trace, prompt="touch it", outcome=None):
     """Two looks of a made-up rollout, the second one without a chunk."""
     film = rollout.Film(trace.info, prompt, 7)
-    state, picture = np.array(trace.recipe.state), trace.images["base_0_rgb"]
+    state, picture = np.array(trace.inputs.state), trace.images["base_0_rgb"]
     for look, executed in ((1, 0), (1, 5), (2, 0), (2, 5)):
         chunk, failure = trace.actions[0], ""
         if look == 2:
             chunk, failure = None, f"no action {prompt}"
         film.take(
-            {
-                "image": np.full_like(picture, 50 * look + executed),
-                "time_s": 0.5 * (look - 1) + executed / 50,
-                "look": look,
-                "executed": executed,
-                "chunk": chunk,
-                "failure": failure,
-                "state": state,
-                "outcome": outcome if (look, executed) == (2, 5) else None,
-            }
+            RolloutFrame(
+                image=np.full_like(picture, 50 * look + executed),
+                time_s=0.5 * (look - 1) + executed / 50,
+                look=look,
+                executed=executed,
+                chunk=chunk,
+                failure=failure,
+                state=state,
+                outcome=outcome if (look, executed) == (2, 5) else None,
+            )
         )
     return film.payload()
 
@@ -86,8 +88,8 @@ def build():
 
         fan = denoising.payload(FAN, camera_of(FAN))
         fast = (tokens.payload(FAST), mask.payload(FAST), attention.payload(FAST))
-        film = film_of(FLOW, outcome={"success": None, "reason": "nobody judged"})
-        failed = film_of(FLOW, outcome={"success": False, "reason": "moved the red cube"})
+        film = film_of(FLOW, outcome=Outcome(None, "nobody judged"))
+        failed = film_of(FLOW, outcome=Outcome(False, "moved the red cube"))
         flow = (mask.payload(FLOW), attention.payload(FLOW))
         offer("plain", [denoising.payload(FLOW), *fast, film])
         offer("failed", [fan, tokens.payload(FAILED), *flow, failed])
@@ -98,7 +100,7 @@ def build():
                 tokens.payload(EVIL_FAST),
                 mask.payload(EVIL),
                 attention.payload(EVIL_FAST, "prefix"),
-                film_of(EVIL, traces.HOSTILE, {"success": True, "reason": traces.HOSTILE}),
+                film_of(EVIL, traces.HOSTILE, Outcome(True, traces.HOSTILE)),
             ],
         )
     return page

@@ -4,6 +4,7 @@ The policies here are scripts, not models: what is tested is who gets which answ
 policy's prompt is its script, so that a test decides what happens inside the worker's process.
 """
 
+import dataclasses
 import gc
 import json
 import os
@@ -23,8 +24,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_np
 
-from playground.serving import codec, health
+from playground import codec
+from playground.serving import health
 from playground.serving.events import Done, Failed, Finished, Job, Phase, Queued, Result, Step
+from playground.serving.messages import Loading, Setup
 from playground.serving.queue import Busy
 from playground.serving.worker import Down, Worker
 from playground.trace import Options, RawObservation
@@ -51,7 +54,7 @@ class Scripted:
                 verb, _, value = word.partition("=")
                 yield from getattr(self, verb)(number, value, observation)
             trace = pi0_trace(steps=1, horizon=4, patches=1, prompt=observation.prompt)
-            trace.recipe.versions["state"] = observation.state.tobytes().hex()
+            trace.versions["state"] = observation.state.tobytes().hex()
             yield Done(self.name, trace)
         finally:
             if "leaves" in observation.images:  # an observation can say where to note the end
@@ -144,16 +147,25 @@ def with_jax():
     return policies()
 
 
-def echo(policies, arguments):
-    yield Result(arguments)
+@codec.register
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """A request of the kinds below."""
+
+    value: object = None
+    policies: tuple[str, ...] = ()
 
 
-def flood(policies, arguments):
-    for number in range(arguments["count"]):
+def echo(policies, request):
+    yield Result(request.value)
+
+
+def flood(policies, request):
+    for number in range(request.value):
         yield Result(number)
 
 
-def process_id(policies, arguments):
+def process_id(policies, request):
     yield Result((os.getpid(), "jax" in sys.modules))
 
 
@@ -226,7 +238,7 @@ def held(worker, tmp_path, name="gate"):
 
 
 def pid_of(worker):
-    (result,) = of(answer(worker.call("process_id", {})), Result)  # to its end: now it is idle
+    (result,) = of(answer(worker.call("process_id", Given())), Result)  # to its end: now it is idle
     return result.value[0]
 
 
@@ -309,7 +321,7 @@ def test_no_visitor_gets_another_ones_answer(start):
         done = of(events, Done)
         assert [event.policy for event in done] == ["fast", "pi0"]
         for event in done:
-            assert event.trace.recipe.versions["state"] == given_state.tobytes().hex()
+            assert event.trace.versions["state"] == given_state.tobytes().hex()
 
 
 def test_a_full_line_says_busy_and_when_to_come_again(start, tmp_path):
@@ -336,9 +348,9 @@ def test_what_cannot_run_is_refused_before_the_line(start):
     with pytest.raises(ValueError, match="names no policy"):
         worker.infer(Job((), job("step").observation, Options()))
     with pytest.raises(ValueError, match="no kind of job is called 'rollout'"):
-        worker.call("rollout", {})
+        worker.call("rollout", Given())
     with pytest.raises(TypeError, match="cannot pack"):
-        worker.call("echo", {"value": object()})
+        worker.call("echo", Given(object()))
 
 
 # --- leaving ------------------------------------------------------------------------------------
@@ -380,7 +392,7 @@ def test_a_visitor_who_leaves_the_line_costs_nothing(start, tmp_path):
 
 def test_a_visitor_who_stops_reading_holds_nobody_up(start):
     worker = start()
-    unread = worker.call("flood", {"count": 100_000})
+    unread = worker.call("flood", Given(100_000))
     assert isinstance(answer(worker.infer(job("step")))[-1], Finished)
     left = answer(unread)
     assert len(left) == 1
@@ -565,7 +577,7 @@ from playground.serving.worker import Worker
 from tests import test_worker as t
 
 worker = Worker("tests.test_worker:with_jax", {}, kinds=t.KINDS)
-pid, jax_there = t.read_until(worker.call("process_id", {}), t.Result).value
+pid, jax_there = t.read_until(worker.call("process_id", t.Given()), t.Result).value
 stream = worker.infer(t.job(f"gate={sys.argv[1]}"))
 t.read_until(stream, t.Phase)
 print(pid, jax_there, flush=True)
@@ -621,14 +633,10 @@ def test_the_end_of_the_line_ends_the_process_whatever_it_does(tmp_path):
         command = [sys.executable, "-m", "playground.serving.engine", str(theirs.fileno())]
         with subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()]) as process:
             try:
-                setup = {
-                    "factory": f"{__name__}:policies_behind",
-                    "arguments": {"door": str(tmp_path / "never")},
-                    "kinds": {},
-                    "deadline_s": 60.0,
-                }
+                arguments = {"door": str(tmp_path / "never")}
+                setup = Setup(f"{__name__}:policies_behind", arguments, {}, 60.0)
                 ours.sendall(codec.encode(setup))
-                assert in_time(lambda: codec.receive(ours))["say"] == "loading"
+                assert isinstance(in_time(lambda: codec.receive(ours)).body, Loading)
                 ours.shutdown(socket.SHUT_WR)
                 assert process.wait(LIMIT_S) == 0
             finally:
@@ -715,7 +723,7 @@ def test_large_arrays_go_through_the_worker_and_back(start):
         "bits": np.array([0x7FC00001, 0x80000000, 0xFF800000], np.uint32).view(np.float32),
     }
     value = read_until(
-        start().call("echo", {"arrays": arrays, "of": (1, "two", None)}), Result
+        start().call("echo", Given({"arrays": arrays, "of": (1, "two", None)})), Result
     ).value
     assert value["of"] == (1, "two", None)
     assert list(value["arrays"]) == list(arrays)

@@ -24,6 +24,7 @@ from collections.abc import Generator, Iterable, Mapping
 import numpy as np
 import scipy.special
 
+from playground import codec
 from playground.analysis.variants import GROUPS, Group, Variant, variants
 from playground.robots.norm_stats import EPSILON
 from playground.serving.events import Phase, Result
@@ -33,6 +34,7 @@ NOISES, MAX_NOISES = 4, 32
 _COMPILE_DEADLINE_S, _RUN_DEADLINE_S = 900.0, 300.0
 
 
+@codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
 class Base:
     """A policy's answer to the unchanged observation, which its changes are measured against.
@@ -63,6 +65,7 @@ class Base:
     failure: str | None = None
 
 
+@codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
 class Change:
     """How much one variant changes one policy's chunk.
@@ -96,8 +99,9 @@ class Change:
     failure: str | None = None
 
 
+@codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
-class Report:
+class SensitivityReport:
     """What was measured on one observation, so far: `done` of `of` answers.
 
     left_out: plain sentences on what could not be varied.
@@ -280,41 +284,47 @@ def _numbers(values: np.ndarray) -> tuple[float | None, ...]:
 # --- for the worker -----------------------------------------------------------------------------
 
 
-def what_matters(policies: Mapping[str, object], arguments: dict) -> Generator[Phase | Result]:
-    """A kind of job for `playground.serving.worker`. Each Result holds the whole report so far, as
-    `to_plain` gives it; in the last one `done` equals `of`.
+@codec.register
+@dataclasses.dataclass(frozen=True, slots=True)
+class SensitivityRequest:
+    """What to measure.
 
-    arguments: `policies` (names), `observation` (one for all, or by policy where their camera slots
-    differ), `options`; optional `noises` (4), `groups` (prompt, camera, state), `other_tasks` and
-    `alternatives` (prompts). Nudges are by the first policy's norm stats, the same for all. Raises
-    ValueError for names and values that are not taken.
+    policies: names, each once
+    observations: by policy; one and the same, but for camera slots that differ
+    options: of every run; samples and attention have no meaning here
+    noises: how many seeds, from `options.seed` on
+    groups: of variants
+    other_tasks, alternatives: prompts, as `variants` takes them
     """
-    names, raws = _asked(policies, arguments)
-    options, noises = arguments["options"], arguments.get("noises", NOISES)
-    first = policies[names[0]]
-    plans, left_out = {}, {}
-    for name in names:
-        found, missing = variants(
-            raws[name],
-            first.robot,
-            first.info.state_stats,
-            groups=arguments.get("groups", GROUPS),
-            other_tasks=arguments.get("other_tasks", ()),
-            alternatives=arguments.get("alternatives", ()),
-            seed=options.seed,
-        )
-        plans[name] = {variant.name: variant for variant in found}
-        left_out |= dict.fromkeys(missing)
+
+    policies: tuple[str, ...]
+    observations: dict[str, RawObservation]
+    options: Options
+    noises: int = NOISES
+    groups: tuple[Group, ...] = GROUPS
+    other_tasks: tuple[str, ...] = ()
+    alternatives: tuple[str, ...] = ()
+
+
+def what_matters(
+    policies: Mapping[str, object], request: SensitivityRequest
+) -> Generator[Phase | Result]:
+    """A kind of job for `playground.serving.worker`. Each Result holds the SensitivityReport so
+    far; in the last one `done` equals `of`. Nudges are by the first policy's norm stats, the same
+    for all. Raises ValueError for names and values that are not taken."""
+    _check(policies, request)
+    names, raws, options = request.policies, request.observations, request.options
+    plans, left_out = _plans(policies, request)
     every = {v.name: v for plan in plans.values() for v in plan.values()}
     order = sorted(every, key=lambda variant: GROUPS.index(every[variant].group))
-    report = Report(
+    report = SensitivityReport(
         prompt=raws[names[0]].prompt,
         robot=raws[names[0]].robot,
         options=options,
-        noises=noises,
+        noises=request.noises,
         bases=(),
         changes=(),
-        left_out=tuple(left_out),
+        left_out=left_out,
         done=0,
         of=len(names) + sum(map(len, plans.values())),
     )
@@ -322,36 +332,52 @@ def what_matters(policies: Mapping[str, object], arguments: dict) -> Generator[P
     comparisons = {}
     for name in names:
         yield _phase(name, "unchanged observation", raws[name], compiled)
-        comparisons[name] = Comparison(policies[name], raws[name], options, noises)
+        comparisons[name] = Comparison(policies[name], raws[name], options, request.noises)
         bases = (*report.bases, comparisons[name].base)
         report = dataclasses.replace(report, bases=bases, done=report.done + 1)
-        yield Result(to_plain(report))
+        yield Result(report)
     for wanted, name in itertools.product(order, names):
         if (variant := plans[name].get(wanted)) is None:
             continue
         yield _phase(name, variant.name, variant.changed, compiled)
         changes = (*report.changes, comparisons[name].change(variant))
         report = dataclasses.replace(report, changes=changes, done=report.done + 1)
-        yield Result(to_plain(report))
+        yield Result(report)
 
 
-def _asked(policies, arguments) -> tuple[tuple[str, ...], dict[str, RawObservation]]:
-    """The names of the policies that are asked, and what each is shown."""
-    required, optional = {"policies", "observation", "options"}, {"noises", "groups"}
-    optional |= {"other_tasks", "alternatives"}
-    if wrong := (arguments.keys() - required - optional) | (required - arguments.keys()):
-        raise ValueError(f"what_matters lacks, or does not take, {', '.join(sorted(wrong))}")
-    names = tuple(dict.fromkeys(arguments["policies"]))
+def _check(policies: Mapping[str, object], request: SensitivityRequest) -> None:
+    """Raises ValueError for a request that these policies cannot answer."""
+    names = request.policies
     if not names or (missing := [name for name in names if name not in policies]):
         asked = ", ".join(missing) if names else "nothing"
         raise ValueError(f"no policy is called {asked}; loaded: {', '.join(policies)}")
-    given = arguments["observation"]
-    raws = given if isinstance(given, Mapping) else dict.fromkeys(names, given)
-    if lacking := [name for name in names if name not in raws]:
+    if len(set(names)) < len(names):
+        raise ValueError(f"a policy is measured once; {', '.join(names)} came")
+    if lacking := [name for name in names if name not in request.observations]:
         raise ValueError(f"there is no observation for {', '.join(lacking)}")
-    if len({raws[name].prompt for name in names}) > 1:
+    if len({request.observations[name].prompt for name in names}) > 1:
         raise ValueError("all policies are compared on one prompt; the observations have several")
-    return names, raws
+
+
+def _plans(
+    policies: Mapping[str, object], request: SensitivityRequest
+) -> tuple[dict[str, dict[str, Variant]], tuple[str, ...]]:
+    """(by policy its variants by name, sentences on what is left out)."""
+    first = policies[request.policies[0]]
+    plans, left_out = {}, {}
+    for name in request.policies:
+        found, missing = variants(
+            request.observations[name],
+            first.robot,
+            first.info.state_stats,
+            groups=request.groups,
+            other_tasks=request.other_tasks,
+            alternatives=request.alternatives,
+            seed=request.options.seed,
+        )
+        plans[name] = {variant.name: variant for variant in found}
+        left_out |= dict.fromkeys(missing)
+    return plans, tuple(left_out)
 
 
 def _phase(name: str, what: str, raw: RawObservation, compiled: set) -> Phase:
@@ -360,26 +386,3 @@ def _phase(name: str, what: str, raw: RawObservation, compiled: set) -> Phase:
     deadline_s = _RUN_DEADLINE_S if program in compiled else _COMPILE_DEADLINE_S
     compiled.add(program)
     return Phase(name, what, deadline_s)
-
-
-def to_plain(report: Report) -> dict:
-    """A report as dicts, lists, text and numbers: what JSON and `playground.trace.pack` take."""
-    return dataclasses.asdict(report)
-
-
-def from_plain(plain: Mapping) -> Report:
-    """The report that `to_plain` took apart, also after JSON; raises ValueError on all else."""
-    try:
-        fields = {name: _tuples(value) for name, value in plain.items()}
-        fields["options"] = Options(**fields["options"])
-        fields["bases"] = tuple(Base(**base) for base in fields["bases"])
-        fields["changes"] = tuple(Change(**change) for change in fields["changes"])
-        return Report(**fields)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"not a report of what matters: {error}") from error
-
-
-def _tuples(value):
-    if isinstance(value, dict):
-        return {name: _tuples(item) for name, item in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value

@@ -28,11 +28,10 @@ from playground.robots.transforms import InputRules
 from playground.serving.events import Done, Event, Phase
 from playground.tabletop import camera
 from playground.trace import (
+    Inputs,
     Options,
     PolicyInfo,
     RawObservation,
-    Recipe,
-    Trace,
     image_digest,
 )
 
@@ -47,13 +46,15 @@ TEXT_STEP = 32
 class Prepared:
     """An observation at the model's door. images: what the model sees, uint8 [size, size, 3] by
     slot, in the model's order; bars: by slot, bool [size, size], see `ModelInput`; modes: by slot;
-    state: float64 [D], normalised; prompt: its tokens; warnings: plain sentences."""
+    state: float64 [D], normalised; prompt: its tokens; on_table: as in a trace; warnings: plain
+    sentences."""
 
     images: dict[str, np.ndarray]
     bars: dict[str, np.ndarray]
     modes: dict[str, str]
     state: np.ndarray
     prompt: Prompt | FastPrompt
+    on_table: bool | None
     warnings: tuple[str, ...]
 
 
@@ -92,8 +93,11 @@ class Policy:
         )
         missing = max(0, self.rules.prompt_state_dims - len(given.state))
         prompt = self.tokenize(raw.prompt, np.pad(given.state, (0, missing)))
-        warnings = [*self._foreign(given), *self._warnings(raw, prompt)]
-        return Prepared(given.images, given.bars, given.modes, given.state, prompt, tuple(warnings))
+        on_table = self._on_table(given)
+        foreign = (camera.FOREIGN,) if on_table is False else ()
+        warnings = (*foreign, *self._warnings(raw, prompt))
+        state, modes = given.state, given.modes
+        return Prepared(given.images, given.bars, modes, state, prompt, on_table, warnings)
 
     def infer(self, raw: RawObservation, options: Options) -> Iterator[Event]:
         """The run as it happens: Phase before whatever blocks, Step or TokenEvent, then Done."""
@@ -170,12 +174,13 @@ class Policy:
             reused.append("prefix")
         return known
 
-    def _foreign(self, given: ModelInput) -> list[str]:
-        """What a policy of the simulated table is shown and does not know."""
+    def _on_table(self, given: ModelInput) -> bool | None:
+        """Whether the table's camera took the pictures, as far as there are any: one that is
+        blanked stays where it is. None for the policy of another robot."""
         if self.robot.name != builtin.TABLETOP.name:
-            return []
-        filled = [image for slot, image in given.images.items() if given.modes[slot] == "filled"]
-        return [] if all(camera.shows_table(image) for image in filled) else [camera.FOREIGN]
+            return None
+        filled = (image for slot, image in given.images.items() if given.modes[slot] == "filled")
+        return all(camera.shows_table(image) for image in filled)
 
     def _warnings(self, raw: RawObservation, prompt: Prompt | FastPrompt) -> tuple[str, ...]:
         found = []
@@ -259,29 +264,27 @@ class Policy:
             )
         return actions
 
-    def _trace(self, raw: RawObservation, prepared: Prepared, options: Options, **fields) -> Trace:
+    def _shared(self, raw: RawObservation, prepared: Prepared, options: Options) -> dict:
+        """The fields of a trace that both kinds fill alike."""
         prompt = prepared.prompt
         ids = prompt.tokens[prompt.mask].tolist()
-        return Trace(
-            info=self.info,
-            recipe=Recipe(
-                policy=self.info.name,
-                revision=self.info.revision,
-                robot=self.info.robot,
+        return {
+            "info": self.info,
+            "inputs": Inputs(
                 prompt=raw.prompt,
                 state=tuple(np.asarray(raw.state, np.float64).tolist()),
                 modes=dict(prepared.modes),
                 image_sha256={slot: image_digest(image) for slot, image in raw.images.items()},
-                options=options,
-                versions=versions(),
             ),
-            images=prepared.images,
-            text=prompt.text,
-            prompt_tokens=tuple((i, self.piece(i)) for i in ids),
-            truncated=prompt.truncated,
-            warnings=prepared.warnings,
-            **fields,
-        )
+            "options": options,
+            "versions": versions(),
+            "on_table": prepared.on_table,
+            "images": prepared.images,
+            "text": prompt.text,
+            "prompt_tokens": tuple((i, self.piece(i)) for i in ids),
+            "truncated": prompt.truncated,
+            "warnings": prepared.warnings,
+        }
 
     def piece(self, token: int) -> str:
         """A token's text as the vocabulary has it."""

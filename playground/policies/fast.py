@@ -17,7 +17,7 @@ from playground.policies.base import Policy, Prepared, prefix_digest
 from playground.robots.robot import Robot
 from playground.robots.transforms import OPENPI_RULES, InputRules
 from playground.serving.events import TokenEvent
-from playground.trace import DecodedToken, Options, PolicyInfo, RawObservation, is_guided
+from playground.trace import DecodedToken, FastTrace, Options, PolicyInfo, RawObservation, is_guided
 
 _DOERS = {"openpi": "openpi", "lerobot": "LeRobot"}
 
@@ -128,10 +128,9 @@ class FastPolicy(Policy):
                 )
             if grammar is not None:
                 warnings += _guidance(written, options.temperature)
-            trace = self._trace(
-                raw,
-                dataclasses.replace(prepared, warnings=warnings),
-                options,
+            prepared = dataclasses.replace(prepared, warnings=warnings)
+            trace = FastTrace(
+                **self._shared(raw, prepared, options),
                 actions=None if actions is None else self._to_robot(actions, raw),
                 actions_normalised=actions,
                 tokens=tuple(written),

@@ -12,7 +12,7 @@ from playground.policies.base import Policy, Prepared, prefix_digest, sample_noi
 from playground.robots.robot import Robot
 from playground.robots.transforms import OPENPI_RULES, InputRules
 from playground.serving.events import Step
-from playground.trace import PolicyInfo
+from playground.trace import FlowTrace, PolicyInfo
 
 
 class FlowPolicy(Policy):
@@ -84,10 +84,8 @@ class FlowPolicy(Policy):
             )
         with timer("postprocess"):
             final = x_t[-1]
-            trace = self._trace(
-                raw,
-                prepared,
-                options,
+            trace = FlowTrace(
+                **self._shared(raw, prepared, options),
                 actions=self._to_robot(final, raw),
                 actions_normalised=final[..., : len(self.info.actions)],
                 times=np.asarray(times, np.float32),

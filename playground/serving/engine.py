@@ -29,8 +29,22 @@ import time
 import traceback
 from collections.abc import Callable, Generator
 
-from playground.serving import codec
-from playground.serving.events import Done, Event, Failed, Finished, Phase, to_plain
+from playground import codec
+from playground.serving.events import Done, Event, Failed, Finished, Job, Phase
+from playground.serving.messages import (
+    Beat,
+    Cancel,
+    Ended,
+    Exhausted,
+    Happened,
+    Loading,
+    Message,
+    Outcome,
+    Ready,
+    Refused,
+    Setup,
+    Start,
+)
 
 _TICK_S = 1.0  # how often a silent process is looked at: an exit is noticed within this
 _STALL_S = 15.0  # for a frame to move on
@@ -79,7 +93,7 @@ class Process:
         """Raises OSError if the process is gone or does not listen."""
         self._line.sendall(frame)
 
-    def receive(self, until: float) -> dict | None:
+    def receive(self, until: float) -> Message | None:
         """Its next message, or None where there is none by `until`, after a tick, or when woken.
         Raises Lost."""
         wait_s = min(until - time.monotonic(), _TICK_S)
@@ -131,30 +145,29 @@ class Engine:
     def __init__(self, line: socket.socket):
         self._line = line
         self._deadline_s = _IDLE_DEADLINE_S
-        self._jobs: queue.SimpleQueue[dict] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Start] = queue.SimpleQueue()
         self._cancelled = ""  # only the running job is ever cancelled here
         self._policies = {}
         self._kinds: dict[str, Callable[..., Generator[Event]]] = {}
 
     def run(self) -> None:
         """Loads, then serves until the other side closes the line, which ends the process."""
-        setup = codec.receive(self._line)
+        setup: Setup = codec.receive(self._line)
         threading.Thread(target=self._listen, daemon=True).start()
-        self._deadline_s = setup["deadline_s"]
+        self._deadline_s = setup.deadline_s
         try:
-            self._kinds = {kind: _named(name) for kind, name in setup["kinds"].items()}
-            self._policies = self._load(_named(setup["factory"])(**setup["arguments"]))
+            self._kinds = {kind: _named(name) for kind, name in setup.kinds.items()}
+            self._policies = self._load(_named(setup.factory)(**setup.arguments))
         except ValueError as error:
-            self._say("refused", {"message": str(error), "traceback": traceback.format_exc()})
+            self._send(Refused(str(error), traceback.format_exc()))
             return
         self._deadline_s = _IDLE_DEADLINE_S
-        metadata = {name: policy.info for name, policy in self._policies.items()}
-        self._say("ready", {"metadata": metadata})
+        self._send(Ready({name: policy.info for name, policy in self._policies.items()}))
         while True:
             try:
                 job = self._jobs.get(timeout=_BEAT_S)
             except queue.Empty:
-                self._say("beat", {})
+                self._send(Beat())
             else:
                 self._serve(job)
 
@@ -168,53 +181,51 @@ class Engine:
             except StopIteration as stop:
                 return stop.value
             self._deadline_s = phase.deadline_s
-            self._say("loading", {"event": to_plain(phase)})
+            self._send(Loading(phase))
 
-    def _serve(self, job: dict) -> None:
-        policies = job["arguments"]["policies"] if job["kind"] == "infer" else (None,)
-        outcome = "done"
+    def _serve(self, job: Start) -> None:
+        policies = job.request.policies if job.kind == "infer" else (None,)
+        outcome: Outcome = "done"
         for policy in policies:
             self._deadline_s = _JOB_DEADLINE_S
-            self._say("beat", {})
-            result = "cancelled" if job["id"] == self._cancelled else self._run_one(job, policy)
+            self._send(Beat())
+            result = "cancelled" if job.job_id == self._cancelled else self._run_one(job, policy)
             outcome = outcome if result == "done" else result
             if outcome == "cancelled":
                 break
         if outcome == "done" or (outcome == "failed" and None not in policies):
-            self._tell(job, Finished())
+            self._send(Happened(Finished()))
         self._deadline_s = _IDLE_DEADLINE_S
-        self._say("ended", {"job": job["id"], "outcome": outcome})
+        self._send(Ended(outcome))
 
-    def _run_one(self, job: dict, policy: str | None) -> str:
+    def _run_one(self, job: Start, policy: str | None) -> Outcome:
         """Sends the events of one policy (None: of a job of another kind) and how it ended."""
         try:
             with contextlib.closing(self._events(job, policy)) as events:
                 for event in events:
                     if isinstance(event, Phase):
                         self._deadline_s = event.deadline_s
-                    self._tell(job, event)
-                    if job["id"] == self._cancelled:
+                    self._send(Happened(event))
+                    if job.job_id == self._cancelled:
                         return "cancelled"
             return "done"
         except Exception as error:
             if _is_exhausted(error):
-                self._say("exhausted", {"job": job["id"]})
-            failed = to_plain(Failed(policy, _for_visitor(error, job["id"]), job["id"]))
-            detail = {"job": job["id"], "event": failed, "traceback": traceback.format_exc()}
-            self._say("event", detail)
+                self._send(Exhausted())
+            failed = Failed(policy, _for_visitor(error, job.job_id), job.job_id)
+            self._send(Happened(failed, traceback.format_exc()))
             return "failed"
 
-    def _events(self, job: dict, policy: str | None) -> Generator[Event]:
-        arguments = job["arguments"]
+    def _events(self, job: Start, policy: str | None) -> Generator[Event]:
         if policy is None:
-            return self._kinds[job["kind"]](self._policies, arguments)
+            return self._kinds[job.kind](self._policies, job.request)
         if policy not in self._policies:
             raise ValueError(f"no policy is called {policy!r}; loaded: {', '.join(self._policies)}")
-        return self._infer(job, policy)
+        return self._infer(job.request, policy)
 
-    def _infer(self, job: dict, policy: str) -> Generator[Event]:
+    def _infer(self, job: Job, policy: str) -> Generator[Event]:
         """A policy's run; where the device has no memory for all samples, that of the first."""
-        observation, options = job["arguments"]["observation"], job["arguments"]["options"]
+        observation, options = job.observation, job.options
         infer = self._policies[policy].infer
         try:
             yield from infer(observation, options)
@@ -223,23 +234,19 @@ class Engine:
             if not (_is_exhausted(error) and options.num_samples > 1):
                 raise
         # Outside of `except`: the error is gone, and with it what its frames held of the device.
-        self._say("exhausted", {"job": job["id"]})
-        told = (
+        self._send(Exhausted())
+        warning = (
             f"The device ran out of memory with {options.num_samples} samples at once: this is the "
             "first of them. Fewer samples, or no attention weights, need less."
         )
         for event in infer(observation, dataclasses.replace(options, num_samples=1)):
             if isinstance(event, Done):
-                warnings = (*event.trace.warnings, told)
+                warnings = (*event.trace.warnings, warning)
                 event = Done(policy, dataclasses.replace(event.trace, warnings=warnings))
             yield event
 
-    def _tell(self, job: dict, event: Event) -> None:
-        self._say("event", {"job": job["id"], "event": to_plain(event)})
-
-    def _say(self, what: str, fields: dict) -> None:
-        message = {"say": what, "deadline_s": self._deadline_s, **fields}
-        self._line.sendall(codec.encode(message))
+    def _send(self, body) -> None:
+        self._line.sendall(codec.encode(Message(body, self._deadline_s)))
 
     def _listen(self) -> None:
         """Takes jobs and cancellations; the end of the line is the end of this process, whatever
@@ -247,8 +254,8 @@ class Engine:
         try:
             while True:
                 message = codec.receive(self._line)
-                if message["do"] == "cancel":
-                    self._cancelled = message["id"]
+                if isinstance(message, Cancel):
+                    self._cancelled = message.job_id
                 else:
                     self._jobs.put(message)
         except (EOFError, ConnectionError):

@@ -1,16 +1,28 @@
-"""What is asked of the worker (Job) and what it answers, event by event.
+"""What is asked of the worker (Request) and what it answers, event by event.
 
 A stream of events begins with Queued. It ends with Finished, or with a Failed whose policy is None
 when the job as a whole failed; the stream of a cancelled job just ends.
 """
 
 import dataclasses
+from typing import Protocol
 
 import numpy as np
 
+from playground import codec
 from playground.trace import DecodedToken, Options, RawObservation, Trace
 
 
+class Request(Protocol):
+    """What one job asks for: a dataclass that `codec.register` knows."""
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """The policies that it runs; () if it runs none."""
+        ...
+
+
+@codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
 class Job:
     """One observation for one or more policies, which run one after the other."""
@@ -20,6 +32,7 @@ class Job:
     options: Options
 
 
+@codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
 class Queued:
     """position: jobs that run before this one, the running one included; 0 is next.
@@ -29,6 +42,7 @@ class Queued:
     expected_wait_s: float | None
 
 
+@codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
 class Phase:
     """Announced before a call that blocks. deadline_s: until the next Phase, every event follows
@@ -40,6 +54,7 @@ class Phase:
     deadline_s: float
 
 
+@codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
 class Step:
     """Euler step `step` (from 1) of `of`; t: time after it. actions: the estimate of the chunk,
@@ -52,6 +67,7 @@ class Step:
     actions: np.ndarray
 
 
+@codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
 class TokenEvent:
     """Token `index` (from 0) of at most `of`. partial: the chunk that the tokens so far decode to,
@@ -64,14 +80,16 @@ class TokenEvent:
     partial: np.ndarray | None
 
 
+@codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
 class Result:
     """A result, or part of one, of a job of another kind than "infer": any value that
-    `playground.trace.pack` takes."""
+    `playground.codec.pack` takes."""
 
     value: object
 
 
+@codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
 class Done:
     """One policy's run is complete."""
@@ -80,6 +98,7 @@ class Done:
     trace: Trace
 
 
+@codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
 class Failed:
     """A policy's run failed, the job's others go on; policy None: the whole job failed.
@@ -90,25 +109,10 @@ class Failed:
     job_id: str
 
 
+@codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
 class Finished:
     """The worker has done all it could for this job."""
 
 
 Event = Queued | Phase | Step | TokenEvent | Result | Done | Failed | Finished
-
-_CLASSES = {cls.__name__: cls for cls in Event.__args__}
-
-
-def to_plain(event: Event) -> dict:
-    """The event as a dict that `playground.trace.pack` takes; TypeError if it is no event."""
-    name = type(event).__name__
-    if _CLASSES.get(name) is not type(event):
-        raise TypeError(f"expected an event of playground.serving.events, got a {name}")
-    fields = {f.name: getattr(event, f.name) for f in dataclasses.fields(event)}
-    return {"event": name, "fields": fields}
-
-
-def from_plain(plain: dict) -> Event:
-    """The event that `to_plain` took apart."""
-    return _CLASSES[plain["event"]](**plain["fields"])

@@ -7,8 +7,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from playground.serving import codec
-from playground.serving.events import Event, Failed, Queued
+from playground import codec
+from playground.serving.events import Event, Failed, Queued, Request
+from playground.serving.messages import Start
 
 SIZE = 64  # jobs that wait while one runs
 _POSITION_EVERY_S = 2.0  # waiting clients hear this often, so that a closed page is noticed too
@@ -29,13 +30,11 @@ class Ticket:
     """A job's place in line and its mailbox. `closed`: nobody wants its events any more; `ended`:
     no more will come. All but `closed` is guarded by the worker's lock."""
 
-    def __init__(self, lock: threading.Lock, kind: str, arguments: dict):
+    def __init__(self, lock: threading.Lock, kind: str, request: Request):
         self.id = secrets.token_hex(8)  # not to be guessed: it cancels
         self.kind = kind
-        self.label = " ".join([kind, *arguments.get("policies", ())])
-        self.payload = codec.encode(
-            {"do": "job", "id": self.id, "kind": kind, "arguments": arguments}
-        )
+        self.payload = codec.encode(Start(self.id, kind, request))
+        self.label = " ".join([kind, *request.policies])
         self.news = threading.Condition(lock)
         self.events: collections.deque[Event] = collections.deque()
         self.done: dict[str, dict] = {}  # by policy, what the log tells of its run

@@ -1,7 +1,7 @@
 """The worker: one process that owns the device, one line of jobs before it, events back.
 
-    worker = Worker("playground.policies.base:load", {"names": ["pi0", "pi0_fast"]})
-    with worker.infer(Job(("pi0",), observation, options)) as events:
+    worker = Worker("playground.checkpoints.load:load", {"policies": policies})
+    with worker.infer(Job(("pi0_tabletop",), observation, options)) as events:
         for event in events:
             ...
 
@@ -27,9 +27,21 @@ import threading
 import time
 from typing import Literal
 
-from playground.serving import codec, queue
+from playground import codec
+from playground.serving import queue
 from playground.serving.engine import Lost, Process
-from playground.serving.events import Done, Event, Failed, Job, from_plain
+from playground.serving.events import Done, Event, Failed, Job, Request
+from playground.serving.messages import (
+    Cancel,
+    Ended,
+    Exhausted,
+    Happened,
+    Loading,
+    Message,
+    Ready,
+    Refused,
+    Setup,
+)
 from playground.serving.queue import Line, Stream, Ticket
 from playground.trace import PolicyInfo
 
@@ -67,8 +79,8 @@ class Worker:
     returns the policies by name, each with `.info` (PolicyInfo) and `.infer(observation, options)`
     (a generator of events). It may be a generator itself that yields a Phase before each part of
     loading and returns the policies. A ValueError from it is a refusal: no second try.
-    kinds: further kinds of jobs, each "module:function", called with (policies, arguments of the
-    job) and giving a generator of events.
+    kinds: further kinds of jobs, each "module:function", called with (policies, the job's request)
+    and giving a generator of events.
     queue_size: jobs that may wait while one runs. load_deadline_s: until the factory's first
     Phase, or its return.
     """
@@ -82,12 +94,7 @@ class Worker:
         queue_size: int = queue.SIZE,
         load_deadline_s: float = 600.0,
     ):
-        self._setup = {
-            "factory": factory,
-            "arguments": arguments,
-            "kinds": kinds or {},
-            "deadline_s": load_deadline_s,
-        }
+        self._setup = Setup(factory, arguments, kinds or {}, load_deadline_s)
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)  # of the state
         self._wake_in, self._wake_out = socket.socketpair()
@@ -116,19 +123,14 @@ class Worker:
         if self._metadata is not None and (unknown := set(job.policies) - set(self._metadata)):
             known = ", ".join(self._metadata)
             raise ValueError(f"no policy is called {', '.join(sorted(unknown))}; loaded: {known}")
-        arguments = {
-            "policies": job.policies,
-            "observation": job.observation,
-            "options": job.options,
-        }
-        return self.call("infer", arguments)
+        return self.call("infer", job)
 
-    def call(self, kind: str, arguments: dict) -> Stream:
-        """Puts a job in line and gives its events. `arguments`: by name, whatever
-        `playground.trace.pack` takes. Raises Busy, Down, and ValueError for an unknown kind."""
-        if kind != "infer" and kind not in self._setup["kinds"]:
+    def call(self, kind: str, request: Request) -> Stream:
+        """Puts a job in line and gives its events. Raises Busy, Down, ValueError for an unknown
+        kind, and TypeError for what `playground.codec` cannot pack."""
+        if kind != "infer" and kind not in self._setup.kinds:
             raise ValueError(f"no kind of job is called {kind!r}")
-        ticket = Ticket(self._lock, kind, arguments)
+        ticket = Ticket(self._lock, kind, request)
         with self._lock:
             if self._state in ("down", "closed") or self._closing_at < math.inf:
                 raise Down(self._reason)
@@ -212,7 +214,7 @@ class Worker:
         """The life of one process, from start to whatever ends it."""
         process = None
         try:
-            self._due = time.monotonic() + self._setup["deadline_s"]
+            self._due = time.monotonic() + self._setup.deadline_s
             process = Process(self._wake_in)
             _log(logging.INFO, "started", {"process": process.pid})
             process.send(codec.encode(self._setup))
@@ -233,7 +235,7 @@ class Worker:
         while True:
             message = process.receive(min(self._due, self._closing_at))
             if message is not None:
-                self._due = time.monotonic() + message["deadline_s"]
+                self._due = time.monotonic() + message.deadline_s
                 self._take(message)
             elif time.monotonic() > self._due:
                 process.show_stacks()
@@ -254,39 +256,38 @@ class Worker:
             fresh = self._line.drop_closed()
         for ticket in fresh:
             if ticket is self._line.running:  # the process is free at this job's next event
-                process.send(codec.encode({"do": "cancel", "id": ticket.id}))
+                process.send(codec.encode(Cancel(ticket.id)))
             else:
                 _log(logging.INFO, "ended", {"job": ticket.id, "outcome": "cancelled in line"})
 
-    def _take(self, message: dict) -> None:
-        match message["say"]:
-            case "loading":
-                phase = from_plain(message["event"])
+    def _take(self, message: Message) -> None:
+        match message.body:
+            case Loading(phase):
                 with self._lock:
                     self._loading = f"{phase.phase} {phase.policy}"
                     for ticket in self._line.waiting:  # who waits may know what for
                         ticket.put(phase)
-            case "ready":
-                self._metadata = message["metadata"]
+            case Ready(metadata):
+                self._metadata = metadata
                 self._loading = ""
                 self._become("up")
                 _log(logging.INFO, "ready", {"policies": list(self._metadata)})
-            case "refused":
-                _logger.debug(message["traceback"])
-                raise _Refused(message["message"])
-            case "event":
-                self._pass_on(from_plain(message["event"]), message)
-            case "exhausted":
+            case Refused(text, traceback):
+                _logger.debug(traceback)
+                raise _Refused(text)
+            case Happened(event, traceback):
+                self._pass_on(event, traceback)
+            case Exhausted():
                 self._exhausted += 1
-                _log(logging.WARNING, "exhausted", {"job": message["job"]})
-            case "ended":
-                self._end_running(message["outcome"])
+                _log(logging.WARNING, "exhausted", {"job": self._line.running.id})
+            case Ended(outcome):
+                self._end_running(outcome)
 
-    def _pass_on(self, event: Event, message: dict) -> None:
+    def _pass_on(self, event: Event, traceback: str) -> None:
         ticket = self._line.running
         match event:
             case Failed(policy=policy):
-                fields = {"job": ticket.id, "policy": policy, "traceback": message["traceback"]}
+                fields = {"job": ticket.id, "policy": policy, "traceback": traceback}
                 _log(logging.ERROR, "failed", fields)
             case Done(policy=policy, trace=trace):
                 stages = {stage: round(ms, 2) for stage, ms in trace.timings_ms.items()}

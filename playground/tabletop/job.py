@@ -7,7 +7,12 @@ import dataclasses
 import importlib.util
 from collections.abc import Generator, Mapping
 
+import numpy as np
+
+from playground import codec
 from playground.serving.events import Done, Phase, Result
+from playground.tabletop.outcome import Outcome
+from playground.trace import Options
 
 _PREPARE_S = 120.0  # compiling the scene, on however slow a machine
 EVERY = 5  # control steps from frame to frame: ten pictures a second of the table's time
@@ -21,19 +26,54 @@ def available() -> bool:
     return all(importlib.util.find_spec(name) for name in ("mujoco", "gym_aloha"))
 
 
-def rollout(policies: Mapping[str, object], arguments: dict) -> Generator[Phase | Result]:
-    """Executes chunks until the referee decides; every frame is a Result.
+@codec.register
+@dataclasses.dataclass(frozen=True, slots=True)
+class RolloutRequest:
+    """policy: who acts; prompt: what it is asked to do; scene: seed of `random_scene`; execute:
+    steps of a chunk to do before the next look; options: of the first look. Each later one draws
+    noise of its own, from the next seed, as a robot's would: with the same noise a grasp that
+    missed is tried again just as it was."""
 
-    arguments: policies, one name; prompt; scene, the seed of `random_scene`; execute, steps of a
-    chunk to do before the next look; options, of the first look. Each later one draws noise of its
-    own, from the next seed, as a robot's would: with the same noise a grasp that missed is tried
-    again just as it was.
+    policy: str
+    prompt: str
+    scene: int
+    execute: int
+    options: Options
 
-    The Result's value: image uint8 [height, width, 3], time_s, look (from 1), executed, chunk
-    float32 [horizon, 14] or None, failure, why there is no chunk, state float64 [14] at the look,
-    outcome {success, reason} or None. Raises ValueError for another robot's policy.
+    @property
+    def policies(self) -> tuple[str, ...]:
+        return (self.policy,)
+
+
+@codec.register
+@dataclasses.dataclass(frozen=True, slots=True)
+class RolloutFrame:
+    """What one moment of a rollout shows.
+
+    image: uint8 [height, width, 3]
+    time_s: of the table
+    look: how often the policy has been asked
+    executed: steps of its chunk that are done
+    chunk: float32 [horizon, 14]; None where its tokens did not decode
+    failure: why there is no chunk, else ""
+    state: float64 [14], at the look
+    outcome: None while it goes on
     """
-    (name,) = arguments["policies"]
+
+    image: np.ndarray
+    time_s: float
+    look: int
+    executed: int
+    chunk: np.ndarray | None
+    failure: str
+    state: np.ndarray
+    outcome: Outcome | None
+
+
+def rollout(policies: Mapping[str, object], request: RolloutRequest) -> Generator[Phase | Result]:
+    """Executes chunks until the referee decides; every Result holds a RolloutFrame. Raises
+    ValueError for another robot's policy."""
+    name = request.policy
     policy = policies[name]
     yield Phase(name, "setting the table", _PREPARE_S)
     if not available():
@@ -43,9 +83,9 @@ def rollout(policies: Mapping[str, object], arguments: dict) -> Generator[Phase 
 
     if policy.info.robot != ROBOT:
         raise ValueError(f"{policy.info.title} drives {policy.info.robot}, not the simulated table")
-    table = Table(random_scene(arguments["scene"]))
-    episode = Episode(table, arguments["prompt"], execute=arguments["execute"], every=EVERY)
-    options = arguments["options"]
+    table = Table(random_scene(request.scene))
+    episode = Episode(table, request.prompt, execute=request.execute, every=EVERY)
+    options = request.options
     while episode.outcome is None:
         observation = episode.look()
         trace = None
@@ -57,16 +97,15 @@ def rollout(policies: Mapping[str, object], arguments: dict) -> Generator[Phase 
         options = dataclasses.replace(options, seed=(options.seed + 1) % 2**31)
         chunk = None if trace.actions is None else trace.actions[0]
         for frame in episode.act(chunk):
-            outcome = frame.outcome
             yield Result(
-                {
-                    "image": frame.image,
-                    "time_s": frame.time_s,
-                    "look": frame.look,
-                    "executed": frame.executed,
-                    "chunk": chunk,
-                    "failure": trace.decode_failure or "",
-                    "state": observation.state,
-                    "outcome": outcome and {"success": outcome.success, "reason": outcome.reason},
-                }
+                RolloutFrame(
+                    image=frame.image,
+                    time_s=frame.time_s,
+                    look=frame.look,
+                    executed=frame.executed,
+                    chunk=chunk,
+                    failure=trace.decode_failure or "",
+                    state=observation.state,
+                    outcome=frame.outcome,
+                )
             )

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from playground.tabletop import expert
+from playground.tabletop.outcome import Outcome
 from playground.tabletop.render import render
 from playground.tabletop.scene import COLOURS, CONTROL_HZ, Table
-from playground.tabletop.tasks import Outcome, Referee, Task, parse, placement_at
+from playground.tabletop.tasks import Referee, Task, parse, placement_at
 from playground.trace import RawObservation
 
 ROBOT = "tabletop"

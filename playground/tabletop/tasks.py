@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from playground.tabletop.outcome import Outcome
 from playground.tabletop.scene import COLOURS, CONTROL_HZ, CUBE, Table
 
 Verb = Literal["touch", "pick", "put_on", "put_next"]
@@ -152,14 +153,6 @@ def placement_at(table: Table, task: Task) -> tuple[np.ndarray, np.ndarray]:
 
 
 # --- when it is done ----------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Outcome:
-    """How an episode ended, in a sentence. success: None where nobody judged."""
-
-    success: bool | None
-    reason: str
 
 
 class Referee:

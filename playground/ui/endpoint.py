@@ -2,6 +2,7 @@
 `/what_matters` and `/norm_stats`. What they hold is in `playground.summaries`,
 `playground.analysis.sensitivity` and `playground.analysis.norm_check`."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -188,7 +189,7 @@ def _report(stream: Stream) -> dict[str, Any]:
     for event in runs.waited_for([stream]):
         match event:
             case Result(value=value):
-                report = value
+                report = dataclasses.asdict(value)
             case Failed(message=message):
                 raise gr.Error(message, print_exception=False)
     return report

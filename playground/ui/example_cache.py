@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from playground.serving import codec
+from playground import codec
 from playground.serving.events import Done, Job
 from playground.serving.queue import Busy
 from playground.serving.worker import Down, Worker

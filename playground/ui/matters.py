@@ -4,7 +4,7 @@ import dataclasses
 
 import gradio as gr
 
-from playground.analysis import sensitivity
+from playground.analysis.sensitivity import NOISES, SensitivityReport
 from playground.analysis.variants import GROUPS
 from playground.serving.events import Failed, Phase, Queued, Result
 from playground.serving.worker import Worker
@@ -43,9 +43,7 @@ def build() -> Tab:
             label="Vary",
             elem_id="groups",
         )
-        noises = gr.Slider(
-            1, 16, sensitivity.NOISES, step=1, label="Noises (pi0)", elem_id="noises"
-        )
+        noises = gr.Slider(1, 16, NOISES, step=1, label="Noises (pi0)", elem_id="noises")
     prompts = gr.Textbox(
         label="Prompts of your own, one a line", lines=1, max_lines=8, elem_id="own-prompts"
     )
@@ -99,7 +97,7 @@ class _Measurement:
     def __init__(self, setup: Setup):
         self._bench = setup
         self.say = "Starting."
-        self.report: sensitivity.Report | None = None
+        self.report: SensitivityReport | None = None
 
     def take(self, event) -> bool:
         match event:
@@ -109,7 +107,7 @@ class _Measurement:
                 infos = self._bench.infos
                 self.say = f"{infos[name].title if name in infos else name}: {phase}."
             case Result(value=value):
-                self.report = sensitivity.from_plain(value)
+                self.report = value
                 if self.report.done == self.report.of:
                     self.say = "Done."
             case Failed(message=message):

@@ -138,7 +138,7 @@ class Progress:
 
     def payload(self) -> dict[str, object]:
         """say: one sentence; policies: a card each; device: where the last run ran."""
-        devices = [trace.recipe.versions.get("device", "") for trace in self.traces.values()]
+        devices = [trace.versions.get("device", "") for trace in self.traces.values()]
         return {
             "say": self._sentence(),
             "state": "down" if self._down else self._state(),

@@ -10,7 +10,7 @@ COMPONENT = appearance.component("received.js")
 
 def payload(trace: Trace) -> dict[str, object]:
     """Plain JSON for `received.js`."""
-    info, recipe, options = trace.info, trace.recipe, trace.recipe.options
+    info, inputs, options = trace.info, trace.inputs, trace.options
     kind = (
         {
             "temperature": f"{options.temperature:g}",
@@ -20,17 +20,17 @@ def payload(trace: Trace) -> dict[str, object]:
         if info.family == "pi0_fast"
         else {"steps": str(options.num_steps), "samples": str(options.num_samples)}
     )
-    told = {
-        "policy": f"{recipe.policy}, revision {recipe.revision}",
+    run = {
+        "policy": f"{info.name}, revision {info.revision}",
         **kind,
         "seed": str(options.seed),
-        **{f"sha256 of {slot}": digest for slot, digest in recipe.image_sha256.items()},
-        "versions": ", ".join(f"{name} {version}" for name, version in recipe.versions.items()),
+        **{f"sha256 of {slot}": digest for slot, digest in inputs.image_sha256.items()},
+        "versions": ", ".join(f"{name} {version}" for name, version in trace.versions.items()),
     }
     return {
         "policy": theme.identity(info),
         "cameras": [
-            {"name": slot, "mode": recipe.modes[slot], "url": theme.picture(image)["url"]}
+            {"name": slot, "mode": inputs.modes[slot], "url": theme.picture(image)["url"]}
             for slot, image in trace.images.items()
         ],
         "pictures": f"{info.image_size} x {info.image_size} pixels each, scaled to fit and padded "
@@ -39,5 +39,5 @@ def payload(trace: Trace) -> dict[str, object]:
         "tokens": [[i, theme.plain(text)] for i, text in trace.prompt_tokens],
         "truncated": trace.truncated,
         "limit": info.max_token_len,
-        "recipe": [[name, theme.plain(text)] for name, text in told.items()],
+        "recipe": [[name, theme.plain(text)] for name, text in run.items()],
     }

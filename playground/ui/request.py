@@ -9,7 +9,7 @@ import numpy as np
 from gradio_client.utils import is_file_obj_with_meta
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from playground.analysis import sensitivity
+from playground.analysis.sensitivity import NOISES, SensitivityRequest
 from playground.analysis.variants import GROUPS
 from playground.robots import transforms
 from playground.robots.robot import check_state, slot_modes
@@ -65,7 +65,7 @@ class RunRequest(BaseModel):
     guided: bool | None = Field(None, description="true, false or null")
     # Of single endpoints.
     which: Literal["suffix", "prefix"] = Field("suffix", description='"suffix" or "prefix"')
-    noises: Whole = Field(sensitivity.NOISES, description=_WHOLE)
+    noises: Whole = Field(NOISES, description=_WHOLE)
     groups: list[str] | None = Field(None, description=_TEXTS)
     prompts: list[str] | None = Field(None, description=_TEXTS)
 
@@ -103,20 +103,21 @@ class RunRequest(BaseModel):
             options=self.options(attention=attention),
         )
 
-    def measurement(self, setups: Setups) -> dict[str, object]:
-        """The arguments of a job of the kind "what_matters"; raises as `jobs` does."""
+    def measurement(self, setups: Setups) -> SensitivityRequest:
+        """What to measure for "what_matters"; raises as `jobs` does."""
         groups = GROUPS if self.groups is None else self.groups
         if not groups:
             raise ValueError("choose something to vary: the prompt, the cameras or the state")
         found = self.jobs(setups)
-        return {
-            "policies": tuple(name for job in found for name in job.policies),
-            "observation": {name: job.observation for job in found for name in job.policies},
-            "options": found[0].options,
-            "noises": self.noises,
-            "groups": tuple(groups),
-            "alternatives": tuple(filter(None, (text.strip() for text in self.prompts or ()))),
-        }
+        observations = {name: job.observation for job in found for name in job.policies}
+        return SensitivityRequest(
+            policies=tuple(observations),
+            observations=observations,
+            options=found[0].options,
+            noises=self.noises,
+            groups=tuple(groups),
+            alternatives=tuple(filter(None, (text.strip() for text in self.prompts or ()))),
+        )
 
     def _slots(self, setup: Setup) -> tuple[list[np.ndarray | None], list[str]]:
         """Pictures and modes in the order of the setup's cameras; any of a camera's names will

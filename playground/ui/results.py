@@ -11,7 +11,7 @@ import numpy as np
 from fastapi import APIRouter
 from fastapi.responses import Response
 
-from playground import run_file
+from playground import codec, run_file
 from playground import trace as traces
 from playground.trace import PolicyInfo, Trace
 from playground.views import report
@@ -70,7 +70,7 @@ class _Run:
         self.traces = found
         self.pictures = list({traces.image_digest(p): p for p in pictures}.values())
         self.made = time.monotonic()
-        arrays = [a for trace in found.values() for a in traces.pack(trace)[1].values()]
+        arrays = [a for trace in found.values() for a in codec.pack(trace)[1].values()]
         self.size = sum(array.nbytes for array in (*arrays, *self.pictures))
 
 

@@ -100,9 +100,9 @@ def wire(tab: Tab, form: Form, setups: Setups, worker: Worker, runs: Runs) -> No
         """Yields the film as it grows; the browser is sent what is new of it."""
         seed = scenes.number(scene)
         info = _info(setups, policy)
-        asked = {"policies": (policy,), "prompt": prompt or "", "scene": seed}
-        asked |= {"execute": max(_LEAST, int(execute or 0)), "options": Options()}
-        stream = worker.call("rollout", asked)
+        steps = max(_LEAST, int(execute or 0))
+        wanted = job.RolloutRequest(policy, prompt or "", seed, steps, Options())
+        stream = worker.call("rollout", wanted)
         film, status = Film(info, prompt or "", seed), ["Starting."]
 
         def take(event):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import gradio as gr
 
 from playground.run_file import FORMAT, of, to_json
-from playground.trace import Trace
+from playground.trace import FastTrace, FlowTrace, Trace
 from playground.ui import appearance, matters, norms, received, recipe, results, rollout
 from playground.ui.observation import Form
 from playground.ui.setup import Setup
@@ -195,11 +195,11 @@ def drawn(traces: Mapping[str, Trace], key: str, shown: Shown) -> dict:
     updates[shown.played] = "".join(_left_out(trace) for trace in traces.values())
     for name in shown.masks:
         trace = traces.get(name)
-        flow = trace is not None and trace.x_t is not None
-        written = trace is not None and bool(trace.tokens)
+        flow = trace if isinstance(trace, FlowTrace) else None
+        fast = trace if isinstance(trace, FastTrace) else None
         updates[shown.paths[name]] = None if trace is None else paths.payload(trace)
-        updates[shown.players[name]] = _player(playable(trace)) if flow else None
-        updates[shown.rails[name]] = tokens.payload(trace, paths.tokens(trace)) if written else None
+        updates[shown.players[name]] = flow and _player(playable(flow))
+        updates[shown.rails[name]] = fast and tokens.payload(fast, paths.tokens(fast))
         updates[shown.masks[name]] = None if trace is None else mask.payload(trace)
         measured = trace is not None and bool(trace.attention)
         updates[shown.attention[name]] = attention.payload(trace) if measured else None
@@ -224,11 +224,11 @@ def actions(traces: Mapping[str, Trace], units: str, execute: int) -> tuple:
     )
 
 
-def _player(trace: Trace) -> dict[str, object]:
+def _player(trace: FlowTrace) -> dict[str, object]:
     return denoising.payload(trace, paths.denoising(trace))
 
 
-def playable(trace: Trace) -> Trace:
+def playable(trace: FlowTrace) -> FlowTrace:
     """The trace with as many samples as a player can be sent; itself where that is all."""
     steps, samples, *chunk = trace.x_t.shape
     most = max(1, _MAX_PLAYED // (steps * math.prod(chunk)))
@@ -244,7 +244,7 @@ def playable(trace: Trace) -> Trace:
 
 
 def _left_out(trace: Trace) -> str:
-    if trace.x_t is None or playable(trace) is trace:
+    if not isinstance(trace, FlowTrace) or playable(trace) is trace:
         return ""
     kept, samples = playable(trace).x_t.shape[1], trace.x_t.shape[1]
     told = f"{trace.info.title}: the first {kept} of {samples} samples"

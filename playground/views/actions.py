@@ -93,7 +93,7 @@ def describe(
     for trace in traces:
         who = f"{trace.info.title} ({trace.info.badge})"
         if trace.actions is None:
-            sentences.append(f"{who} gave no chunk: {_reason(trace)}.")
+            sentences.append(f"{who} gave no chunk: {trace.decode_failure}.")
             continue
         values = _values(trace, normalised)
         samples, horizon, dims = values.shape
@@ -126,10 +126,6 @@ def _check(traces, execute):
 
 def _values(trace, normalised):
     return trace.actions_normalised if normalised else trace.actions
-
-
-def _reason(trace):
-    return trace.decode_failure or "the run holds no actions"
 
 
 def _place(index: int, count: int) -> str:
@@ -233,7 +229,7 @@ def _states(traces, panel):
             continue
         for place, dim in enumerate(trace.info.state):
             if (dim.name, dim.unit) == (panel.name, panel.unit):
-                marked.setdefault(trace.recipe.state[place], which)
+                marked.setdefault(trace.inputs.state[place], which)
     return [(which, value) for value, which in marked.items()]
 
 
@@ -263,7 +259,7 @@ def _layout(traces, shown, execute, entries):
     sizes and colours. entries: how many the legend has."""
     failures = [
         f"<b>{_safe(t.info.title)}: decoding failed, nothing is drawn.</b><br>"
-        + _wrapped(f"{_reason(t)}")
+        + _wrapped(f"{t.decode_failure}")
         for t in traces
         if t.actions is None
     ]
@@ -271,7 +267,7 @@ def _layout(traces, shown, execute, entries):
         _wrapped(f"{t.info.title} · {t.info.badge}" + (t.info.notice and f": {t.info.notice}"))
         for t in traces
     )
-    if any(camera.FOREIGN in trace.warnings for trace in traces):
+    if any(trace.on_table is False for trace in traces):
         notices |= {_wrapped(camera.FOREIGN): None}
     above, below = "<br>".join(failures), "<br>".join(notices)
     top = 40 + _ENTRY * entries + (_LINE * (above.count("<br>") + 1) + 14 if above else 0)

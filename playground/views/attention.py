@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from playground.trace import PADDING, Trace
+from playground.trace import PADDING, FastTrace, Trace
 from playground.views import mask, theme
 
 # gr.HTML(value, **COMPONENT) with value None or `payload(trace)`.
@@ -93,7 +93,7 @@ def measurement(trace: Trace, which: str) -> tuple[np.ndarray, np.ndarray, np.nd
         rows = [r for b in trace.blocks if b.kind == "text" for r in range(b.start, b.stop)]
         return weights[None, :, :, rows], np.array(rows), none
     start = mask.suffix_start(trace)
-    if trace.times is None:
+    if isinstance(trace, FastTrace):
         weights = np.moveaxis(weights[..., 0, :], 0, 2)[None]
         return weights, start + np.arange(weights.shape[3]), none
     return weights, start + np.arange(weights.shape[3]), trace.times[:-1]
@@ -164,7 +164,7 @@ def _cameras(trace):
             "label": mask.label(block),
             "side": round((block.stop - block.start) ** 0.5),
             "image": theme.picture(images[block.name]) if block.name in images else None,
-            "note": notes.get(trace.recipe.modes.get(block.name), ""),
+            "note": notes.get(trace.inputs.modes.get(block.name), ""),
         }
         for block in _image_blocks(trace)
     ]

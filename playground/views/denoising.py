@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from playground.trace import Trace
+from playground.trace import FlowTrace, Trace
 from playground.views import theme
 
 # gr.HTML(value, **COMPONENT) with value None or `payload(trace)`.
@@ -17,9 +17,9 @@ def payload(trace: Trace, camera: dict[str, object] | None = None) -> dict[str, 
     robot     packed [S + 1, N, H, D]: the estimates in the robot's units, then the actions
     camera    the paths over the picture, as `views.paths.denoising` has them, or None
 
-    Raises ValueError for a trace without x_t (pi0-FAST: see tokens.py).
+    Raises ValueError for a trace of pi0-FAST (see tokens.py).
     """
-    if trace.x_t is None or trace.actions is None:
+    if not isinstance(trace, FlowTrace):
         raise ValueError(
             f"{trace.info.title} left no x_t to play: the player is for flow policies, "
             "tokens.payload for pi0-FAST"
@@ -38,7 +38,7 @@ def payload(trace: Trace, camera: dict[str, object] | None = None) -> dict[str, 
     }
 
 
-def describe(trace: Trace) -> str:
+def describe(trace: FlowTrace) -> str:
     """The player in words: where the estimate settles and how far the seeds lie apart."""
     steps, samples = trace.v_t.shape[:2]
     span = np.maximum(np.ptp(trace.actions, axis=(0, 1)), 1e-6)

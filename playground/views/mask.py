@@ -128,7 +128,7 @@ def _camera_sentences(a, b):
     for name in cameras_a.keys() & cameras_b.keys():
         seen_a, seen_b = _seen(a, cameras_a[name]), _seen(b, cameras_b[name])
         if seen_a != seen_b:
-            modes = (a if seen_a else b).recipe.modes
+            modes = (a if seen_a else b).inputs.modes
             key = (seen_a, modes.get(name) == "black")
             alike.setdefault(key, []).append(label(cameras_a[name]))
     for (in_a, black), cameras in alike.items():

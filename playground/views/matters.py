@@ -1,15 +1,15 @@
 """What a policy listens to, drawn and in words: the prompt coloured by effect, a bar with its
 interval for each variant, and plain sentences that claim no more than was measured.
 
-Everything comes from a `playground.analysis.sensitivity.Report`, finished or not. `page` is
-self-contained HTML, for the page and for notebooks.
+Everything comes from a SensitivityReport of `playground.analysis.sensitivity`, finished or not.
+`page` is self-contained HTML, for the page and for notebooks.
 """
 
 import html
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from playground.analysis.sensitivity import Base, Change, Report
+from playground.analysis.sensitivity import Base, Change, SensitivityReport
 from playground.analysis.variants import GROUPS, NUDGED
 from playground.views import theme
 
@@ -172,7 +172,7 @@ _HEADINGS = {"prompt": "Prompt", "word": "Prompt, word by word", "camera": "Came
 _HEADINGS |= {"state": "State"}
 
 
-def page(report: Report) -> str:
+def page(report: SensitivityReport) -> str:
     """The whole report as one piece of HTML, with its style sheet; everything that came from
     outside is escaped."""
     bases = {base.policy: base for base in report.bases}
@@ -200,14 +200,14 @@ def page(report: Report) -> str:
     return "".join(parts)
 
 
-def _progress(report: Report) -> str:
+def _progress(report: SensitivityReport) -> str:
     return (
         f'<p class="quiet" role="status">Measured {report.done} of {report.of} answers '
         f'<progress max="{report.of}" value="{report.done}"></progress></p>'
     )
 
 
-def _policy(base: Base, report: Report) -> str:
+def _policy(base: Base, report: SensitivityReport) -> str:
     """Heading with badge, the prompt coloured by effect, and the summary."""
     said = "".join(f"<p>{_safe(line)}</p>" for line in summary(base, report.changes))
     return (
@@ -218,7 +218,7 @@ def _policy(base: Base, report: Report) -> str:
     )
 
 
-def _words(base: Base, report: Report) -> str:
+def _words(base: Base, report: SensitivityReport) -> str:
     """Each word on a wash as strong as its effect, with the number below it. The full colour is
     the largest effect, or the spread between seeds where no word reaches it."""
     own = [c for c in report.changes if c.policy == base.policy and c.word is not None]

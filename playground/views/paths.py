@@ -9,7 +9,7 @@ import numpy as np
 from playground.robots import conversion
 from playground.robots.builtin import TABLETOP
 from playground.tabletop import camera, kinematics
-from playground.trace import Trace
+from playground.trace import FastTrace, FlowTrace, Trace
 from playground.views import theme
 
 # gr.HTML(value, **COMPONENT) with value None or `payload(trace)`.
@@ -32,30 +32,30 @@ def pixels(state: np.ndarray, chunks: np.ndarray, size: int) -> dict[str, np.nda
 
 def payload(trace: Trace) -> dict[str, object] | None:
     """The chunk on the picture, for the browser; None for robots whose kinematics are not known."""
-    if trace.info.robot != TABLETOP.name:
+    if trace.on_table is None:
         return None
     chunks = () if trace.actions is None else trace.actions[None]
     return {
         "policy": theme.identity(trace.info),
         "camera": _over(trace, chunks),
         "words": theme.plain(describe(trace)),
-        "foreign": "" if _ours(trace) else camera.FOREIGN,
+        "foreign": "" if trace.on_table else camera.FOREIGN,
     }
 
 
-def denoising(trace: Trace) -> dict[str, object] | None:
+def denoising(trace: FlowTrace) -> dict[str, object] | None:
     """For `views.denoising.payload`: at every stop the path of the estimate x_t - t v_t, in the end
     that of the chunk, and the path that x_t itself would be; None where nothing can be drawn."""
-    if trace.info.robot != TABLETOP.name or not _ours(trace):
+    if not trace.on_table:
         return None
-    info, state = trace.info, np.array(trace.recipe.state)
+    info, state = trace.info, np.array(trace.inputs.state)
     noise = conversion.from_model(TABLETOP, trace.x_t, state, info.action_stats, info.normalisation)
     return _over(trace, np.concatenate([trace.estimates, trace.actions[None]]), noise)
 
 
-def tokens(trace: Trace) -> dict[str, object] | None:
+def tokens(trace: FastTrace) -> dict[str, object] | None:
     """For `views.tokens.payload`: after every token the path of the chunk decoded so far."""
-    if trace.info.robot != TABLETOP.name or not _ours(trace) or trace.partial_actions is None:
+    if not trace.on_table:
         return None
     return _over(trace, trace.partial_actions[:, None])
 
@@ -81,7 +81,7 @@ def describe(trace: Trace) -> str:
 
 
 def _tips(trace: Trace, arm: str) -> np.ndarray:
-    whole = np.concatenate([[trace.recipe.state], trace.actions[0]])
+    whole = np.concatenate([[trace.inputs.state], trace.actions[0]])
     return kinematics.tip_paths(whole)[arm]
 
 
@@ -89,22 +89,16 @@ def _mover(trace: Trace) -> str:
     """The arm to look at."""
     if trace.actions is None:
         return kinematics.ARMS[0]
-    return kinematics.moving_arm(np.array(trace.recipe.state), trace.actions[0])
-
-
-def _ours(trace: Trace) -> bool:
-    """Whether the table's camera took the picture. One that is blanked stays where it is."""
-    filled = trace.recipe.modes[_SLOT] == "filled"
-    return not filled or camera.shows_table(trace.images[_SLOT])
+    return kinematics.moving_arm(np.array(trace.inputs.state), trace.actions[0])
 
 
 def _over(trace: Trace, chunks, noise=None) -> dict[str, object]:
     """image: what the model was shown. grippers: name, whether it is the one that moves, points
     packed [frames, N, H + 1, 2] in the image's pixels; noise packed [frames, N, H, 2] or None."""
-    image, state = trace.images[_SLOT], np.array(trace.recipe.state)
+    image, state = trace.images[_SLOT], np.array(trace.inputs.state)
     size, mover = len(image), _mover(trace)
     grippers = []
-    if len(chunks) and _ours(trace):
+    if len(chunks) and trace.on_table:
         lines = pixels(state, chunks, size)
         clouds = {} if noise is None else pixels(state, noise, size)
         grippers = [

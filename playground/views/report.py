@@ -4,7 +4,7 @@ import html
 import json
 from collections.abc import Sequence
 
-from playground.trace import Trace
+from playground.trace import FastTrace, FlowTrace, Trace
 from playground.views import actions, attention, denoising, mask, paths, theme, tokens
 
 _TITLE = "A run of the pi0 playground"
@@ -24,7 +24,8 @@ _MOUNT = "((element, props, watch, trigger) => {\n%s\n})(%s, {value: %s}, () => 
 
 def page(traces: Sequence[Trace]) -> str:
     """The chunk, how it came about, the mask and, where measured, attention, of every policy."""
-    flow, fast = [t for t in traces if t.x_t is not None], [t for t in traces if t.tokens]
+    flow = [trace for trace in traces if isinstance(trace, FlowTrace)]
+    fast = [trace for trace in traces if isinstance(trace, FastTrace)]
     parts = [
         ("Path", paths, [paths.payload(t) for t in traces]),
         ("Denoising", denoising, [denoising.payload(t, paths.denoising(t)) for t in flow]),
@@ -51,7 +52,7 @@ def page(traces: Sequence[Trace]) -> str:
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{_TITLE}</title>'
         f"<style>{_STYLE}\n.component {{ {css} }}</style></head>"
-        f"<body><h1>{_TITLE}</h1><p>Prompt: “{_safe(traces[0].recipe.prompt)}”</p>"
+        f"<body><h1>{_TITLE}</h1><p>Prompt: “{_safe(traces[0].inputs.prompt)}”</p>"
         f"<ul>{notes}</ul>{''.join(body)}</body></html>"
     )
 

@@ -7,6 +7,8 @@ from typing import Literal
 import numpy as np
 
 from playground.tabletop import kinematics
+from playground.tabletop.job import RolloutFrame
+from playground.tabletop.outcome import Outcome
 from playground.trace import PolicyInfo
 from playground.views import paths, theme
 
@@ -23,7 +25,7 @@ Verdict = Literal["", "success", "failure", "unjudged", "stopped", "broken"]
 
 
 class Film:
-    """Takes the values of `playground.tabletop.job.rollout`, in order."""
+    """Takes the frames of `playground.tabletop.job.rollout`, in order."""
 
     def __init__(self, info: PolicyInfo, prompt: str, scene: int):
         self._told = {
@@ -36,27 +38,25 @@ class Film:
         self._looks: list[dict] = []
         self._say, self._verdict = "", ""
 
-    def take(self, frame: dict) -> None:
+    def take(self, frame: RolloutFrame) -> None:
         """Adds a frame; the last one brings the verdict."""
-        image = frame["image"]
-        if frame["look"] > len(self._looks):
-            failure = frame["failure"]
+        if frame.look > len(self._looks):
             self._looks.append(
                 {
-                    "grippers": _grippers(frame["state"], frame["chunk"], len(image)),
-                    "failure": theme.plain(failure),
+                    "grippers": _grippers(frame.state, frame.chunk, len(frame.image)),
+                    "failure": theme.plain(frame.failure),
                 }
             )
         self._frames.append(
             {
-                "url": theme.picture(image, _QUALITY)["url"],
-                "time": frame["time_s"],
-                "look": frame["look"],
-                "executed": frame["executed"],
+                "url": theme.picture(frame.image, _QUALITY)["url"],
+                "time": frame.time_s,
+                "look": frame.look,
+                "executed": frame.executed,
             }
         )
-        if frame["outcome"]:
-            self.end(*_words(frame["outcome"], frame["time_s"]))
+        if frame.outcome is not None:
+            self.end(*_words(frame.outcome, frame.time_s))
 
     def end(self, verdict: Verdict, say: str) -> None:
         """Whatever ended it, in words."""
@@ -89,11 +89,11 @@ def _grippers(state: np.ndarray, chunk: np.ndarray | None, size: int) -> list[di
     ]
 
 
-def _words(outcome: dict, time_s: float) -> tuple[Verdict, str]:
-    match outcome["success"]:
+def _words(outcome: Outcome, time_s: float) -> tuple[Verdict, str]:
+    match outcome.success:
         case True:
-            return "success", f"Success after {time_s:.1f} s: {outcome['reason']}."
+            return "success", f"Success after {time_s:.1f} s: {outcome.reason}."
         case False:
-            return "failure", f"Failure after {time_s:.1f} s: {outcome['reason']}."
+            return "failure", f"Failure after {time_s:.1f} s: {outcome.reason}."
         case None:
             return "unjudged", f"{_UNJUDGED}; it ran for {time_s:.0f} s."

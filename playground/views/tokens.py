@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from playground.trace import Trace, is_guided
+from playground.trace import FastTrace, Trace, is_guided
 from playground.views import theme
 
 # gr.HTML(value, **COMPONENT) with value None or `payload(trace)`.
@@ -13,14 +13,14 @@ def payload(trace: Trace, camera: dict[str, object] | None = None) -> dict[str, 
     """What the rail draws, as plain JSON. T tokens, H horizon, D real dimensions.
 
     tokens    {id, text, p, likeliest, others: [[id, text, p], ...]} in the order they came
-    partial   packed [T, H, D], robot units, NaN where the tokens so far do not decode; or None
+    partial   packed [T, H, D], robot units, NaN where the tokens so far do not decode
     actions   packed [H, D], the whole chunk; None when the tokens did not decode
     failure   why they did not, or None
     camera    the paths over the picture, as `views.paths.tokens` has them, or None
 
-    Raises ValueError for a trace without tokens (flow policies: see denoising.py).
+    Raises ValueError for a trace of a flow policy (see denoising.py).
     """
-    if not trace.tokens:
+    if not isinstance(trace, FastTrace):
         raise ValueError(
             f"{trace.info.title} left no tokens: the rail is for pi0-FAST, "
             "denoising.payload for flow policies"
@@ -41,14 +41,14 @@ def payload(trace: Trace, camera: dict[str, object] | None = None) -> dict[str, 
             }
             for token in trace.tokens
         ],
-        "partial": None if trace.partial_actions is None else theme.packed(trace.partial_actions),
+        "partial": theme.packed(trace.partial_actions),
         "actions": None if trace.actions is None else theme.packed(trace.actions[0]),
-        "failure": None if trace.actions is not None else theme.plain(_reason(trace)),
+        "failure": trace.decode_failure and theme.plain(trace.decode_failure),
         "camera": camera,
     }
 
 
-def describe(trace: Trace) -> str:
+def describe(trace: FastTrace) -> str:
     """The rail in words: how many tokens, how sure, where the model hesitated, what came of it."""
     chances = np.array([token.probability for token in trace.tokens])
     least = int(chances.argmin())
@@ -59,14 +59,10 @@ def describe(trace: Trace) -> str:
     )
     passed = sum(not token.likeliest for token in trace.tokens)
     if passed:
-        why = "guided decoding" if is_guided(trace.info, trace.recipe.options) else "the draw"
+        why = "guided decoding" if is_guided(trace.info, trace.options) else "the draw"
         text += f"At {passed} of them {why} passed over a likelier token. "
     if trace.actions is None:
-        text += f"They did not decode to a chunk: {_reason(trace)}"
+        text += f"They did not decode to a chunk: {trace.decode_failure}"
     else:
         text += f"They decode to a chunk of {trace.actions.shape[1]} steps."
     return theme.plain(text)
-
-
-def _reason(trace):
-    return trace.decode_failure or "the run holds no actions"

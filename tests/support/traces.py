@@ -14,13 +14,14 @@ from playground.trace import (
     PADDING,
     DecodedToken,
     Dimension,
+    FastTrace,
+    FlowTrace,
+    Inputs,
     Options,
     PolicyInfo,
-    Recipe,
     Slot,
     Stats,
     TokenBlock,
-    Trace,
     image_digest,
 )
 
@@ -111,17 +112,12 @@ def smooth_chunks(rng, count, horizon, start):
     return motion - motion[:, :1] + start
 
 
-def _recipe(info, images, modes, prompt, state, options):
-    return Recipe(
-        policy=info.name,
-        revision=info.revision,
-        robot=info.robot,
+def _inputs(images, modes, prompt, state):
+    return Inputs(
         prompt=prompt,
         state=tuple(float(x) for x in state),
         modes=modes,
         image_sha256={slot: image_digest(image) for slot, image in images.items()},
-        options=options,
-        versions={"jax": "0"},
     )
 
 
@@ -188,11 +184,11 @@ def pi0_trace(
         hidden = block.kind == "padding" or modes.get(block.name) == "masked"
         valid[block.start : block.stop] = not hidden
 
-    return Trace(
+    return FlowTrace(
         info=info,
-        recipe=_recipe(
-            info, images, modes, prompt, state, Options(num_steps=steps, num_samples=samples)
-        ),
+        inputs=_inputs(images, modes, prompt, state),
+        options=Options(num_steps=steps, num_samples=samples),
+        versions={"jax": "0"},
         images=images,
         text=prompt + "\n",
         token_texts=tuple(texts),
@@ -281,9 +277,11 @@ def fast_trace(
             valid[block.start : block.stop] = False
 
     actions = to_robot_units(info, target)[None].astype(np.float32)
-    return Trace(
+    return FastTrace(
         info=info,
-        recipe=_recipe(info, images, modes, prompt, state, Options(max_tokens=count)),
+        inputs=_inputs(images, modes, prompt, state),
+        options=Options(max_tokens=count),
+        versions={"jax": "0"},
         images=images,
         text=f"Task: {prompt}, State: 128 90;\n",
         token_texts=tuple(texts),
@@ -315,7 +313,7 @@ def with_attention(trace, *, layers=3, heads=4, seed=5):
 
     kinds = ("state", "actions", "generated")
     split = min(block.start for block in trace.blocks if block.kind in kinds)
-    if trace.times is None:
+    if isinstance(trace, FastTrace):
         suffix = np.moveaxis(weights(np.arange(split, columns), 1)[0], 2, 0)[:, :, :, None]
         # The cache of the decoding loop is longer than what was written.
         suffix = np.pad(suffix, [(0, 0)] * 4 + [(0, 5)])
@@ -329,10 +327,15 @@ def hostile(trace):
     """The same run with markup wherever a text can come from outside."""
     info = dataclasses.replace(trace.info, title=HOSTILE, badge=HOSTILE, notice=HOSTILE)
     dims = (Dimension(HOSTILE, HOSTILE), *info.actions[1:])
-    return dataclasses.replace(
+    changed = dataclasses.replace(
         trace,
         info=dataclasses.replace(info, actions=dims),
         token_texts=tuple(HOSTILE if text else "" for text in trace.token_texts),
+    )
+    if not isinstance(trace, FastTrace):
+        return changed
+    return dataclasses.replace(
+        changed,
         tokens=tuple(
             DecodedToken(t.id, HOSTILE, t.probability, ((1, HOSTILE, 0.1),)) for t in trace.tokens
         ),

@@ -42,18 +42,14 @@ class Scripted:
         trace = make(dims=self.info.actions, prompt=observation.prompt)
         modes = {slot: "filled" for slot in observation.images}
         modes = {slot.name: modes.get(slot.name, slot.when_missing) for slot in self.info.slots}
-        recipe = dataclasses.replace(
-            trace.recipe,
-            robot=observation.robot,
+        inputs = dataclasses.replace(
+            trace.inputs,
             state=tuple(map(float, observation.state)),
-            options=options,
             modes=modes,
             image_sha256={slot: image_digest(i) for slot, i in observation.images.items()},
         )
-        yield Done(
-            self.info.name,
-            dataclasses.replace(trace, info=self.info, recipe=recipe, images=observation.images),
-        )
+        fields = {"info": self.info, "inputs": inputs, "options": options}
+        yield Done(self.info.name, dataclasses.replace(trace, **fields, images=observation.images))
 
 
 def load():

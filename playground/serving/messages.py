@@ -1,0 +1,105 @@
+"""What the worker and its process send each other: Setup, Start and Cancel one way, Message the
+other."""
+
+import dataclasses
+from typing import Literal
+
+from playground import codec
+from playground.serving.events import Event, Phase, Request
+from playground.trace import PolicyInfo
+
+# How a job ended.
+Outcome = Literal["done", "failed", "cancelled"]
+
+
+@codec.register
+@dataclasses.dataclass(frozen=True, slots=True)
+class Setup:
+    """The first message to the process. factory, kinds: as `serving.worker.Worker` takes them;
+    arguments: of the factory; deadline_s: for its first Phase or its return."""
+
+    factory: str
+    arguments: dict
+    kinds: dict[str, str]
+    deadline_s: float
+
+
+@codec.register
+@dataclasses.dataclass(frozen=True, slots=True)
+class Start:
+    """Run this job next. kind: "infer" or one of Setup's."""
+
+    job_id: str
+    kind: str
+    request: Request
+
+
+@codec.register
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cancel:
+    """Stop this job at its next event."""
+
+    job_id: str
+
+
+@codec.register
+@dataclasses.dataclass(frozen=True, slots=True)
+class Loading:
+    """A phase of the factory."""
+
+    phase: Phase
+
+
+@codec.register
+@dataclasses.dataclass(frozen=True, slots=True)
+class Refused:
+    """The factory raised a ValueError."""
+
+    message: str
+    traceback: str
+
+
+@codec.register
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ready:
+    """Everything is loaded: what, by name."""
+
+    metadata: dict[str, PolicyInfo]
+
+
+@codec.register
+@dataclasses.dataclass(frozen=True, slots=True)
+class Beat:
+    """A sign of life."""
+
+
+@codec.register
+@dataclasses.dataclass(frozen=True, slots=True)
+class Happened:
+    """An event of the running job. traceback: of a Failed, for the log, else ""."""
+
+    event: Event
+    traceback: str = ""
+
+
+@codec.register
+@dataclasses.dataclass(frozen=True, slots=True)
+class Exhausted:
+    """Memory did not suffice for the running job."""
+
+
+@codec.register
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ended:
+    """The running job is over."""
+
+    outcome: Outcome
+
+
+@codec.register
+@dataclasses.dataclass(frozen=True, slots=True)
+class Message:
+    """One message from the process; the next one follows within deadline_s seconds."""
+
+    body: Loading | Refused | Ready | Beat | Happened | Exhausted | Ended
+    deadline_s: float
