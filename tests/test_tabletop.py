@@ -1,8 +1,10 @@
 """The simulated table: geometry against mujoco, the expert in the closed loop, the pictures."""
 
 import dataclasses
+import json
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import mujoco
@@ -10,13 +12,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from playground.serving.events import Done, Phase, Result
 from playground.tabletop import expert, kinematics
+from playground.tabletop import render as renderer
 from playground.tabletop.job import RolloutRequest
 from playground.tabletop.job import rollout as rollout_job
 from playground.tabletop.outcome import Outcome
-from playground.tabletop.render import render
+from playground.tabletop.render import render, render_cameras
 from playground.tabletop.rollout import UNJUDGED_S, ask_expert, observe, rollout
 from playground.tabletop.scene import (
     COLOURS,
@@ -47,6 +51,7 @@ from tests.support import traces
 
 ARMS = kinematics.ARMS
 SIZE = 112
+EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "assets" / "examples").glob("*.json"))
 both_tables = pytest.mark.parametrize("spec", [FIRST, SECOND], ids=lambda spec: spec.name)
 
 
@@ -171,6 +176,55 @@ def test_pictures_repeat_and_show_changes():
     np.testing.assert_array_equal(first, render(table, SIZE))
     moved = Table(scene_with(SPREAD | {"red": (0.02, 0.42)}))
     assert (np.abs(first.astype(int) - render(moved, SIZE)).max(-1) > 40).sum() > 60
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_the_shipped_policies_table_looks_as_when_they_were_trained(path):
+    shown = np.asarray(Image.open(path.with_suffix(".png")))
+    seed = json.loads(path.read_text())["scene"]
+    np.testing.assert_array_equal(render(Table(random_scene(seed))), shown)
+
+
+CAMERAS = [(spec, camera) for spec in (FIRST, SECOND) for _, camera in spec.cameras]
+
+
+@pytest.mark.parametrize(("spec", "camera"), CAMERAS, ids=lambda it: getattr(it, "name", it))
+def test_where_no_ray_was_cast_there_is_nothing_to_see(spec, camera, monkeypatch):
+    for seed in range(4):
+        table = Table(random_scene(seed), spec)
+        for action in ask_expert(table, Task("pick", COLOURS[seed % 3], "{}"))[: 14 * seed]:
+            table.step(action)
+        image = render(table, 64, camera)
+        with monkeypatch.context() as everywhere:
+            everywhere.setattr(renderer, "_marked", lambda low, high, size: np.ones(size**2, bool))
+            np.testing.assert_array_equal(image, render(table, 64, camera))
+
+
+def test_the_planes_are_where_mujoco_has_them():
+    table, rng = Table(scene_with(SPREAD)), np.random.default_rng(3)
+    origin, rays = np.array([0.05, 0.45, 0.5]), rng.standard_normal((300, 3))
+    rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+    found = renderer._planes(origin, rays.T)
+    only_planes = np.array([0, 1, 0, 0, 0, 0], np.uint8)
+    geom = np.zeros(1, np.int32)
+    for ray, distance in zip(rays, found.distances, strict=True):
+        other = mujoco.mj_ray(table.model, table.data, origin, ray, only_planes, 1, -1, geom)
+        assert distance == pytest.approx(other if other >= 0 else np.inf, abs=1e-9)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_a_gripper_sees_what_lies_between_its_fingers(arm):
+    place = (-0.1 if arm == "left" else 0.1, 0.48)
+    table = Table(scene_with({"red": place, "green": (0.0, 0.6), "blue": (0.0, 0.4)}), SECOND)
+    state = HOME.copy()
+    start = 7 * ARMS.index(arm)
+    state[start : start + 6] = kinematics.solve(arm, np.array([*place, 0.04]), expert.PITCH)
+    table.set_state(state)
+    images = render_cameras(table)
+    middle = images[f"{arm}_wrist_0_rgb"][30:80, 35:77].astype(int)
+    red = (middle[..., 0] > 2 * middle[..., 1]) & (middle[..., 0] > 2 * middle[..., 2])
+    assert red.mean() > 0.2
+    assert {image.shape[0] for image in images.values()} == {112, 224}
 
 
 def test_rendering_needs_no_graphics_library():
@@ -385,6 +439,8 @@ def test_what_a_policy_is_shown_fits_its_robot():
     raw = observe(Table(scene_with(SPREAD)), "pick up the red cube")
     modes = slot_modes(TABLETOP.slots("pi0"), raw)
     assert list(modes.values()) == ["filled", "masked", "masked"]
+    second = observe(Table(scene_with(SPREAD), SECOND), "pick up the red cube")
+    assert list(slot_modes(TABLETOP.slots("pi0"), second).values()) == ["filled"] * 3
     assert raw.state.shape == (len(TABLETOP.state),)
     np.testing.assert_allclose(TABLETOP.resting_state, HOME)
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from playground.tabletop import expert
 from playground.tabletop.outcome import Outcome
-from playground.tabletop.render import render
+from playground.tabletop.render import render, render_cameras
 from playground.tabletop.scene import COLOURS, CONTROL_HZ, Table
 from playground.tabletop.tasks import Referee, Task, parse, placement_at
 from playground.trace import RawObservation
@@ -35,11 +35,10 @@ class Frame:
     outcome: Outcome | None
 
 
-def observe(table: Table, prompt: str, image: np.ndarray | None = None) -> RawObservation:
-    """What a policy is shown of the table now; `image` saves rendering it again."""
-    image = render(table) if image is None else image
+def observe(table: Table, prompt: str) -> RawObservation:
+    """What a policy is shown of the table now."""
     return RawObservation(
-        robot=ROBOT, images={CAMERA_SLOT: image}, modes={}, prompt=prompt, state=table.state()
+        robot=ROBOT, images=render_cameras(table), modes={}, prompt=prompt, state=table.state()
     )
 
 
@@ -68,8 +67,9 @@ class Episode:
     def look(self) -> RawObservation:
         """What the policy is to be asked next."""
         self._looks += 1
-        self._image = render(self._table)
-        return observe(self._table, self._prompt, self._image)
+        observation = observe(self._table, self._prompt)
+        self._image = observation.images[CAMERA_SLOT]
+        return observation
 
     def act(self, chunk: np.ndarray | None) -> Iterator[Frame]:
         """Executes the answer to the last look; without a chunk the arms hold still as long."""

@@ -45,13 +45,27 @@ HOME_SPREAD = np.array([0.06, 0.05, 0.05, 0.04, 0.06, 0.05, 0.12] * 2)
 _FINGER_CLOSED, _FINGER_OPEN = 0.01844, 0.058
 _FINGER_RANGE = (0.021, 0.057)
 
-IMAGE_SIZE = 224
+IMAGE_SIZE, WRIST_SIZE = 224, 112
 CAMERA = "table"
 _OWN_ARM = Path(__file__).with_name("viperx.xml")
 
 RGBA = {"red": (0.86, 0.13, 0.12), "green": (0.13, 0.62, 0.24), "blue": (0.13, 0.33, 0.86)}
-_TABLE_RGBA = "0.74 0.68 0.60 1"
-_MAT_RGBA = "0.86 0.84 0.80 1"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plane:
+    """A flat rectangle: the height of its top, its middle and half its size in x and y, colour."""
+
+    height: float
+    middle: tuple[float, float]
+    half: tuple[float, float]
+    rgb: tuple[float, float, float]
+
+
+TABLE_TOP = Plane(0.0, (0.0, 0.55), (0.75, 0.50), (0.74, 0.68, 0.60))
+MAT = Plane(0.0004, (0.0, 0.50), (0.205, 0.165), (0.86, 0.84, 0.80))
+# The planes' geoms are of this group, which mujoco's rays can leave out.
+PLANES_GROUP = 1
 _JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
 _STIFFNESS = (800, 1600, 800, 200, 400, 100)
 
@@ -173,15 +187,22 @@ def _xml(meshes: Path | None) -> str:
     <worldbody>
       <light pos="-.35 .1 1.2" dir=".3 .35 -1" diffuse=".6 .6 .6" specular=".1 .1 .1"/>
       <camera name="{CAMERA}" pos="0 0 1" fovy="{CAMERA_FOVY}"/>
-      <geom name="table" type="box" size=".75 .5 .02" pos="0 .55 -.02"
-        rgba="{_TABLE_RGBA}" contype="1" conaffinity="5" friction="1 .01 .001"/>
-      <geom name="mat" type="box" size=".205 .165 .0002" pos="0 .5 .0002" rgba="{_MAT_RGBA}"
-        contype="0" conaffinity="0"/>
+      {_slab("table", TABLE_TOP, 0.04)}
+      {_slab("mat", MAT, MAT.height)}
       {left}{right}
       {cubes}
     </worldbody>
     <actuator>{actuators}</actuator>
     </mujoco>"""
+
+
+def _slab(name: str, plane: Plane, thickness: float) -> str:
+    """A plane as the top of a box; cubes and fingers stand on the table, nothing on the mat."""
+    (x, y), (width, depth), (r, g, b) = plane.middle, plane.half, plane.rgb
+    solid = name == "table"
+    return f"""<geom name="{name}" type="box" size="{width} {depth} {thickness / 2}"
+        pos="{x} {y} {plane.height - thickness / 2}" rgba="{r} {g} {b} 1" group="{PLANES_GROUP}"
+        contype="{int(solid)}" conaffinity="{5 * int(solid)}" friction="1 .01 .001"/>"""
 
 
 @functools.cache
@@ -294,6 +315,7 @@ class Table:
             slide = _finger(part[6])
             self.data.qpos[self._fingers[arm]] = (slide, -slide)
         mujoco.mj_kinematics(self.model, self.data)
+        mujoco.mj_camlight(self.model, self.data)
 
     def state(self) -> np.ndarray:
         """float64 [14], measured."""
