@@ -25,6 +25,13 @@ def settings() -> argparse.ArgumentParser:
     told.add_argument("--host", default=host, help="address to listen on (%(default)s)")
     told.add_argument("--port", type=int, default=port, help="port to listen on (%(default)s)")
     told.add_argument(
+        "--allow-host",
+        nargs="+",
+        metavar="NAME",
+        default=os.environ.get("PI0_PLAYGROUND_ALLOW_HOST", "").split(),
+        help="further names that the page is reached under, through a proxy for example",
+    )
+    told.add_argument(
         "--checkpoint",
         nargs="+",
         default=os.environ.get("PI0_PLAYGROUND_CHECKPOINT", "").split(),
@@ -71,10 +78,10 @@ def serve(
     from playground.ui import checkpoints, page, results
 
     kept, reopening = results.Results(), checkpoints.Reopening(told)
-    private = checkpoints.is_private(told.host)
+    private = checkpoints.is_private(told.host) and not told.allow_host
     demo = page.build(worker, robots, kept, reopening if private else None)
     try:
-        served = page.serve(demo, told.host, told.port)
+        served = page.serve(demo, told.host, told.port, told.allow_host)
     except OSError:
         worker.close()
         where = f"{told.host}, port {told.port}"

@@ -4,6 +4,7 @@ Against Gradio's own list of routes, and on a small page of our own; on the runn
 test_bad_input.
 """
 
+import contextlib
 import json
 import os
 import time
@@ -12,10 +13,13 @@ from pathlib import Path
 import gradio as gr
 import pytest
 from gradio.routes import App
+from starlette.datastructures import Headers
 from starlette.routing import compile_path
 from starlette.testclient import TestClient
 
-from playground.ui.guard import door, routes
+from playground.ui.guard import door, headers, routes
+from playground.ui.guard.hosts import Hosts
+from playground.ui.guard.refused import Refused
 from tests.support.blocks import built, in_a_loop
 
 MARK = {"_type": "gradio.FileData"}
@@ -135,7 +139,8 @@ def client(page, reached):
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    return TestClient(door.Guard(inner, page))
+    guard = door.Guard(inner, page, Hosts("127.0.0.1", ["pi0.example.org"]))
+    return TestClient(guard, "http://127.0.0.1:7860")
 
 
 def join(data, number=0, **further):
@@ -331,3 +336,118 @@ def test_a_long_path_takes_no_longer_than_a_short_one(client, tmp_path, number):
     folder = os.path.join(tmp_path, "")
     cpu_s(folder)
     assert cpu_s(folder + "a/" * 200_000) < 10 * cpu_s(folder)
+
+
+# --- names and websites -------------------------------------------------------------------------
+
+HERE = {"localhost", "localhost:7860", "127.0.0.1:7860", "[::1]:7860", "LOCALHOST.:7860"}
+NAMED = {"pi0.example.org", "Pi0.Example.org:443"}
+ADDRESSES = {"10.1.2.3:7860", "[fe80::1]:7860", "127.0.0.2:7860"}
+ELSEWHERE = {
+    "",
+    "evil.example",
+    "x.localhost:7860",
+    "localhost.evil.example",
+    "[::1",
+    "127.0.0.1.nip.io",
+}
+
+
+@pytest.mark.parametrize(
+    ("host", "names", "well"),
+    [
+        ("127.0.0.1", [], HERE),
+        ("::1", [], HERE),
+        ("localhost", ["pi0.example.org"], HERE | NAMED),
+        ("127.0.0.2", [], HERE | {"127.0.0.2:7860"}),
+        ("0.0.0.0", [], HERE | ADDRESSES),
+        ("::", ["pi0.example.org"], HERE | ADDRESSES | NAMED),
+    ],
+)
+def test_a_server_is_reached_under_its_own_names(host, names, well):
+    """A name that somebody else lets resolve here is none of them."""
+    hosts = Hosts(host, names)
+    for asked in HERE | NAMED | ADDRESSES | ELSEWHERE:
+        for field in ("host", "x-forwarded-host"):
+            given = Headers({"host": "localhost"} | {field: asked})
+            with contextlib.ExitStack() as refused:
+                if asked not in well and not (field != "host" and not asked):
+                    refused.enter_context(pytest.raises(Refused))
+                hosts.check(given, changes=False)
+
+
+def test_a_space_is_reached_under_its_name(monkeypatch):
+    monkeypatch.setenv("SPACE_HOST", "somebody-pi0.hf.space")
+    hosts = Hosts("0.0.0.0")
+    for origin in ({}, {"origin": "https://somebody-pi0.hf.space"}):
+        hosts.check(Headers({"host": "somebody-pi0.hf.space"} | origin), changes=True)
+    with pytest.raises(Refused):
+        hosts.check(Headers({"host": "another-pi0.hf.space"}), changes=False)
+    assert "https://huggingface.co" in headers.framed_by()
+
+
+@pytest.mark.parametrize(
+    ("origin", "further", "well"),
+    [
+        (None, {}, True),  # no browser
+        ("http://127.0.0.1:7860", {}, True),
+        ("https://pi0.example.org", {}, True),
+        ("https://pi0.example.org:8443", {"x-forwarded-host": "pi0.example.org"}, True),
+        ("http://127.0.0.1:8888", {}, False),
+        ("http://127.0.0.1", {}, False),
+        ("http://localhost:7860", {}, False),
+        ("https://evil.example", {}, False),
+        ("https://evil.example", {"x-forwarded-host": "evil.example"}, False),
+        ("null", {}, False),
+        ("", {}, False),
+        ("http://[", {}, False),
+    ],
+)
+def test_another_website_s_page_changes_nothing(client, reached, origin, further, well):
+    given = further | ({} if origin is None else {"origin": origin})
+    answer = client.post("/gradio_api/queue/join", json=join(WELL), headers=given)
+    assert answer.status_code == (200 if well else 403)
+    assert bool(reached) == well
+
+
+@pytest.fixture(scope="module")
+def behind_a_prefix():
+    """A whole application of Gradio's, as for a proxy that serves it below /pi0."""
+
+    def make():
+        with gr.Blocks(analytics_enabled=False) as page:
+            page_of_all_kinds()
+        page.root_path = "/pi0"
+        around = door.around(page, Hosts("127.0.0.1", ["pi0.example.org"]))
+        return App.create_app(page, app_kwargs={"lifespan": around})
+
+    with TestClient(in_a_loop(make), "http://127.0.0.1:7860") as client:
+        yield client
+
+
+@pytest.mark.parametrize("path", ["/config", "/pi0/config"])
+def test_behind_a_proxy_with_a_prefix(behind_a_prefix, path):
+    """Whether or not the proxy takes the prefix out."""
+    told = {"x-forwarded-host": "pi0.example.org", "x-forwarded-proto": "https"}
+    answer = behind_a_prefix.get(path, headers=told)
+    assert answer.status_code == 200
+    assert answer.json()["root"] == "https://pi0.example.org/pi0"
+    assert behind_a_prefix.get("/pi0/gradio_api/deep_link").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/config", "/robots.txt", "/nothing"])
+def test_no_other_website_reads_an_answer(behind_a_prefix, path):
+    for origin in ("http://127.0.0.1:7860", "https://evil.example", "null"):
+        asked = {"origin": origin, "access-control-request-method": "POST"}
+        for method in ("GET", "OPTIONS"):
+            answer = behind_a_prefix.request(method, path, headers=asked)
+            assert not [name for name in answer.headers if name.startswith("access-control")]
+            assert answer.headers["x-content-type-options"] == "nosniff"
+            assert answer.headers["referrer-policy"] == "same-origin"
+            assert "frame-ancestors 'self'" in answer.headers["content-security-policy"]
+
+
+def test_a_visitor_s_file_does_not_act_as_a_page(client, page):
+    page.upload_file_set.add("/x.html")
+    answer = client.get("/gradio_api/file=/x.html")
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'; sandbox")

@@ -1,7 +1,7 @@
 """The page: lays out the observation, the strip and the tabs, and serves them."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import gradio as gr
 from fastapi import FastAPI
@@ -21,6 +21,7 @@ from playground.ui import (
     wiring,
 )
 from playground.ui.guard import door
+from playground.ui.guard.hosts import Hosts
 from playground.ui.handlers import Handlers
 from playground.ui.progress import Progress
 from playground.ui.results import Results
@@ -73,8 +74,9 @@ def build(
     return page
 
 
-def serve(page: gr.Blocks, host: str, port: int) -> FastAPI:
-    """Starts serving, in threads of its own, and gives the web application to add routes to."""
+def serve(page: gr.Blocks, host: str, port: int, names: Iterable[str] = ()) -> FastAPI:
+    """Starts serving, in threads of its own, and gives the web application to add routes to.
+    names: under which the page is reached beside its own, through a proxy for example."""
     served, _, _ = page.launch(
         server_name=host,
         server_port=port,
@@ -88,7 +90,7 @@ def serve(page: gr.Blocks, host: str, port: int) -> FastAPI:
         ssr_mode=False,
         enable_monitoring=False,
         footer_links=["api"],
-        app_kwargs={"lifespan": door.around(page)},
+        app_kwargs={"lifespan": door.around(page, Hosts(host, names))},
         theme=appearance.THEME,
         css=appearance.css(),
     )

@@ -10,15 +10,16 @@ from collections.abc import AsyncIterator, Callable, Mapping
 
 import gradio as gr
 from fastapi import FastAPI
-from starlette.datastructures import QueryParams
+from starlette.datastructures import Headers, QueryParams
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from playground.run_file import MAX_FILE
-from playground.ui.guard import messages, routes
+from playground.ui.guard import headers, messages, routes
 from playground.ui.guard.files import Files
 from playground.ui.guard.functions import Functions
+from playground.ui.guard.hosts import Hosts
 from playground.ui.guard.refused import Refused
-from playground.ui.guard.routes import Kind
+from playground.ui.guard.routes import Kind, Served
 
 _MAX_UPLOAD = MAX_FILE + (1 << 20)  # of a request; what Gradio counts is the file in it
 _MAX_TEXT = 128  # characters of a session's or a call's name
@@ -30,8 +31,8 @@ _CALL_KEYS = {"data", "session_hash"}
 class Guard:
     """ASGI middleware around the whole of a page's application."""
 
-    def __init__(self, app: ASGIApp, page: gr.Blocks):
-        self._app, self._page = app, page
+    def __init__(self, app: ASGIApp, page: gr.Blocks, hosts: Hosts):
+        self._app, self._page, self._hosts = app, page, hosts
         self._files, self._functions = Files(page), Functions(page)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,15 +43,21 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
             return
         try:
-            receive = await self._checked(scope, receive)
+            self._hosts.check(Headers(scope=scope), scope["method"] not in ("GET", "HEAD"))
+            served, params = routes.find(scope)
+            receive = await self._checked(served, params, scope, receive)
         except Refused as refused:
-            await refused.response()(scope, receive, send)
+            await refused.response()(scope, receive, headers.sending(send))
             return
-        await self._app(scope, receive, send)
+        send = headers.sending(send, is_file=served.kind is Kind.FILE)
+        # Gradio would answer another website's page with the headers that let it read.
+        told = [(name, value) for name, value in scope["headers"] if name != b"origin"]
+        await self._app({**scope, "headers": told}, receive, send)
 
-    async def _checked(self, scope: Scope, receive: Receive) -> Receive:
+    async def _checked(
+        self, served: Served, params: Mapping[str, str], scope: Scope, receive: Receive
+    ) -> Receive:
         """What Gradio is to read the request from; raises Refused."""
-        served, params = routes.find(scope)
         match served.kind:
             case Kind.FILE:
                 if not self._files.is_known(params["path_or_url"]):
@@ -99,13 +106,15 @@ class Guard:
             raise Refused(404, "There is no such call.")
 
 
-def around(page: gr.Blocks) -> Callable[[FastAPI], contextlib.AbstractAsyncContextManager[None]]:
+def around(
+    page: gr.Blocks, hosts: Hosts
+) -> Callable[[FastAPI], contextlib.AbstractAsyncContextManager[None]]:
     """A lifespan for the page's application that puts a guard before all else in it: middleware
     that is given to Gradio would come after Gradio's own, which answers some requests by itself."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.middleware_stack = Guard(app.middleware_stack, page)
+        app.middleware_stack = Guard(app.middleware_stack, page, hosts)
         yield
 
     return lifespan
