@@ -143,8 +143,8 @@ def _shared(trace: Trace) -> dict:
 
 def to_json(recipe: Recipe) -> str:
     """The recipe as the text that `from_json` takes."""
-    told = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(recipe)}
-    return json.dumps(told, indent=2, ensure_ascii=True) + "\n"
+    tree = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(recipe)}
+    return json.dumps(tree, indent=2, ensure_ascii=True) + "\n"
 
 
 def write(
@@ -388,39 +388,39 @@ def verdicts(opened: Opened, again: Mapping[str, Trace]) -> list[Verdict]:
 
 
 def _verdict(opened: Opened, ran: Ran, trace: Trace | None) -> Verdict:
-    def told(how, text):
+    def verdict(how, text):
         return Verdict(ran.name, how, f"{ran.name} ({ran.badge}) {text}")
 
     if trace is None:
-        return told("no", "did not run here.")
+        return verdict("no", "did not run here.")
     if trace.info.revision != ran.revision:
-        return told(
+        return verdict(
             "no",
             f"has other weights here: revision {trace.info.revision}, recorded {ran.revision}.",
         )
     tokens = token_ids(trace)
     chunk = trace.actions_normalised
     if (_digest(chunk), _digest(tokens or None)) == (ran.chunk, ran.tokens):
-        return told("bits", "repeated bit for bit.")
+        return verdict("bits", "repeated bit for bit.")
     if _digest(tokens or None) != ran.tokens:
-        return told("no", f"wrote other tokens than recorded{_because(opened, trace)}.")
+        return verdict("no", f"wrote other tokens than recorded{_because(opened, trace)}.")
     if ran.name not in opened.outcomes:
-        return told(
+        return verdict(
             "no",
             f"is not the recorded chunk bit for bit{_because(opened, trace)}; how far off it is, "
             "the ZIP can tell.",
         )
     before = opened.outcomes[ran.name][0]
     if before is None or chunk is None or before.shape != chunk.shape:
-        return told("no", "gave a chunk of another shape.")
+        return verdict("no", "gave a chunk of another shape.")
     off, allowed = float(np.abs(chunk - before).max()), TOLERANCE.get(ran.dtype, 0.0)
     if off <= allowed:
-        return told(
+        return verdict(
             "tolerance",
             f"repeated within {off:.1g} of the recorded chunk, normalised ({allowed:g} is allowed)"
             f"{_because(opened, trace)}.",
         )
-    return told(
+    return verdict(
         "no",
         f"is up to {off:.2g} off the recorded chunk, normalised; {allowed:g} is allowed"
         f"{_because(opened, trace)}.",

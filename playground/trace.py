@@ -62,9 +62,9 @@ class PolicyInfo:
     """What the page knows of a policy without touching its weights.
 
     badge: shown wherever the policy's output shows ("untrained weights", "small bundled policy",
-    "real checkpoint"). revision: digest of the weights. default_prompt: what it is told when
-    nothing is said. stats_notes: plain sentences on norm stats that do not fit the robot. guided:
-    whether pi0-FAST decodes so unless told otherwise, see Options.
+    "real checkpoint"). revision: digest of the weights. default_prompt: what it gets when nobody
+    gives a prompt. stats_notes: plain sentences on norm stats that do not fit the robot. guided:
+    whether pi0-FAST decodes so unless asked otherwise, see Options.
     """
 
     name: str

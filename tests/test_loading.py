@@ -103,13 +103,13 @@ def test_a_damaged_program_is_compiled_anew(tmp_path):
 import sys
 import jax, jax.numpy as jnp
 from pathlib import Path
-from playground.checkpoints import load as loading
+from playground.serving import compile_cache
 hits = []
 jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))
 
 def run():  # as a new process does
     jax.clear_caches()
-    loading.keep_compiled_programs()
+    compile_cache.keep_compiled_programs()
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     hits.clear()
     number = jax.jit(lambda x: jnp.sin(x @ x).sum())(jnp.arange(64.0).reshape(8, 8))

@@ -62,19 +62,19 @@ def test_sound_stats(robot, method):
 @pytest.mark.parametrize("part", ["state", "action"])
 def test_every_mistake_is_found_at_its_dimension(method, part, values, words):
     info = spoilt(sound(builtin.DROID, method), part, **values)
-    ((key, (told,)),) = remarks(check(info, builtin.DROID)).items()
+    ((key, (remark,)),) = remarks(check(info, builtin.DROID)).items()
     assert key == ({"state": "state", "action": "actions"}[part], "gripper")
-    assert words in told
+    assert words in remark
 
 
 def test_what_a_tiny_reach_does_is_said_in_numbers():
     """The remark's number is what `normalise` makes of such a change."""
     for method in ("z-score", "quantile"):
         info = spoilt(sound(builtin.DROID, method), "state", std=2e-4, q01=0.1, q99=0.1004)
-        (told, *_) = remarks(check(info, builtin.DROID))["state", "gripper"]
+        (remark, *_) = remarks(check(info, builtin.DROID))["state", "gripper"]
         stats = info.state_stats
         at = [norm_stats.normalise(np.full(8, x), stats, method)[-1] for x in (0.1, 0.11)]
-        assert int(told.split(" is ")[1].split()[0]) == pytest.approx(at[1] - at[0], rel=0.02)
+        assert int(remark.split(" is ")[1].split()[0]) == pytest.approx(at[1] - at[0], rel=0.02)
 
 
 def test_quantiles_that_meet_under_z_score():
@@ -103,14 +103,14 @@ def test_no_quantiles():
     bare = dataclasses.replace(info.state_stats, q01=None, q99=None)
     info = dataclasses.replace(info, state_stats=bare)
     assert check(info, builtin.DROID, [0.1] * 8).sound
-    told = remarks(check(info, builtin.DROID, [0.1] * 7 + [9.0]))
-    assert "far from the mean of 0.1: 17.8 for the model" in told["state", "gripper"][0]
+    found = remarks(check(info, builtin.DROID, [0.1] * 7 + [9.0]))
+    assert "far from the mean of 0.1: 17.8 for the model" in found["state", "gripper"][0]
 
 
 def test_normalisation_that_is_not_the_family_s():
     info = dataclasses.replace(sound(builtin.DROID, "z-score"), family="pi05", title="pi0.5")
     assert check(info, builtin.DROID).remarks == ("Unusual: openpi normalises pi0.5 by quantile.",)
-    # LeRobot's pi0-FAST is told its normalisation by its folder.
+    # LeRobot's pi0-FAST takes its normalisation from its folder.
     fast = dataclasses.replace(info, family="pi0_fast")
     assert check(fast, builtin.DROID).remarks
     fast = dataclasses.replace(fast, model_config={"convention": "lerobot", "action_dim": 8})
@@ -119,9 +119,9 @@ def test_normalisation_that_is_not_the_family_s():
 
 def test_which_dimensions_are_padding():
     info = dataclasses.replace(sound(builtin.ALOHA, "z-score"), model_config={"action_dim": 32})
-    told = check(info, builtin.ALOHA).padding
-    assert told.startswith("Of the model's 32 dimensions, of the state the first 14 and of the")
-    assert told in norms.page(setup(info, builtin.ALOHA), [0.1] * 14).replace("&#x27;", "'")
+    padding = check(info, builtin.ALOHA).padding
+    assert padding.startswith("Of the model's 32 dimensions, of the state the first 14 and of the")
+    assert padding in norms.page(setup(info, builtin.ALOHA), [0.1] * 14).replace("&#x27;", "'")
     info = dataclasses.replace(info, family="pi05")  # its prompt holds the state
     assert "state" not in check(info, builtin.ALOHA).padding
     for change in ({"family": "pi0_fast"}, {"model_config": {"action_dim": 14}}):

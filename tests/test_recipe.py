@@ -85,17 +85,17 @@ def test_figures_name_policies_and_badges_and_hold_hostile_text_as_text():
 
 @given(st.text(max_size=50), st.floats(allow_nan=False, allow_infinity=False))
 def test_any_prompt_and_state_survive_the_json(prompt, value):
-    told = dataclasses.replace(run_file.of(RUN), prompt=prompt, state=(value,))
-    assert run_file.from_json(run_file.to_json(told)) == told
+    recipe = dataclasses.replace(run_file.of(RUN), prompt=prompt, state=(value,))
+    assert run_file.from_json(run_file.to_json(recipe)) == recipe
 
 
 def test_a_picture_carries_the_recipe():
-    told, image, info = run_file.of(RUN), Image.new("RGB", (4, 4)), PngInfo()
+    recipe, image, info = run_file.of(RUN), Image.new("RGB", (4, 4)), PngInfo()
     file = io.BytesIO()
     info.add_itxt("Comment", "another chunk")
-    info.add_itxt(run_file.FORMAT, run_file.to_json(told))
+    info.add_itxt(run_file.FORMAT, run_file.to_json(recipe))
     image.save(file, "PNG", pnginfo=info)
-    assert run_file.read(file.getvalue()).recipe == told
+    assert run_file.read(file.getvalue()).recipe == recipe
     plain = io.BytesIO()
     image.save(plain, "PNG")
     with pytest.raises(ValueError, match="carries no recipe"):

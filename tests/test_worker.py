@@ -324,7 +324,7 @@ def test_no_visitor_gets_another_ones_answer(start):
             assert event.trace.versions["state"] == given_state.tobytes().hex()
 
 
-def test_a_full_line_says_busy_and_when_to_come_again(start, tmp_path):
+def test_a_full_queue_says_busy_and_when_to_come_again(start, tmp_path):
     worker = start(queue_size=2)
     first, gate = held(worker, tmp_path)
     second, third = worker.infer(job("step")), worker.infer(job("step"))
@@ -340,7 +340,7 @@ def test_a_full_line_says_busy_and_when_to_come_again(start, tmp_path):
     assert worker.status().completed == 3
 
 
-def test_what_cannot_run_is_refused_before_the_line(start):
+def test_what_cannot_run_is_refused_before_the_queue(start):
     worker = start()
     worker.metadata(LIMIT_S)
     with pytest.raises(ValueError, match=r"no policy is called pi9; loaded: pi0, fast"):
@@ -351,6 +351,43 @@ def test_what_cannot_run_is_refused_before_the_line(start):
         worker.call("rollout", Given())
     with pytest.raises(TypeError, match="cannot pack"):
         worker.call("echo", Given(object()))
+
+
+# --- robots -------------------------------------------------------------------------------------
+
+
+def test_an_urgent_job_waits_for_no_visitor(start, tmp_path):
+    """It runs inside the running job, at its next event, and that one goes on."""
+    worker = start()
+    notes = tmp_path / "notes"
+    first = worker.infer(job("endless"))
+    read_until(first, Step)
+    behind = worker.infer(job(f"note={notes}", state=1.0))
+    for state in (2.0, 3.0):
+        urgent = answer(worker.infer(job(f"note={notes}", "fast", state=state), urgent=True))
+        assert isinstance(urgent[-1], Finished)
+        assert [event.policy for event in of(urgent, Done)] == ["fast"]
+    given_up = worker.infer(job("endless", "fast"), urgent=True)
+    read_until(given_up, Step)
+    given_up.close()
+    read_until(first, Step)
+    assert notes.read_text().split() == ["fast", "2", "fast", "3"]
+    first.close()
+    assert isinstance(answer(behind)[-1], Finished)
+    assert notes.read_text().split()[-2:] == ["pi0", "1"]
+
+
+def test_both_jobs_of_a_killed_worker_fail_and_urgent_ones_have_places_of_their_own(start):
+    worker = start(queue_size=1)
+    first = worker.infer(job("endless"))
+    read_until(first, Step)
+    behind = worker.infer(job("step"))
+    with pytest.raises(Busy):
+        worker.infer(job("step"))
+    urgent = worker.infer(job("step die", "fast"), urgent=True)
+    for stream in (first, urgent):
+        assert stream.job_id in answer(stream)[-1].message
+    assert isinstance(answer(behind)[-1], Finished)
 
 
 # --- leaving ------------------------------------------------------------------------------------
@@ -375,7 +412,7 @@ def test_a_visitor_who_leaves_frees_the_worker_at_the_next_event(start, tmp_path
     assert notes.read_text() == "left\n"  # once: the job's second policy never ran
 
 
-def test_a_visitor_who_leaves_the_line_costs_nothing(start, tmp_path):
+def test_a_visitor_who_leaves_the_queue_costs_nothing(start, tmp_path):
     worker = start()
     first, gate = held(worker, tmp_path)
     notes = tmp_path / "notes"
@@ -456,13 +493,13 @@ def test_a_job_is_one_line_of_the_log(start, caplog):
     assert (line["event"], line["kind"], line["outcome"]) == ("ended", "infer", "done")
     assert line["ran_s"] >= 0 <= line["waited_s"]
     trace = pi0_trace()
-    told = {"timings_ms": trace.timings_ms, "reused": list(trace.reused)}
-    assert line["policies"] == {"pi0": told, "fast": told}
-    assert told["timings_ms"]
+    logged = {"timings_ms": trace.timings_ms, "reused": list(trace.reused)}
+    assert line["policies"] == {"pi0": logged, "fast": logged}
+    assert logged["timings_ms"]
     assert "note=" not in caplog.text
 
 
-def test_a_killed_worker_comes_back_and_the_line_stands(start, tmp_path):
+def test_a_killed_worker_comes_back_and_the_queue_stands(start, tmp_path):
     door = tmp_path / "door"
     door.touch()
     worker = start("policies_behind", {"door": str(door)})
@@ -501,7 +538,7 @@ def test_a_hang_ends_at_the_announced_deadline(start, caplog):
     assert isinstance(answer(second)[-1], Finished)
     assert not alive(pid)
     (line,) = [json.loads(r.message) for r in caplog.records if '"lost"' in r.message]
-    assert line["job"] == first.job_id
+    assert line["jobs"] == [first.job_id]
     assert "hung" in line["reason"]
 
 
@@ -516,7 +553,7 @@ def test_ready_is_the_heartbeat_of_the_loop_that_runs_the_jobs(start):
     worker = start()
     pid = pid_of(worker)
     assert worker.ready()
-    os.kill(pid, signal.SIGSTOP)  # alive, its line open, and silent
+    os.kill(pid, signal.SIGSTOP)  # alive, its connection open, and silent
     until(lambda: not worker.ready())
     until(worker.ready)
     assert pid_of(worker) != pid
@@ -556,8 +593,8 @@ def test_a_factory_that_refuses_is_not_asked_again(start, caplog):
     assert worker.status().crashes == 0
     assert not worker.live()
     # The terminal says why, and nothing more.
-    (told,) = [r.getMessage() for r in caplog.records if "12.3 GB" in r.getMessage()]
-    assert "Traceback" not in told
+    (logged,) = [r.getMessage() for r in caplog.records if "12.3 GB" in r.getMessage()]
+    assert "Traceback" not in logged
 
 
 @pytest.mark.parametrize("factory", ["broken", "loading_hangs"])
@@ -627,7 +664,7 @@ def test_a_killed_page_leaves_no_orphan(page):
     until(lambda: not alive(pid))
 
 
-def test_the_end_of_the_line_ends_the_process_whatever_it_does(tmp_path):
+def test_a_closed_connection_ends_the_process_whatever_it_does(tmp_path):
     ours, theirs = socket.socketpair()
     with ours, theirs:
         command = [sys.executable, "-m", "playground.serving.engine", str(theirs.fileno())]
@@ -668,8 +705,8 @@ def test_health_routes_follow_the_worker(start, tmp_path):
         worker.metadata(LIMIT_S)
         assert client.get("/readyz").status_code == 200
         answer(worker.infer(job("exhaust=0")))
-        told = client.get("/readyz").json()
-        assert (told["state"], told["exhausted"]) == ("up", 1)
+        status = client.get("/readyz").json()
+        assert (status["state"], status["exhausted"]) == ("up", 1)
         worker.close(drain_s=0.0)
         assert client.get("/healthz").status_code == 503
         assert client.get("/readyz").status_code == 503

@@ -29,7 +29,7 @@ _RULES = {
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Row:
+class DimensionCheck:
     """One dimension of `part`. q01, q99: None where the stats have none. value: the given state in
     the convention of the stats, and `normalised`, as the model gets it; None for actions, or
     without a state. remarks: plain sentences, () if nothing is odd."""
@@ -47,7 +47,7 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Report:
+class NormCheck:
     """method: "z-score" or "quantile"; rule: the same in words; padding: which of the model's
     dimensions are the robot's, "" if all are; remarks: on the whole of them."""
 
@@ -55,35 +55,35 @@ class Report:
     rule: str
     padding: str
     remarks: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[DimensionCheck, ...]
 
     @property
     def sound(self) -> bool:
         return not self.remarks and not any(row.remarks for row in self.rows)
 
 
-def check(info: PolicyInfo, robot: Robot, state: Sequence[float] | None = None) -> Report:
+def check(info: PolicyInfo, robot: Robot, state: Sequence[float] | None = None) -> NormCheck:
     """What is odd about a policy's norm stats, dimension by dimension.
 
     robot: with the policy's conventions. state: in the robot's units [S], or None for none.
     """
     remarks = list(info.stats_notes)
     method = info.normalisation
-    # LeRobot's folders say themselves which, and there it is a choice.
-    told = info.model_config.get("convention") == "lerobot"
-    if method != _USUAL[info.family] and not told:
+    # A LeRobot folder names its own method, so another one is a choice.
+    chosen = info.model_config.get("convention") == "lerobot"
+    if method != _USUAL[info.family] and not chosen:
         remarks.append(
             f"Unusual: openpi normalises {TITLES[info.family]} by {_USUAL[info.family]}."
         )
     given = None if state is None else np.asarray(state, np.float64)
     offsets = robot.offsets or (False,) * len(info.actions)
-    rows: list[Row] = []
+    rows: list[DimensionCheck] = []
     if info.state_stats is not None:
         values = None if given is None else robot.state_to_model(given)
         rows += _rows("state", info.state, info.state_stats, method, values, given=given)
     if info.action_stats is not None:
         rows += _rows("actions", info.actions, info.action_stats, method, None, offsets=offsets)
-    return Report(method, _RULES[method], _padding(info), tuple(remarks), tuple(rows))
+    return NormCheck(method, _RULES[method], _padding(info), tuple(remarks), tuple(rows))
 
 
 def _padding(info: PolicyInfo) -> str:
@@ -93,11 +93,13 @@ def _padding(info: PolicyInfo) -> str:
     beyond = {part: len(x) for part, x in parts.items() if 0 < len(x) < width}
     if info.family == "pi0_fast" or not beyond:
         return ""
-    told = " and ".join(f"of the {part} the first {count}" for part, count in beyond.items())
-    return f"Of the model's {width} dimensions, {told} are {info.robot}'s; the rest is padding."
+    firsts = " and ".join(f"of the {part} the first {count}" for part, count in beyond.items())
+    return f"Of the model's {width} dimensions, {firsts} are {info.robot}'s; the rest is padding."
 
 
-def _rows(part, dimensions, stats, method, values, *, given=None, offsets=None) -> list[Row]:
+def _rows(
+    part, dimensions, stats, method, values, *, given=None, offsets=None
+) -> list[DimensionCheck]:
     scaled = None if values is None else normalise(values, stats, method)
     rows = []
     for i, dimension in enumerate(dimensions):
@@ -111,7 +113,9 @@ def _rows(part, dimensions, stats, method, values, *, given=None, offsets=None) 
             remarks += _of_value(float(given[i]), value, normalised, one, dimension)
         row = (one.mean[0], one.std[0], one.q01 and one.q01[0], one.q99 and one.q99[0])
         rows.append(
-            Row(part, dimension.name, dimension.unit, *row, value, normalised, tuple(remarks))
+            DimensionCheck(
+                part, dimension.name, dimension.unit, *row, value, normalised, tuple(remarks)
+            )
         )
     return rows
 
@@ -123,13 +127,13 @@ def _of_scale(part: str, dimension: Dimension, stats: Stats, method: str) -> lis
     remarks = []
     span = None if low is None or high is None else high - low
     reach = std if method == "z-score" else span / 2
-    told = "std is 0" if method == "z-score" else "q01 = q99"
+    flat = "std is 0" if method == "z-score" else "q01 = q99"
     if reach <= EPSILON:
         fixed = mean if method == "z-score" else low
         effect = f"the policy's answer is always {fixed:.4g}"
         if part == "state":
             effect = f"another value than {fixed:.4g} is enormous for the model"
-        remarks.append(f"{told}: it never moved in training, and {effect}.")
+        remarks.append(f"{flat}: it never moved in training, and {effect}.")
     elif reach < TINY:
         what = "std" if method == "z-score" else "range"
         remarks.append(
@@ -171,5 +175,5 @@ def _of_value(
         return []
     else:
         where = f"far from the mean of {stats.mean[0]:.4g}"
-    told = format_state(dimension, given, value)
-    return [f"The given state, {told}, is {where}: {normalised:.3g} for the model."]
+    shown = format_state(dimension, given, value)
+    return [f"The given state, {shown}, is {where}: {normalised:.3g} for the model."]

@@ -2,10 +2,8 @@
 
 import collections
 import dataclasses
-import os
 import queue
 import threading
-import zlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 
@@ -21,11 +19,11 @@ from models.tokenizer import FastActionTokenizer, FastTokenizer, PaligemmaTokeni
 from playground.checkpoints import catalog, download, memory_plan
 from playground.checkpoints import folder as local
 from playground.checkpoints.catalog import ASSETS, BUNDLED_PAIR, Entry
-from playground.policies import environment
 from playground.policies.base import Policy
 from playground.policies.fast import FastPolicy
 from playground.policies.flow import FlowPolicy
 from playground.robots.builtin import TABLETOP
+from playground.serving.compile_cache import keep_compiled_programs
 from playground.serving.events import Phase, TokenEvent
 from playground.trace import Options, PolicyInfo, RawObservation, Stats
 
@@ -294,33 +292,3 @@ def warm_up(policy: Policy) -> None:
     for event in policy.infer(RawObservation(info.robot, images, {}, "", state), Options()):
         if isinstance(event, TokenEvent) and event.index == 1:
             break
-
-
-def keep_compiled_programs() -> None:
-    """Compiled programs outlive the process, in a folder that nobody else can write: whoever can
-    put a program there can have it run. CPU programs fit one kind of processor only, so the folder
-    is one a host kind. `PI0_PLAYGROUND_CACHE` moves it."""
-    home = os.environ.get("PI0_PLAYGROUND_CACHE", Path.home() / ".cache" / "pi0-playground")
-    folder = Path(home) / "programs" / environment.kind()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for path in (folder.parent, folder):
-        path.chmod(0o700)
-    _drop_damaged(folder)
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-
-
-def _drop_damaged(folder: Path) -> None:
-    """What a process that was killed has kept by half, or a disk has spoiled, fails the checksum of
-    its compression. JAX compiles such a program anew, but keeps what is there: at every start."""
-    for kept in folder.glob("*-cache"):
-        data = kept.read_bytes()
-        try:
-            if not data.startswith(_ZSTD):
-                zlib.decompress(data)
-        except zlib.error:
-            kept.unlink(missing_ok=True)
-
-
-_ZSTD = b"\x28\xb5\x2f\xfd"  # JAX's compression from Python 3.14 on: such entries are left to it

@@ -1,14 +1,8 @@
-"""The process that owns the device, and the line to it.
+"""The process that owns the device: it loads every policy once, then runs jobs one by one.
 
-`Process` is the end of the line that `playground.serving.worker` holds, in the page's process,
-which never imports JAX. `Engine` is the other end: it loads every policy once and runs jobs in the
-order they come. Every message from it says within how many seconds the next one follows; staying
-silent for longer is being hung. Its main thread does all the work and sends all the messages, so
-that one that arrives is proof of a working loop; a second thread only listens.
-
-    to the engine      setup (first), job, cancel
-    from the engine    loading, refused, ready, beat, event, exhausted, ended
-
+The page's end of the connection is `playground.serving.process`, which says what crosses it. The
+main thread does all the work and sends all the messages, so that one that arrives is proof of a
+working loop; a second thread only listens.
 """
 
 import contextlib
@@ -19,13 +13,10 @@ import importlib
 import logging
 import os
 import queue
-import selectors
 import signal
 import socket
-import subprocess
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Generator
 
@@ -46,8 +37,6 @@ from playground.serving.messages import (
     Start,
 )
 
-_TICK_S = 1.0  # how often a silent process is looked at: an exit is noticed within this
-_STALL_S = 15.0  # for a frame to move on
 _BEAT_S = 1.0
 _IDLE_DEADLINE_S = 10.0
 _JOB_DEADLINE_S = 60.0  # for the first event of a policy's run
@@ -57,102 +46,20 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _logger = logging.getLogger(__name__)
 
 
-class Lost(Exception):
-    """The process is gone, or as good as gone."""
-
-
-class Process:
-    """The page's end: starts the process, talks to it, ends it. `wake`: a socket whose bytes end
-    a wait early."""
-
-    def __init__(self, wake: socket.socket):
-        self._wake = wake
-        self._line, theirs = socket.socketpair()
-        self._line.settimeout(_STALL_S)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._line, selectors.EVENT_READ)
-        self._selector.register(wake, selectors.EVENT_READ)
-        # -P and PYTHONPATH: names resolve there as they do here. A session of its own: Ctrl-C in
-        # the terminal is this side's matter.
-        python = [sys.executable, "-P", "-X", "faulthandler"]
-        path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
-        with theirs:
-            self._process = subprocess.Popen(
-                [*python, "-m", "playground.serving.engine", str(theirs.fileno())],
-                env={**os.environ, "PYTHONPATH": path},
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def send(self, frame: bytes) -> None:
-        """Raises OSError if the process is gone or does not listen."""
-        self._line.sendall(frame)
-
-    def receive(self, until: float) -> Message | None:
-        """Its next message, or None where there is none by `until`, after a tick, or when woken.
-        Raises Lost."""
-        wait_s = min(until - time.monotonic(), _TICK_S)
-        readable = [key.fileobj for key, _ in self._selector.select(max(wait_s, 0.0))]
-        if self._wake in readable:
-            self._wake.recv(4096)
-        if self._line not in readable:
-            # Its own children may hold the line open after it is gone.
-            if self._process.poll() is not None:
-                raise Lost(self._how_it_ended())
-            return None
-        try:
-            return codec.receive(self._line)
-        except TimeoutError as error:
-            raise Lost(f"it hung in the middle of a message for {_STALL_S} s") from error
-        except (EOFError, OSError) as error:
-            raise Lost(self._how_it_ended()) from error
-        except ValueError as error:
-            raise Lost(f"it sent something unreadable: {error}") from error
-
-    def _how_it_ended(self) -> str:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=1.0)
-        code = self._process.returncode
-        if code is None:
-            return "it closed its line"
-        name = signal.Signals(-code).name if code < 0 else ""
-        return f"it was killed by {name}" if code < 0 else f"it exited with status {code}"
-
-    def show_stacks(self) -> None:
-        """Has a hung process write where it hangs to the log (stderr)."""
-        self._process.send_signal(signal.SIGUSR1)
-        time.sleep(0.2)
-
-    def end(self) -> None:
-        """The end of the line ends it; what does not listen is killed, with all it started."""
-        self._selector.close()
-        self._line.close()
-        try:
-            self._process.wait(timeout=0.5)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-
-
 class Engine:
-    """One line, the policies behind it, and the loop that serves them."""
+    """A connection, the policies behind it, and the loop that serves them."""
 
-    def __init__(self, line: socket.socket):
-        self._line = line
+    def __init__(self, connection: socket.socket):
+        self._connection = connection
         self._deadline_s = _IDLE_DEADLINE_S
         self._jobs: queue.SimpleQueue[Start] = queue.SimpleQueue()
-        self._cancelled = ""  # only the running job is ever cancelled here
+        self._cancelled: set[str] = set()  # only running jobs are ever cancelled here
         self._policies = {}
         self._kinds: dict[str, Callable[..., Generator[Event]]] = {}
 
     def run(self) -> None:
-        """Loads, then serves until the other side closes the line, which ends the process."""
-        setup: Setup = codec.receive(self._line)
+        """Loads, then serves until the other side closes the connection, which ends the process."""
+        setup: Setup = codec.receive(self._connection)
         threading.Thread(target=self._listen, daemon=True).start()
         self._deadline_s = setup.deadline_s
         try:
@@ -189,14 +96,26 @@ class Engine:
         for policy in policies:
             self._deadline_s = _JOB_DEADLINE_S
             self._send(Beat())
-            result = "cancelled" if job.job_id == self._cancelled else self._run_one(job, policy)
+            result = "cancelled" if job.job_id in self._cancelled else self._run_one(job, policy)
             outcome = outcome if result == "done" else result
             if outcome == "cancelled":
                 break
         if outcome == "done" or (outcome == "failed" and None not in policies):
-            self._send(Happened(Finished()))
+            self._send(Happened(job.job_id, Finished()))
+        self._cancelled.discard(job.job_id)
         self._deadline_s = _IDLE_DEADLINE_S
-        self._send(Ended(outcome))
+        self._send(Ended(job.job_id, outcome))
+
+    def _let_pass(self) -> None:
+        """Serves the urgent job that came while another one runs, if there is any."""
+        try:
+            urgent = self._jobs.get_nowait()
+        except queue.Empty:
+            return
+        deadline_s = self._deadline_s
+        self._serve(urgent)
+        self._deadline_s = deadline_s
+        self._send(Beat())
 
     def _run_one(self, job: Start, policy: str | None) -> Outcome:
         """Sends the events of one policy (None: of a job of another kind) and how it ended."""
@@ -205,15 +124,16 @@ class Engine:
                 for event in events:
                     if isinstance(event, Phase):
                         self._deadline_s = event.deadline_s
-                    self._send(Happened(event))
-                    if job.job_id == self._cancelled:
+                    self._send(Happened(job.job_id, event))
+                    self._let_pass()
+                    if job.job_id in self._cancelled:
                         return "cancelled"
             return "done"
         except Exception as error:
             if _is_exhausted(error):
-                self._send(Exhausted())
+                self._send(Exhausted(job.job_id))
             failed = Failed(policy, _for_visitor(error, job.job_id), job.job_id)
-            self._send(Happened(failed, traceback.format_exc()))
+            self._send(Happened(job.job_id, failed, traceback.format_exc()))
             return "failed"
 
     def _events(self, job: Start, policy: str | None) -> Generator[Event]:
@@ -221,11 +141,13 @@ class Engine:
             return self._kinds[job.kind](self._policies, job.request)
         if policy not in self._policies:
             raise ValueError(f"no policy is called {policy!r}; loaded: {', '.join(self._policies)}")
-        return self._infer(job.request, policy)
+        return self._infer(job, policy)
 
-    def _infer(self, job: Job, policy: str) -> Generator[Event]:
+    def _infer(self, job: Start, policy: str) -> Generator[Event]:
         """A policy's run; where the device has no memory for all samples, that of the first."""
-        observation, options = job.observation, job.options
+        request = job.request
+        assert isinstance(request, Job)
+        observation, options = request.observation, request.options
         infer = self._policies[policy].infer
         try:
             yield from infer(observation, options)
@@ -234,7 +156,7 @@ class Engine:
             if not (_is_exhausted(error) and options.num_samples > 1):
                 raise
         # Outside of `except`: the error is gone, and with it what its frames held of the device.
-        self._send(Exhausted())
+        self._send(Exhausted(job.job_id))
         warning = (
             f"The device ran out of memory with {options.num_samples} samples at once: this is the "
             "first of them. Fewer samples, or no attention weights, need less."
@@ -246,22 +168,22 @@ class Engine:
             yield event
 
     def _send(self, body) -> None:
-        self._line.sendall(codec.encode(Message(body, self._deadline_s)))
+        self._connection.sendall(codec.encode(Message(body, self._deadline_s)))
 
     def _listen(self) -> None:
-        """Takes jobs and cancellations; the end of the line is the end of this process, whatever
-        it is busy with, since nobody is left to tell."""
+        """Takes jobs and cancellations. A closed connection is the end of this process, whatever it
+        is busy with: nobody waits for the result any more."""
         try:
             while True:
-                message = codec.receive(self._line)
+                message = codec.receive(self._connection)
                 if isinstance(message, Cancel):
-                    self._cancelled = message.job_id
+                    self._cancelled.add(message.job_id)
                 else:
                     self._jobs.put(message)
         except (EOFError, ConnectionError):
             os._exit(0)
         except BaseException:
-            _logger.exception("the line broke")
+            _logger.exception("the connection broke")
             os._exit(1)
 
 
@@ -272,7 +194,7 @@ def _named(name: str) -> Callable:
 
 
 def _for_visitor(error: Exception, job_id: str) -> str:
-    """A ValueError was written to be read; whatever else happened is told without its details."""
+    """A ValueError was written to be read; of anything else the details stay in the log."""
     if isinstance(error, ValueError):
         return str(error)
     if _is_exhausted(error):
@@ -289,17 +211,17 @@ def _is_exhausted(error: Exception) -> bool:
 
 
 def main() -> None:
-    """Entry point of the process; its argument is the file descriptor of the line."""
-    if sys.platform == "linux":  # elsewhere the end of the line has to do
+    """Entry point of the process; its argument is the file descriptor of the connection."""
+    if sys.platform == "linux":  # elsewhere the closed connection has to do
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
     # A supervisor or a terminal may signal every process of the group; the page's one decides.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.register(signal.SIGUSR1)  # asked for before a hung process is killed
     logging.basicConfig(level=logging.WARNING)
-    line = socket.socket(fileno=int(sys.argv[1]))
-    line.set_inheritable(False)
-    Engine(line).run()
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    connection.set_inheritable(False)
+    Engine(connection).run()
 
 
 if __name__ == "__main__":

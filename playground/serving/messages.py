@@ -27,7 +27,8 @@ class Setup:
 @codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
 class Start:
-    """Run this job next. kind: "infer" or one of Setup's."""
+    """Run this job next: where another one runs, at its next event, which then goes on. kind:
+    "infer" or one of Setup's."""
 
     job_id: str
     kind: str
@@ -76,8 +77,9 @@ class Beat:
 @codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
 class Happened:
-    """An event of the running job. traceback: of a Failed, for the log, else ""."""
+    """An event of a running job. traceback: of a Failed, for the log, else ""."""
 
+    job_id: str
     event: Event
     traceback: str = ""
 
@@ -85,14 +87,17 @@ class Happened:
 @codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
 class Exhausted:
-    """Memory did not suffice for the running job."""
+    """Memory did not suffice for a running job."""
+
+    job_id: str
 
 
 @codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ended:
-    """The running job is over."""
+    """A running job is over."""
 
+    job_id: str
     outcome: Outcome
 
 

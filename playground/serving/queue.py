@@ -1,4 +1,4 @@
-"""The line before the worker: who waits, in which place, for how long, and each one's mailbox."""
+"""The queue before the worker: who waits, in which place, for how long, and each one's mailbox."""
 
 import collections
 import math
@@ -12,6 +12,7 @@ from playground.serving.events import Event, Failed, Queued, Request
 from playground.serving.messages import Start
 
 SIZE = 64  # jobs that wait while one runs
+URGENT_SIZE = 16  # the same of urgent ones
 _POSITION_EVERY_S = 2.0  # waiting clients hear this often, so that a closed page is noticed too
 _MAX_UNREAD = 2000  # events; a client this far behind has stopped reading
 _MAX_WAITING_BYTES = 1 << 30
@@ -19,29 +20,31 @@ _UNKNOWN_RETRY_S = 10
 
 
 class Busy(RuntimeError):
-    """The line is full; retry_s: seconds after which a place is likely to be free."""
+    """The queue is full; retry_s: seconds after which a place is likely to be free."""
 
     def __init__(self, retry_s: int):
-        super().__init__(f"All places in the line are taken. Please try again in {retry_s} s.")
+        super().__init__(f"All places in the queue are taken. Please try again in {retry_s} s.")
         self.retry_s = retry_s
 
 
 class Ticket:
-    """A job's place in line and its mailbox. `closed`: nobody wants its events any more; `ended`:
-    no more will come. All but `closed` is guarded by the worker's lock."""
+    """A job's place in the queue and its mailbox. `urgent`: goes before all that are not. `closed`:
+    nobody wants its events any more; `ended`: no more will come. All but `closed` is guarded by the
+    worker's lock."""
 
-    def __init__(self, lock: threading.Lock, kind: str, request: Request):
+    def __init__(self, lock: threading.Lock, kind: str, request: Request, *, urgent: bool = False):
         self.id = secrets.token_hex(8)  # not to be guessed: it cancels
         self.kind = kind
+        self.urgent = urgent
         self.payload = codec.encode(Start(self.id, kind, request))
         self.label = " ".join([kind, *request.policies])
         self.news = threading.Condition(lock)
         self.events: collections.deque[Event] = collections.deque()
-        self.done: dict[str, dict] = {}  # by policy, what the log tells of its run
+        self.done: dict[str, dict] = {}  # by policy, what is logged of its run
         self.closed = False
         self.ended = False
         self.position = -1
-        self.told = 0.0
+        self.announced = 0.0  # when its place was last sent
         self.queued = self.started = time.monotonic()
 
     def put(self, event: Event) -> None:
@@ -102,11 +105,13 @@ class Stream:
         self.close()
 
 
-class Line:
-    """First come, first served. All of it is used with the worker's lock held.
+class Queue:
+    """First come, first served, urgent jobs before all others. All of it is used with the worker's
+    lock held.
 
-    running: whose job the worker is at, no longer in `waiting`. moves: whether the worker takes
-    from it, so that waits can be told.
+    running: whose job the worker is at, no longer in `waiting`. An urgent job does not wait for its
+    end: it is run at that one's next event, and is in `passing` meanwhile. moves: whether the
+    worker takes from the queue, so that waits can be foreseen.
     """
 
     def __init__(self, size: int):
@@ -114,11 +119,20 @@ class Line:
         self._typical_s: dict[str, float] = {}  # by label, what such jobs took
         self.waiting: collections.deque[Ticket] = collections.deque()
         self.running: Ticket | None = None
+        self.passing: Ticket | None = None
         self.moves = False
 
     def tickets(self) -> list[Ticket]:
-        """The running one first."""
-        return [ticket for ticket in (self.running, *self.waiting) if ticket is not None]
+        """Those that the worker is at come first."""
+        return [*self.active(), *self.waiting]
+
+    def active(self) -> list[Ticket]:
+        """Those that the worker is at."""
+        return [ticket for ticket in (self.passing, self.running) if ticket is not None]
+
+    def running_as(self, job_id: str) -> Ticket:
+        """The one of them with this id."""
+        return next(ticket for ticket in self.active() if ticket.id == job_id)
 
     def count(self) -> int:
         """How many wait and still want to."""
@@ -126,26 +140,38 @@ class Line:
 
     def join(self, ticket: Ticket) -> None:
         """Raises Busy."""
-        size = sum(len(t.payload) for t in self.waiting if not t.closed)
-        many = self.count() + (self.running is not None) > self._size
-        if many or (size and size + len(ticket.payload) > _MAX_WAITING_BYTES):
+        alike = [t for t in self.waiting if t.urgent == ticket.urgent and not t.closed]
+        size = sum(len(t.payload) for t in alike)
+        limit = URGENT_SIZE if ticket.urgent else self._size
+        taken = len(alike) + any(t.urgent == ticket.urgent for t in self.active())
+        if taken > limit or (size and size + len(ticket.payload) > _MAX_WAITING_BYTES):
             remaining = self._remaining_s(time.monotonic())
             raise Busy(_UNKNOWN_RETRY_S if remaining is None else max(1, math.ceil(remaining)))
-        self.waiting.append(ticket)
-        self.tell()
+        ahead = sum(t.urgent for t in self.waiting) if ticket.urgent else len(self.waiting)
+        self.waiting.insert(ahead, ticket)
+        self.announce()
 
-    def advance(self) -> bytes:
-        """Makes the next ticket in line the running one, and gives what to send."""
-        self.running = ticket = self.waiting.popleft()
+    def next(self) -> Ticket | None:
+        """The ticket that can be run now, if any, which then counts as running."""
+        if not self.waiting or self.passing is not None:
+            return None
+        if self.running is not None:
+            if not self.waiting[0].urgent or self.running.urgent:
+                return None
+            self.passing = ticket = self.waiting.popleft()
+        else:
+            self.running = ticket = self.waiting.popleft()
         ticket.started = time.monotonic()
-        payload, ticket.payload = ticket.payload, b""
-        self.tell()
-        return payload
+        self.announce()
+        return ticket
 
-    def finish(self, *, done: bool) -> float:
-        """The running job is over; gives how long it ran, in s, which counts for those who wait
-        if it was done."""
-        ticket, self.running = self.running, None
+    def end(self, ticket: Ticket, *, done: bool) -> float:
+        """A running job is over; gives how long it ran, in s, which counts for those who wait if it
+        was done."""
+        if ticket is self.passing:
+            self.passing = None
+        else:
+            self.running = None
         ticket.end()
         ran_s = time.monotonic() - ticket.started
         if done:
@@ -158,32 +184,32 @@ class Line:
         fresh = [ticket for ticket in self.tickets() if ticket.closed and not ticket.ended]
         for ticket in fresh:
             ticket.end()
-            if ticket is not self.running:
+            if ticket in self.waiting:
                 self.waiting.remove(ticket)
-        self.tell()
+        self.announce()
         return fresh
 
     def give_up(self, reason: str) -> list[Ticket]:
-        """Tells everyone why no answer will come; gives their tickets."""
+        """Sends everyone why no result will come; gives their tickets."""
         tickets = self.tickets()
         for ticket in tickets:
             ticket.put(Failed(None, reason, ticket.id))
             ticket.end()
-        self.running = None
+        self.running = self.passing = None
         self.waiting.clear()
         return tickets
 
-    def tell(self) -> None:
-        """Tells everyone in line their place: all whose place changed, or who heard nothing for a
+    def announce(self) -> None:
+        """Sends everyone who waits their place, if it changed, or if they heard nothing for a
         while."""
         now = time.monotonic()
-        ahead = int(self.running is not None)
+        ahead = len(self.active())
         wait_s = self._remaining_s(now)
         for ticket in self.waiting:
             if ticket.closed:
                 continue
-            if ticket.position != ahead or now - ticket.told >= _POSITION_EVERY_S:
-                ticket.position, ticket.told = ahead, now
+            if ticket.position != ahead or now - ticket.announced >= _POSITION_EVERY_S:
+                ticket.position, ticket.announced = ahead, now
                 ticket.put(Queued(ahead, wait_s))
             typical = self._typical_s.get(ticket.label)
             wait_s = None if wait_s is None or typical is None else wait_s + typical

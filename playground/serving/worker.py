@@ -1,4 +1,4 @@
-"""The worker: one process that owns the device, one line of jobs before it, events back.
+"""The worker: one process that owns the device, one queue of jobs before it, events back.
 
     worker = Worker("playground.checkpoints.load:load", {"policies": policies})
     with worker.infer(Job(("pi0_tabletop",), observation, options)) as events:
@@ -6,7 +6,7 @@
             ...
 
 This side never imports JAX. Handlers of any number of threads put tickets into the queue; one
-dispatcher thread owns everything else: it starts the process (`playground.serving.engine`), hands
+dispatcher thread owns everything else: it starts the process (`playground.serving.process`), hands
 it one job at a time, passes its events on, and replaces it when it exits or stays silent for longer
 than it announced. A job that its process dies under fails; the jobs behind it keep their places.
 
@@ -29,7 +29,6 @@ from typing import Literal
 
 from playground import codec
 from playground.serving import queue
-from playground.serving.engine import Lost, Process
 from playground.serving.events import Done, Event, Failed, Job, Request
 from playground.serving.messages import (
     Cancel,
@@ -42,7 +41,8 @@ from playground.serving.messages import (
     Refused,
     Setup,
 )
-from playground.serving.queue import Line, Stream, Ticket
+from playground.serving.process import Lost, Process
+from playground.serving.queue import Queue, Stream, Ticket
 from playground.trace import PolicyInfo
 
 _MAX_CRASHES = 3  # without a completed job between
@@ -59,7 +59,7 @@ class Down(RuntimeError):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Status:
-    """waiting: jobs in line, without the running one. crashes: since the last completed job.
+    """waiting: jobs in the queue, without the running one. crashes: since the last completed job.
     exhausted: how often memory did not suffice for a job. loading: what is being done in that
     state, say "compiling pi0", else ""."""
 
@@ -100,8 +100,8 @@ class Worker:
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
-        # Guarded by the lock; but for joining the line, only the dispatcher writes.
-        self._line = Line(queue_size)
+        # Guarded by the lock; but for joining the queue, only the dispatcher writes.
+        self._queue = Queue(queue_size)
         self._state: State = "loading"
         self._reason = _SHUTTING_DOWN
         self._closing_at = math.inf
@@ -116,32 +116,33 @@ class Worker:
 
     # --- for the page's threads -----------------------------------------------------------------
 
-    def infer(self, job: Job) -> Stream:
-        """The events of one or more policies on one observation; raises as `call` does."""
+    def infer(self, job: Job, *, urgent: bool = False) -> Stream:
+        """The events of one or more policies on one observation; raises as `call` does. urgent: for
+        a robot, which waits for no visitor: it goes first, at the running job's next event."""
         if not job.policies:
             raise ValueError("the job names no policy; name at least one")
         if self._metadata is not None and (unknown := set(job.policies) - set(self._metadata)):
             known = ", ".join(self._metadata)
             raise ValueError(f"no policy is called {', '.join(sorted(unknown))}; loaded: {known}")
-        return self.call("infer", job)
+        return self.call("infer", job, urgent=urgent)
 
-    def call(self, kind: str, request: Request) -> Stream:
-        """Puts a job in line and gives its events. Raises Busy, Down, ValueError for an unknown
-        kind, and TypeError for what `playground.codec` cannot pack."""
+    def call(self, kind: str, request: Request, *, urgent: bool = False) -> Stream:
+        """Queues a job and gives its events. Raises Busy, Down, ValueError for an unknown kind, and
+        TypeError for what `playground.codec` cannot pack."""
         if kind != "infer" and kind not in self._setup.kinds:
             raise ValueError(f"no kind of job is called {kind!r}")
-        ticket = Ticket(self._lock, kind, request)
+        ticket = Ticket(self._lock, kind, request, urgent=urgent)
         with self._lock:
             if self._state in ("down", "closed") or self._closing_at < math.inf:
                 raise Down(self._reason)
-            self._line.join(ticket)
+            self._queue.join(ticket)
         self._wake()
         return Stream(ticket, self._wake)
 
     def cancel(self, job_id: str) -> None:
         """Ends a job, waiting or running; the worker is free at the job's next event."""
         with self._lock:
-            for ticket in self._line.tickets():
+            for ticket in self._queue.tickets():
                 if ticket.id == job_id:
                     ticket.closed = True
         self._wake()
@@ -173,13 +174,13 @@ class Worker:
 
     def status(self) -> Status:
         with self._lock:
-            running, waiting = self._line.running is not None, self._line.count()
+            running, waiting = bool(self._queue.active()), self._queue.count()
             loading = self._loading if self._state == "loading" else ""
             counts = (self._crashes, self._completed, self._exhausted)
             return Status(self._state, running, waiting, *counts, loading)
 
     def close(self, drain_s: float = 30.0) -> None:
-        """Takes no more jobs, lets those in line finish for up to `drain_s`, ends the process."""
+        """Takes no more jobs, lets those queued finish for up to `drain_s`, ends the process."""
         with self._lock:
             self._closing_at = min(self._closing_at, time.monotonic() + drain_s)
         self._wake()
@@ -243,29 +244,30 @@ class Worker:
             if time.monotonic() >= self._closing_at:
                 return
             self._drop_cancelled(process)
-            if self._line.running is None:
-                if self._state == "up" and self._line.waiting:
-                    with self._lock:
-                        job = self._line.advance()
-                    process.send(job)
-                elif self._closing_at < math.inf and not self._line.waiting:
-                    return
+            if self._state == "up":
+                with self._lock:
+                    ticket = self._queue.next()
+                if ticket is not None:
+                    payload, ticket.payload = ticket.payload, b""
+                    process.send(payload)
+            if self._closing_at < math.inf and not self._queue.tickets():
+                return
 
     def _drop_cancelled(self, process: Process) -> None:
         with self._lock:
-            fresh = self._line.drop_closed()
+            fresh = self._queue.drop_closed()
         for ticket in fresh:
-            if ticket is self._line.running:  # the process is free at this job's next event
-                process.send(codec.encode(Cancel(ticket.id)))
+            if ticket in self._queue.active():
+                process.send(codec.encode(Cancel(ticket.id)))  # free at this job's next event
             else:
-                _log(logging.INFO, "ended", {"job": ticket.id, "outcome": "cancelled in line"})
+                _log(logging.INFO, "ended", {"job": ticket.id, "outcome": "cancelled in queue"})
 
     def _take(self, message: Message) -> None:
         match message.body:
             case Loading(phase):
                 with self._lock:
                     self._loading = f"{phase.phase} {phase.policy}"
-                    for ticket in self._line.waiting:  # who waits may know what for
+                    for ticket in self._queue.waiting:  # who waits may know what for
                         ticket.put(phase)
             case Ready(metadata):
                 self._metadata = metadata
@@ -275,16 +277,15 @@ class Worker:
             case Refused(text, traceback):
                 _logger.debug(traceback)
                 raise _Refused(text)
-            case Happened(event, traceback):
-                self._pass_on(event, traceback)
-            case Exhausted():
+            case Happened(job_id, event, traceback):
+                self._pass_on(self._queue.running_as(job_id), event, traceback)
+            case Exhausted(job_id):
                 self._exhausted += 1
-                _log(logging.WARNING, "exhausted", {"job": self._line.running.id})
-            case Ended(outcome):
-                self._end_running(outcome)
+                _log(logging.WARNING, "exhausted", {"job": job_id})
+            case Ended(job_id, outcome):
+                self._end(self._queue.running_as(job_id), outcome)
 
-    def _pass_on(self, event: Event, traceback: str) -> None:
-        ticket = self._line.running
+    def _pass_on(self, ticket: Ticket, event: Event, traceback: str) -> None:
         match event:
             case Failed(policy=policy):
                 fields = {"job": ticket.id, "policy": policy, "traceback": traceback}
@@ -295,11 +296,10 @@ class Worker:
         with self._lock:
             ticket.put(event)
 
-    def _end_running(self, outcome: str) -> None:
-        """The running job's stream ends, and its duration counts for those who wait."""
-        ticket = self._line.running
+    def _end(self, ticket: Ticket, outcome: str) -> None:
+        """A running job's stream ends, and its duration counts for those who wait."""
         with self._lock:
-            ran_s = self._line.finish(done=outcome == "done")
+            ran_s = self._queue.end(ticket, done=outcome == "done")
             if outcome == "done":
                 self._completed += 1
                 self._crashes = 0
@@ -308,19 +308,19 @@ class Worker:
         _log(logging.INFO, "ended", fields | times | {"policies": ticket.done})
 
     def _after_loss(self, lost: Exception) -> None:
-        """The process died: so did the job it ran; the rest of the line waits for the next one."""
+        """The process died, and so did the jobs it ran; the rest waits for the next process."""
         self._crashes += 1
-        ticket = self._line.running
-        job = None if ticket is None else ticket.id
-        _log(logging.ERROR, "lost", {"reason": str(lost), "job": job, "crashes": self._crashes})
-        if ticket is not None:
+        running = self._queue.active()
+        jobs = [ticket.id for ticket in running]
+        _log(logging.ERROR, "lost", {"reason": str(lost), "jobs": jobs, "crashes": self._crashes})
+        for ticket in running:
             message = (
                 "The worker stopped in the middle of this job and is being restarted. Please try "
-                f"again; if it happens again, report it and quote job {job}."
+                f"again; if it happens again, report it and quote job {ticket.id}."
             )
             with self._lock:
-                ticket.put(Failed(None, message, job))
-            self._end_running("lost")
+                ticket.put(Failed(None, message, ticket.id))
+            self._end(ticket, "lost")
         if self._crashes < _MAX_CRASHES:
             self._become("loading")
         else:
@@ -328,9 +328,9 @@ class Worker:
             self._become("down", reason)
 
     def _give_up_jobs(self) -> None:
-        """At the very end: whoever still waits is told why."""
+        """At the very end: whoever still waits hears why."""
         with self._lock:
-            tickets = self._line.give_up(self._reason)
+            tickets = self._queue.give_up(self._reason)
         for ticket in tickets:
             _log(logging.WARNING, "ended", {"job": ticket.id, "outcome": "given up"})
 
@@ -338,7 +338,7 @@ class Worker:
         with self._changed:
             self._state = state
             self._reason = reason
-            self._line.moves = state == "up"
+            self._queue.moves = state == "up"
             self._changed.notify_all()
 
 

@@ -47,9 +47,10 @@ from models.pi0 import Pi0, Pi0Programs
 from models.pi0_fast import Pi0Fast, Pi0FastPrograms
 from playground.checkpoints import memory_plan
 from playground.checkpoints.catalog import BUNDLED_PAIR
-from playground.checkpoints.load import keep_compiled_programs, open_policy
+from playground.checkpoints.load import open_policy
 from playground.policies.base import Policy, sample_noise
 from playground.robots.builtin import TABLETOP
+from playground.serving.compile_cache import keep_compiled_programs
 from playground.serving.events import Done, Job
 from playground.serving.worker import Worker
 from playground.tools import optimizations

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from playground.analysis.norm_check import Report, Row, check
+from playground.analysis.norm_check import DimensionCheck, NormCheck, check
 from playground.robots.robot import check_state
 from playground.trace import PolicyInfo
 from playground.ui.observation import Form
@@ -83,7 +83,7 @@ def page(setup: Setup, given: Sequence[float | str]) -> str:
     return "".join(parts)
 
 
-def _report(info: PolicyInfo, report: Report) -> str:
+def _report(info: PolicyInfo, report: NormCheck) -> str:
     remarks = [_text(remark) for remark in report.remarks]
     for part, title in _TITLES.items():
         # Dimensions of which the same is said share a line.
@@ -106,7 +106,7 @@ def _report(info: PolicyInfo, report: Report) -> str:
     )
 
 
-def _table(report: Report, part: str) -> str:
+def _table(report: NormCheck, part: str) -> str:
     rows = [row for row in report.rows if row.part == part]
     heads = ["dimension", "unit", "mean", "std", "q01", "q99"]
     if part == "state":
@@ -119,11 +119,11 @@ def _table(report: Report, part: str) -> str:
     )
 
 
-def _mark(row: Row) -> str:
+def _mark(row: DimensionCheck) -> str:
     return " class='odd'" if row.remarks else ""
 
 
-def _cells(row: Row, count: int) -> str:
+def _cells(row: DimensionCheck, count: int) -> str:
     numbers = (row.mean, row.std, row.q01, row.q99, row.value, row.normalised)
     cells = ["" if x is None else f"{x:.4g}" for x in numbers][: count - 2]
     name = f"<th scope='row'>{_text(row.name)}</th><td>{_text(row.unit)}</td>"

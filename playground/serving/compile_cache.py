@@ -1,0 +1,50 @@
+"""Compiled programs outlive the process, so that a program is compiled once for each machine."""
+
+import functools
+import hashlib
+import os
+import platform
+import zlib
+from pathlib import Path
+
+import jax
+
+_ZSTD = b"\x28\xb5\x2f\xfd"  # JAX's compression from Python 3.14 on
+
+
+def keep_compiled_programs() -> None:
+    """Has JAX keep them in a folder that nobody else can write: whoever can put a program there can
+    have it run. CPU programs fit one kind of processor only, so each kind has a folder of its own.
+    `PI0_PLAYGROUND_CACHE` moves it."""
+    home = os.environ.get("PI0_PLAYGROUND_CACHE", Path.home() / ".cache" / "pi0-playground")
+    folder = Path(home) / "programs" / processor_digest()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for path in (folder.parent, folder):
+        path.chmod(0o700)
+    _drop_damaged(folder)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+@functools.cache
+def processor_digest() -> str:
+    """A short digest of the processor's kind and abilities."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else [platform.processor()]
+    kind = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
+    text = "\n".join([platform.machine(), *sorted(kind or lines)])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _drop_damaged(folder: Path) -> None:
+    """Of a process that was killed, or a disk that failed, an entry may be incomplete: the checksum
+    of its compression says so. JAX compiles such a program anew, but keeps the damaged entry, so
+    that it would compile at every start. Entries in zstd are left to JAX."""
+    for entry in folder.glob("*-cache"):
+        data = entry.read_bytes()
+        try:
+            if not data.startswith(_ZSTD):
+                zlib.decompress(data)
+        except zlib.error:
+            entry.unlink(missing_ok=True)
