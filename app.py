@@ -1,6 +1,7 @@
 """Opens the playground: `python app.py`, on the bundled policies. A Space starts this file too."""
 
 import argparse
+import dataclasses
 import logging
 import os
 import subprocess
@@ -19,45 +20,47 @@ KINDS = {
 
 
 def settings() -> argparse.ArgumentParser:
-    told = argparse.ArgumentParser(prog="app.py", description=__doc__)
+    parser = argparse.ArgumentParser(prog="app.py", description=__doc__)
     host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
     port = int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
-    told.add_argument("--host", default=host, help="address to listen on (%(default)s)")
-    told.add_argument("--port", type=int, default=port, help="port to listen on (%(default)s)")
-    told.add_argument(
+    parser.add_argument("--host", default=host, help="address to listen on (%(default)s)")
+    parser.add_argument("--port", type=int, default=port, help="port to listen on (%(default)s)")
+    parser.add_argument(
         "--allow-host",
         nargs="+",
         metavar="NAME",
         default=os.environ.get("PI0_PLAYGROUND_ALLOW_HOST", "").split(),
         help="further names that the page is reached under, through a proxy for example",
     )
-    told.add_argument(
+    parser.add_argument(
         "--checkpoint",
         nargs="+",
         default=os.environ.get("PI0_PLAYGROUND_CHECKPOINT", "").split(),
         help="openpi's names, a folder (it may need the next three), or JSON files that name one",
     )
-    told.add_argument("--config", help="the folder's: openpi's name for it, or a JSON file")
-    told.add_argument("--robot", help="of a LeRobot folder: a name or a JSON file")
-    told.add_argument("--asset-id", help="whose norm stats of the folder, where not the config's")
-    # What a start that the page asked for is told by the one before it (`checkpoints.Reopening`).
-    told.add_argument("--otherwise", help=argparse.SUPPRESS)
-    told.add_argument("--because", default="", help=argparse.SUPPRESS)
-    return told
+    parser.add_argument("--config", help="the folder's: openpi's name for it, or a JSON file")
+    parser.add_argument("--robot", help="of a LeRobot folder: a name or a JSON file")
+    parser.add_argument("--asset-id", help="whose norm stats of the folder, where not the config's")
+    # For a start that the page asked for, from the one before it (`checkpoints.Reopening`).
+    parser.add_argument("--otherwise", help=argparse.SUPPRESS)
+    parser.add_argument("--because", default="", help=argparse.SUPPRESS)
+    return parser
 
 
 def main() -> None:
     if packages := os.environ.pop("PI0_PLAYGROUND_INSTALL", "").split():
         install(packages)
-    told = settings().parse_args()
+    args = settings().parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     try:
-        asked, robots = resolve.chosen(told.checkpoint, told.config, told.robot, told.asset_id)
+        asked = resolve.requests(args.checkpoint, args.config, args.robot, args.asset_id)
+        robots = {entry.name: entry.robot for entry in resolve.resolve_all(asked)}
     except ValueError as error:
         settings().error(str(error))
-    worker = Worker("playground.checkpoints.load:load", {"policies": asked}, kinds=KINDS)
-    if again := serve(worker, robots, told):
-        place = ["--host", told.host, "--port", str(told.port)]
+    policies = [dataclasses.asdict(request) for request in asked]
+    worker = Worker("playground.checkpoints.load:load", {"policies": policies}, kinds=KINDS)
+    if again := serve(worker, robots, args):
+        place = ["--host", args.host, "--port", str(args.port)]
         os.execv(sys.executable, [sys.executable, __file__, *place, *again])
 
 
@@ -70,21 +73,21 @@ def install(packages: list[str]) -> None:
 
 
 def serve(
-    worker: Worker, robots: Mapping[str, Robot], told: argparse.Namespace
+    worker: Worker, robots: Mapping[str, Robot], args: argparse.Namespace
 ) -> list[str] | None:
     """Until a signal ends it. Returns the arguments to start anew with, if that was asked for."""
     # Gradio takes as long to import as the worker's process to load: both at once.
     from playground.serving import health
     from playground.ui import checkpoints, page, results
 
-    kept, reopening = results.Results(), checkpoints.Reopening(told)
-    private = checkpoints.is_private(told.host) and not told.allow_host
+    kept, reopening = results.Results(), checkpoints.Reopening(args)
+    private = checkpoints.is_private(args.host) and not args.allow_host
     demo = page.build(worker, robots, kept, reopening if private else None)
     try:
-        served = page.serve(demo, told.host, told.port, told.allow_host)
+        served = page.serve(demo, args.host, args.port, args.allow_host)
     except OSError:
         worker.close()
-        where = f"{told.host}, port {told.port}"
+        where = f"{args.host}, port {args.port}"
         settings().error(f"cannot listen on {where}; if it is taken, choose another")
     served.include_router(health.routes(worker))
     served.include_router(results.routes(kept))

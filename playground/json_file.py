@@ -29,12 +29,18 @@ Model = TypeVar("Model", bound=Description)
 def read(path: Path | str, model: type[Model], title: str) -> Model:
     """The model in a file; raises one ValueError, `title` and all that is wrong. {} in the title is
     the path."""
-    path = Path(path)
-    data = read_json(path)
+    said, found = parse(read_json(Path(path)), model)
+    if said is None:
+        raise refusal(title.format(path), found)
+    return said
+
+
+def parse(data: Mapping, model: type[Model]) -> tuple[Model | None, list[str]]:
+    """The model, or None and what is wrong with the data."""
     try:
-        return model.model_validate(data)
+        return model.model_validate(data), []
     except pydantic.ValidationError as error:
-        raise refusal(title.format(path), problems(error, model)) from None
+        return None, _problems(error, model)
 
 
 def refusal(title: str, found: list[str]) -> ValueError:
@@ -42,14 +48,14 @@ def refusal(title: str, found: list[str]) -> ValueError:
     return ValueError("\n  ".join([title, *sorted(found)]))
 
 
-def problems(error: pydantic.ValidationError, model: type[Description]) -> list[str]:
-    """Each mistake in a sentence: what came, and what was expected."""
-    return list(dict.fromkeys(_problem(entry, model) for entry in error.errors()))
-
-
 def expected(model: type[Description], name: str) -> str:
     """What a field's value is, in words."""
     return model.model_fields[name].description or ""
+
+
+def _problems(error: pydantic.ValidationError, model: type[Description]) -> list[str]:
+    """Each mistake in a sentence: what came, and what was expected."""
+    return list(dict.fromkeys(_problem(entry, model) for entry in error.errors()))
 
 
 def _problem(entry: Mapping, model: type[Description]) -> str:

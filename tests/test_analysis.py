@@ -33,7 +33,7 @@ from playground.analysis.sensitivity import (
 )
 from playground.analysis.variants import GROUPS, dimension_groups, garble, shuffle, variants, words
 from playground.checkpoints import load
-from playground.checkpoints.catalog import Entry
+from playground.checkpoints.entry import Entry
 from playground.robots.builtin import ALOHA, DROID, LIBERO, TABLETOP
 from playground.serving.events import Done, Finished, Phase, Result
 from playground.serving.worker import Worker

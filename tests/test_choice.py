@@ -10,7 +10,8 @@ import pytest
 import app
 from playground.checkpoints import download, resolve
 from playground.checkpoints.catalog import BUNDLED_PAIR, DEFAULT_PAIR
-from playground.checkpoints.resolve import PAIR_NEEDS_GB, chosen
+from playground.checkpoints.entry import Entry
+from playground.checkpoints.resolve import PAIR_NEEDS_GB, Request, requests, resolve_all
 from playground.serving import worker
 from playground.ui import checkpoints
 
@@ -21,34 +22,59 @@ def described(where: Path, name: str, **told) -> str:
     return str(path)
 
 
+def resolved(*checkpoints, **settings) -> list[Entry]:
+    return resolve_all(requests(checkpoints, **settings))
+
+
 def test_names_folders_and_files_side_by_side(goldens, tmp_path):
     fast = described(tmp_path, "f", base="pi0_fast_droid", folder=str(goldens / "pi0_fast"))
-    found = chosen(["pi0_tabletop", str(goldens / "pi0"), fast], "pi0_aloha")
-    robots = {name: robot.name for name, robot in found.robots.items()}
-    assert robots == {"pi0_tabletop": "tabletop", "pi0_aloha": "aloha", "f": "droid"}
-    no = {"robot": None, "asset_id": None}
-    assert found.policies == [
-        "pi0_tabletop",
-        {"folder": str(goldens / "pi0"), "config": "pi0_aloha", **no},
-        {"folder": str(goldens / "pi0_fast"), "config": fast, **no},
+    words = ["pi0_tabletop", str(goldens / "pi0"), fast]
+    assert requests(words, "pi0_aloha") == [
+        Request(words[0]),
+        Request(words[1], "pi0_aloha"),
+        Request(fast),
     ]
+    found = resolved(*words, config="pi0_aloha")
+    robots = {entry.name: entry.robot.name for entry in found}
+    assert robots == {"pi0_tabletop": "tabletop", "pi0_aloha": "aloha", "f": "droid"}
+    assert found[1].folder == goldens / "pi0"
 
 
 def test_what_is_not_clear_is_refused(goldens, tmp_path):
     folders = [str(goldens / "pi0"), str(goldens / "lora" / "pi0")]
     with pytest.raises(ValueError, match="belongs to one folder, and 2 came"):
-        chosen(folders, "pi0_aloha")
+        requests(folders, "pi0_aloha")
     with pytest.raises(ValueError, match="belongs to one folder, and none came"):
-        chosen(["pi0_droid"], "pi0_aloha")
+        requests(["pi0_droid"], "pi0_aloha")
     same = described(tmp_path, "same", base="pi0_aloha", folder=folders[0])
     with pytest.raises(ValueError, match="two of these are called same"):
-        chosen([same, same])
+        resolved(same, same)
     with pytest.raises(ValueError, match="no policy is called 'pi0_drod'; did you mean pi0_droid"):
-        chosen(["pi0_drod"])
+        resolved("pi0_drod")
     with pytest.raises(ValueError, match="there is no such folder"):
-        chosen(["./pi0_droid"])
+        resolved("./pi0_droid")
     with pytest.raises(ValueError, match="names no folder"):
-        chosen([described(tmp_path, "bare", base="pi0_aloha")])
+        resolved(described(tmp_path, "bare", base="pi0_aloha"))
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("gs://openpi-assets/checkpoints/pi0_droid/", "opens by its name, .*: pi0_droid$"),
+        ("gs://mine/run/29999", r"copy it here first \(gcloud storage cp -r gs://mine/run/29999"),
+        ("s3://mine/run", r"copy it here first \(aws s3 cp --recursive"),
+        ("somebody/pi05_cups", r"hf download somebody/pi05_cups --local-dir pi05_cups\)"),
+    ],
+)
+def test_an_address_is_answered_with_how_to_get_it(word, message):
+    with pytest.raises(ValueError, match=message):
+        resolved(word)
+
+
+def test_the_home_folder_is_found(goldens, monkeypatch):
+    monkeypatch.setenv("HOME", str(goldens))
+    (entry,) = resolved("~/pi0", config="pi0_aloha")
+    assert entry.folder == goldens / "pi0"
 
 
 def test_what_the_page_asks_for_is_what_the_command_line_takes(goldens, monkeypatch):

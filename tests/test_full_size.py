@@ -11,7 +11,7 @@ import tensorstore as ts
 from models.checkpoints.assembly import load_openpi, to_openpi, write_openpi
 from models.checkpoints.openpi import rows
 from playground.checkpoints.catalog import named
-from playground.checkpoints.config_file import read_config
+from playground.checkpoints.schema import read_openpi_file
 from playground.tools import full_size
 
 FAMILIES = pytest.mark.parametrize("family", full_size.BASES)
@@ -30,7 +30,7 @@ def database(params) -> dict[str, bytes]:
 def test_the_folder_is_as_orbax_writes_it(family, tmp_path):
     """Keys and zarr metadata of the same arrays, written by Orbax; and a loader finds them."""
     path = full_size.write(family, tmp_path / "ours", small=True)
-    config = read_config(path).config
+    config = read_openpi_file(path).config
     arrays = to_openpi(load_openpi(path.parent, config, dtype="float32"))
     write_openpi({f"{name}/value": array for name, array in arrays.items()}, tmp_path / "orbax")
     ours, theirs = (database(tmp_path / name / "params") for name in ("ours", "orbax"))

@@ -11,6 +11,7 @@ import safetensors.numpy
 
 from models.tokenizer import PaligemmaTokenizer
 from playground.checkpoints import folder as local
+from playground.checkpoints import stats as stats_of
 from playground.policies.flow import FlowPolicy
 from playground.robots import conversion
 from playground.trace import RawObservation
@@ -117,7 +118,7 @@ def test_relative_actions_come_back_absolute(folder, how):
     arm = {**ARM, "cameras": {"base_0_rgb": "front"}}
     (folder / "arm.json").write_text(json.dumps({**arm, "offsets": [True] * 6 + [False]}))
     entry = local.open_folder(place, robot=str(folder / "arm.json"))
-    stats = local.norm_stats(entry)["actions"]
+    stats = stats_of.norm_stats(entry)["actions"]
     rng = np.random.default_rng(0)
     state, said = rng.normal(size=8), rng.normal(size=(10, 32))
     got = conversion.from_model(entry.robot, said, state, stats, entry.normalisation)
@@ -306,4 +307,4 @@ def test_stats_are_checked_like_openpis(folder, name, value, message):
 
     change_stats(folder / "pi05", change)
     with pytest.raises(ValueError, match=message):
-        local.norm_stats(local.open_folder(folder / "pi05", robot="libero"))
+        stats_of.norm_stats(local.open_folder(folder / "pi05", robot="libero"))

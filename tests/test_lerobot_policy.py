@@ -12,6 +12,7 @@ from models.checkpoints.assembly import load_lerobot
 from models.tokenizer import BOS, FastActionTokenizer, FastPrompt, FastTokenizer, PaligemmaTokenizer
 from playground.checkpoints import catalog, load
 from playground.checkpoints import folder as local
+from playground.checkpoints import stats as stats_of
 from playground.robots import conversion
 from playground.serving.events import Done, TokenEvent
 from playground.trace import ALLOWED, Options, RawObservation
@@ -60,7 +61,7 @@ def actions(goldens):
 
 def assembled(entry, model, texts, actions):
     """As it is loaded, but for its weights and tokenizers."""
-    stats = local.norm_stats(entry)
+    stats = stats_of.norm_stats(entry)
     info = load.describe(entry, model.config, revision="", badge="", notice="", stats=stats)
     return load.assemble(info, entry, model, texts, actions)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from playwright.sync_api import expect
 
 from playground.analysis.norm_check import check
-from playground.checkpoints import catalog, folder
+from playground.checkpoints import catalog, folder, stats
 from playground.robots import builtin, norm_stats
 from playground.trace import Stats
 from playground.ui import norms
@@ -157,13 +157,13 @@ def test_stats_of_more_dimensions_than_the_robot_has(goldens, tmp_path):
         wide = Stats((0.0,) * 32, (0.5,) * 8 + (0.0,) * 23 + (std,), (-1.0,) * 32, (1.0,) * 32)
         norm_stats.write_norm_stats(place / "norm_stats.json", {"state": wide, "actions": wide})
         entry = folder.open_folder(tmp_path, "pi05_libero")
-        notes = folder.stats_notes(entry)
+        notes = stats.stats_notes(entry)
         # LIBERO has eight numbers of state and seven actions.
         assert [note.split(",")[0] for note in notes] == [
             *(["The norm stats of state cover 32 dimensions"] if odd else []),
             "The norm stats of actions cover 32 dimensions",
         ]
-        assert len(folder.norm_stats(entry)["actions"].mean) == 7
+        assert len(stats.norm_stats(entry)["actions"].mean) == 7
     info = dataclasses.replace(sound(builtin.LIBERO, "quantile"), stats_notes=notes)
     assert check(info, builtin.LIBERO).remarks == notes
 

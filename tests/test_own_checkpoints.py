@@ -21,6 +21,7 @@ from models.pi0_fast import Pi0FastPrograms
 from models.tokenizer import FastActionTokenizer, FastTokenizer, PaligemmaTokenizer
 from playground.checkpoints import folder as local
 from playground.checkpoints import load
+from playground.checkpoints import stats as stats_of
 from playground.policies.base import sample_noise
 from playground.robots import conversion, norm_stats
 from playground.training import tokenizers
@@ -212,14 +213,14 @@ def test_a_text_model_that_is_too_large_is_refused(goldens, described, texts):
     told["text_tokenizer"] = str(goldens / "transforms" / "sentencepiece" / "tiny_paligemma.model")
     (texts / "wrong.json").write_text(json.dumps(told))
     with pytest.raises(ValueError, match=r"knows 2,048 tokens, its sentencepiece model has 3,712"):
-        load.open_policy({"folder": str(goldens / "pi0"), "config": str(texts / "wrong.json")})
+        load.open_policy(local.open_folder(goldens / "pi0", str(texts / "wrong.json")))
 
 
 def test_a_folder_that_openpi_wrote(goldens, described, texts, client, picture):
     entry = local.open_folder(goldens / "pi0", described["mine"])
     model = load_openpi(goldens / "pi0", CONFIGS["pi0"], dtype="bfloat16")
     text = PaligemmaTokenizer(texts / "text.model")
-    want = chunk(model, entry.robot, entry, local.norm_stats(entry), picture[1],
+    want = chunk(model, entry.robot, entry, stats_of.norm_stats(entry), picture[1],
                  lambda state: text.tokenize(PROMPT, 48))  # fmt: skip
     held(client, "mine", entry.robot, picture, want)
 
@@ -294,7 +295,7 @@ def test_a_lora_fine_tune(goldens, described, texts, client, picture):
         PaligemmaTokenizer(texts / "text.model"),
         FastActionTokenizer.load(goldens / "transforms" / "fast"),
     )
-    seen = observation(model.config, entry.robot, entry, local.norm_stats(entry), picture[1],
+    seen = observation(model.config, entry.robot, entry, stats_of.norm_stats(entry), picture[1],
                        lambda state: text.tokenize(PROMPT, state, 96))  # fmt: skip
     want = Pi0FastPrograms(model).sample_actions(seen, max_decoding_steps=8)
     got = ask(client, "/denoise", "my_lora", entry.robot, picture, max_tokens=8)
@@ -305,7 +306,7 @@ def test_a_folder_of_lerobot_s(goldens, described, texts, client, picture):
     entry = local.open_folder(goldens / "lerobot" / "pi05", described["my_lerobot"])
     model = load_lerobot(goldens / "lerobot" / "pi05", LEROBOT["pi05"], dtype="bfloat16")
     text = PaligemmaTokenizer(texts / "short.model")
-    want = chunk(model, entry.robot, entry, local.norm_stats(entry), picture[1],
+    want = chunk(model, entry.robot, entry, stats_of.norm_stats(entry), picture[1],
                  lambda state: text.tokenize(PROMPT, 200, state))  # fmt: skip
     held(client, "my_lerobot", entry.robot, picture, want)
 
@@ -315,7 +316,7 @@ def test_a_pi0_fast_of_lerobot_s(goldens, described, texts, client, picture):
     entry = local.open_folder(folder, described["my_lerobot_fast"])
     model = load_lerobot(folder, LEROBOT["pi0_fast"], dtype="bfloat16")
     text = FastTokenizer(PaligemmaTokenizer(texts / "few.model", "lerobot"), few_actions())
-    seen = observation(model.config, entry.robot, entry, local.norm_stats(entry), picture[1],
+    seen = observation(model.config, entry.robot, entry, stats_of.norm_stats(entry), picture[1],
                        lambda state: text.tokenize(PROMPT, state, 97))  # fmt: skip
     want = Pi0FastPrograms(model).sample_actions(seen, max_decoding_steps=8)
     got = ask(client, "/denoise", "my_lerobot_fast", entry.robot, picture, max_tokens=8)

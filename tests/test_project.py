@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from models.checkpoints.digests import revision
-from playground.checkpoints import catalog, config_file
+from playground.checkpoints import catalog, schema
 from playground.training.evaluate import table_of
 from tests.conftest import ROOT
 
@@ -131,7 +131,7 @@ def test_the_documented_config_of_a_fine_tune_is_complete(tmp_path):
     found = blocks(EVERYTHING, "json")
     (example,) = [block for block in found if '"my_run"' in block]
     (tmp_path / "my_run.json").write_text(example)
-    assert config_file.read_config(tmp_path / "my_run.json").name == "my_run"
+    assert schema.read_openpi_file(tmp_path / "my_run.json").name == "my_run"
 
 
 def test_every_environment_variable_is_documented():

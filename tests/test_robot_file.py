@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from playground.checkpoints.config_file import read_config
+from playground.checkpoints.schema import read_openpi_file
 from playground.robots import conversion
 from playground.robots.robot_file import RobotFile, read_robot
 from playground.trace import RawObservation, Stats
@@ -57,12 +57,12 @@ def test_offsets_come_back_absolute_and_missing_slots_as_openpi_has_them(tmp_pat
 
 def test_a_config_names_the_file_beside_it(tmp_path):
     write(tmp_path, "my_arm.json", ARM)
-    entry = read_config(write(tmp_path, "run.json", CONFIG))
+    entry = read_openpi_file(write(tmp_path, "run.json", CONFIG))
     assert entry.robot == read_robot(tmp_path / "my_arm.json")
     assert entry.config.image_slots == ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
     fast = (
         entry.config.action_dim,
-        read_config(
+        read_openpi_file(
             write(
                 tmp_path, "fast.json", CONFIG | {"family": "pi0_fast", "normalisation": "quantile"}
             )
@@ -76,10 +76,10 @@ def test_slots_of_fast_on_droid_are_known_and_pi0_cannot_have_them(tmp_path):
     cameras = {"base_0_rgb": "front", "wrist_0_rgb": "wrist"}
     write(tmp_path, "my_arm.json", ARM | {"cameras": cameras})
     fast = CONFIG | {"family": "pi0_fast", "normalisation": "quantile"}
-    slots = read_config(write(tmp_path, "run.json", fast)).slots
+    slots = read_openpi_file(write(tmp_path, "run.json", fast)).slots
     assert {slot.name: slot.camera for slot in slots} == cameras | {"base_1_rgb": ""}
     with pytest.raises(ValueError, match=r"cameras \['wrist'\] fill no slot of a pi0 policy"):
-        read_config(write(tmp_path, "run.json", CONFIG))
+        read_openpi_file(write(tmp_path, "run.json", CONFIG))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from playground.checkpoints.catalog import TITLES
+from playground.checkpoints.entry import TITLES
 from playground.robots.norm_stats import EPSILON, normalise
 from playground.robots.robot import Robot, format_state
 from playground.trace import Dimension, PolicyInfo, Stats

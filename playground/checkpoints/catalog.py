@@ -1,26 +1,22 @@
 """The policies that a person can open by name, as data: openpi's published checkpoints and named
-configs, and the bundled ones. Checkpoints in a folder of one's own are in `local.py`.
+configs, and the bundled ones. Folders of one's own are in `folder.py`.
 
-Nothing here loads JAX or looks beyond `assets/`.
+Nothing here loads JAX or reads beyond `assets/`.
 
 Sources: openpi's `training/config.py`, `training/misc/` and README at commit 15a9616.
 """
 
-import dataclasses
 import difflib
-import math
 from pathlib import Path
-from typing import Literal
 
-from models.checkpoints.digests import Kind, read_bundled
+from models.checkpoints.digests import CONFIG, read_bundled
 from models.checkpoints.lora import GEMMA_2B_LORA, GEMMA_300M_LORA, Adapters
-from models.checkpoints.openpi import openpi_manifest
-from models.config import PI0, PI0_FAST, PI05, Config, Convention, Pi0FastConfig, from_dict
+from models.config import PI0_FAST_TABLETOP, PI0_TABLETOP, from_dict
+from playground.checkpoints.entry import TITLES, Entry, family_of, sizes
 from playground.robots import builtin
 from playground.robots.norm_stats import Method
 from playground.robots.robot import Robot
-from playground.robots.transforms import OPENPI_RULES, InputRules
-from playground.trace import Family, Slot
+from playground.trace import Family
 
 BUCKET = "gs://openpi-assets/checkpoints"
 PALIGEMMA_TOKENIZER = "gs://big_vision/paligemma_tokenizer.model"
@@ -29,119 +25,9 @@ GEMMA_TERMS = "Gemma Terms of Use (https://ai.google.dev/gemma/terms)"
 METHODS: tuple[Method, ...] = ("z-score", "quantile")  # openpi's
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Entry:
-    """A policy that can be opened, once its files are there.
-
-    name               openpi's config name where it has one
-    title              for people, on the page
-    config             the model's sizes; its slots, horizon and prompt length among them
-    robot              with the conventions of this policy's actions: offsets, adapt_to_pi
-    normalisation      how state and actions were scaled
-    state_in_prompt    whether the prompt holds the state (in 256 bins)
-    asset_id           whose norm stats: `assets/<asset_id>/` of openpi's folder, else unused
-    default_prompt     what openpi's policy is told when nothing is said, or None
-    adapters           how its LoRA adapters were scaled, None for full weights
-    action_tokenizer   pi0-FAST's, by its name on the Hugging Face hub or as a folder; else None
-    text_tokenizer     a sentencepiece model of its own, or None for PaliGemma's
-    kind               whose layout the folder has
-    address            where the checkpoint is published (gs://), or None
-    folder             where it is on this machine, or None
-    params             openpi's parameters, where they are not `folder/params`, else None
-    rules              where its inputs differ from openpi's
-    guided             whether pi0-FAST decodes guided unless told otherwise (trace.Options)
-    licence            of the weights; "" where the owner knows
-    notice             a plain sentence a person should read first, or ""
-    """
-
-    name: str
-    title: str
-    config: Config
-    robot: Robot
-    normalisation: Method
-    state_in_prompt: bool
-    asset_id: str
-    default_prompt: str | None = None
-    adapters: Adapters | None = None
-    action_tokenizer: str | None = None
-    text_tokenizer: Path | None = None
-    kind: Kind = "openpi"
-    address: str | None = None
-    folder: Path | None = None
-    params: Path | None = None
-    rules: InputRules = OPENPI_RULES
-    guided: bool = False
-    licence: str = ""
-    notice: str = ""
-
-    @property
-    def family(self) -> Family:
-        return family_of(self.config)
-
-    @property
-    def slots(self) -> tuple[Slot, ...]:
-        return self.robot.slots(self.family)
-
-    @property
-    def convention(self) -> Convention:
-        """Whose rules its prompts are written by."""
-        return "lerobot" if self.kind == "lerobot" else "openpi"
-
-    @property
-    def prompt_format(self) -> Literal["text", "text and state", "FAST"]:
-        """Which of the tokenizers' formats: pi0's, pi0.5's with the state in it, or pi0-FAST's."""
-        if self.family == "pi0_fast":
-            return "FAST"
-        return "text and state" if self.state_in_prompt else "text"
-
-    @property
-    def num_parameters(self) -> int:
-        """LoRA adapters not counted: they are merged when loaded."""
-        manifest = openpi_manifest(self.config)
-        return sum(math.prod(shape) for shape, _ in manifest.values())
-
-    @property
-    def num_bytes(self) -> int:
-        """Of the parameters in float32, as openpi saves them. What is published was not measured:
-        it is compressed a little."""
-        return 4 * self.num_parameters
-
-
-def family_of(config: Config) -> Family:
-    if isinstance(config, Pi0FastConfig):
-        return "pi0_fast"
-    return "pi05" if config.pi05 else "pi0"
-
-
 # --- openpi's configs ---------------------------------------------------------------------------
 
-FAMILIES = {"pi0": PI0, "pi05": PI05, "pi0_fast": PI0_FAST}
-TITLES = {"pi0": "pi0", "pi05": "pi0.5", "pi0_fast": "pi0-FAST"}
 _UNPUBLISHED = "openpi publishes no checkpoint of this config: give a folder of your own."
-
-
-def sizes(
-    family: Family,
-    robot: Robot,
-    horizon: int | None = None,
-    max_token_len: int | None = None,
-    action_dim: int | None = None,
-) -> Config:
-    """A full-size model for a robot; what is not given is openpi's default for the family.
-
-    pi0-FAST writes the robot's own dimensions, the others a padded chunk.
-    """
-    preset = FAMILIES[family]
-    if family == "pi0_fast":
-        action_dim = len(robot.actions)
-    return dataclasses.replace(
-        preset,
-        action_dim=action_dim or preset.action_dim,
-        action_horizon=horizon or preset.action_horizon,
-        max_token_len=max_token_len or preset.max_token_len,
-        image_slots=tuple(slot.name for slot in robot.slots(family)),
-    )
 
 
 def _openpi(
@@ -292,19 +178,37 @@ BUNDLED_PAIR = ("pi0_tabletop", "pi0_fast_tabletop")
 
 def entries(assets: Path = ASSETS) -> dict[str, Entry]:
     """All that can be opened by name: bundled policies first (those whose files are there)."""
-    folders = sorted(path.parent for path in assets.glob("*/config.json"))
+    folders = sorted(path.parent for path in assets.glob(f"*/{CONFIG}"))
     return {entry.name: entry for entry in (*map(bundled, folders), *OPENPI)}
 
 
 def named(name: str, assets: Path = ASSETS) -> Entry:
     """The entry of that name; raises ValueError that offers the nearest ones."""
     known = entries(assets)
+    if name in BUNDLED_PAIR and name not in known:
+        return untrained(name)
     if name in known:
         return known[name]
     if name in NOT_OFFERED:
         raise ValueError(f"{name} cannot be opened here: {NOT_OFFERED[name]}")
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or sorted(known)
     raise ValueError(f"no policy is called {name!r}; did you mean {', '.join(near)}?")
+
+
+def untrained(name: str) -> Entry:
+    """One of BUNDLED_PAIR without weights: they are drawn at random when it is loaded."""
+    fast = "fast" in name
+    config = PI0_FAST_TABLETOP if fast else PI0_TABLETOP
+    return Entry(
+        name=name,
+        title=TITLES[family_of(config)],
+        config=config,
+        robot=builtin.TABLETOP,
+        normalisation="quantile" if fast else "z-score",
+        state_in_prompt=fast,
+        asset_id="",
+        kind="untrained",
+    )
 
 
 def bundled(folder: Path) -> Entry:

@@ -28,7 +28,8 @@ import filelock
 import google_crc32c
 
 from models.checkpoints.digests import DIGESTS, record_digests, sha256, write_file
-from playground.checkpoints.catalog import PALIGEMMA_TOKENIZER, Entry
+from playground.checkpoints.catalog import PALIGEMMA_TOKENIZER
+from playground.checkpoints.entry import Entry
 
 # bytes done, bytes in all, the file at hand
 Progress = Callable[[int, int, str], None]

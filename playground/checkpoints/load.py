@@ -12,17 +12,18 @@ import numpy as np
 
 from models.checkpoints.assembly import load_bundled, load_lerobot, load_openpi, random_model
 from models.checkpoints.digests import revision
-from models.config import PI0_FAST_TABLETOP, PI0_TABLETOP, Config, DType, to_dict
+from models.config import Config, DType, to_dict
 from models.pi0 import Pi0
 from models.pi0_fast import Pi0Fast
 from models.tokenizer import FastActionTokenizer, FastTokenizer, PaligemmaTokenizer
 from playground.checkpoints import catalog, download, memory_plan
-from playground.checkpoints import folder as local
-from playground.checkpoints.catalog import ASSETS, BUNDLED_PAIR, Entry
+from playground.checkpoints.catalog import ASSETS
+from playground.checkpoints.entry import Entry
+from playground.checkpoints.resolve import Request, resolve, resolve_all
+from playground.checkpoints.stats import norm_stats, stats_notes
 from playground.policies.base import Policy
 from playground.policies.fast import FastPolicy
 from playground.policies.flow import FlowPolicy
-from playground.robots.builtin import TABLETOP
 from playground.serving.compile_cache import keep_compiled_programs
 from playground.serving.events import Phase, TokenEvent
 from playground.trace import Options, PolicyInfo, RawObservation, Stats
@@ -42,25 +43,24 @@ BUNDLED_NOTICE = (
 )
 
 
-Asked = str | Mapping[str, str | None]
-
-
-def load(policies: Sequence[Asked]) -> Generator[Phase, None, dict[str, Policy]]:
+def load(
+    policies: Sequence[str | Mapping[str, str | None]],
+) -> Generator[Phase, None, dict[str, Policy]]:
     """Opens every policy and runs each once, so that the first visitor waits for no compiler.
 
-    A policy is a name of the catalogue, or a folder of one's own as {"folder", "config", "robot",
-    "asset_id"} (`local.open_folder`). Yields a Phase before each part and while one lasts; returns
-    the policies by name. Raises ValueError for a policy that cannot be opened, and before anything
-    is fetched or loaded where they do not fit into memory together.
+    policies: `resolve.Request`s as JSON objects, or a checkpoint's name alone. Yields a Phase
+    before each part and while one lasts; returns the policies by name. Raises ValueError for a
+    policy that cannot be opened, and before anything is fetched or loaded where they do not fit
+    into memory together.
     """
-    entries = [entry for asked in policies if (entry := _entry(asked)) is not None]
-    memory_plan.prepare(narrow=any(entry.kind != "bundled" for entry in entries))
+    entries = resolve_all([Request(x) if isinstance(x, str) else Request(**x) for x in policies])
+    published = [entry for entry in entries if entry.kind not in ("bundled", "untrained")]
+    memory_plan.prepare(narrow=bool(published))
     keep_compiled_programs()
     check_memory(entries)
     opened = {}
-    for asked in policies:
-        policy = yield from open_steps(asked)
-        opened[policy.info.name] = policy
+    for entry in entries:
+        opened[entry.name] = yield from open_steps(entry)
     tell_apart(list(opened.values()))
     for name, policy in opened.items():
         yield Phase(name, "compiling", WARM_UP_DEADLINE_S)
@@ -83,9 +83,11 @@ def check_memory(entries: Sequence[Entry]) -> None:
         memory_plan.check(needs, memory_plan.machine())
 
 
-def open_policy(asked: Asked) -> Policy:
-    """`load` of one policy, without a warm-up, for notebooks and tests."""
-    steps = open_steps(asked)
+def open_policy(checkpoint: str | Entry) -> Policy:
+    """`load` of one policy, without a warm-up, for notebooks and tests. checkpoint: its entry, or
+    what `resolve` takes for one."""
+    entry = resolve(Request(checkpoint)) if isinstance(checkpoint, str) else checkpoint
+    steps = open_steps(entry)
     while True:
         try:
             next(steps)
@@ -93,19 +95,18 @@ def open_policy(asked: Asked) -> Policy:
             return stop.value
 
 
-def open_steps(asked: Asked) -> Generator[Phase, None, Policy]:
-    """Finds, fetches and loads a policy; yields what it is at."""
-    entry = _entry(asked)
-    if entry is None:
-        yield Phase(asked, "loading", LOAD_DEADLINE_S)
-        return untrained(asked)
+def open_steps(entry: Entry) -> Generator[Phase, None, Policy]:
+    """Fetches and loads a policy; yields what it is at."""
+    if entry.kind == "untrained":
+        yield Phase(entry.name, "loading", LOAD_DEADLINE_S)
+        return untrained(entry.name)
     if entry.kind == "bundled":
         yield Phase(entry.name, "loading", LOAD_DEADLINE_S)
         _, model = load_bundled(entry.folder)
         text = TOKENIZER
     else:
-        entry, text = yield from _told(entry.name, "downloading", lambda p: _fetch(entry, p))
-        model = yield from _told(entry.name, "loading", lambda p: _load(entry, p))
+        entry, text = yield from _reported(entry.name, "downloading", lambda p: _fetch(entry, p))
+        model = yield from _reported(entry.name, "loading", lambda p: _load(entry, p))
     bundled = entry.kind == "bundled"
     info = describe(
         entry,
@@ -113,18 +114,11 @@ def open_steps(asked: Asked) -> Generator[Phase, None, Policy]:
         revision=revision(entry.params or entry.folder),
         badge=BUNDLED_BADGE if bundled else REAL_BADGE,
         notice=BUNDLED_NOTICE if bundled else entry.notice,
-        stats=local.norm_stats(entry),
-        stats_notes=local.stats_notes(entry),
+        stats=norm_stats(entry),
+        stats_notes=stats_notes(entry),
     )
     chunks = entry.action_tokenizer and FastActionTokenizer.load(entry.action_tokenizer)
     return assemble(info, entry, model, PaligemmaTokenizer(text, entry.convention), chunks)
-
-
-def _entry(asked: Asked) -> Entry | None:
-    """None for a bundled policy whose weights are not there: it opens untrained."""
-    if asked in BUNDLED_PAIR and not (ASSETS / asked / "config.json").is_file():
-        return None
-    return catalog.named(asked) if isinstance(asked, str) else local.open_folder(**asked)
 
 
 def _fetch(entry: Entry, progress: download.Progress) -> tuple[Entry, Path]:
@@ -138,7 +132,7 @@ def _precision(entry: Entry) -> tuple[Config, DType]:
     stored in bfloat16, as openpi serves them. A CPU computes in float32 all the same: its bfloat16
     products are many times slower."""
     config = entry.config
-    if entry.kind == "bundled":
+    if entry.kind in ("bundled", "untrained"):
         return config, config.dtype
     if jax.default_backend() == "cpu":
         config = dataclasses.replace(config, dtype="float32")
@@ -147,7 +141,7 @@ def _precision(entry: Entry) -> tuple[Config, DType]:
 
 def _load(entry: Entry, progress: Callable[[int, int, str], None]) -> Pi0 | Pi0Fast:
     config, storage = _precision(entry)
-    if entry.kind == "lerobot":
+    if entry.kind in ("lerobot", "openpi_pytorch"):
         return load_lerobot(entry.folder, config, dtype=storage, progress=progress)
     return load_openpi(
         entry.params or entry.folder,
@@ -158,8 +152,8 @@ def _load(entry: Entry, progress: Callable[[int, int, str], None]) -> Pi0 | Pi0F
     )
 
 
-def _told(policy: str, what: str, call: Callable) -> Generator[Phase, None, object]:
-    """The result of call(progress), which runs in a thread while its progress is told."""
+def _reported(policy: str, what: str, call: Callable) -> Generator[Phase, None, object]:
+    """The result of call(progress), which runs in a thread while its progress is reported."""
     news, outcome = queue.SimpleQueue(), {}
 
     def run():
@@ -173,11 +167,11 @@ def _told(policy: str, what: str, call: Callable) -> Generator[Phase, None, obje
     yield Phase(policy, what, LOAD_DEADLINE_S)
     while thread.is_alive():
         thread.join(1.0)
-        told = None
+        latest = None
         while not news.empty():
-            told = news.get()
-        if told is not None:
-            done, total = (count / 1e9 for count in told)
+            latest = news.get()
+        if latest is not None:
+            done, total = (count / 1e9 for count in latest)
             yield Phase(policy, f"{what} ({done:.1f} of {total:.1f} GB)", LOAD_DEADLINE_S)
     if "error" in outcome:
         raise outcome["error"]
@@ -185,29 +179,19 @@ def _told(policy: str, what: str, call: Callable) -> Generator[Phase, None, obje
 
 
 def untrained(name: str, seed: int = 0) -> Policy:
-    """A small policy with random weights, the same for the same seed, on the bundled table."""
-    fast = "fast" in name
-    config = PI0_FAST_TABLETOP if fast else PI0_TABLETOP
-    model = random_model(config, seed)
-    rest = np.array(TABLETOP.resting_state)
+    """A small policy with random weights, the same for the same seed (`catalog.untrained`)."""
+    entry = catalog.untrained(name)
+    fast = entry.family == "pi0_fast"
+    model = random_model(entry.config, seed)
+    rest = np.array(entry.robot.resting_state)
     # Nothing was measured: one radian about the resting pose, and small offsets.
     stats = {
         "state": _spread(rest, 1.0),
-        "actions": _spread(np.where(TABLETOP.offsets, 0.0, rest), 0.5),
+        "actions": _spread(np.where(entry.robot.offsets, 0.0, rest), 0.5),
     }
-    entry = Entry(
-        name=name,
-        title=catalog.TITLES["pi0_fast" if fast else "pi0"],
-        config=config,
-        robot=TABLETOP,
-        normalisation="quantile" if fast else "z-score",
-        state_in_prompt=fast,
-        asset_id="",
-        kind="bundled",
-    )
     info = describe(
         entry,
-        config,
+        entry.config,
         revision=f"random-{seed}",
         badge=UNTRAINED_BADGE,
         notice=UNTRAINED_NOTICE,

@@ -1,20 +1,20 @@
-"""Which checkpoints to open: what the command line or the page asks for, or, where nothing is
-asked, the pair that suits the machine. Nothing here loads JAX.
+"""From what the command line or the page asks for to entries, once; and, where nothing is asked
+for, the pair that suits the machine. Nothing here loads JAX.
 """
 
+import dataclasses
 import importlib.metadata
 import logging
 import os
+import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from playground.checkpoints import config_file, download
-from playground.checkpoints import folder as local
-from playground.checkpoints.catalog import BUNDLED_PAIR, DEFAULT_PAIR, entries, named
-from playground.robots.builtin import TABLETOP
-from playground.robots.robot import Robot
+from playground.checkpoints import download, schema
+from playground.checkpoints.catalog import BUCKET, BUNDLED_PAIR, DEFAULT_PAIR, entries, named
+from playground.checkpoints.entry import Entry
+from playground.checkpoints.folder import open_folder
 
 # What the pair takes in bfloat16 by `playground.checkpoints.memory_plan`, which judges the rest.
 PAIR_NEEDS_GB = 16
@@ -22,51 +22,74 @@ PAIR_NEEDS_GB = 16
 _logger = logging.getLogger(__name__)
 
 
-class Chosen(NamedTuple):
-    """policies: as `playground.checkpoints.load.load` takes them; robots: of each, by its name."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Request:
+    """A checkpoint as somebody asks for it: a name of the catalogue, a folder, or a JSON file that
+    names its folder. config, robot, asset_id: of a folder (`open_folder`)."""
 
-    policies: list[str | dict[str, str | None]]
-    robots: dict[str, Robot]
+    checkpoint: str
+    config: str | None = None
+    robot: str | None = None
+    asset_id: str | None = None
 
 
-def chosen(
+def requests(
     checkpoints: Sequence[str],
     config: str | None = None,
     robot: str | None = None,
     asset_id: str | None = None,
-) -> Chosen:
-    """What to open, each told by a name of the catalogue, a folder, or a JSON file that names its
-    folder (`config_file`); the default pair where nothing is told.
+) -> list[Request]:
+    """A request for each checkpoint, or for the default pair where there are none.
 
-    config, robot, asset_id: of the one folder (`local.open_folder`). Raises ValueError for what
-    cannot be opened, and where it is not clear what is meant.
+    config, robot, asset_id: of the one folder among them. Raises ValueError where it is not clear
+    whose they are.
     """
-    told = [word for word in checkpoints if _is_folder(word)]
     settings = {"config": config, "robot": robot, "asset_id": asset_id}
-    if any(settings.values()) and len(told) != 1:
+    folders = [word for word in checkpoints if _is_folder(word)]
+    if any(settings.values()) and len(folders) != 1:
         raise ValueError(
-            f"a config, robot or asset id belongs to one folder, and {len(told) or 'none'} came; "
-            "with several, let a JSON file name each one's folder, and give those files"
+            f"a config, robot or asset id belongs to one folder, and {len(folders) or 'none'} "
+            "came; with several, let a JSON file name each one's folder, and give those files"
         )
-    policies: list[str | dict[str, str | None]] = []
-    robots: dict[str, Robot] = {}
-    for word in checkpoints or default_pair():
-        if word in BUNDLED_PAIR:
-            # It may have no weights yet; then the loader makes random ones.
-            name, drives, asked = word, TABLETOP, word
-        elif word in entries():
-            name, drives, asked = word, named(word).robot, word
-        else:
-            asked = _folder(word, settings)
-            entry = local.open_folder(**asked)
-            name, drives = entry.name, entry.robot
-        if name in robots:
+    return [
+        Request(word, **settings) if word in folders else Request(word)
+        for word in checkpoints or default_pair()
+    ]
+
+
+def resolve(request: Request) -> Entry:
+    """The entry that a request means. Raises ValueError for what cannot be opened."""
+    word = request.checkpoint
+    if not _is_folder(word):
+        if not word.endswith(".json"):
+            return named(word)
+        return open_folder(schema.folder_in(Path(word).expanduser()), word)
+    if re.match(r"[a-z][a-z0-9+]*://", word):
+        raise ValueError(_address(word))
+    folder = Path(word).expanduser()
+    if not folder.exists() and "/" not in word:
+        return named(word)  # raises, and offers near names
+    if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", word) and word[0] != ".":
+        raise ValueError(
+            f"{word}: there is no such folder. If it is a name on the Hugging Face hub, get it "
+            f"first (hf download {word} --local-dir {Path(word).name}) and open the folder"
+        )
+    settings = {"robot": request.robot, "asset_id": request.asset_id}
+    return open_folder(folder, request.config, **settings)
+
+
+def resolve_all(asked: Sequence[Request]) -> list[Entry]:
+    """The entries of several requests. Raises ValueError for what cannot be opened, and where two
+    have one name."""
+    found: dict[str, Entry] = {}
+    for entry in map(resolve, asked):
+        if entry.name in found:
             raise ValueError(
-                f"two of these are called {name}: give them names in JSON configs of their own"
+                f"two of these are called {entry.name}: give them names in JSON configs of their "
+                "own"
             )
-        policies.append(asked)
-        robots[name] = drives
-    return Chosen(policies, robots)
+        found[entry.name] = entry
+    return list(found.values())
 
 
 def _is_folder(word: str) -> bool:
@@ -74,13 +97,18 @@ def _is_folder(word: str) -> bool:
     return word not in (*BUNDLED_PAIR, *entries()) and not word.endswith(".json")
 
 
-def _folder(word: str, settings: Mapping[str, str | None]) -> dict[str, str | None]:
-    if word.endswith(".json"):
-        folder = config_file.folder_of(word)
-        return {"folder": str(folder), "config": word, "robot": None, "asset_id": None}
-    if not Path(word).exists() and "/" not in word:
-        named(word)  # raises, and offers near names
-    return {"folder": word, **settings}
+def _address(word: str) -> str:
+    """What to do about an address where a folder is asked for."""
+    if word.startswith(BUCKET):
+        known = [entry.name for entry in entries().values() if entry.address == word.rstrip("/")]
+        if known:
+            return f"{word} opens by its name, and is downloaded then: {' or '.join(known)}"
+    copy = {
+        "gs": f"gcloud storage cp -r {word} .",
+        "s3": f"aws s3 cp --recursive {word} .",
+        "hf": f"hf download {word.removeprefix('hf://')}",
+    }.get(word.split("://")[0], "a program that reads such addresses")
+    return f"{word} is an address, and a folder is asked for: copy it here first ({copy})"
 
 
 # --- what nobody asked for ----------------------------------------------------------------------
@@ -113,7 +141,7 @@ def gpu_memory_gb() -> float | None:
     """Of the first NVIDIA GPU, asked of its driver; None without one."""
     command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-        return float(told.stdout.split()[0]) * 2**20 / 1e9
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return float(done.stdout.split()[0]) * 2**20 / 1e9
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
         return None

@@ -33,8 +33,8 @@ from models.pi0 import Pi0Programs
 from models.pi0_fast import Pi0FastPrograms
 from models.tokenizer import FastActionTokenizer
 from playground.checkpoints import memory_plan
-from playground.checkpoints.config_file import read_config
 from playground.checkpoints.load import TOKENIZER, load
+from playground.checkpoints.schema import read_openpi_file
 from playground.policies.base import sample_noise
 from playground.robots.norm_stats import write_norm_stats
 from playground.serving.events import Done
@@ -69,7 +69,7 @@ def write(family: str, folder: Path, *, small: bool = False, seed: int = 0) -> P
         told |= {key: value for key, value in SMALL.items() if key != "action_expert" or not fast}
     path = folder / "config.json"
     path.write_text(json.dumps(told, indent=1) + "\n")
-    entry = read_config(path)
+    entry = read_openpi_file(path)
     text = filled_up(TOKENIZER.read_bytes(), entry.config.vocab_size)
     (folder / "text.model").write_bytes(text)
     dims = {"state": len(entry.robot.state), "actions": len(entry.robot.actions)}
@@ -123,7 +123,7 @@ def serve(config: Path) -> dict:
     """Opens the folder as `app.py --checkpoint` does, and asks. Seconds, and GB of memory."""
     stored = sum(f.stat().st_size for f in (config.parent / "params").rglob("*") if f.is_file())
     told, began = {"stored_gb": stored / 1e9}, time.perf_counter()
-    steps = load([{"folder": str(config.parent), "config": str(config)}])
+    steps = load([{"checkpoint": str(config.parent), "config": str(config)}])
     while True:
         try:
             phase = next(steps)
@@ -155,7 +155,7 @@ def stages(config: Path, weights: DType, arithmetic: DType) -> dict[str, np.ndar
     """What passes through the model on the way to an answer, float32, from one random picture and
     twenty tokens: the same in every precision."""
     memory_plan.prepare(narrow=True)
-    entry = read_config(config)
+    entry = read_openpi_file(config)
     sizes = dataclasses.replace(entry.config, image_slots=("base_0_rgb",), dtype=arithmetic)
     model = load_openpi(config.parent, sizes, dtype=weights)
     rng, size = np.random.default_rng(0), sizes.vision.image_size

@@ -92,7 +92,7 @@ class Asker:
 
     def __init__(self, folder: Path, rows: int, guided: bool | None = None):
         """guided: as in playground.trace.Options, so None is as the policy decodes on the page."""
-        self.policy = open_policy({"folder": str(folder)})
+        self.policy = open_policy(str(folder.resolve()))
         _, self._model = load_bundled(folder)
         self.flow = isinstance(self._model, Pi0)
         self._rows = rows

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import gradio as gr
 
 from playground.checkpoints import download, resolve
-from playground.checkpoints.catalog import Entry, entries
+from playground.checkpoints.catalog import entries
+from playground.checkpoints.entry import Entry
 from playground.serving.worker import Down, Worker
 from playground.ui import appearance, errors
 
@@ -43,7 +44,7 @@ class Reopening:
         if not checkpoints:
             raise ValueError("choose at least one checkpoint")
         told = [word.strip() or None for word in (config, robot, asset_id)]
-        resolve.chosen(checkpoints, *told)
+        resolve.resolve_all(resolve.requests(checkpoints, *told))
         self._again([*_arguments(checkpoints, *told), "--otherwise", json.dumps(self._current)])
 
     def watch(self, worker: Worker) -> threading.Thread | None:

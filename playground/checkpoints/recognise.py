@@ -1,0 +1,149 @@
+"""What a folder is: whose checkpoint, or what else, said in words. Decided by what is in the files,
+not by their names alone. Nothing here reads weights.
+"""
+
+import re
+from pathlib import Path
+
+from models.checkpoints.arrays import is_lfs_pointer, open_safetensors
+from models.checkpoints.digests import CONFIG, PARAMS, WEIGHTS, read_json, weights_file
+from playground.checkpoints.entry import Kind
+
+_FAMILIES = ("pi0", "pi05", "pi0_fast")
+_TREE = 12  # lines of a folder that are shown
+_STEP = re.compile(r"(?:.*\D)?(\d+)")
+
+
+def recognise(folder: Path) -> Kind:
+    """Whose checkpoint a folder is. Raises ValueError that says what it is instead, and what to
+    open or to do."""
+    if not folder.is_dir():
+        raise ValueError(_no_folder(folder))
+    if pointers := [path.name for path in folder.iterdir() if is_lfs_pointer(path)]:
+        raise ValueError(
+            f"{folder} holds Git LFS pointers, not files ({', '.join(sorted(pointers)[:3])}): "
+            "run `git lfs pull` in it, or download the folder from the hub"
+        )
+    weights, described = weights_file(folder), {}
+    if (folder / CONFIG).is_file():
+        described = read_json(folder / CONFIG)
+    if weights is not None:
+        return _of_safetensors(folder, weights, described)
+    if described.get("type") in _FAMILIES or (folder / "adapter_config.json").is_file():
+        raise ValueError(_without_weights(folder))
+    if has_parameters(folder) or has_parameters(folder / PARAMS):
+        return "openpi"
+    raise ValueError(_what_else(folder))
+
+
+def has_parameters(folder: Path) -> bool:
+    """Whether Orbax has written and finished parameters in just this folder."""
+    return (folder / "manifest.ocdbt").is_file()
+
+
+def _of_safetensors(folder: Path, weights: Path, described: dict) -> Kind:
+    if "weights_sha256" in described:
+        return "bundled"
+    if described.get("type") in _FAMILIES:
+        return "lerobot"
+    if "type" in described:
+        raise ValueError(
+            f"{folder} is a policy of type {described['type']!r}; this program opens pi0, pi05 and "
+            "pi0_fast (LeRobot 0.1 to 0.3 had another pi0fast, which is none of them)"
+        )
+    names = set(open_safetensors(weights))
+    if any(name.startswith("paligemma_with_expert.") for name in names):
+        return "openpi_pytorch"
+    shown = ", ".join(sorted(names)[:3])
+    raise ValueError(
+        f"{folder} has a {weights.name}, but no policy of this family: its arrays are {shown}, ..."
+    )
+
+
+def _no_folder(folder: Path) -> str:
+    if not folder.exists():
+        return f"{folder}: there is no such folder"
+    what = f"{folder} is a file, and a folder is asked for"
+    if folder.name == WEIGHTS or folder.suffix == ".safetensors":
+        return f"{what}: give {folder.parent}, with its config.json and the files beside it"
+    return what
+
+
+def _without_weights(folder: Path) -> str:
+    if (folder / "adapter_config.json").is_file():
+        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+        return (
+            f"{folder} has no {WEIGHTS}: it holds PEFT adapters only, for {base}. Merge them in "
+            "LeRobot (policy.merge_and_unload(), then save_pretrained), and open what that saves"
+        )
+    return f"{folder} has no {WEIGHTS}, whole or in shards: get it again, with all its files"
+
+
+def _what_else(folder: Path) -> str:
+    names = {path.name for path in folder.iterdir()}
+    params = folder / PARAMS if (folder / PARAMS).is_dir() else folder
+    inside = {path.name for path in params.iterdir()}
+    if any(".orbax-checkpoint-tmp" in name for name in names | inside | {folder.name}):
+        return (
+            f"{folder} is a checkpoint whose saving was not finished (orbax-checkpoint-tmp): use "
+            "an earlier step"
+        )
+    if candidates := checkpoints_below(folder):
+        shown = "\n".join(_tree(folder, candidates))
+        return (
+            f"{folder} is no checkpoint, but holds some. Choose one, the last is "
+            f"{candidates[-1]}:\n{shown}"
+        )
+    if any(name.startswith("ocdbt.process_") for name in inside):
+        return (
+            f"{folder}: manifest.ocdbt is missing, so its saving or download was cut off, or it "
+            "holds one of several hosts' files: get the whole folder, or use an earlier step"
+        )
+    if list(params.glob("*/zarr.json")) or "zarr.json" in inside:
+        return (
+            f"{folder} was saved by Orbax as zarr version 3; openpi writes version 2 in OCDBT. "
+            "Save it again with ocp.PyTreeCheckpointer, as openpi does"
+        )
+    if list(params.glob("*/.zarray")):
+        return (
+            f"{folder} was saved by Orbax without OCDBT, one folder an array; openpi writes OCDBT. "
+            "Load it with the Orbax that wrote it, and save it again with ocp.PyTreeCheckpointer"
+        )
+    if "_METADATA" in inside:
+        return (
+            f"{folder}: manifest.ocdbt is missing, so its download or saving was cut off; get it "
+            "again, or use an earlier step"
+        )
+    return (
+        f"{folder} is no checkpoint of openpi's or LeRobot's: expected params/ with openpi's "
+        f"parameters (and norm stats in assets/), or {WEIGHTS} with {CONFIG}; it has "
+        f"{', '.join(sorted(names)[:6]) or 'nothing in it'}"
+    )
+
+
+def checkpoints_below(folder: Path) -> list[Path]:
+    """The checkpoints up to three folders down, the last step last."""
+    found = []
+    for pattern in ("*", "*/*", "*/*/*"):
+        for path in folder.glob(pattern):
+            openpi = has_parameters(path / PARAMS)
+            saved = path.is_dir() and weights_file(path) is not None and (path / CONFIG).is_file()
+            if openpi or saved:
+                found.append(path)
+    return sorted(found, key=lambda path: (_step(path), str(path)))
+
+
+def _step(path: Path) -> int:
+    """The training step in a path: LeRobot's lies in `030000/pretrained_model`."""
+    for part in reversed(path.parts):
+        if match := _STEP.fullmatch(part):
+            return int(match[1])
+    return -1
+
+
+def _tree(folder: Path, candidates: list[Path]) -> list[str]:
+    lines = [f"  {path.relative_to(folder)}/" for path in candidates]
+    if len(lines) > _TREE:
+        lines[1 : len(lines) - _TREE + 2] = ["  ..."]
+    lines[-1] += "   <- the last"
+    return lines
