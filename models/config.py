@@ -189,6 +189,17 @@ PI0_FAST_TABLETOP = Pi0FastConfig(
     dtype="float32",
     image_slots=PI0_SLOTS,
 )
+# Those of the table's second generation: three pictures, longer prompts, and pi0.5 as a third.
+_SECOND_VISION = dataclasses.replace(_TABLETOP_VISION, depth=4)
+_SECOND_LANGUAGE = dataclasses.replace(_TABLETOP_LANGUAGE, mlp_dim=384)
+_SECOND_ACTION = dataclasses.replace(_SECOND_LANGUAGE, mlp_dim=256)
+PI0_SECOND_TABLETOP = dataclasses.replace(
+    PI0_TABLETOP, vision=_SECOND_VISION, language=_SECOND_LANGUAGE, action_expert=_SECOND_ACTION
+)
+PI05_SECOND_TABLETOP = dataclasses.replace(PI0_SECOND_TABLETOP, pi05=True, max_token_len=128)
+PI0_FAST_SECOND_TABLETOP = dataclasses.replace(
+    PI0_FAST_TABLETOP, vision=_SECOND_VISION, language=_SECOND_LANGUAGE, max_token_len=208
+)
 
 
 def to_dict(config: Config) -> dict:

@@ -24,7 +24,7 @@ from playground.robots import conversion
 from playground.robots.builtin import TABLETOP
 from playground.tabletop import expert, kinematics
 from playground.tabletop.rollout import ask_expert
-from playground.tabletop.scene import COLOURS, Table, nearer_arm, random_scene
+from playground.tabletop.scene import COLOURS, FIRST, SECOND, Table, nearer_arm, random_scene
 from playground.tabletop.tasks import VERBS, WORDINGS, Task
 from playground.training import batches, demonstrations, evaluate, export, losses, train
 
@@ -47,18 +47,27 @@ def looks() -> demonstrations.Looks:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demonstrations, "STARTS", 4)
         patch.setattr(demonstrations, "EPISODES", 2)
-        return demonstrations.make_shard(seed=0, shard=3)
+        return demonstrations.make_shard(seed=0, shard=3, table=FIRST)
+
+
+@pytest.fixture(scope="module")
+def second_looks() -> demonstrations.Looks:
+    """The same of the second table."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demonstrations, "STARTS", 4)
+        patch.setattr(demonstrations, "EPISODES", 1)
+        return demonstrations.make_shard(seed=0, shard=1, table=SECOND)
 
 
 @pytest.fixture(scope="module")
 def stats(looks):
-    return batches.norm_stats(looks)
+    return batches.norm_stats(looks, FIRST)
 
 
 @pytest.fixture(scope="module")
 def fast_folder(looks, stats, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokens") / "fast"
-    batches.fit_fast(looks, stats, folder, limit=200)
+    batches.fit_fast(looks, stats, folder, FIRST, limit=200)
     return folder
 
 
@@ -69,7 +78,7 @@ def tiny(monkeypatch):
 
 
 def batcher(looks, stats, name, fast_folder=None):
-    return batches.Batcher(looks, TINY[name], stats, fast_folder, seed=0)
+    return batches.Batcher(looks, FIRST, TINY[name], stats, fast_folder, seed=0)
 
 
 # --- demonstrations and batches -----------------------------------------------------------------
@@ -78,10 +87,10 @@ def batcher(looks, stats, name, fast_folder=None):
 def test_a_shard_repeats_and_holds_starts_and_later_looks(looks, monkeypatch):
     monkeypatch.setattr(demonstrations, "STARTS", 1)
     monkeypatch.setattr(demonstrations, "EPISODES", 0)
-    first, again = (demonstrations.make_shard(0, 3) for _ in range(2))
+    first, again = (demonstrations.make_shard(0, 3, FIRST) for _ in range(2))
     np.testing.assert_array_equal(first.images, again.images)
     np.testing.assert_array_equal(first.images[0], looks.images[0])
-    other = demonstrations.make_shard(0, 4)
+    other = demonstrations.make_shard(0, 4, FIRST)
     assert (first.cubes != other.cubes).any()
     assert looks.starts.sum() == 6
     assert (~looks.starts).sum() > 4
@@ -92,10 +101,53 @@ def test_no_demonstrations_says_what_to_run(tmp_path):
         demonstrations.load(tmp_path)
 
 
+def test_what_two_cubes_are_named_in_is_labelled_by_the_expert_at_the_table():
+    table = Table(random_scene(11), SECOND)
+    *now, holders = demonstrations.look(table)
+    images, pixels, state, cubes = (np.asarray(part)[None] for part in now)
+    one = demonstrations.Looks(images, pixels, state, cubes, holders[None], np.array([True]))
+    asked = demonstrations.requests_of(SECOND)
+    assert len(asked) == 18
+    found = demonstrations.labels(one, np.zeros(18, int), asked, SECOND)
+    for chunk, (verb, cube, other) in zip(found, asked, strict=True):
+        named = COLOURS[other] if other >= 0 else ""
+        task = Task(SECOND.verbs[verb], COLOURS[cube], "{} {}", named)
+        np.testing.assert_allclose(chunk, ask_expert(table, task), atol=1e-9)
+
+
+def test_the_grippers_pictures_show_the_cubes_where_the_batch_says(second_looks):
+    stats = batches.norm_stats(second_looks, SECOND)
+    source = batches.Batcher(second_looks, SECOND, TINY["pi0"], stats, None, seed=0)
+    batch = source.batch(0, 8, 18)
+    assert batch.wrist_images.shape == (8, 2, 112, 112, 3)
+    patch, hits, shown = TINY_VISION.patch_size, 0, 0
+    for pictures, patches in zip(batch.wrist_images, batch.wrist_patches, strict=True):
+        for picture, camera_patches in zip(pictures, patches, strict=True):
+            for cube, number in enumerate(camera_patches):
+                if number < 0:
+                    continue
+                row, column = np.array(divmod(number, 112 // patch)) * patch
+                pixels = picture[row : row + patch, column : column + patch].reshape(-1, 3)
+                bright = pixels.astype(int).max(-1) - pixels.astype(int).min(-1) > 60
+                hits += np.any(bright & (pixels.argmax(-1) == cube))
+                shown += 1
+    # A finger or another cube may be in the way.
+    assert hits > 0.8 * shown > 10
+    texts = [
+        source._text.decode(tokens[mask].tolist())
+        for tokens, mask in zip(batch.tokens, batch.token_mask, strict=True)
+    ]
+    for text, named, other in zip(texts, batch.named, batch.others, strict=True):
+        order = sorted((text.find(colour), i) for i, colour in enumerate(COLOURS))
+        in_text = [i for place, i in order if place >= 0]
+        assert in_text == [i for i in (named, other) if i >= 0]
+
+
 def test_normalised_chunks_go_back_to_the_experts_joint_targets(looks, stats):
     batch = batcher(looks, stats, "pi0").batch(0, 4, 6)
     rows = [
-        int(np.flatnonzero((looks.images == image).all((1, 2, 3)))[0]) for image in batch.images
+        int(np.flatnonzero((looks.images[:, 0] == image).all((1, 2, 3)))[0])
+        for image in batch.images
     ]
     for i, row in enumerate(np.repeat(rows, 6)):
         state = looks.states[row]

@@ -5,6 +5,8 @@ angle turn about the arm's y axis (positive lowers the hand); forearm roll and w
 about the links' own x axis. x runs to the right of the picture, y away from the viewer, z up.
 """
 
+import dataclasses
+
 import numpy as np
 
 ARMS = ("left", "right")
@@ -80,13 +82,25 @@ def camera_rotation() -> np.ndarray:
     return np.stack([right, np.cross(back, right), back], axis=1)
 
 
-def project(points: np.ndarray, size: int) -> np.ndarray:
+@dataclasses.dataclass(frozen=True, slots=True)
+class View:
+    """A camera: position [3]; rotation [3, 3], columns right, up and backward; fovy in degrees."""
+
+    position: np.ndarray
+    rotation: np.ndarray
+    fovy: float
+
+
+TABLE_VIEW = View(CAMERA_POSITION, camera_rotation(), CAMERA_FOVY)
+
+
+def project(points: np.ndarray, size: int, view: View = TABLE_VIEW) -> np.ndarray:
     """Pixel coordinates [..., 2] (column, row; the first pixel's centre is 0.5) of points
-    [..., 3] on the table camera's image of `size` x `size`; NaN for points behind the camera."""
-    seen = (np.asarray(points, np.float64) - CAMERA_POSITION) @ camera_rotation()
-    scale = 1 / np.tan(np.radians(CAMERA_FOVY) / 2)
-    depth = np.where(seen[..., 2:] < -0.01, -seen[..., 2:], np.nan)
-    plane = scale * seen[..., :2] / depth
+    [..., 3] on a camera's image of `size` x `size`; NaN for points behind the camera."""
+    local = (np.asarray(points, np.float64) - view.position) @ view.rotation
+    scale = 1 / np.tan(np.radians(view.fovy) / 2)
+    depth = np.where(local[..., 2:] < -0.01, -local[..., 2:], np.nan)
+    plane = scale * local[..., :2] / depth
     return (plane * [1, -1] + 1) * size / 2
 
 

@@ -15,7 +15,7 @@ import functools
 import mujoco
 import numpy as np
 
-from playground.tabletop.kinematics import CAMERA_FOVY, CAMERA_POSITION, camera_rotation
+from playground.tabletop.kinematics import TABLE_VIEW, View
 from playground.tabletop.scene import (
     CAMERA,
     IMAGE_SIZE,
@@ -43,15 +43,6 @@ _OBJECTS = np.array([group != PLANES_GROUP for group in range(mujoco.mjNGROUP)],
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _View:
-    """A camera: position [3]; rotation [3, 3], columns right, up and backward; fovy in degrees."""
-
-    position: np.ndarray
-    rotation: np.ndarray
-    fovy: float
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class _Planes:
     """What rays meet of table and mat. distances float64 [n], inf where they meet neither; points
     float64 [3, n]; bright and dark float64 [3, n], the colour there in the lamp's light and in
@@ -66,7 +57,7 @@ class _Planes:
 
 def render(table: Table, size: int = IMAGE_SIZE, camera: str = CAMERA) -> np.ndarray:
     """What a camera sees, uint8 [size, size, 3]. camera: the table's, or another of its spec's."""
-    view, boxes = _view(table, camera), _boxes(table)
+    view, boxes = view_of(table, camera), _boxes(table)
     shadows = _shadows(boxes)
     rays = view.rotation @ _grid(size, view.fovy)
     planes = _planes_of_table_camera(size) if camera == CAMERA else _planes(view.position, rays)
@@ -95,12 +86,13 @@ def render_cameras(table: Table) -> dict[str, np.ndarray]:
 # --- rays ---------------------------------------------------------------------------------------
 
 
-def _view(table: Table, camera: str) -> _View:
+def view_of(table: Table, camera: str) -> View:
+    """Where a camera is now."""
     if camera == CAMERA:
-        return _View(CAMERA_POSITION, camera_rotation(), CAMERA_FOVY)
+        return TABLE_VIEW
     index = table.model.camera(camera).id
     rotation = table.data.cam_xmat[index].reshape(3, 3)
-    return _View(table.data.cam_xpos[index], rotation, float(table.model.cam_fovy[index]))
+    return View(table.data.cam_xpos[index], rotation, float(table.model.cam_fovy[index]))
 
 
 @functools.lru_cache(maxsize=8)
@@ -231,7 +223,7 @@ def _reflect(rays, points, normals, albedo, lit) -> np.ndarray:
 @functools.lru_cache(maxsize=4)
 def _planes_of_table_camera(size: int) -> _Planes:
     """The table's camera never moves."""
-    return _planes(CAMERA_POSITION, camera_rotation() @ _grid(size, CAMERA_FOVY))
+    return _planes(TABLE_VIEW.position, TABLE_VIEW.rotation @ _grid(size, TABLE_VIEW.fovy))
 
 
 def _planes(origin: np.ndarray, rays: np.ndarray) -> _Planes:
@@ -287,7 +279,7 @@ def _shadows(boxes: np.ndarray) -> np.ndarray:
     return _marked(places.min(1), places.max(1), _SHADOW_CELLS)
 
 
-def _occupied(view: _View, boxes: np.ndarray, size: int) -> np.ndarray:
+def _occupied(view: View, boxes: np.ndarray, size: int) -> np.ndarray:
     """The pixels, bool [size * size], where an object's box may be. What of a box is behind the
     camera is cut off first."""
     corners = (boxes - view.position) @ view.rotation

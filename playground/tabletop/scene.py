@@ -107,6 +107,9 @@ SECOND = TableSpec(
 )
 
 
+TABLES = {spec.name: spec for spec in (FIRST, SECOND)}
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Scene:
     """A start: where the cubes lie and how the arms stand.

@@ -16,20 +16,18 @@ from models.tokenizer import ACTION_MARKER, FastActionTokenizer, FastTokenizer, 
 from playground.robots.builtin import TABLETOP
 from playground.robots.norm_stats import Method, RunningStats, normalise
 from playground.robots.transforms import to_offsets
-from playground.tabletop import kinematics
-from playground.tabletop.scene import COLOURS
-from playground.tabletop.tasks import VERBS, WORDINGS
+from playground.tabletop.scene import COLOURS, TableSpec
+from playground.tabletop.tasks import WORDINGS
 from playground.trace import Stats
 from playground.training import demonstrations, tokenizers
 from playground.training.demonstrations import Looks
 
-# All six requests of a look, as (colour's number, pick up rather than touch).
-REQUESTS = np.array([(colour, pick) for colour in range(len(COLOURS)) for pick in (0, 1)])
 # Places are learned in units of about the workspace's half size, around its middle.
 PLACE_MIDDLE, PLACE_UNIT = np.array([0.0, 0.5, 0.05]), np.array([0.16, 0.12, 0.06])
 # Training pads text to its own lengths, shorter than a person's prompt may be: padding is seen by
-# nobody, so only time depends on it. pi0-FAST's is cut further, to what a batch's longest needs.
-PI0_TEXT, FAST_TEXT, FAST_TEXT_STEP = 12, 176, 16
+# nobody, so only time depends on it. Where the state is part of it (pi0.5, pi0-FAST) it is cut
+# further, to what a batch's longest needs.
+PI0_TEXT, PI05_TEXT, FAST_TEXT, TEXT_STEP = 16, 112, 192, 16
 # Before its postfix pi0-FAST reads at least this many tokens: 14 numbers, and words.
 FAST_PROMPT_LEAST = 48
 # FAST's rounding, coarser than the published 10, which a small model learned much more slowly. And
@@ -51,18 +49,30 @@ _STARTS_SHARE = 0.35
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """images uint8 [I, size, size, 3]; patches int32 [I, 3], the patch that holds each cube's
-    centre; places float32 [I, 3, 3], where the cubes are, in PLACE_UNITs; named int32 [B], which
-    cube the prompt names; states float32 [B, 14] and actions float32 [B, 50, 14], normalised;
-    tokens, token_mask, ar_mask, loss_mask [B, L] as in models.Observation; counts int32
-    [B, L], how many coefficients the postfix has told up to this token, -1 where the next token
-    tells none; upcoming float32 [B, L, UPCOMING], the coefficients from there on; numbers int32
-    [B, 14], where in the tokens each value of the state ends; alike float32 [F, F], see `alike`."""
+    """One step's rows.
+
+    images, wrist_images: uint8 [I, size, size, 3], the table's camera, and [I, W, size, size, 3],
+        those on the grippers (W is 0 at the first table)
+    patches, wrist_patches: int32 [I, 3] and [I, W, 3], the patch that holds each cube's centre; -1
+        where it is out of a gripper's picture
+    places: float32 [I, 3, 3], where the cubes are, in PLACE_UNITs
+    named, others: int32 [B], which cube the prompt names first, and second (-1 for none)
+    states, actions: float32 [B, 14] and [B, 50, 14], normalised
+    tokens, token_mask, ar_mask, loss_mask: [B, L], as in models.Observation
+    counts: int32 [B, L], how many coefficients the postfix holds up to this token, -1 where the
+        next token holds none
+    upcoming: float32 [B, L, UPCOMING], the coefficients from there on
+    numbers: int32 [B, 14], where in the tokens each value of the state ends
+    alike: float32 [F, F], see `alike`
+    """
 
     images: np.ndarray
+    wrist_images: np.ndarray
     patches: np.ndarray
+    wrist_patches: np.ndarray
     places: np.ndarray
     named: np.ndarray
+    others: np.ndarray
     states: np.ndarray
     actions: np.ndarray
     tokens: np.ndarray
@@ -76,8 +86,8 @@ class Batch:
 
 
 def method_of(config: Config) -> Method:
-    """z-score for pi0, quantiles for pi0-FAST, as in openpi."""
-    return "quantile" if isinstance(config, Pi0FastConfig) else "z-score"
+    """z-score for pi0, quantiles for pi0.5 and pi0-FAST, as in openpi."""
+    return "quantile" if isinstance(config, Pi0FastConfig) or config.pi05 else "z-score"
 
 
 def model_actions(chunks: np.ndarray, states: np.ndarray) -> np.ndarray:
@@ -93,25 +103,27 @@ def model_actions(chunks: np.ndarray, states: np.ndarray) -> np.ndarray:
     return np.stack(flat).reshape(chunks.shape)
 
 
-def norm_stats(looks: Looks, limit: int = 4000) -> dict[str, Stats]:
-    """Stats of the states and of the offsets over all six requests of up to `limit` looks."""
+def norm_stats(looks: Looks, table: TableSpec, limit: int = 4000) -> dict[str, Stats]:
+    """Stats of the states and of the offsets over all requests of up to `limit` looks."""
     rows = np.random.default_rng(0).permutation(len(looks))[:limit]
     running = {"state": RunningStats(), "actions": RunningStats()}
     for part in np.array_split(rows, max(1, len(rows) // 200)):
         running["state"].update(looks.states[part])
-        for colour, pick in REQUESTS:
-            full = np.full(len(part), colour), np.full(len(part), bool(pick))
-            chunks = demonstrations.labels(looks, part, *full)
+        for request in demonstrations.requests_of(table):
+            asked = np.tile(request, (len(part), 1))
+            chunks = demonstrations.labels(looks, part, asked, table)
             running["actions"].update(model_actions(chunks, looks.states[part]))
     return {name: stats.stats() for name, stats in running.items()}
 
 
-def fit_fast(looks: Looks, stats: dict[str, Stats], folder: Path, limit: int = 3000) -> str:
+def fit_fast(
+    looks: Looks, stats: dict[str, Stats], folder: Path, table: TableSpec, limit: int = 3000
+) -> str:
     """Fits FAST to these demonstrations; returns a line that says how well."""
     rng = np.random.default_rng(1)
     rows = rng.integers(len(looks), size=limit)
-    colours, picks = REQUESTS[rng.integers(len(REQUESTS), size=limit)].T
-    chunks = demonstrations.labels(looks, rows, colours, picks.astype(bool))
+    asked = rng.choice(demonstrations.requests_of(table), limit)
+    chunks = demonstrations.labels(looks, rows, asked, table)
     chunks = normalise(model_actions(chunks, looks.states[rows]), stats["actions"], "quantile")
     chunks = np.clip(chunks, -FAST_FARTHEST, FAST_FARTHEST)
     return str(tokenizers.fit_fast(list(chunks), folder, FAST_ENTRIES, FAST_SCALE))
@@ -156,9 +168,18 @@ class Batcher:
     """Draws batches of one policy's training rows; batch `step` of a seed is always the same."""
 
     def __init__(
-        self, looks: Looks, config: Config, stats: dict[str, Stats], fast_folder: Path, seed: int
+        self,
+        looks: Looks,
+        table: TableSpec,
+        config: Config,
+        stats: dict[str, Stats],
+        fast_folder: Path,
+        seed: int,
     ):
+        """looks: of the `table`; stats and fast_folder: see `norm_stats` and `fit_fast`; seed: of
+        what is drawn."""
         self._looks, self._config, self._stats, self._seed = looks, config, stats, seed
+        self._table, self._requests = table, demonstrations.requests_of(table)
         self._method = method_of(config)
         self._starts = np.flatnonzero(looks.starts)
         self._later = np.flatnonzero(~looks.starts)
@@ -170,7 +191,8 @@ class Batcher:
             self._digits = [self._text.encode(digit)[0] for digit in "0123456789"]
             told = {i: fast.coefficients(i) for i in range(fast.vocab_size)}
             self._told = {self._fast.swap(i): len(v) if v else 0.5 for i, v in told.items()}
-        self._patches, self._places = _places(looks, config.vision.patch_size)
+        self._patches = _patches(looks, config.vision.patch_size)
+        self._places = ((looks.cubes - PLACE_MIDDLE) / PLACE_UNIT).astype(np.float32)
 
     def batch(self, step: int, images: int, prompts: int) -> Batch:
         """`images` looks with `prompts` different requests each."""
@@ -179,23 +201,23 @@ class Batcher:
         looked = np.concatenate(
             [rng.choice(self._starts, starts), rng.choice(self._later, images - starts)]
         )
-        asked = np.stack([rng.permutation(len(REQUESTS))[:prompts] for _ in range(images)])
-        rows, (colours, picks) = np.repeat(looked, prompts), REQUESTS[asked.ravel()].T
+        count = len(self._requests)
+        asked = np.concatenate([rng.permutation(count)[:prompts] for _ in range(images)])
+        rows, asked = np.repeat(looked, prompts), self._requests[asked]
         states = self._looks.states[rows]
-        chunks = demonstrations.labels(self._looks, rows, colours, picks.astype(bool))
+        chunks = demonstrations.labels(self._looks, rows, asked, self._table)
         actions = normalise(model_actions(chunks, states), self._stats["actions"], self._method)
         if self._fast is not None:
             actions = np.clip(actions, -FAST_FARTHEST, FAST_FARTHEST)
         states = normalise(states, self._stats["state"], self._method)
-        words = [
-            WORDINGS[VERBS[pick]][rng.integers(len(WORDINGS[VERBS[pick]]))].format(COLOURS[colour])
-            for colour, pick in zip(colours, picks, strict=True)
-        ]
+        words = [self._words(request, rng) for request in asked]
         return Batch(
-            self._looks.images[looked],
-            self._patches[looked],
+            self._looks.images[looked, 0],
+            self._looks.images[looked, 1:],
+            np.maximum(self._patches[looked, 0], 0),
+            self._patches[looked, 1:],
             self._places[looked],
-            colours.astype(np.int32),
+            *asked[:, 1:].T.astype(np.int32),
             states.astype(np.float32),
             actions.astype(np.float32),
             *(tokens := self._tokens(words, states, actions)),
@@ -205,21 +227,38 @@ class Batcher:
             self._alike,
         )
 
+    def _words(self, request: np.ndarray, rng: np.random.Generator) -> str:
+        verb, cube, other = request
+        wordings = WORDINGS[self._table.verbs[verb]]
+        return wordings[rng.integers(len(wordings))].format(COLOURS[cube], COLOURS[other])
+
     def _tokens(self, words, states, actions) -> tuple[np.ndarray, ...]:
         if self._fast is None:
-            prompts = [self._text.tokenize(text, PI0_TEXT) for text in words]
-            tokens, mask = (np.stack([getattr(p, n) for p in prompts]) for n in ("tokens", "mask"))
-            return tokens.astype(np.int32), mask, np.zeros_like(tokens), np.zeros_like(mask)
+            return self._flow_tokens(words, states)
         prompts = [
             self._fast.tokenize(text, state, FAST_TEXT, chunk)
             for text, state, chunk in zip(words, states, actions, strict=True)
         ]
         names = ("tokens", "mask", "ar_mask", "loss_mask")
         tokens, mask, ar, loss = (np.stack([getattr(p, n) for p in prompts]) for n in names)
-        places = -(-int(mask.sum(axis=1).max()) // FAST_TEXT_STEP) * FAST_TEXT_STEP
+        places = _places_needed(mask)
         assert not loss[:, :FAST_PROMPT_LEAST].any(), "a prompt shorter than any can be"
         tokens, ar = tokens.astype(np.int32), ar.astype(np.int32)
         return tuple(x[:, :places] for x in (tokens, mask, ar, loss))
+
+    def _flow_tokens(self, words, states) -> tuple[np.ndarray, ...]:
+        if self._config.pi05:
+            prompts = [
+                self._text.tokenize(text, PI05_TEXT, state)
+                for text, state in zip(words, states, strict=True)
+            ]
+        else:
+            prompts = [self._text.tokenize(text, PI0_TEXT) for text in words]
+        tokens, mask = (np.stack([getattr(p, n) for p in prompts]) for n in ("tokens", "mask"))
+        if self._config.pi05:
+            places = _places_needed(mask)
+            tokens, mask = tokens[:, :places], mask[:, :places]
+        return tokens.astype(np.int32), mask, np.zeros_like(tokens), np.zeros_like(mask)
 
     def _counts(self, tokens: np.ndarray, in_postfix: np.ndarray) -> np.ndarray:
         counts = np.full(tokens.shape, -1, np.int32)
@@ -254,11 +293,17 @@ def _upcoming(actions: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return told[np.arange(len(told))[:, None, None], at].astype(np.float32)
 
 
-def _places(looks: Looks, patch: int) -> tuple[np.ndarray, np.ndarray]:
-    """The patch of each cube's centre, int32 [n, 3] (the nearest one where it is out of the
-    picture), and where the cubes are, float32 [n, 3, 3] in PLACE_UNITs."""
-    size = looks.images.shape[1]
-    pixels = kinematics.project(looks.cubes, size)
-    column, row = np.clip(pixels // patch, 0, size // patch - 1).astype(np.int32).T
-    patches = (row * (size // patch) + column).T
-    return patches, ((looks.cubes - PLACE_MIDDLE) / PLACE_UNIT).astype(np.float32)
+def _places_needed(mask: np.ndarray) -> int:
+    """As many places as the longest text of mask [B, L] needs, in steps that compile few times."""
+    return -(-int(mask.sum(axis=1).max()) // TEXT_STEP) * TEXT_STEP
+
+
+def _patches(looks: Looks, patch: int) -> np.ndarray:
+    """The patch of each cube's centre, int32 [n, C, 3]; -1 where it is out of the picture, but for
+    the table's camera (the first) the nearest one."""
+    size = looks.images.shape[2]
+    pixels, row = np.nan_to_num(looks.pixels, nan=-1.0), size // patch
+    inside = ((pixels >= 0) & (pixels < size)).all(-1)
+    inside[:, 0] = True
+    columns, rows = np.moveaxis(np.clip(pixels // patch, 0, row - 1).astype(np.int32), -1, 0)
+    return np.where(inside, rows * row + columns, -1)

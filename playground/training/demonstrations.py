@@ -4,9 +4,9 @@ Half of the work is starts: a random scene, looked at once. The other half are d
 the expert acts on wrong beliefs of where the cube is, now and then changes its mind, and is looked
 at every few steps, so that the data also shows how to go on after a mistake. In later shards these
 beliefs are off by a hand's width: a policy that learned from the first kind alone took the cube to
-be wherever its gripper had gone. Each look keeps
-picture, measured state and where the cubes are; the expert's chunk for every colour and verb
-follows from these (`labels`), so one picture serves all six requests.
+be wherever its gripper had gone. Each look keeps the pictures, the measured state and where the
+cubes are; the expert's chunk for every request follows from these (`labels`), so one look serves
+them all.
 
 Work is cut into shards, each seeded by its number: a stopped run goes on where it stopped, and the
 same command makes the same files on any number of cores.
@@ -22,11 +22,20 @@ from pathlib import Path
 import numpy as np
 
 from playground.tabletop import expert
-from playground.tabletop.render import render
-from playground.tabletop.scene import COLOURS, Table, random_scene
-from playground.tabletop.tasks import VERBS, Task
+from playground.tabletop.kinematics import project
+from playground.tabletop.render import render, view_of
+from playground.tabletop.scene import (
+    CAMERA,
+    COLOURS,
+    FIRST,
+    TABLES,
+    Table,
+    TableSpec,
+    random_scene,
+)
+from playground.tabletop.tasks import placement, requests
 
-FOLDER = Path("runs/demonstrations")
+RUNS = Path("runs")
 IMAGE_SIZE = 112
 STARTS, EPISODES = 40, 40
 # A believed cube is off by this much (m), in this share of the looks; from shard LOST_FROM on by
@@ -34,16 +43,24 @@ STARTS, EPISODES = 40, 40
 _BELIEF_SPREAD, _BELIEF_WRONG = np.array([0.018, 0.018, 0.006]), 0.7
 _LOST_SPREAD, LOST_FROM = np.array([0.06, 0.06, 0.03]), 80
 _CHANGE_OF_MIND = 0.15
-_MOST_LOOKS = {"touch": 4, "pick": 8}
+_MOST_LOOKS = {"touch": 4, "pick": 8, "put_on": 12, "put_next": 12}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Looks:
-    """n looks at the table. images uint8 [n, size, size, 3]; states float32 [n, 14], measured;
-    cubes float32 [n, 3, 3], centres in the order of COLOURS; holders int8 [n, 3], the arm that
-    holds each (0 left, 1 right, -1 none); starts bool [n], the arms near home and nothing done."""
+    """n looks at a table with C cameras, in the order of its spec.
+
+    images: uint8 [n, C, size, size, 3]
+    pixels: float32 [n, C, 3, 2], where (column, row) each picture has the cubes' centres, in sight
+        or hidden; NaN behind the camera
+    states: float32 [n, 14], measured
+    cubes: float32 [n, 3, 3], centres in the order of COLOURS
+    holders: int8 [n, 3], the arm that holds each (0 left, 1 right, -1 none)
+    starts: bool [n], the arms near home and nothing done
+    """
 
     images: np.ndarray
+    pixels: np.ndarray
     states: np.ndarray
     cubes: np.ndarray
     holders: np.ndarray
@@ -53,12 +70,23 @@ class Looks:
         return len(self.images)
 
 
+def folder_of(table: TableSpec) -> Path:
+    """Where a table's demonstrations are, unless somebody says otherwise."""
+    return RUNS / f"demonstrations_{table.name}"
+
+
 def look(table: Table) -> tuple[np.ndarray, ...]:
-    """(image, state, cubes, holders) of a table now; the image as a policy's model gets it."""
-    image = _soften(render(table, IMAGE_SIZE))
+    """(images, pixels, state, cubes, holders) of a table now, as in Looks; the images as a policy's
+    model gets them."""
     cubes = np.stack([table.cube(colour) for colour in COLOURS])
     holders = np.array([table.holder(colour) for colour in COLOURS])
-    return image, table.state(), cubes, holders
+    images, pixels = [], []
+    for _, camera in table.spec.cameras:
+        image = render(table, IMAGE_SIZE, camera)
+        # A person is shown the table's own picture in twice the size.
+        images.append(_soften(image) if camera == CAMERA else image)
+        pixels.append(project(cubes, IMAGE_SIZE, view_of(table, camera)))
+    return np.stack(images), np.stack(pixels), table.state(), cubes, holders
 
 
 def _soften(image: np.ndarray) -> np.ndarray:
@@ -72,53 +100,84 @@ def _soften(image: np.ndarray) -> np.ndarray:
     return (soft + 0.5).astype(np.uint8)
 
 
-def labels(looks: Looks, rows: np.ndarray, colours: np.ndarray, picks: np.ndarray) -> np.ndarray:
-    """The expert's chunks, float64 [B, horizon, 14], for looks `rows` [B], the cube's number in
-    COLOURS [B] and pick up rather than touch, bool [B]."""
-    return expert.chunk(
-        looks.states[rows], looks.cubes[rows, colours], looks.holders[rows, colours], picks
+def requests_of(table: TableSpec) -> np.ndarray:
+    """All that can be asked, int [R, 3]: verb (its number in the table's), cube and other cube
+    (their numbers in COLOURS; -1 where no other is named)."""
+    numbers = {"": -1} | {colour: number for number, colour in enumerate(COLOURS)}
+    return np.array(
+        [
+            (table.verbs.index(verb), numbers[colour], numbers[other])
+            for verb, colour, other in requests(table.verbs)
+        ]
     )
 
 
-def make_shard(seed: int, shard: int) -> Looks:
+def labels(looks: Looks, rows: np.ndarray, asked: np.ndarray, table: TableSpec) -> np.ndarray:
+    """The expert's chunks, float64 [B, horizon, 14], for looks `rows` [B] and requests `asked`
+    [B, 3] (see `requests_of`)."""
+    return _chunks(looks.states[rows], looks.cubes[rows], looks.holders[rows], asked, table)
+
+
+def _chunks(
+    states: np.ndarray, cubes: np.ndarray, holders: np.ndarray, asked: np.ndarray, table: TableSpec
+) -> np.ndarray:
+    verbs, cube, other = asked.T
+    row, put = np.arange(len(asked)), other >= 0
+    pick = verbs != table.verbs.index("touch")
+    place = placed = None
+    if put.any():
+        on = verbs == table.verbs.index("put_on")
+        # The three numbers sum to 3; where no other cube is named, any will do.
+        other = np.where(put, other, (cube + 1) % 3)
+        place, placed = placement(
+            on, cubes[row, cube], cubes[row, other], cubes[row, 3 - cube - other]
+        )
+        place[~put] = np.nan
+    return expert.chunk(
+        states, cubes[row, cube], holders[row, cube], pick, place, placed, table.pitch
+    )
+
+
+def make_shard(seed: int, shard: int, table: TableSpec) -> Looks:
     """STARTS scenes and EPISODES disturbed episodes; the same for the same numbers."""
     rng = np.random.default_rng([seed, shard])
     found = []
     for _ in range(STARTS):
-        found.append((*look(Table(random_scene(rng))), True))
+        found.append((*look(Table(random_scene(rng), table)), True))
     for _ in range(EPISODES):
-        found += _episode(rng, _BELIEF_SPREAD if shard < LOST_FROM else _LOST_SPREAD)
-    images, states, cubes, holders, starts = map(np.stack, zip(*found, strict=True))
+        found += _episode(rng, _BELIEF_SPREAD if shard < LOST_FROM else _LOST_SPREAD, table)
+    images, pixels, states, cubes, holders, starts = map(np.stack, zip(*found, strict=True))
     return Looks(
-        images, states.astype(np.float32), cubes.astype(np.float32), holders.astype(np.int8), starts
+        images=images,
+        pixels=pixels.astype(np.float32),
+        states=states.astype(np.float32),
+        cubes=cubes.astype(np.float32),
+        holders=holders.astype(np.int8),
+        starts=starts,
     )
 
 
-def _episode(rng: np.random.Generator, spread: np.ndarray) -> list[tuple]:
-    table = Table(random_scene(rng))
-    task = _any_task(rng)
+def _episode(rng: np.random.Generator, spread: np.ndarray, spec: TableSpec) -> list[tuple]:
+    table, every = Table(random_scene(rng), spec), requests_of(spec)
+    asked = rng.choice(every)
     found = []
-    for index in range(_MOST_LOOKS[task.verb]):
-        seen = look(table)
-        found.append((*seen, index == 0))
+    for index in range(_MOST_LOOKS[spec.verbs[asked[0]]]):
+        now = look(table)
+        found.append((*now, index == 0))
         if index and rng.random() < _CHANGE_OF_MIND:
-            task = _any_task(rng)
-        which = COLOURS.index(task.colour)
-        cube = seen[2][which]
+            asked = rng.choice(every)
+        _, _, state, cubes, holders = now
         if rng.random() < _BELIEF_WRONG:
-            cube = cube + spread * rng.standard_normal(3)
-        chunk = expert.chunk(seen[1], cube, np.array(seen[3][which]), np.array(task.verb == "pick"))
+            cubes = cubes + spread * rng.standard_normal(cubes.shape)
+        chunk = _chunks(state[None], cubes[None], holders[None], asked[None], spec)[0]
         for action in chunk[: rng.integers(8, 51)]:
             table.step(action)
     return found
 
 
-def _any_task(rng: np.random.Generator) -> Task:
-    return Task(VERBS[rng.integers(len(VERBS))], COLOURS[rng.integers(len(COLOURS))], "{}")
-
-
-def load(folder: Path = FOLDER) -> Looks:
-    """Every finished shard, in order. Raises ValueError when there is none."""
+def load(folder: Path) -> Looks:
+    """Every finished shard, in order. Raises ValueError when there is none, or when they do not
+    hold what is kept of a look today."""
     files = sorted(Path(folder).glob("shard_*.npz"))
     if not files:
         raise ValueError(
@@ -127,16 +186,21 @@ def load(folder: Path = FOLDER) -> Looks:
     parts = {field.name: [] for field in dataclasses.fields(Looks)}
     for file in files:
         with np.load(file, allow_pickle=False) as arrays:
+            if missing := parts.keys() - set(arrays.files):
+                raise ValueError(
+                    f"{file} lacks {', '.join(sorted(missing))}: an older version made it. Remove "
+                    "the folder and make the demonstrations again"
+                )
             for name, values in parts.items():
                 values.append(arrays[name])
     return Looks(**{name: np.concatenate(values) for name, values in parts.items()})
 
 
-def _write_shard(job: tuple[Path, int, int]) -> int:
-    folder, seed, shard = job
-    looks = make_shard(seed, shard)
+def _write_shard(job: tuple[Path, int, int, TableSpec]) -> int:
+    folder, seed, shard, table = job
+    looks = make_shard(seed, shard, table)
     part = folder / f"part_{shard:05}.npz"
-    np.savez(
+    np.savez_compressed(
         part, **{field.name: getattr(looks, field.name) for field in dataclasses.fields(looks)}
     )
     part.rename(folder / f"shard_{shard:05}.npz")
@@ -145,7 +209,8 @@ def _write_shard(job: tuple[Path, int, int]) -> int:
 
 def settings() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Makes demonstrations; resumes where it stopped.")
-    parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--table", choices=TABLES, default=FIRST.name, help="which generation")
+    parser.add_argument("--folder", type=Path, help="default: runs/demonstrations_<table>")
     parser.add_argument("--shards", type=int, default=120, help=f"{STARTS} + {EPISODES} each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
@@ -154,11 +219,12 @@ def settings() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = settings().parse_args()
-    args.folder.mkdir(parents=True, exist_ok=True)
+    folder = args.folder or folder_of(TABLES[args.table])
+    folder.mkdir(parents=True, exist_ok=True)
     todo = [
-        (args.folder, args.seed, shard)
+        (folder, args.seed, shard, TABLES[args.table])
         for shard in range(args.shards)
-        if not (args.folder / f"shard_{shard:05}.npz").exists()
+        if not (folder / f"shard_{shard:05}.npz").exists()
     ]
     print(f"{args.shards - len(todo)} of {args.shards} shards are there", flush=True)
     start, looks = time.monotonic(), 0

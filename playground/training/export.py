@@ -15,20 +15,27 @@ from flax import nnx
 
 from models.checkpoints.assembly import save_bundled
 from models.checkpoints.digests import record_digests
+from playground.checkpoints.catalog import TITLES, family_of
 from playground.robots.builtin import TABLETOP
 from playground.robots.norm_stats import read_norm_stats
+from playground.tabletop.scene import FIRST
 from playground.training.batches import method_of
+from playground.training.demonstrations import requests_of
 from playground.training.train import (
     CONFIGS,
     RECIPES,
     RUNS,
     Trainer,
     checkpoints,
+    is_fast,
     optimiser,
     restore,
+    table_of,
     trainee_of,
 )
 
+# Which policy's exported sight and language each of these begins with.
+_START_FROM = {"pi0_fast": "pi0", "pi05_second": "pi0_second", "pi0_fast_second": "pi0_second"}
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 MOST_BYTES = 9_500_000
 
@@ -40,25 +47,35 @@ pipeline_tag: robotics
 # {name}: a small bundled policy
 
 {title} at {parameters:,} parameters, trained from nothing by this project's own command on
-demonstrations it makes at a simulated table: two ALOHA arms, three coloured cubes, one camera,
-"touch" and "pick up" in several wordings. It knows only this table. On any other picture its answer
-shows how such a model works, not what it can do.
+demonstrations it makes at a simulated table: two ALOHA arms, three coloured cubes, {cameras},
+{verbs} in several wordings. It knows only this table. On any other picture
+its answer shows how such a model works, not what it can do.
 
 - Model code: the same `models/` that runs the published checkpoints; only sizes differ
   (`config.json`).
-- Input: camera `base_0_rgb` at {size} x {size}, 14 joint values in ALOHA's order, a prompt; the two
-  wrist cameras are {missing}. Output: 50 steps of 14 joint targets at 50 Hz.{guided}
-- Trained: {steps:,} steps on {looks:,} looks (six requests each), CPU only. The curves are in
-  `curves.png`, the numbers in `log.csv`, the recipe in `training.json`.{note}
+- Input: {input}; 14 joint values in
+  ALOHA's order; a prompt. Output: 50 steps of 14 joint targets at 50 Hz.{guided}
+- Trained: {steps:,} steps on {looks:,} looks ({requests} requests each), on
+  {device}. The curves are in `curves.png`, the numbers in `log.csv`, the recipe in
+  `training.json`.{note}
 - Measured on scenes and wordings that training never saw: `evaluation.json`, where present, by
   `python -m playground.training.evaluate assets/{name}`.
 
-Repeat it: `python -m playground.training.demonstrations`, `python -m playground.training.train
-{command}`, `python -m playground.training.export {policy}`.
+Repeat it: `python -m playground.training.demonstrations --table {table}`, `python -m
+playground.training.train {command}`, `python -m playground.training.export {policy}`.{credit}
+"""
+
+_CREDIT = """
 
 The robot's model is read from the gym-aloha package (Apache-2.0), which is not part of these
-weights.
-"""
+weights."""
+
+_VERBS = {
+    "touch": "touch",
+    "pick": "pick up",
+    "put_on": "put one cube on another",
+    "put_next": "put one cube next to another",
+}
 
 _GUIDED = """
 - It decodes guided: at each token only those are considered that keep the chunk decodable, all 700
@@ -71,12 +88,14 @@ def export(name: str, folder: Path, run: Path, weights: str = "average", note: s
     manager = checkpoints(run)
     if manager.latest_step() is None:
         raise ValueError(f"no checkpoint in {run}: run python -m playground.training.train {name}")
-    recipe, config = RECIPES[name], CONFIGS[name]
+    recipe, config, table = RECIPES[name], CONFIGS[name], table_of(name)
     graph, params = nnx.split(trainee_of(name, recipe.seed))
     state = restore(manager, Trainer(recipe, graph, optimiser(recipe)).begin(params))
     policy = nnx.merge(graph, state["ema" if weights == "average" else "params"]).policy
     metadata = {"robot": TABLETOP.name, "normalisation": method_of(config), "policy": name}
-    if name == "pi0_fast":
+    if table is not FIRST:
+        metadata["table"] = table.name
+    if is_fast(name):
         metadata["guided"] = True
     if folder.exists():
         shutil.rmtree(folder)
@@ -91,34 +110,50 @@ def export(name: str, folder: Path, run: Path, weights: str = "average", note: s
     with (run / "log.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     steps = int(state["step"])
-    told = {
+    training = {
         "steps": steps,
         "looks": int(rows[-1]["looks"]),
         "weights": weights,
         "recipe": _recipe(run),
     }
-    (folder / "training.json").write_text(json.dumps(told, indent=1) + "\n")
+    (folder / "training.json").write_text(json.dumps(training, indent=1) + "\n")
     count = sum(leaf.size for _, leaf in nnx.to_flat_state(nnx.state(policy, nnx.Param)))
-    fast = name == "pi0_fast"
-    card = _CARD.format(
-        name=folder.name,
-        policy=name,
-        command="pi0_fast --start-from assets/pi0_tabletop" if fast else name,
-        note=f"\n- {textwrap.fill(note, 98, subsequent_indent='  ')}" if note else "",
-        title="pi0-FAST" if fast else "pi0",
-        parameters=count,
-        size=config.vision.image_size,
-        guided=_GUIDED if fast else "",
-        missing="black and attended to" if fast else "masked",
-        steps=steps,
-        looks=told["looks"],
-    )
-    (folder / "README.md").write_text(card)
+    (folder / "README.md").write_text(_card(name, folder.name, count, training, note))
     record_digests(folder)
     for path in folder.rglob("*"):
         if path.is_file() and path.stat().st_size > MOST_BYTES:
             raise ValueError(f"{path} has {path.stat().st_size:,} bytes; at most {MOST_BYTES:,}")
     print(f"wrote {folder}: {steps} steps, {count:,} parameters")
+
+
+def _card(name: str, title: str, parameters: int, training: dict, note: str) -> str:
+    config, table, fast = CONFIGS[name], table_of(name), is_fast(name)
+    size, sight = config.vision.image_size, [slot for slot, _ in table.cameras]
+    missing = [slot for slot in config.image_slots if slot not in sight]
+    how = "black and attended to" if fast else "masked"
+    inputs = f"{' '.join(f'`{slot}`' for slot in sight)} at {size} x {size}"
+    if missing:
+        inputs += f" ({' '.join(f'`{slot}`' for slot in missing)} {how})"
+    verbs = [f'"{_VERBS[verb]}"' for verb in table.verbs]
+    start = f" --start-from assets/{_START_FROM[name]}_tabletop" if name in _START_FROM else ""
+    return _CARD.format(
+        name=title,
+        policy=name,
+        command=name + start,
+        note=f"\n- {textwrap.fill(note, 98, subsequent_indent='  ')}" if note else "",
+        title=TITLES[family_of(config)],
+        parameters=parameters,
+        cameras="one camera" if len(sight) == 1 else f"{len(sight)} cameras",
+        verbs=f"{', '.join(verbs[:-1])} and {verbs[-1]}",
+        requests=len(requests_of(table)),
+        input=inputs,
+        guided=_GUIDED if fast else "",
+        steps=training["steps"],
+        looks=training["looks"],
+        device=training["recipe"].get("device", "CPU"),
+        table=table.name,
+        credit="" if table.own_arms else _CREDIT,
+    )
 
 
 def _recipe(run: Path) -> dict:

@@ -23,9 +23,14 @@ from flax import nnx
 
 from models.checkpoints.assembly import load_bundled
 from models.compiled import options
-from models.config import PI0_FAST_TABLETOP, PI0_TABLETOP
+from models.config import (
+    PI0_FAST_TABLETOP,
+    PI0_TABLETOP,
+    Pi0FastConfig,
+)
 from models.tokenizer import NUM_SEG, FastActionTokenizer
 from playground.robots.norm_stats import read_norm_stats, write_norm_stats
+from playground.tabletop.scene import FIRST, SECOND, TableSpec
 from playground.training import batches, demonstrations, losses
 from playground.training.curves import draw
 
@@ -44,7 +49,10 @@ FIGURES = (
     "count right",
     "gradient",
 )
-CONFIGS = {"pi0": PI0_TABLETOP, "pi0_fast": PI0_FAST_TABLETOP}
+CONFIGS = {
+    "pi0": PI0_TABLETOP,
+    "pi0_fast": PI0_FAST_TABLETOP,
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -68,10 +76,17 @@ class Recipe:
     seed: int = 0
 
 
+_FLOW = Recipe(steps=8_200, sight=800, images=16, prompts=2, draws=2)
+_FAST = Recipe(steps=12_000, sight=0, eased=0.8, images=8, prompts=2, draws=1, peak=1e-3)
 RECIPES = {
-    "pi0": Recipe(steps=8_200, sight=800, images=16, prompts=2, draws=2),
-    "pi0_fast": Recipe(steps=12_000, sight=0, eased=0.8, images=8, prompts=2, draws=1, peak=1e-3),
+    "pi0": _FLOW,
+    "pi0_fast": _FAST,
 }
+
+
+def table_of(name: str) -> TableSpec:
+    """The table that a policy is trained for."""
+    return SECOND if name.endswith("_second") else FIRST
 
 
 def optimiser(recipe: Recipe) -> optax.GradientTransformation:
@@ -136,6 +151,10 @@ def _compiled_step():
     )
 
 
+def is_fast(name: str) -> bool:
+    return isinstance(CONFIGS[name], Pi0FastConfig)
+
+
 def trainee_of(name: str, seed: int) -> losses.Trainee:
     return losses.Trainee(CONFIGS[name], rngs=nnx.Rngs(seed))
 
@@ -180,9 +199,10 @@ def prepare(name: str, looks: demonstrations.Looks, folder: Path) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "norm_stats.json"
     if not path.exists():
-        stats = batches.norm_stats(looks)
-        if name == "pi0_fast":
-            print(batches.fit_fast(looks, stats, folder / "fast"), flush=True)
+        table = table_of(name)
+        stats = batches.norm_stats(looks, table)
+        if is_fast(name):
+            print(batches.fit_fast(looks, stats, folder / "fast", table), flush=True)
         write_norm_stats(path, stats)
     return read_norm_stats(path)
 
@@ -192,20 +212,25 @@ def train(name: str, recipe: Recipe, folder: Path, data: Path, start_from: Path 
     minutes."""
     looks = demonstrations.load(data)
     stats = prepare(name, looks, folder)
-    batcher = batches.Batcher(looks, CONFIGS[name], stats, folder / "fast", recipe.seed)
+    batcher = batches.Batcher(
+        looks, table_of(name), CONFIGS[name], stats, folder / "fast", recipe.seed
+    )
     graph, params = nnx.split(trainee_of(name, recipe.seed))
     trainer = Trainer(recipe, graph, optimiser(recipe))
     state, manager = trainer.begin(params), checkpoints(folder)
     if manager.latest_step() is not None:
         state = restore(manager, state)
     elif start_from:
-        state = warm_start(state, start_from, folder / "fast" if name == "pi0_fast" else None)
+        state = warm_start(state, start_from, folder / "fast" if is_fast(name) else None)
     # Donated buffers must not be shared between the average and the parameters.
     state = jax.tree.map(jnp.copy, state)
     count = sum(leaf.size for leaf in jax.tree.leaves(state["params"]["policy"]))
     first = int(state["step"])
     print(f"{name}: {count:,} parameters, {len(looks):,} looks, from step {first}", flush=True)
-    (folder / "recipe.json").write_text(json.dumps(dataclasses.asdict(recipe), indent=1) + "\n")
+    device = {"device": jax.devices()[0].device_kind}
+    (folder / "recipe.json").write_text(
+        json.dumps(dataclasses.asdict(recipe) | device, indent=1) + "\n"
+    )
 
     # A polite stop (SIGTERM) saves first.
     stopped = Event()
@@ -256,7 +281,11 @@ def settings() -> argparse.ArgumentParser:
     parser.add_argument("policy", choices=CONFIGS)
     parser.add_argument("--steps", type=int, help="length of the schedule")
     parser.add_argument("--peak", type=float, help="highest learning rate")
-    parser.add_argument("--demonstrations", type=Path, default=demonstrations.FOLDER)
+    parser.add_argument("--images", type=int, help="looks in a step")
+    parser.add_argument("--prompts", type=int, help="requests of each look in a step")
+    parser.add_argument(
+        "--demonstrations", type=Path, help="default: runs/demonstrations_<table of the policy>"
+    )
     parser.add_argument("--run", type=Path, help="default: runs/<policy>")
     parser.add_argument(
         "--start-from", type=Path, help="an exported policy's folder, such as assets/pi0_tabletop"
@@ -268,9 +297,10 @@ def main() -> None:
     args = settings().parse_args()
     jax.config.update("jax_compilation_cache_dir", str(RUNS.resolve() / "compiled"))
     recipe = RECIPES[args.policy]
-    asked = {"steps": args.steps, "peak": args.peak}
+    asked = {key: getattr(args, key) for key in ("steps", "peak", "images", "prompts")}
     recipe = dataclasses.replace(recipe, **{key: value for key, value in asked.items() if value})
-    train(args.policy, recipe, args.run or RUNS / args.policy, args.demonstrations, args.start_from)
+    data = args.demonstrations or demonstrations.folder_of(table_of(args.policy))
+    train(args.policy, recipe, args.run or RUNS / args.policy, data, args.start_from)
 
 
 if __name__ == "__main__":
