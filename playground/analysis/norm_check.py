@@ -6,7 +6,7 @@ A "reach" is what the model's numbers go by: one standard deviation (z-score), o
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -19,6 +19,8 @@ from playground.trace import Dimension, PolicyInfo, Stats
 # Below this reach a move of one hundredth (radian, metre, share) is ten or more for the model.
 TINY = 1e-3
 _STEP = 0.01
+# Data that spread this many times more, or less, are other data.
+_WIDER = 3.0
 # A state beyond this many reaches of the middle was hardly in the training data.
 _FAR = 4.0
 _USUAL = {"pi0": "z-score", "pi05": "quantile", "pi0_fast": "quantile"}
@@ -84,6 +86,69 @@ def check(info: PolicyInfo, robot: Robot, state: Sequence[float] | None = None) 
     if info.action_stats is not None:
         rows += _rows("actions", info.actions, info.action_stats, method, None, offsets=offsets)
     return NormCheck(method, _RULES[method], _padding(info), tuple(remarks), tuple(rows))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Compared:
+    """One dimension of `part`: the checkpoint's (mean, std, q01, q99) and the data's, and plain
+    sentences on what differs, () if nothing matters."""
+
+    part: Literal["state", "actions"]
+    name: str
+    unit: str
+    checkpoint: tuple[float | None, ...]
+    data: tuple[float | None, ...]
+    remarks: tuple[str, ...]
+
+
+def against_data(info: PolicyInfo, data: Mapping[str, Stats]) -> tuple[Compared, ...]:
+    """A checkpoint's norm stats against those of somebody's own data ("state", "actions"), which
+    must be in the same terms (`playground.datasets.statistics`): what the model will be shown that
+    it has hardly met, and where its answers are stretched."""
+    rows = []
+    for part, dimensions, stats in (
+        ("state", info.state, info.state_stats),
+        ("actions", info.actions, info.action_stats),
+    ):
+        if stats is None or part not in data:
+            continue
+        for i, dimension in enumerate(dimensions):
+            theirs, ours = (_single(s, i) for s in (stats, data[part]))
+            remarks = _of_data(part, theirs, ours, info.normalisation)
+            told = ((*theirs,), (*ours,))
+            rows.append(Compared(part, dimension.name, dimension.unit, *told, tuple(remarks)))
+    return tuple(rows)
+
+
+def _single(stats: Stats, i: int) -> tuple[float | None, ...]:
+    return tuple(None if v is None else v[i] for v in dataclasses.astuple(stats))
+
+
+def _of_data(part: str, theirs: tuple, ours: tuple, method: str) -> list[str]:
+    mean, std, low, high = theirs
+    ranges = method != "z-score" and low is not None and high is not None
+    middle, reach = ((low + high) / 2, (high - low) / 2) if ranges else (mean, std)
+    own_middle, own_reach = (
+        ((ours[2] + ours[3]) / 2, (ours[3] - ours[2]) / 2) if ranges else ours[:2]
+    )
+    remarks = []
+    if own_reach > TINY and reach < TINY:
+        remarks.append(
+            f"It moves in your data (std {ours[1]:.3g}), and hardly did in the checkpoint's: for "
+            "the model its values are enormous."
+        )
+    elif reach >= TINY:
+        shift, ratio = abs(own_middle - middle) / reach, own_reach / reach
+        if shift > 1:
+            remarks.append(
+                f"Your data lie around {own_middle:.3g}, {shift:.1f} reaches from the checkpoint's "
+                f"{middle:.3g}."
+            )
+        if ratio > _WIDER or (ratio < 1 / _WIDER and part == "actions"):
+            word = "wider" if ratio > 1 else "narrower"
+            times = max(ratio, 1 / max(ratio, 1e-9))
+            remarks.append(f"Your data spread {min(times, 999):.3g} times {word}.")
+    return remarks
 
 
 def _padding(info: PolicyInfo) -> str:

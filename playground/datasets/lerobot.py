@@ -18,6 +18,8 @@ from playground.datasets.source import Folder, Hub, Source
 from playground.datasets.tables import Table, numbers
 from playground.datasets.video import FrameError, Video
 
+BUNDLED = "episodes_tabletop"
+_ASSETS = Path(__file__).resolve().parents[2] / "assets"
 _STATS = "meta/stats.json"
 _EPISODE_STATS = "meta/episodes_stats.jsonl"
 # Columns that every dataset has. Numbers of a robot must be finite; a reward may be missing.
@@ -26,14 +28,21 @@ _FINITE = ("observation", "action", "state", "timestamp")
 
 
 def open_dataset(word: str, revision: str | None = None) -> "Dataset":
-    """A dataset by its folder, or by its name on the Hub ("owner/name"; `./owner/name` is always a
-    folder). revision: of the Hub. Raises ValueError that names file and field."""
+    """A dataset by its folder, by its name on the Hub ("owner/name"; `./owner/name` is always a
+    folder), or the bundled one by its name, `BUNDLED`.
+
+    revision: of the Hub. Raises ValueError that names file and field.
+    """
+    if word == BUNDLED and revision is None:
+        return Dataset(Folder(_ASSETS / BUNDLED))
     if Path(word).is_dir():
         if revision is not None:
             raise ValueError(f"{word} is a folder here: a revision belongs to a name of the Hub")
         return Dataset(Folder(word))
     if word.startswith((".", "/", "~")) or word.count("/") != 1:
-        raise ValueError(f"there is no folder {word}; a name of the Hub is owner/name")
+        raise ValueError(
+            f"there is no folder {word}; a name of the Hub is owner/name, the bundled one {BUNDLED}"
+        )
     return Dataset(Hub(word, revision))
 
 
