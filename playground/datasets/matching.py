@@ -137,7 +137,8 @@ def unit_doubts(values: np.ndarray, dimensions: Sequence[Dimension], what: str) 
         first = dimensions[beyond[0]].name
         return (
             f"{what} {first} goes to {largest[beyond[0]]:.4g}, and an angle in radians stays "
-            f'within {_MOST_RADIANS:.3g}: these look like degrees (say "degrees": true in a match file).',
+            f"within {_MOST_RADIANS:.3g}: these look like degrees (if they are, say "
+            '"degrees": true in a match file).',
         )
     if angles and largest[angles].max() < 0.2 and np.ptp(values[:, angles], axis=0).max() > 1e-4:
         return (

@@ -45,14 +45,15 @@ class Recording:
     actions: np.ndarray
 
 
-def perform(task: Task, seed: int) -> Recording:
-    """The expert at a random scene until the referee is content. Raises ValueError if it fails."""
+def perform(task: Task, seed: int, size: int = IMAGE_SIZE) -> Recording:
+    """The expert at a random scene until the referee is content; size: of the pictures, in pixels.
+    Raises ValueError if it fails."""
     table = Table(random_scene(seed))
     referee, outcome = Referee(table, task), None
     images, states, actions = [], [], []
     while outcome is None:
         for action in ask_expert(table, task):
-            images.append(render(table))
+            images.append(render(table, size))
             states.append(table.state())
             actions.append(action)
             table.step(action)

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -142,6 +142,18 @@ class Policy:
             tokens[slot] = known
         actions, failure = self._actions(prepared, options, tokens)
         return None if actions is None else self._finite(actions), failure
+
+    def chunks(
+        self, raws: Sequence[RawObservation], options: Options
+    ) -> list[tuple[np.ndarray | None, str]]:
+        """The first sample's chunk for each observation, float32 [H, D] in the robot's units, and
+        "", or (None, why) where FAST's tokens do not decode. All use the same seed."""
+        options, found = dataclasses.replace(options, num_samples=1), []
+        for raw in raws:
+            actions, failure = self.actions(raw, options)
+            chunk = None if actions is None else self._to_robot(actions[0], raw)
+            found.append((chunk, failure or ""))
+        return found
 
     def _actions(self, prepared, options, tokens):
         raise NotImplementedError

@@ -3,16 +3,23 @@
 N samples, H horizon, D the robot's action dimensions, M the model's.
 """
 
+import functools
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from models.chunking import MAX_GUIDANCE, ChunkingPrograms
+from models.matmul import laid_out
 from models.pi0 import Pi0, Pi0Programs
 from models.tokenizer import PaligemmaTokenizer, Prompt
 from playground.policies import token_layout
-from playground.policies.base import Policy, Prepared, prefix_digest, sample_noise
+from playground.policies.base import Policy, Prepared, check_options, prefix_digest, sample_noise
+from playground.robots import norm_stats, transforms
 from playground.robots.robot import Robot
 from playground.robots.transforms import OPENPI_RULES, InputRules
 from playground.serving.events import Step
-from playground.trace import FlowTrace, PolicyInfo
+from playground.trace import FlowTrace, Options, PolicyInfo, RawObservation
 
 
 class FlowPolicy(Policy):
@@ -27,7 +34,8 @@ class FlowPolicy(Policy):
         state_in_prompt: bool,
         rules: InputRules = OPENPI_RULES,
     ):
-        super().__init__(info, robot, model.config, Pi0Programs(model), rules)
+        self._model = laid_out(model)  # one layout in memory for all its programs
+        super().__init__(info, robot, model.config, Pi0Programs(self._model), rules)
         self.tokenizer, self._state_in_prompt = tokenizer, state_in_prompt
 
     def tokenize(self, prompt: str, state: np.ndarray) -> Prompt:
@@ -98,6 +106,74 @@ class FlowPolicy(Policy):
                 **token_layout.flow(self.config, prepared.prompt, prepared.modes, self.piece),
             )
         return trace
+
+    def chunks(self, raws, options):
+        """As one batch: the whole way from pictures to actions runs once for all. They must have
+        their pictures in the same slots; else each is asked alone."""
+        check_options(options)
+        prepared = [self.prepare(raw) for raw in raws]
+        slots = tuple(self._seen(prepared[0])) if prepared else ()
+        if any(tuple(self._seen(p)) != slots for p in prepared):
+            return super().chunks(raws, options)
+        places = max((self._text_places(p, False) for p in prepared), default=0)
+        parts = [self._observation(p, slots, 1, places) for p in prepared]
+        observation = jax.tree.map(lambda *rows: jnp.concatenate(rows), *parts)
+        tokens = {
+            slot: self._programs.embed_images(np.stack([self._pixels(p, slot) for p in prepared]))
+            for slot in slots
+        }
+        prefix = self._programs.prefill(observation, tokens)
+        noise = sample_noise(options.seed, 1, self.config.action_horizon, self.config.action_dim)
+        noise = np.repeat(noise, len(raws), axis=0)
+        path = self._programs.denoise_all(prefix, observation, noise, num_steps=options.num_steps)
+        actions = np.asarray(path.x_t[-1])
+        return [(self._to_robot(a, raw), "") for a, raw in zip(actions, raws, strict=True)]
+
+    def guided_chunk(
+        self,
+        raw: RawObservation,
+        options: Options,
+        previous: np.ndarray,
+        weights: np.ndarray,
+        max_guidance: float = MAX_GUIDANCE,
+    ) -> np.ndarray:
+        """The chunk by real-time chunking, float32 [H, D] in the robot's units.
+
+        previous: float [H, D], what the chunk under way says for the steps of the new one, in the
+        robot's units; weights: float32 [H], how strongly each is held to it, see
+        `models.chunking.prefix_weights`. Weights of 0 give the plain chunk.
+        """
+        check_options(options)
+        prepared = self.prepare(raw)
+        slots, places = tuple(self._seen(prepared)), self._text_places(prepared, False)
+        observation = self._observation(prepared, slots, 1, places)
+        tokens = {
+            slot: self._programs.embed_images(self._pixels(prepared, slot)[None]) for slot in slots
+        }
+        noise = sample_noise(options.seed, 1, self.config.action_horizon, self.config.action_dim)
+        path = self._chunking.denoise_all(
+            self._programs.prefill(observation, tokens),
+            observation,
+            noise,
+            transforms.pad(self._to_model(previous, raw), self.config.action_dim)[None],
+            weights,
+            num_steps=options.num_steps,
+            max_guidance=max_guidance,
+        )
+        return self._to_robot(np.asarray(path.x_t[-1])[0], raw)
+
+    def _to_model(self, actions: np.ndarray, raw: RawObservation) -> np.ndarray:
+        """Actions [H, D] in the robot's units in the model's terms: what `_to_robot` undoes."""
+        robot, info = self.robot, self.info
+        actions = robot.actions_to_model(np.asarray(actions, np.float64))
+        if robot.offsets:
+            state = robot.state_to_model(np.asarray(raw.state, np.float64))
+            actions = transforms.to_offsets(actions, state, robot.offsets)
+        return norm_stats.normalise(actions, info.action_stats, info.normalisation)
+
+    @functools.cached_property
+    def _chunking(self) -> ChunkingPrograms:
+        return ChunkingPrograms(self._model)
 
     def _actions(self, prepared, options, tokens):
         slots, n = tuple(tokens), options.num_samples
