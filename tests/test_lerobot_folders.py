@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from models.checkpoints.assembly import random_model
 from models.tokenizer import PaligemmaTokenizer
 from playground.checkpoints import folder as local
 from playground.checkpoints import stats as stats_of
+from playground.policies.base import picture_digest
 from playground.policies.flow import FlowPolicy
-from playground.robots import conversion
-from playground.trace import RawObservation
+from playground.robots import conversion, norm_stats
+from playground.trace import Options, RawObservation
 from tests.support.golden_models import close
 from tests.test_chains import shallow
-from tests.test_lerobot import edit, step_of, switch_relative
+from tests.test_lerobot import CONFIG, edit, step_of, switch_relative
 from tests.test_lerobot_policy import ARM, assembled
 
 STATE_FILES = (
@@ -278,13 +280,13 @@ def test_the_bars_beside_a_wide_picture(folder, texts, monkeypatch, change, bar)
     prepared = policy.prepare(raw)
     want = np.full((224, 224, 3), bar, np.float32)
     want[56:168] = 1
-    close(policy._pixels(prepared, slots[0]), want, 0)
+    close(policy.pixels(prepared, slots[0]), want, 0)
     # A black picture of the same shape is not the same as bars, even where its pixels are.
     narrow = dataclasses.replace(raw, images={s: 0 * p for s, p in raw.images.items()})
     square = dataclasses.replace(
         raw, images={s: np.zeros((100, 100, 3), np.uint8) for s in raw.images}
     )
-    digests = {policy._picture_digest(policy.prepare(x), slots[0]) for x in (narrow, square)}
+    digests = {picture_digest(policy.prepare(x), slots[0], policy.rules) for x in (narrow, square)}
     assert len(digests) == (2 if bar == -3 else 1)
 
 
@@ -308,3 +310,136 @@ def test_stats_are_checked_like_openpis(folder, name, value, message):
     change_stats(folder / "pi05", change)
     with pytest.raises(ValueError, match=message):
         stats_of.norm_stats(local.open_folder(folder / "pi05", robot="libero"))
+
+
+def test_stats_of_every_step_are_explained(folder):
+    def change(arrays):
+        arrays["action.mean"] = np.zeros((10, 7), np.float32)
+
+    change_stats(folder / "pi05", change)
+    with pytest.raises(ValueError, match=r"mean \[10, 7\].* every step of a chunk are not supp"):
+        local.open_folder(folder / "pi05", robot="libero")
+
+
+def narrowed(folder, count):
+    """A fine-tune of a base model on a robot of fewer dimensions: its stats are the robot's."""
+
+    def change(arrays):
+        for name in [n for n in arrays if n.startswith(("action.", "observation.state."))]:
+            arrays[name] = arrays[name][:count]
+
+    change_stats(folder, change)
+    edit(
+        folder / "config.json",
+        lambda d: (
+            d["input_features"]["observation.state"].update(shape=[32]),
+            d["output_features"]["action"].update(shape=[32]),
+        ),
+    )
+
+
+def test_the_stats_decide_how_wide_a_robot_is(folder):
+    narrowed(folder / "pi0", 6)
+    arm = {**ARM, "cameras": {"base_0_rgb": "front"}, "offsets": [False] * 6}
+    six = {part: ARM[part][:6] for part in ("state", "actions", "resting_state")}
+    (folder / "arm.json").write_text(json.dumps({**arm, **six}))
+    entry = local.open_folder(folder / "pi0", robot=str(folder / "arm.json"))
+    assert [len(x.mean) for x in stats_of.norm_stats(entry).values()] == [6, 6]
+    assert entry.config.action_dim == 32
+    # pi0-FAST writes the robot's own dimensions.
+    narrowed(folder / "pi0_fast", 6)
+    arm["cameras"] = ARM["cameras"]
+    (folder / "arm.json").write_text(json.dumps({**arm, **six}))
+    fast = local.open_folder(folder / "pi0_fast", robot=str(folder / "arm.json"))
+    assert fast.config.action_dim == 6
+
+
+def widened(folder, count):
+    def change(arrays):
+        for name in [n for n in arrays if n.startswith("observation.state.")]:
+            arrays[name] = np.resize(arrays[name], count)
+
+    change_stats(folder, change)
+
+
+def test_a_state_wider_than_the_model(folder, texts):
+    """pi0.5 writes it into the prompt, all of it; pi0's model has no room, which config.json
+    tells."""
+    widened(folder / "pi05", 40)
+    wide = [{"name": f"joint {i}", "unit": "rad"} for i in range(40)]
+    arm = {**ARM, "cameras": {"base_0_rgb": "front"}, "state": wide, "resting_state": [0.0] * 40}
+    (folder / "arm.json").write_text(json.dumps(arm))
+    entry = local.open_folder(folder / "pi05", robot=str(folder / "arm.json"))
+    assert len(prompt_state(entry, texts, np.zeros(40))) == 40
+    config = dataclasses.replace(CONFIG["pi05"], vocab_size=texts.vocab_size)
+    policy = assembled(entry, random_model(config), texts, None)
+    raw = RawObservation(
+        "my_arm", {}, {slot.name: "masked" for slot in entry.slots}, "pick", np.zeros(40)
+    )
+    chunks, failure = policy.actions(raw, Options(num_steps=1))
+    assert (chunks.shape, failure) == ((1, 10, 7), None)
+    edit(folder / "pi05" / "config.json", lambda d: d.update(max_state_dim=64))
+    assert local.open_folder(folder / "pi05", robot=str(folder / "arm.json")).config == entry.config
+    widened(folder / "pi0", 40)
+    with pytest.raises(ValueError, match=r"state has 40 dimensions, and the model room for 32"):
+        local.open_folder(folder / "pi0", robot="aloha_sim")
+
+
+# --- other rules --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", ["MIN_MAX", "IDENTITY"])
+def test_lerobots_other_rules(goldens, folder, rule):
+    """MIN_MAX is 2 (x - min) / (max - min) - 1, IDENTITY leaves the numbers alone."""
+    place = folder / "pi05"
+    for file, step in STATE_FILES:
+        edit(
+            place / file,
+            lambda d: step_of(d, step)["config"]["norm_map"].update(STATE=rule, ACTION=rule),  # noqa: B023
+        )
+    arrays = {}
+
+    def change(found):
+        arrays.update({n: x.astype(np.float64) for n, x in found.items()})
+        gone = ("q01", "q99", *(("mean", "std", "min", "max") if rule == "IDENTITY" else ()))
+        for name in [n for n in found if n.rpartition(".")[2] in gone]:
+            del found[name]
+
+    change_stats(place, change)
+    entry = local.open_folder(place, robot="libero")
+    stats, rng = stats_of.norm_stats(entry), np.random.default_rng(0)
+    state, said = rng.normal(size=8), rng.normal(size=(10, 7))
+    want_state, want = state, said
+    if rule == "MIN_MAX":
+        low, high = arrays["observation.state.min"], arrays["observation.state.max"]
+        want_state = 2 * (state - low) / (high - low) - 1
+        low, high = arrays["action.min"], arrays["action.max"]
+        want = (said + 1) / 2 * (high - low) + low
+    close(norm_stats.normalise(state, stats["state"], entry.normalisation), want_state, 1e-5)
+    close(conversion.from_model(entry.robot, said, state, stats["actions"], entry.normalisation),
+          want, 1e-5)  # fmt: skip
+
+
+def test_which_names_the_training_data_had(folder):
+    edit(
+        folder / "pi05" / "policy_preprocessor.json",
+        lambda d: step_of(d, "rename_observations_processor")["config"].update(
+            rename_map={"observation.images.top": "observation.images.base_0_rgb"}
+        ),
+    )
+    notice = local.open_folder(folder / "pi05", robot="libero").notice
+    assert "In its training data base_0_rgb was observation.images.top." in notice
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"output_features": None}, "output_features is None; expected an object such as"),
+        ({"input_features": {}}, "'observation.state' is missing in input_features"),
+        ({"chunk_size": "50"}, "chunk_size is '50'; expected a number from 1 on"),
+    ],
+)
+def test_no_type_error_reaches_anyone(folder, change, message):
+    edit(folder / "pi0" / "config.json", lambda d: d.update(change))
+    with pytest.raises(ValueError, match=message):
+        local.open_folder(folder / "pi0", robot="aloha_sim")

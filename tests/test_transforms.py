@@ -278,6 +278,10 @@ def test_numbers_that_do_not_fit_are_refused():
         ),
         ('{"norm_stats": {"state": {"mean": [0], "std": [-1]}}}', "negative"),
         ('{"norm_stats": {"state": {"mean": ["a"], "std": [1]}}}', "mean is no list of numbers"),
+        (
+            '{"norm_stats": {"actions": {"mean": [[0, 1], [0, 1]], "std": [1, 1]}}}',
+            "actions: mean is a table of 2 x 2: stats for every step",
+        ),
         ('{"norm_stats": {"state": {"mean": [0], "std": [1], "q01": [1], "q99": [0]}}}', "swapped"),
         ('{"norm_stats": [1]}', "cannot read"),
     ],
@@ -286,6 +290,13 @@ def test_bad_norm_stats_are_refused(tmp_path, text, match):
     (tmp_path / "norm_stats.json").write_text(text)
     with pytest.raises(ValueError, match=match):
         norm_stats.read_norm_stats(tmp_path / "norm_stats.json")
+
+
+def test_norm_stats_with_a_byte_order_mark_are_read(tmp_path):
+    text = '{"norm_stats": {"state": {"mean": [0], "std": [1]}}}'
+    (tmp_path / "norm_stats.json").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    read = norm_stats.read_norm_stats(tmp_path / "norm_stats.json")
+    assert read == {"state": Stats((0.0,), (1.0,), None, None)}
 
 
 def test_missing_norm_stats_name_the_file(tmp_path):

@@ -108,11 +108,11 @@ class Policy:
         reused: list[str] = []
         tokens = {}
         for slot in self._seen(prepared):
-            digest = self._picture_digest(prepared, slot)
+            digest = picture_digest(prepared, slot, self.rules)
             if (known := self._image_tokens.get(digest)) is None:
                 yield (phase := self._phase("vision", ("vision",)))
                 with timer(phase.phase):
-                    known = self._programs.embed_images(self._pixels(prepared, slot)[None])
+                    known = self._programs.embed_images(self.pixels(prepared, slot)[None])
                     self._image_tokens.put(digest, known.block_until_ready())
             else:
                 reused.append(f"image embedding of {slot}")
@@ -135,9 +135,9 @@ class Policy:
         prepared = self.prepare(raw)
         tokens = {}
         for slot in self._seen(prepared):
-            digest = self._picture_digest(prepared, slot)
+            digest = picture_digest(prepared, slot, self.rules)
             if (known := self._image_tokens.get(digest)) is None:
-                known = self._programs.embed_images(self._pixels(prepared, slot)[None])
+                known = self._programs.embed_images(self.pixels(prepared, slot)[None])
                 self._image_tokens.put(digest, known)
             tokens[slot] = known
         actions, failure = self._actions(prepared, options, tokens)
@@ -158,15 +158,11 @@ class Policy:
     def _actions(self, prepared, options, tokens):
         raise NotImplementedError
 
-    def _pixels(self, prepared: Prepared, slot: str) -> np.ndarray:
+    def pixels(self, prepared: Prepared, slot: str) -> np.ndarray:
         """What the vision transformer is given, float32 [size, size, 3]."""
         pixels = uint8_to_float(prepared.images[slot])
         pixels[prepared.bars[slot]] = self.rules.bar_value
         return pixels
-
-    def _picture_digest(self, prepared: Prepared, slot: str) -> str:
-        """Of what `_pixels` gives."""
-        return picture_digest(prepared, slot, self.rules)
 
     def _seen(self, prepared: Prepared) -> dict[str, np.ndarray]:
         """The images that go through the vision transformer."""

@@ -1,0 +1,192 @@
+"""What people have on disk, recognised by what is in it: what opens gives the same weights whatever
+its layout, and what does not is named as what it is."""
+
+import json
+import shutil
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from models.checkpoints.assembly import load_lerobot, load_openpi, save_openpi, to_openpi
+from playground.checkpoints import load, stats
+from playground.checkpoints.folder import open_folder
+from playground.checkpoints.recognise import recognise
+from tests.test_lerobot import CONFIG
+
+SIZES = {
+    "vocab_size": 1024,
+    "vision": {"width": 48, "depth": 2, "mlp_dim": 96, "num_heads": 4},
+    "language": {"width": 64, "depth": 3, "mlp_dim": 128, "head_dim": 16},
+    "action_expert": {"width": 32, "depth": 3, "mlp_dim": 64, "head_dim": 16},
+}
+
+
+@pytest.fixture
+def pytorch(goldens, tmp_path):
+    """A folder as openpi's PyTorch training leaves it: tied embeddings, no `model.` in names."""
+    folder = tmp_path / "29999"
+    shutil.copytree(goldens / "pi0" / "assets", folder / "assets", copy_function=shutil.copyfile)
+    published = goldens / "lerobot" / "pi0" / "model_published_layout.safetensors"
+    shutil.copyfile(published, folder / "model.safetensors")
+    described = {"base": "pi0_aloha", "name": "mine", "action_horizon": 10, **SIZES}
+    (tmp_path / "mine.json").write_text(json.dumps(described))
+    return folder
+
+
+def same_weights(model, expected):
+    got = to_openpi(model)
+    assert got.keys() == expected.keys()
+    for path, value in expected.items():
+        np.testing.assert_array_equal(got[path], value, err_msg=path)
+
+
+def loaded(entry, dtype=None):
+    if entry.kind == "openpi":
+        return load_openpi(entry.folder, entry.config, dtype=dtype)
+    return load_lerobot(entry.folder, entry.config, dtype=dtype)
+
+
+def test_openpis_pytorch_is_the_same_as_its_orbax(goldens, pytorch, tmp_path):
+    entry = open_folder(pytorch, str(tmp_path / "mine.json"))
+    assert (entry.kind, entry.convention, entry.family) == ("openpi_pytorch", "openpi", "pi0")
+    reference = load_lerobot(goldens / "lerobot" / "pi0", CONFIG["pi0"])
+    save_openpi(reference, tmp_path / "orbax")
+    shutil.copytree(pytorch / "assets", tmp_path / "orbax" / "assets")
+    orbax = open_folder(tmp_path / "orbax", str(tmp_path / "mine.json"))
+    assert stats.norm_stats(entry) == stats.norm_stats(orbax)
+    assert load._precision(entry) == load._precision(orbax)
+    same_weights(loaded(entry), to_openpi(loaded(orbax)))
+
+
+def test_openpis_pytorch_in_bfloat16_and_in_shards(pytorch, tmp_path):
+    entry = open_folder(pytorch, str(tmp_path / "mine.json"))
+    want = to_openpi(loaded(entry, "bfloat16"))
+    path = pytorch / "model.safetensors"
+    arrays = safetensors.numpy.load(path.read_bytes())
+    path.unlink()
+    halves = {name: value.astype(ml_dtypes.bfloat16) for name, value in arrays.items()}
+    names = sorted(halves)
+    files = {n: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, n in enumerate(names)}
+    for file in set(files.values()):
+        part = {name: halves[name] for name in names if files[name] == file}
+        (pytorch / file).write_bytes(safetensors.numpy.save(part))
+    index = pytorch / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": files}))
+    entry = open_folder(pytorch, str(tmp_path / "mine.json"))
+    model = loaded(entry)
+    assert model.action_in_proj.kernel[...].dtype == jnp.bfloat16
+    same_weights(model, want)
+    # A shard of another save is noticed before anything is loaded.
+    strange = files | {"strange": files[names[0]]}
+    index.write_text(json.dumps({"weight_map": strange}))
+    with pytest.raises(ValueError, match=r"1 arrays differ, such as strange"):
+        open_folder(pytorch, str(tmp_path / "mine.json"))
+
+
+# --- what it is instead -------------------------------------------------------------------------
+
+
+def touch(path, data=b""):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def run_of_openpi(folder):
+    for step in (5000, 29999, 10000):
+        touch(folder / str(step) / "params" / "manifest.ocdbt")
+
+
+def run_with_named_steps(folder):
+    for step in ("step_19999", "step_5000"):
+        touch(folder / "checkpoints" / step / "params" / "manifest.ocdbt")
+
+
+def run_of_lerobot(folder):
+    for step in ("030000", "100000"):
+        place = folder / "checkpoints" / step / "pretrained_model"
+        touch(place / "config.json", b'{"type": "pi05"}')
+        touch(place / "model.safetensors")
+
+
+def unfinished(folder):
+    touch(folder / "params.orbax-checkpoint-tmp-17" / "d" / "data")
+
+
+def one_host(folder):
+    touch(folder / "params" / "ocdbt.process_1" / "d" / "data")
+
+
+def cut_off(folder):
+    touch(folder / "params" / "_METADATA", b"{}")
+
+
+def zarr3(folder):
+    touch(folder / "params" / "params.action_in_proj.bias" / "zarr.json", b"{}")
+
+
+def not_ocdbt(folder):
+    touch(folder / "params" / "params.action_in_proj.bias" / ".zarray", b"{}")
+
+
+def pointers(folder):
+    touch(folder / "config.json", b'{"type": "pi0"}')
+    note = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 14000000000\n"
+    touch(folder / "model.safetensors", note)
+
+
+def another_policy(folder):
+    touch(folder / "config.json", b'{"type": "act"}')
+    touch(folder / "model.safetensors", safetensors.numpy.save({"a": np.zeros(1, np.float32)}))
+
+
+def another_model(folder):
+    touch(folder / "model.safetensors", safetensors.numpy.save({"bert.w": np.zeros(1, np.float32)}))
+
+
+def adapters_only(folder):
+    touch(folder / "config.json", b'{"type": "pi0"}')
+    touch(folder / "adapter_config.json", b'{"base_model_name_or_path": "lerobot/pi0_base"}')
+
+
+def no_weights(folder):
+    touch(folder / "config.json", b'{"type": "pi0"}')
+
+
+def nothing(folder):
+    folder.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (run_of_openpi, r"the last is .*/29999:\n  5000/\n  10000/\n  29999/   <- the last$"),
+        (run_with_named_steps, r"the last is .*/checkpoints/step_19999:"),
+        (run_of_lerobot, r"the last is .*/checkpoints/100000/pretrained_model:"),
+        (unfinished, "whose saving was not finished .*an earlier step"),
+        (one_host, "one of several hosts' files"),
+        (cut_off, "its download or saving was cut off"),
+        (zarr3, "as zarr version 3; openpi writes version 2"),
+        (not_ocdbt, "without OCDBT, one folder an array"),
+        (pointers, r"holds Git LFS pointers, not files \(model\.safetensors\): run `git lfs pull`"),
+        (another_policy, "a policy of type 'act'; this program opens pi0, pi05 and pi0_fast"),
+        (another_model, r"no policy of this family: its arrays are bert\.w"),
+        (adapters_only, "PEFT adapters only, for lerobot/pi0_base. Merge"),
+        (no_weights, r"has no model\.safetensors, whole or in shards"),
+        (nothing, "is no checkpoint of openpi's or LeRobot's: .*nothing in it"),
+    ],
+)
+def test_what_a_folder_is_instead(tmp_path, build, message):
+    build(tmp_path / "it")
+    with pytest.raises(ValueError, match=message):
+        recognise(tmp_path / "it")
+
+
+def test_a_file_or_nothing_where_a_folder_is_asked_for(tmp_path):
+    with pytest.raises(ValueError, match="there is no such folder"):
+        recognise(tmp_path / "nowhere")
+    touch(tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=rf"is a file, and a folder is asked for: give {tmp_path}"):
+        recognise(tmp_path / "model.safetensors")
