@@ -11,10 +11,16 @@ from flax import nnx
 _CPU = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
 
+def on_cpu() -> bool:
+    """Whether programs run on the host's processor. Asked where a model is prepared for its device,
+    never inside the mathematics."""
+    return jax.default_backend() == "cpu"
+
+
 @functools.cache
 def options() -> dict[str, str] | None:
     """What programs are compiled with; nothing where this JAX does not know it."""
-    if jax.default_backend() != "cpu":
+    if not on_cpu():
         return None
     try:
         jax.jit(lambda: 0, compiler_options=_CPU)()

@@ -97,7 +97,8 @@ class Pi0FastConfig:
     """pi0-FAST: one Gemma that writes actions as tokens.
 
     `convention`: LeRobot's ends the prompt with a start token of its own (one of `max_token_len`);
-    what follows stands at the next positions and sees all that is there, which openpi's does not.
+    what follows stands at the next positions and attends to every valid token, which openpi's does
+    not.
     """
 
     vision: VisionConfig

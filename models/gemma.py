@@ -1,31 +1,51 @@
 """Gemma decoder for one expert, or for a pair that shares one attention (mixture of transformers).
 
+Read `Gemma.__call__`, then its layer: `_attention` and `_mlp`.
+
 Axes: B batch, T query tokens, S key tokens, N query heads, K kv heads, G = N / K, H head dimension,
 D width, F MLP width. Sources: Gemma report (arXiv 2403.08295), pi0 paper (arXiv 2410.24164, IV),
 openpi's `models/gemma.py` and `models/gemma_fast.py` for the numerics.
 """
 
 import dataclasses
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
 from models.config import ExpertConfig
 from models.matmul import Kernel, dot
 
-# What a forbidden place gets instead of its score; openpi's constant, finite in float32.
+# The score of a forbidden key; openpi's constant, finite in float32.
 FORBIDDEN = -2.3819763e38
 ROPE_MAX_WAVELENGTH = 10_000
 
+T = TypeVar("T")
 
-class Pair(NamedTuple):
-    """Something of each expert: the vision-language prefix and the action suffix."""
 
-    prefix: object = None
-    suffix: object = None
+class Pair(NamedTuple, Generic[T]):
+    """One thing for each expert: the vision-language prefix and the action suffix. None stands for
+    an expert that takes no part."""
+
+    prefix: T | None = None
+    suffix: T | None = None
+
+    def map(self, function: Callable, *others: "Pair") -> "Pair":
+        """`function(own, *theirs)` for each expert that takes part here, None for the other."""
+        rows = zip(self, *others, strict=True)
+        return Pair(*(None if row[0] is None else function(*row) for row in rows))
+
+    def present(self) -> list[T]:
+        """What is not None, the prefix first."""
+        return [own for own in self if own is not None]
+
+
+# --- keys and values of earlier tokens ----------------------------------------------------------
 
 
 @jax.tree_util.register_dataclass
@@ -36,18 +56,73 @@ class KVCache:
     k: tuple[Array, ...]
     v: tuple[Array, ...]
 
+    @staticmethod
+    def empty(config: ExpertConfig, batch_size: int, length: int, dtype) -> "KVCache":
+        """Zeros for `length` tokens."""
+        zeros = jnp.zeros((batch_size, length, config.num_kv_heads, config.head_dim), dtype)
+        return KVCache((zeros,) * config.depth, (zeros,) * config.depth)
+
+
+class Attended(NamedTuple):
+    """What attention gives in one layer: the weighted values [B, T, N, H], the weights
+    [B, N, T, S], and the keys and values that were attended to, [B, S, K, H]."""
+
+    values: Array
+    weights: Array
+    k: Array
+    v: Array
+
+
+class ReadCache(NamedTuple):
+    """The cached tokens come before the new ones; the cache stays as it is. A cache of one row
+    serves every row of the batch."""
+
+    cache: KVCache
+
+    def attend(self, layer: int, q: Array, k: Array, v: Array, mask: Array) -> Attended:
+        """`attend` with the layer's cached keys and values before the new ones."""
+        old_k, old_v = self.cache.k[layer], self.cache.v[layer]
+        shape = (len(k), *old_k.shape[1:])
+        k = jnp.concatenate([jnp.broadcast_to(old_k, shape), k], axis=1)
+        v = jnp.concatenate([jnp.broadcast_to(old_v, shape), v], axis=1)
+        return attend(q, k, v, mask)
+
+
+class WriteCache(NamedTuple):
+    """The cache has room for tokens to come. The new keys and values are written into it from place
+    `start` on, and the queries attend to all of its places, as far as the mask allows."""
+
+    cache: KVCache
+    start: Array | int
+
+    def attend(self, layer: int, q: Array, k: Array, v: Array, mask: Array) -> Attended:
+        """`attend` over the layer's cache with the new keys and values in it."""
+        write = jax.lax.dynamic_update_slice_in_dim
+        k = write(self.cache.k[layer], k, self.start, axis=1)
+        v = write(self.cache.v[layer], v, self.start, axis=1)
+        return attend(q, k, v, mask)
+
+
+# --- one expert's weights -----------------------------------------------------------------------
+
+
+class Normed(NamedTuple):
+    """What a norm gives: x [B, T, D], and the gate [B, 1, D] of the residual branch that reads x;
+    None: no gate."""
+
+    x: Array
+    gate: Array | None
+
 
 class RMSNorm(nnx.Module):
-    """x / rms(x) * (1 + scale), in float32, returned in x's type. Its gate is None: no gate."""
+    """x / rms(x) * (1 + scale), in float32, returned in x's type."""
 
     def __init__(self, width: int):
         self.scale = nnx.Param(jnp.zeros((width,), jnp.float32))
 
-    def modulate(self, condition: Array | None) -> None:
-        """Nothing depends on a condition here."""
-
-    def __call__(self, x: Array, modulation: None) -> tuple[Array, None]:
-        return (_normalise(x) * (1 + self.scale[...])).astype(x.dtype), None
+    def __call__(self, x: Array, condition: None = None) -> Normed:
+        """x [B, T, D]. No condition changes it: the argument is there for the adaptive norm's."""
+        return Normed((_normalise(x) * (1 + self.scale[...])).astype(x.dtype), None)
 
 
 class AdaRMSNorm(nnx.Module):
@@ -57,14 +132,10 @@ class AdaRMSNorm(nnx.Module):
         zeros = nnx.initializers.zeros_init()
         self.modulation = nnx.Linear(width, 3 * width, kernel_init=zeros, dtype=dtype, rngs=rngs)
 
-    def modulate(self, condition: Array) -> Array:
-        """condition [B, D] to scale, shift and gate, [B, 1, 3 D]."""
-        return self.modulation(condition)[:, None, :]
-
-    def __call__(self, x: Array, modulation: Array) -> tuple[Array, Array]:
-        """x [B, T, D], modulation [B, 1, 3 D] to (normed [B, T, D], gate [B, 1, D])."""
-        scale, shift, gate = jnp.split(modulation, 3, axis=-1)
-        return (_normalise(x) * (1 + scale) + shift).astype(x.dtype), gate
+    def __call__(self, x: Array, condition: Array) -> Normed:
+        """x [B, T, D], condition [B, D]."""
+        scale, shift, gate = jnp.split(self.modulation(condition)[:, None, :], 3, axis=-1)
+        return Normed((_normalise(x) * (1 + scale) + shift).astype(x.dtype), gate)
 
 
 def _normalise(x: Array) -> Array:
@@ -101,20 +172,18 @@ class Block(nnx.Module):
         v = dot(x, self.value).reshape(*x.shape[:2], c.num_kv_heads, c.head_dim)
         return q, k, v
 
-    def finish(self, x: Array, attended: Array, gate, modulation) -> Array:
-        """Output projection of attended [B, T, N, H], residual, MLP, residual."""
-        x = _residual(x, dot(attended.reshape(*x.shape[:2], -1), self.out), gate)
-        y, gate = self.mlp_norm(x, modulation)
-        y = dot(nnx.gelu(dot(y, self.gate), approximate=True) * dot(y, self.up), self.down)
-        return _residual(x, y, gate)
+    def project_out(self, attended: Array) -> Array:
+        """[B, T, N, H] to [B, T, D]."""
+        return dot(attended.reshape(*attended.shape[:2], -1), self.out)
+
+    def mlp(self, x: Array) -> Array:
+        """Normed x [B, T, D] to [B, T, D]."""
+        hidden = nnx.gelu(dot(x, self.gate), approximate=True) * dot(x, self.up)  # [B, T, F]
+        return dot(hidden, self.down)
 
 
 def _norm(width: int, adaptive: bool, dtype, rngs: nnx.Rngs) -> RMSNorm | AdaRMSNorm:
     return AdaRMSNorm(width, dtype=dtype, rngs=rngs) if adaptive else RMSNorm(width)
-
-
-def _residual(x: Array, branch: Array, gate: Array | None) -> Array:
-    return x + branch if gate is None else x + branch * gate
 
 
 class Expert(nnx.Module):
@@ -126,18 +195,21 @@ class Expert(nnx.Module):
         )
         self.final_norm = _norm(config.width, adaptive, dtype, rngs)
 
-    def modulate(self, condition: Array | None) -> list:
-        """What a condition [B, D] (None: there is none) makes of each norm, in their order."""
-        norms = [norm for block in self.blocks for norm in (block.attention_norm, block.mlp_norm)]
-        return [norm.modulate(condition) for norm in (*norms, self.final_norm)]
+
+# --- the decoder --------------------------------------------------------------------------------
+
+
+class Pass(NamedTuple):
+    """What one pass gives: each expert's outputs [B, T_i, D_i] after its final norm, the cache, and
+    each layer's attention weights, [B, N, T, S]."""
+
+    outputs: Pair[Array]
+    cache: KVCache
+    attention: list[Array]
 
 
 class Gemma(nnx.Module):
-    """A token table, the language expert, and (pi0, pi0.5) the action expert beside it.
-
-    `float32_query`: PARITY: the Gemma that FAST uses leaves the rotated query in float32; pi0's
-    rounds it to the compute dtype. They are equal in float32.
-    """
+    """A token table, the language expert, and (pi0, pi0.5) the action expert beside it."""
 
     def __init__(
         self,
@@ -150,8 +222,16 @@ class Gemma(nnx.Module):
         dtype,
         rngs: nnx.Rngs,
     ):
+        """vocab_size: rows of the token table
+        language, action: the experts' sizes; action None: there is none
+        adaptive_action: pi0.5, the action expert's norms take a condition
+        float32_query: PARITY: the Gemma that FAST uses leaves the rotated query in float32; pi0's
+            rounds it to the compute dtype. They are equal in float32.
+        dtype: what is computed in, but for norms, RoPE, scores and softmax: those are float32
+        """
         self.dtype = dtype
         self.float32_query = float32_query
+        self.head_dim = language.head_dim
         init = nnx.initializers.normal(language.width**-0.5)
         self.embedding = nnx.Param(init(rngs.params(), (vocab_size, language.width), jnp.float32))
         self.language = Expert(language, adaptive=False, dtype=dtype, rngs=rngs)
@@ -174,74 +254,96 @@ class Gemma(nnx.Module):
 
     def __call__(
         self,
-        tokens: Pair,
+        tokens: Pair[Array],
         positions: Array,
         mask: Array,
         *,
-        modulation: list | None = None,
-        cache: KVCache | None = None,
-        write_at: Array | int | None = None,
+        condition: Array | None = None,
+        cache: ReadCache | WriteCache | None = None,
         last_only: bool = False,
-    ) -> tuple[Pair, KVCache, list[Array]]:
-        """Runs the present experts through all layers.
+    ) -> Pass:
+        """One pass of embedded tokens through all layers.
 
-        tokens: [B, T_i, D_i] of each expert that takes part, None for one that does not. positions
-        int [B, T] and mask bool [B, T, S] run over prefix then suffix. modulation: of the action
-        expert's norms (`Expert.modulate`), if it takes part. cache: without `write_at` it is read
-        only and its keys come before the new ones, those of one row before the new ones of all;
-        with `write_at` the new keys are written into it there. last_only: the caller reads nothing
-        but the last token's output, so in the last layer nobody else asks; only for a single
-        expert.
-
-        Returns the experts' outputs after their final norms, the keys and values that were attended
-        to (without those that rows share), and each layer's attention weights, float [B, N, T, S].
+        tokens: [B, T_i, D_i] of each expert, prefix and suffix; T is the sum of T_i
+        positions: int [B, T] for RoPE, the prefix's tokens first
+        mask: bool [B, T, S], True: the query may attend to the key. Without a cache S is T; with
+            `ReadCache` the cached tokens come first; with `WriteCache` S is the cache's length
+        condition: [B, D of the suffix] for pi0.5's adaptive norms
+        cache: what becomes of earlier tokens' keys and values, and of the new ones'
+        last_only: only the last token's output is wanted, [B, 1, D]. The last layer then computes
+            keys and values for all tokens and the rest for that one. For a single expert.
         """
-        experts = Pair(
-            self.language if tokens.prefix is not None else None,
-            self.action if tokens.suffix is not None else None,
-        )
-        present = [i for i, expert in enumerate(experts) if expert is not None]
-        modulations = (self.language.modulate(None), modulation)
-        x = {i: tokens[i].astype(self.dtype) for i in present}
-        splits = [sum(x[i].shape[1] for i in present[:j]) for j in range(1, len(present))]
-        rotation = _rotation(positions, experts[present[0]].blocks[0].config.head_dim)
-        keys, values, attention = [], [], []
-        for layer in range(len(experts[present[0]].blocks)):
-            blocks = {i: experts[i].blocks[layer] for i in present}
-            first, second = 2 * layer, 2 * layer + 1  # the layer's norms among the expert's
-            normed = {i: blocks[i].attention_norm(x[i], modulations[i][first]) for i in present}
-            # Project per expert, join on the token axis.
-            projected = [blocks[i].project(normed[i][0]) for i in present]
-            q, k, v = (jnp.concatenate(part, axis=1) for part in zip(*projected, strict=True))
-            # Rotate; one softmax over everybody.
-            q, k = _rotate(q, rotation), _rotate(k, rotation).astype(self.dtype)
-            if not self.float32_query:
-                q = q.astype(self.dtype)
-            q = q * q.shape[-1] ** -0.5
-            old = None if cache is None else (cache.k[layer], cache.v[layer])
-            shared = old is not None and len(old[0]) < len(q)
-            if old is not None and not shared:
-                k, v = (_extend(o, new, write_at) for o, new in zip(old, (k, v), strict=True))
-            if last_only and layer == len(experts[present[0]].blocks) - 1:
-                q, mask = q[:, -1:], mask[:, -1:]
-                x = {i: x[i][:, -1:] for i in present}
-            if shared:
-                attended, weights = _attend_behind(*old, q, k, v, mask)
-            else:
-                weights = attention_weights(q, k, mask)
-                attended = apply_attention(weights, v)
-            # Split, project per expert.
-            parts = jnp.split(attended, splits, axis=1)
-            for i, part in zip(present, parts, strict=True):
-                x[i] = blocks[i].finish(x[i], part, normed[i][1], modulations[i][second])
-            keys.append(k)
-            values.append(v)
-            attention.append(weights)
-        outputs = [
-            experts[i].final_norm(x[i], modulations[i][-1])[0] if i in present else None
-            for i in (0, 1)
-        ]
-        return Pair(*outputs), KVCache(tuple(keys), tuple(values)), attention
+        x = tokens.map(lambda tokens: tokens.astype(self.dtype))
+        experts = x.map(lambda _, expert: expert, Pair(self.language, self.action))
+        conditions = Pair(suffix=condition)
+        rotation, depth = _rotation(positions, self.head_dim), len(self.language.blocks)
+        layers = []
+        for layer in range(depth):
+            blocks, only_last = _at_layer(experts, layer), last_only and layer == depth - 1
+            attend_to = attend if cache is None else functools.partial(cache.attend, layer)
+            x, attended = self._attention(
+                blocks, x, conditions, rotation, mask, attend_to, only_last
+            )
+            x = _mlp(blocks, x, conditions)
+            layers.append(attended)
+        outputs = experts.map(lambda expert, *x: expert.final_norm(*x).x, x, conditions)
+        new = KVCache(tuple(a.k for a in layers), tuple(a.v for a in layers))
+        return Pass(outputs, new, [attended.weights for attended in layers])
+
+    def _attention(
+        self,
+        blocks: Pair[Block],
+        x: Pair[Array],
+        conditions: Pair[Array],
+        rotation: tuple[Array, Array],
+        mask: Array,
+        attend_to: Callable[..., Attended],
+        only_last: bool,
+    ) -> tuple[Pair[Array], Attended]:
+        """First half of a layer: x + gate * attention(norm(x)), over the tokens of all experts."""
+        normed = blocks.map(lambda block, *x: block.attention_norm(*x), x, conditions)
+        # Project per expert, join on the token axis.
+        projected = blocks.map(lambda block, normed: block.project(normed.x), normed)
+        q, k, v = (jnp.concatenate(part, axis=1) for part in zip(*projected.present(), strict=True))
+        q, k = _rotate(q, rotation), _rotate(k, rotation).astype(self.dtype)
+        q = (q if self.float32_query else q.astype(self.dtype)) * q.shape[-1] ** -0.5
+        if only_last:
+            q, mask, x = q[:, -1:], mask[:, -1:], x.map(lambda x: x[:, -1:])
+        attended = attend_to(q, k, v, mask)  # one softmax over everybody
+
+        # Split, project per expert.
+        def add(block: Block, x: Array, values: Array, normed: Normed) -> Array:
+            return _residual(x, block.project_out(values), normed.gate)
+
+        return blocks.map(add, x, _split_like(x, attended.values), normed), attended
+
+
+def _mlp(blocks: Pair[Block], x: Pair[Array], conditions: Pair[Array]) -> Pair[Array]:
+    """Second half of a layer: x + gate * mlp(norm(x)), each expert for itself."""
+
+    def one(block: Block, x: Array, condition: Array | None) -> Array:
+        normed = block.mlp_norm(x, condition)
+        return _residual(x, block.mlp(normed.x), normed.gate)
+
+    return blocks.map(one, x, conditions)
+
+
+def _residual(x: Array, branch: Array, gate: Array | None) -> Array:
+    return x + branch if gate is None else x + branch * gate
+
+
+def _at_layer(experts: Pair[Expert], layer: int) -> Pair[Block]:
+    return experts.map(lambda expert: expert.blocks[layer])
+
+
+def _split_like(x: Pair[Array], joined: Array) -> Pair[Array]:
+    """joined [B, T, ...] cut on the token axis into as many tokens as each of x has."""
+    lengths = [part.shape[1] for part in x.present()]
+    parts = iter(jnp.split(joined, np.cumsum(lengths)[:-1], axis=1))
+    return x.map(lambda _: next(parts))
+
+
+# --- attention ----------------------------------------------------------------------------------
 
 
 def _rotation(positions: Array, head_dim: int) -> tuple[Array, Array]:
@@ -265,24 +367,10 @@ def _rotate(x: Array, rotation: tuple[Array, Array]) -> Array:
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
-def _extend(old: Array, new: Array, write_at: Array | int | None) -> Array:
-    if write_at is None:
-        return jnp.concatenate([old, new], axis=1)
-    return jax.lax.dynamic_update_slice_in_dim(old, new, write_at, axis=1)
-
-
-def _attend_behind(old_k, old_v, q: Array, k: Array, v: Array, mask: Array) -> tuple[Array, Array]:
-    """Attention of every row behind the same keys and values [1, S, K, H], which are not copied for
-    each: (attended [B, T, N, H], weights [B, N, T, S + T])."""
-
-    def row(given):
-        q, k, v, mask = (x[None] for x in given)
-        weights = attention_weights(q, _extend(old_k, k, None), mask)
-        return apply_attention(weights, _extend(old_v, v, None))[0], weights[0]
-
-    # On a CPU one row after another: its scores stay in the processor's cache.
-    rows = (q, k, v, mask)
-    return jax.lax.map(row, rows) if jax.default_backend() == "cpu" else jax.vmap(row)(rows)
+def attend(q: Array, k: Array, v: Array, mask: Array) -> Attended:
+    """q [B, T, N, H] (scaled) to all of k and v [B, S, K, H] that mask [B, T, S] allows."""
+    weights = attention_weights(q, k, mask)
+    return Attended(apply_attention(weights, v), weights, k, v)
 
 
 def attention_weights(q: Array, k: Array, mask: Array) -> Array:
@@ -291,7 +379,7 @@ def attention_weights(q: Array, k: Array, mask: Array) -> Array:
 
     The query heads of one kv head are folded into the rows of one matrix product: the same numbers,
     and on a CPU several times faster than one product a head. A query with no allowed key gets
-    uniform weights.
+    uniform weights, as in openpi.
     """
     b, t, n, h = q.shape
     kv_heads = k.shape[2]

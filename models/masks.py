@@ -9,7 +9,7 @@ Axes: B batch, T query tokens, S key tokens.
 import jax
 import numpy as np
 
-from models.config import Convention
+from models.config import Convention, Pi0Config
 
 Array = jax.Array | np.ndarray
 
@@ -17,15 +17,15 @@ Array = jax.Array | np.ndarray
 def block_causal(input_mask: Array, ar_mask: Array) -> Array:
     """Attention mask of a sequence of blocks (openpi `make_attn_mask`, after big_vision).
 
-    Each token has an input bit (is it there?) and an autoregressive bit. A 1 opens a new block: its
-    tokens, and the zeros that follow, see every block before and all of their own. With c the
-    running sum of the autoregressive bits, query i may see key j if c[j] <= c[i] and both are
-    there.
+    Each token has an input bit (is it valid?) and an autoregressive bit. A 1 opens a new block: its
+    tokens, and the zeros that follow, attend to every block before and to all of their own. With c
+    the running sum of the autoregressive bits, query i may attend to key j if c[j] <= c[i] and both
+    are valid.
 
     A camera of two tokens, text of two (the second one padding), a state, two actions:
 
         ar        0  0  0  0  1  1  0        cam cam txt pad sta act act
-        there     1  1  1  0  1  1  1   cam   1   1   1   .   .   .   .
+        valid     1  1  1  0  1  1  1   cam   1   1   1   .   .   .   .
                                         cam   1   1   1   .   .   .   .
                                         txt   1   1   1   .   .   .   .
                                         pad   .   .   .   .   .   .   .
@@ -50,10 +50,17 @@ def positions(input_mask: Array) -> Array:
     return xp.cumsum(input_mask, axis=1, dtype=xp.int32) - 1
 
 
+def suffix_ar_mask(config: Pi0Config) -> np.ndarray:
+    """bool [Q]: which suffix tokens open a block. pi0's state and the first action do, in pi0.5 the
+    first action alone: the prefix attends to no suffix token, the state to no action."""
+    openers = 1 if config.pi05 else 2
+    return np.arange(config.suffix_len) < openers
+
+
 def suffix_mask(prefix_input_mask: Array, suffix_input_mask: Array, suffix_ar_mask: Array) -> Array:
     """Mask of a suffix that runs after its prefix: bool [B, T, P + T].
 
-    Every suffix token sees the valid prefix [B, P]; among themselves the blocks decide.
+    Every suffix token attends to the valid prefix [B, P]; among themselves the blocks decide.
     """
     xp = prefix_input_mask.__array_namespace__()
     b, t = suffix_input_mask.shape
@@ -76,11 +83,12 @@ def roll_rows(x: Array, shift: Array, axis: int = 1) -> Array:
     return xp.take_along_axis(x, index.reshape(shape), axis=axis)
 
 
-def seen_by_decoded(input_mask: Array, convention: Convention) -> Array:
-    """What decoded tokens see of a right-aligned prefix [B, P]: bool [B, P].
+def visible_to_decoded(input_mask: Array, convention: Convention) -> Array:
+    """Which tokens of a right-aligned prefix [B, P] decoded tokens attend to: bool [B, P].
 
-    LeRobot's see all that is there. PARITY: openpi's see the last places, as many as are there, so
-    a masked camera in the middle of the row shifts the window instead of being left out.
+    LeRobot's attend to all valid ones. PARITY: openpi's attend to the last places, as many as there
+    are valid tokens, so a masked camera in the middle of the row shifts the window instead of being
+    left out.
     """
     if convention == "lerobot":
         return input_mask
@@ -88,10 +96,14 @@ def seen_by_decoded(input_mask: Array, convention: Convention) -> Array:
     return xp.arange(length) >= length - xp.sum(input_mask, axis=1)[:, None]
 
 
-def decode_mask(seen: Array, step: Array, total_len: int) -> Array:
-    """Mask of the token decoded at `step` over a right-aligned prefix, of which the places `seen`,
-    bool [B, P], are seen by all that follows: bool [B, 1, total_len]."""
-    xp, prefix_len = seen.__array_namespace__(), seen.shape[1]
+def decode_mask(visible: Array, step: Array, total_len: int) -> Array:
+    """Mask of the token decoded at `step` over a right-aligned prefix: bool [B, 1, total_len].
+
+    visible: bool [B, P], the prefix tokens that decoded ones attend to
+    step: int [] or [T, 1], how many tokens were decoded before
+    total_len: P and the room for all decoded tokens
+    """
+    xp, prefix_len = visible.__array_namespace__(), visible.shape[1]
     place = xp.arange(total_len)[None, None, :]
-    prefix = xp.pad(seen, ((0, 0), (0, total_len - prefix_len)))[:, None, :]
+    prefix = xp.pad(visible, ((0, 0), (0, total_len - prefix_len)))[:, None, :]
     return prefix | ((place >= prefix_len) & (place <= prefix_len + step))

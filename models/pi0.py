@@ -21,14 +21,15 @@ from jax import Array
 from models import masks
 from models.compiled import compiled
 from models.config import Pi0Config
-from models.gemma import Gemma, KVCache, Pair
+from models.gemma import Gemma, KVCache, Pair, Pass, ReadCache
 from models.matmul import laid_out
 from models.observation import Observation
 from models.siglip import Siglip
 
 
 class Embedded(NamedTuple):
-    """A run of tokens: [B, T, D], who is there bool [B, T], which open a block bool [T]."""
+    """A run of tokens [B, T, D], which of them are valid bool [B, T], and which open a block of the
+    mask bool [T]."""
 
     tokens: Array
     input_mask: Array
@@ -38,8 +39,8 @@ class Embedded(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Prefix:
-    """The prefix after its pass: keys and values [B, P, K, H] a layer, who is there [B, P]. One of
-    a single row serves any number of suffixes."""
+    """The prefix after its pass: keys and values [B, P, K, H] a layer, and which tokens are valid,
+    bool [B, P]. One of a single row serves any number of suffixes."""
 
     cache: KVCache
     input_mask: Array
@@ -76,6 +77,25 @@ def time_embedding(t: Array, width: int) -> Array:
     period = 4e-3 * (4.0 / 4e-3) ** fraction
     angle = t.astype(jnp.float32)[:, None] * (2 * jnp.pi / period)
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+def draw_noise_and_time(noise_key: Array, time_key: Array, actions: Array) -> tuple[Array, Array]:
+    """For actions [B, A, M]: standard normal noise like them, and t [B] from Beta(1.5, 1) scaled
+    into [0.001, 1]."""
+    noise = jax.random.normal(noise_key, actions.shape)
+    time = jax.random.beta(time_key, 1.5, 1.0, actions.shape[:1]) * 0.999 + 0.001
+    return noise, time
+
+
+def noisy(actions: Array, noise: Array, time: Array) -> Array:
+    """x_t [B, A, M] of actions at t [B]."""
+    t = time[:, None, None]
+    return t * noise + (1 - t) * actions
+
+
+def flow_matching_loss(v_t: Array, actions: Array, noise: Array) -> Array:
+    """Mean over action dimensions of (v_t - (noise - actions))²: [B, A]."""
+    return jnp.mean(jnp.square(v_t - (noise - actions)), axis=-1)
 
 
 def step_times(num_steps: int) -> np.ndarray:
@@ -148,14 +168,14 @@ class Pi0(nnx.Module):
     ) -> tuple[Embedded, Array | None]:
         """x_t [B, A, M] at t [B] to (suffix tokens [B, Q, D'], pi0.5's adaRMS condition [B, D']).
 
-        The state, then the first action, open a block each: the prefix sees no suffix, the state
-        sees no action. Everything here is float32 (or the weights' wider type).
+        Everything here is float32 (or the weights' wider type).
         """
         actions = self.action_in_proj(noisy_actions)  # [B, A, D']
-        b, horizon, width = actions.shape
+        width = actions.shape[-1]
         if self.config.pi05:
-            condition = self.condition(timestep)
-            tokens, ar_mask = actions, [True] + [False] * (horizon - 1)
+            time = time_embedding(timestep, width)
+            condition = nnx.swish(self.time_mlp_out(nnx.swish(self.time_mlp_in(time))))
+            tokens = actions
         else:
             condition = None
             time = time_embedding(timestep, width)
@@ -164,16 +184,8 @@ class Pi0(nnx.Module):
             actions = self.action_time_mlp_out(nnx.swish(hidden))
             state = self.state_proj(observation.state)[:, None, :]
             tokens = jnp.concatenate([state, actions], axis=1)
-            ar_mask = [True, True] + [False] * (horizon - 1)
-        input_mask = jnp.ones((b, tokens.shape[1]), bool)
-        return Embedded(tokens, input_mask, np.array(ar_mask)), condition
-
-    def condition(self, timestep: Array) -> Array | None:
-        """t [B] to what pi0.5's norms are modulated by, [B, D']; None for pi0."""
-        if not self.config.pi05:
-            return None
-        time = time_embedding(timestep, self.config.action_expert.width)
-        return nnx.swish(self.time_mlp_out(nnx.swish(self.time_mlp_in(time))))
+        input_mask = jnp.ones(tokens.shape[:2], bool)
+        return Embedded(tokens, input_mask, masks.suffix_ar_mask(self.config)), condition
 
     # --- training -------------------------------------------------------------------------------
 
@@ -189,7 +201,7 @@ class Pi0(nnx.Module):
             Pair(prefix.tokens, suffix.tokens),
             masks.positions(input_mask),
             masks.block_causal(input_mask, ar_mask),
-            modulation=self.gemma.action.modulate(condition),
+            condition=condition,
         )
         return self._velocity(outputs.suffix), outputs, attention
 
@@ -208,13 +220,18 @@ class Pi0(nnx.Module):
         """
         # The first part of the key is openpi's for image augmentation, which is training's here.
         _, noise_key, time_key = jax.random.split(key, 3)
-        if noise is None:
-            noise = jax.random.normal(noise_key, actions.shape)
-        if time is None:
-            time = jax.random.beta(time_key, 1.5, 1.0, actions.shape[:1]) * 0.999 + 0.001
-        t = time[:, None, None]
-        v_t, _, _ = self.forward(observation, t * noise + (1 - t) * actions, time)
-        return jnp.mean(jnp.square(v_t - (noise - actions)), axis=-1)
+        drawn_noise, drawn_time = draw_noise_and_time(noise_key, time_key, actions)
+        noise = drawn_noise if noise is None else noise
+        time = drawn_time if time is None else time
+        v_t, _, _ = self.forward(observation, noisy(actions, noise, time), time)
+        return flow_matching_loss(v_t, actions, noise)
+
+    def compute_loss_over_prefix(
+        self, prefix: Prefix, observation: Observation, actions: Array, noise: Array, time: Array
+    ) -> Array:
+        """`compute_loss` over a prefix that has run, so that several draws may share it."""
+        v_t, _ = self.velocity(prefix, observation, noisy(actions, noise, time), time)
+        return flow_matching_loss(v_t, actions, noise)
 
     # --- sampling -------------------------------------------------------------------------------
 
@@ -225,11 +242,18 @@ class Pi0(nnx.Module):
 
         Without state or noise in it, it stays valid while images and prompt do.
         """
+        prefix, passed = self.run_prefix(observation, image_tokens)
+        return prefix, passed.attention
+
+    def run_prefix(
+        self, observation: Observation, image_tokens: dict[str, Array] | None = None
+    ) -> tuple[Prefix, Pass]:
+        """`prefill` with all that the pass gives; its outputs are what grounding is learned by."""
         embedded = self.embed_prefix(observation, image_tokens)
         mask = masks.block_causal(embedded.input_mask, embedded.ar_mask)
         positions = masks.positions(embedded.input_mask)
-        _, cache, attention = self.gemma(Pair(prefix=embedded.tokens), positions, mask)
-        return Prefix(cache, embedded.input_mask), attention
+        passed = self.gemma(Pair(prefix=embedded.tokens), positions, mask)
+        return Prefix(passed.cache, embedded.input_mask), passed
 
     def velocity(
         self,
@@ -237,24 +261,22 @@ class Pi0(nnx.Module):
         observation: Observation,
         x_t: Array,
         time: Array,
-        modulation: list | None = None,
     ) -> tuple[Array, list[Array]]:
-        """v_t [B, A, M] at scalar t over a prefix that has run, and attention [B, N, Q, P + Q].
+        """v_t [B, A, M] at t, one for all or [B], over a prefix that has run; and attention
+        [B, N, Q, P + Q] a layer.
 
-        Only the observation's state is used (pi0), or nothing of it (pi0.5). modulation: what the
-        time makes of the norms, where that is known already.
+        Only the observation's state is used (pi0), or nothing of it (pi0.5). A prefix of one row
+        serves all rows of x_t.
         """
         time = jnp.broadcast_to(time, x_t.shape[:1])
         suffix, condition = self.embed_suffix(observation, x_t, time)
-        if modulation is None:
-            modulation = self.gemma.action.modulate(condition)
         offset = jnp.sum(prefix.input_mask, axis=1)[:, None]
         outputs, _, attention = self.gemma(
             Pair(suffix=suffix.tokens),
             offset + masks.positions(suffix.input_mask),
             masks.suffix_mask(prefix.input_mask, suffix.input_mask, suffix.ar_mask),
-            modulation=modulation,
-            cache=prefix.cache,
+            condition=condition,
+            cache=ReadCache(prefix.cache),
         )
         return self._velocity(outputs.suffix), attention
 
@@ -270,17 +292,13 @@ class Pi0(nnx.Module):
     ) -> Trajectory:
         """`sample_trajectory` over a prefix that has run."""
         times = step_times(num_steps)
-        # What time makes of pi0.5's norms, of all steps at once: their weights are read only once.
-        # Not as a constant, whose sines and cosines the compiler would take in another rounding.
-        at = jax.lax.optimization_barrier(jnp.array(times[:-1, None]))
-        modulation = jax.vmap(lambda t: self.gemma.action.modulate(self.condition(t)))(at)
 
-        def euler(x_t, step):
-            v_t, _ = self.velocity(prefix, observation, x_t, *step)
+        def euler(x_t, time):
+            v_t, _ = self.velocity(prefix, observation, x_t, time)
             x_next = _euler_step(x_t, v_t, num_steps)
             return x_next, (x_next, v_t)
 
-        _, (x_t, v_t) = jax.lax.scan(euler, noise, (times[:-1], modulation))
+        _, (x_t, v_t) = jax.lax.scan(euler, noise, times[:-1])
         return Trajectory(times, jnp.concatenate([noise[None], x_t]), v_t)
 
     def sample_actions(self, observation: Observation, noise: Array, num_steps: int = 10) -> Array:

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from models.config import ExpertConfig, Pi0Config, Pi0FastConfig, VisionConfig
 from models.pi0 import Pi0
-from models.pi0_fast import EOS, Pi0Fast
-from models.tokenizer import ACTION_END, ACTION_MARKER, FastActionTokenizer, PaligemmaTokenizer
+from models.pi0_fast import Pi0Fast
+from models.tokenizer import ACTION_END, ACTION_MARKER, EOS, PaligemmaTokenizer
 from playground import codec
 from playground.analysis.sensitivity import (
     Base,
@@ -38,6 +38,7 @@ from playground.robots.builtin import ALOHA, DROID, LIBERO, TABLETOP
 from playground.serving.events import Done, Finished, Phase, Result
 from playground.serving.worker import Worker
 from playground.trace import Options, RawObservation, Stats
+from playground.training.tokenizers import fit_action_tokenizer
 from playground.views import matters
 
 SLOTS = tuple(slot.name for slot in TABLETOP.flow_slots)
@@ -174,7 +175,7 @@ def fast():
     that it finds speaks for a token at the place where the chunk is chosen.
     """
     text = tokenizer()
-    chunks = FastActionTokenizer.fit(CHUNKS * 8, vocab_size=600)
+    chunks = fit_action_tokenizer(CHUNKS * 8, vocab_size=600)
     model = filled(Pi0Fast, FAST, np.zeros)
     policy = assemble("fast", FAST, model, text, chunks)
     first, second = ([policy.tokenizer.swap(i) for i in chunks.encode(c)] for c in CHUNKS)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from models.checkpoints.assembly import abstract_model
-from models.tokenizer import FastActionTokenizer, PaligemmaTokenizer
+from models.fast_tokenizer import FastActionTokenizer
+from models.tokenizer import PaligemmaTokenizer
 from playground.checkpoints import catalog, load
 from playground.policies.flow import FlowPolicy
 from playground.robots import conversion, norm_stats, transforms

@@ -15,6 +15,7 @@ import safetensors.numpy
 from models import config, pi0
 from models.checkpoints import lerobot, lerobot_config, openpi
 from models.checkpoints.assembly import load_lerobot, to_openpi
+from models.decoding import DecodeOptions
 from models.observation import Observation, uint8_to_float
 from tests.support.golden_models import ACTION, CONFIGS, GOLDENS, LANGUAGE, Case, close
 from tests.test_lora import recorded_time_embedding
@@ -140,8 +141,8 @@ def test_fast(goldens, place):
         close(state.logits, logits, 1e-4)
         state = feed(state, token)
     whole = jax.jit(model.sample_actions, static_argnames="max_decoding_steps")
-    for likely in (None, np.unique(tokens)):
-        got = whole(seen, likely=likely, max_decoding_steps=12)
+    for draft_ids in (None, np.unique(tokens)):
+        got = whole(seen, None, DecodeOptions(draft_ids=draft_ids), max_decoding_steps=12)
         np.testing.assert_array_equal(got, tokens)
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from models.checkpoints.assembly import load_lerobot
-from models.tokenizer import BOS, FastActionTokenizer, FastPrompt, FastTokenizer, PaligemmaTokenizer
+from models.fast_tokenizer import FastActionTokenizer, FastPrompt, FastTokenizer
+from models.tokenizer import BOS, PaligemmaTokenizer
 from playground.checkpoints import catalog, load
 from playground.checkpoints import folder as local
 from playground.checkpoints import stats as stats_of
@@ -134,7 +135,7 @@ def small_text(path):
 def few_actions():
     """A FAST tokenizer for them."""
     chunks = np.random.default_rng(0).normal(size=(64, 10, 7)).cumsum(axis=1) / 5
-    return FastActionTokenizer.fit(chunks, vocab_size=400)
+    return tokenizers.fit_action_tokenizer(chunks, vocab_size=400)
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,10 @@ from playwright.sync_api import expect
 
 from models.checkpoints.assembly import load_lerobot, load_openpi
 from models.checkpoints.lora import Adapters, Lora
+from models.fast_tokenizer import FastActionTokenizer, FastTokenizer
 from models.observation import Observation, uint8_to_float
 from models.pi0_fast import Pi0FastPrograms
-from models.tokenizer import FastActionTokenizer, FastTokenizer, PaligemmaTokenizer
+from models.tokenizer import PaligemmaTokenizer
 from playground.checkpoints import folder as local
 from playground.checkpoints import load
 from playground.checkpoints import stats as stats_of

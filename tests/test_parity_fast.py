@@ -1,5 +1,6 @@
 """pi0-FAST against recorded runs of openpi, stage by stage (tolerances: the goldens' README)."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import masks, pi0_fast
-from models.pi0_fast import Pi0FastPrograms, StopAfter
-from models.tokenizer import Grammar
+from models import decoding, masks
+from models.decoding import Constraint, DecodeOptions, StopAfter
+from models.pi0_fast import Pi0FastPrograms
 from tests.support.golden_models import case, close, same
 from tests.test_parity_flow import check_attention
 
@@ -46,7 +47,8 @@ def test_training_pass(name):
     mask = masks.block_causal(embedded.input_mask, embedded.ar_mask)
     if "train_attn_mask" in record:
         same(mask, record["train_attn_mask"])
-    hidden, attention = net.forward(observation)
+    outputs, attention = net.forward(observation)
+    hidden = outputs[:, -(observation.tokens.shape[1] - 1) :]
     if "train_pre_logits" in record:
         close(hidden, record["train_pre_logits"], 1e-4)
     if "train_target_logp" in record:
@@ -116,7 +118,7 @@ def test_every_decoding_step(name):
         check_top5(logits, {key: record[key][i] for key in top5}, "steps_logits")
         if "steps_logits" in record:
             close(logits, record["steps_logits"][i], 1e-4)
-        mask = masks.decode_mask(state.seen, state.step, prefix_len + steps)
+        mask = masks.decode_mask(state.visible, state.step, prefix_len + steps)
         same(mask[:, 0], record["steps_attn_mask"][i].reshape(mask[:, 0].shape))
         same(state.first_position + state.step, record["steps_positions"][i].reshape(-1))
         state = feed(state, tokens[:, i])
@@ -139,8 +141,8 @@ def test_sampled_tokens(name):
     tokens = programs(name).sample_actions(
         record.observation("infer_"),
         jax.random.key(int(record["sample_seed"])),
+        DecodeOptions(temperature=float(record["temperature"])),
         max_decoding_steps=record["tokens_sampled"].shape[1],
-        temperature=float(record["temperature"]),
     )
     same(tokens, record["tokens_sampled"])
 
@@ -165,12 +167,11 @@ def test_bfloat16(name):
 def test_stepwise_equals_whole_loop(temperature):
     record = case("pi0_fast", "b2_lens")
     run, observation = programs("b2_lens"), record.observation("infer_")
-    key = jax.random.key(3)
-    how = {"temperature": temperature}
-    whole = np.asarray(run.sample_actions(observation, key, max_decoding_steps=9, **how))
+    key, options = jax.random.key(3), DecodeOptions(temperature=temperature)
+    whole = np.asarray(run.sample_actions(observation, key, options, max_decoding_steps=9))
     state = run.prefill(observation, max_decoding_steps=9)
     for attention in (False, True):
-        steps = list(run.decode(state, key, max_decoding_steps=9, attention=attention, **how))
+        steps = list(run.decode(state, key, options, attention=attention))
         same(np.stack([s.token for s in steps], axis=1), whole)
     for step in steps:
         best = np.argsort(-step.top_probabilities, axis=-1, kind="stable")
@@ -191,12 +192,13 @@ def test_stop_ends_rows_early_and_changes_no_token_before():
         stop = StopAfter(
             tuple(int(t) for t in plain[0, start_at : start_at + 2]), int(plain[0, end_at])
         )
-        got = np.asarray(run.sample_actions(observation, max_decoding_steps=16, stop=stop))
+        options = DecodeOptions(stop=stop)
+        got = np.asarray(run.sample_actions(observation, None, options, max_decoding_steps=16))
         expected = max(stop_length(row, stop) for row in plain)
         same(got[:, :expected], plain[:, :expected])
         assert not got[:, expected:].any()
         state = run.prefill(observation, max_decoding_steps=16)
-        steps = list(run.decode(state, max_decoding_steps=16, stop=stop))
+        steps = list(run.decode(state, None, options))
         same(np.stack([s.token for s in steps], axis=1), plain[:, :expected])
 
 
@@ -213,21 +215,21 @@ def stop_length(row, stop):
 
 @pytest.mark.parametrize("guided", [False, True])
 def test_a_draft_changes_no_token(guided, monkeypatch):
-    """Whatever is likely: all that is written, all but one in the middle, or something else; over
-    several drafts, for rows of their own, with an end."""
-    monkeypatch.setattr(pi0_fast, "DRAFT", 4)
+    """Whatever it is made of: all that is written, all but one in the middle, or something else;
+    over several drafts, for rows of their own, with an end."""
+    monkeypatch.setattr(decoding, "DRAFT_LENGTH", 4)
     record = case("pi0_fast", "b2_lens")
     run, vocabulary = Pi0FastPrograms(record.model()), record.model().config.vocab_size
     state = run.prefill(record.observation("infer_"), max_decoding_steps=16)
-    grammar, stop = None, None
+    options = DecodeOptions()
     if guided:
-        told = np.where(np.arange(vocabulary) < 9, -1, 1) * np.array([[1], [0], [0], [0]])
-        start, end = (5, 6), 7
-        grammar = Grammar(told.astype(np.int32), 0 * told, told[0] < -1, 9, 9, start, end)
-        stop = StopAfter(start, end)
-    plain = np.asarray(run.decode_all(state, None, grammar, stop=stop))
+        completed = np.where(np.arange(vocabulary) < 9, -1, 1) * np.array([[1], [0], [0], [0]])
+        completed, zeros = completed.astype(np.int32), np.zeros(vocabulary, bool)
+        constraint = Constraint(completed, 0 * completed, zeros, 9, 9, start=(5, 6), end=7)
+        options = DecodeOptions(stop=StopAfter((5, 6), 7), constraint=constraint)
+    plain = np.asarray(run.decode_all(state, None, options))
     written = np.unique(plain)
     assert len(written) > 8
-    for likely in (written, np.setdiff1d(written, plain[0, 9]), np.arange(1000, 1003)):
-        got = run.decode_all(state, None, grammar, jnp.asarray(likely, jnp.int32), stop=stop)
-        same(got, plain)
+    for ids in (written, np.setdiff1d(written, plain[0, 9]), np.arange(1000, 1003)):
+        drafted = dataclasses.replace(options, draft_ids=jnp.asarray(ids, jnp.int32))
+        same(run.decode_all(state, None, drafted), plain)

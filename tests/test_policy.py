@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from models.config import PI0
+from models.fast_tokenizer import FastPrompt
 from models.observation import Observation, uint8_to_float
-from models.tokenizer import FastPrompt, Prompt
+from models.tokenizer import Prompt
 from playground import codec, trace
 from playground.checkpoints import load
 from playground.policies import token_layout

@@ -17,7 +17,8 @@ from models.config import ExpertConfig, Pi0Config, Pi0FastConfig, VisionConfig
 from models.gemma import Pair
 from models.observation import Observation
 from models.pi0 import Pi0, Pi0Programs
-from models.pi0_fast import EOS, Pi0Fast, Pi0FastPrograms
+from models.pi0_fast import Pi0Fast, Pi0FastPrograms
+from models.tokenizer import EOS
 from tests.support.golden_models import close, same
 
 SLOTS = ("base", "left", "right")

@@ -1,7 +1,7 @@
 """Tokenizers against openpi's recorded ones, and what must hold for any text, chunk and ids."""
 
 import codecs
-import functools
+import dataclasses
 import itertools
 import re
 
@@ -13,16 +13,16 @@ import scipy.fft
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.pi0_fast import Rows, StopAfter
-from models.tokenizer import (
-    BOS,
-    EOS,
-    FastActionTokenizer,
-    FastTokenizer,
-    Grammar,
-    PaligemmaTokenizer,
-    state_bins,
+from models.decoding import (
+    Constraint,
+    DecodeOptions,
+    StopAfter,
+    TokenBuffer,
+    constrained,
+    next_token,
 )
+from models.fast_tokenizer import FastActionTokenizer, FastTokenizer
+from models.tokenizer import BOS, EOS, PaligemmaTokenizer, state_bins
 from playground.training import tokenizers as training
 from tests.support.openpi_cases import DIFFERENCES, Recorded, difference, hold
 
@@ -57,7 +57,7 @@ def smooth_chunks(count, horizon=20, dim=5, seed=0):
 
 @pytest.fixture(scope="module")
 def fitted():
-    return FastActionTokenizer.fit(smooth_chunks(300), vocab_size=400)
+    return training.fit_action_tokenizer(smooth_chunks(300), vocab_size=400)
 
 
 # --- against openpi -----------------------------------------------------------------------------
@@ -260,7 +260,9 @@ def test_bins_hold_their_values(values):
 @given(data=st.data(), scale=st.sampled_from([5, 10, 40]))
 @settings(max_examples=30)
 def test_fast_round_trip_within_rounding(data, scale):
-    tokenizer = FastActionTokenizer.fit(smooth_chunks(40, seed=scale), vocab_size=600, scale=scale)
+    tokenizer = training.fit_action_tokenizer(
+        smooth_chunks(40, seed=scale), vocab_size=600, scale=scale
+    )
     seed = data.draw(st.integers(0, 10_000))
     (chunk,) = smooth_chunks(1, horizon=20, dim=5, seed=seed)
     decoding = tokenizer.decode(tokenizer.encode(chunk), 20, 5)
@@ -349,7 +351,7 @@ def test_fit_leaves_no_holes(fitted):
 @pytest.mark.parametrize("kind", ["published", "whole chunk", "frequency by frequency"])
 @settings(max_examples=10, derandomize=True)
 @given(seed=st.integers(0, 10_000))
-def test_whatever_is_drawn_under_the_grammar_decodes(
+def test_whatever_is_drawn_under_the_constraint_decodes(
     small, tiny, recorded_fast, fitted, kind, seed
 ):
     """Action tokens drawn blindly, parts of characters among them; without it none of it does."""
@@ -357,69 +359,70 @@ def test_whatever_is_drawn_under_the_grammar_decodes(
     fast = FastActionTokenizer(fitted._bpe, fitted.scale, fitted.min_token, row)
     text, fast = (tiny, recorded_fast["fast"]) if kind == "published" else (small, fast)
     tokenizer = FastTokenizer(text, fast)
-    grammar = tokenizer.grammar(text.vocab_size, 20, 5)
-    stop = StopAfter(grammar.start, grammar.end)
+    constraint = tokenizer.constraint(text.vocab_size, 20, 5)
+    free = DecodeOptions(stop=StopAfter(constraint.start, constraint.end))
+    guided = dataclasses.replace(free, constraint=constraint)
     ids = [tokenizer.swap(i) for i in range(fast.vocab_size)]
     draws = np.random.default_rng(seed).normal(size=(140, text.vocab_size))
     draws += 20 * np.isin(np.arange(text.vocab_size), ids)
     # Tokens of many coefficients would soon be at the end.
-    draws -= 4 * ((grammar.told[0] > 2) & ~grammar.zeros)
+    draws -= 4 * ((constraint.completed[0] > 2) & ~constraint.zeros)
 
-    def written(guide):
-        rows = Rows.begin(1, 150, stop)
-        for token in grammar.start:
-            rows = _write(rows, jax.nn.one_hot([token], text.vocab_size), stop, None)
+    def written(options):
+        buffer = TokenBuffer.empty(1, 150, options)
+        for token in constraint.start:
+            buffer = _write(jax.nn.one_hot([token], text.vocab_size), buffer, free)
         for logits in draws:
-            rows = _write(rows, jnp.float32(logits)[None], stop, guide)
-            if rows.all_done:
+            buffer = _write(jnp.float32(logits)[None], buffer, options)
+            if buffer.all_done:
                 break
-        return np.asarray(rows.tokens)[0].tolist()
+        return np.asarray(buffer.tokens)[0].tolist()
 
-    assert tokenizer.extract_actions(written(None), 20, 5).actions is None
-    ids = written(grammar)
+    assert tokenizer.extract_actions(written(free), 20, 5).actions is None
+    ids = written(guided)
     assert tokenizer.extract_actions(ids, 20, 5).failure is None
-    told, crossed = 0, []
+    count, crossed = 0, []
     for token in tokenizer.action_ids(ids):
         coefficients = fast.coefficients(token) or ()
-        if told % 5 + len(coefficients) > 5:
+        if count % 5 + len(coefficients) > 5:
             crossed.append(any(coefficients))
-        told += len(coefficients)
+        count += len(coefficients)
     assert any(crossed) == (row is None)
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _write(rows, logits, stop, grammar):
-    token = jnp.argmax(rows.restrict(logits, grammar), axis=-1).astype(jnp.int32)
-    return rows.add(token, stop, grammar)
+@jax.jit
+def _write(logits, buffer, options):
+    return next_token(logits, buffer, jax.random.key(0), options)[0]
 
 
 def test_a_token_that_begins_one_coefficient_too_many_may_not_come():
     """Of four tokens: start, end, one coefficient, and one with the first half of another."""
-    told, owed = np.full((4, 4), -1, np.int32), np.zeros((4, 4), np.int32)
-    told[0, 2:], owed[0, 3] = 1, 1
+    completed, missing = np.full((4, 4), -1, np.int32), np.zeros((4, 4), np.int32)
+    completed[0, 2:], missing[0, 3] = 1, 1
     for total, allowed in ((1, [2]), (2, [2, 3])):
-        grammar = Grammar(told, owed, np.zeros(4, bool), total, total, (0,), 1)
-        rows = Rows.begin(1, 4, StopAfter((0,), 1)).add(jnp.int32([0]), StopAfter((0,), 1), grammar)
-        logits = rows.restrict(jnp.zeros((1, 4)), grammar)
+        constraint = Constraint(completed, missing, np.zeros(4, bool), total, total, (0,), 1)
+        options = DecodeOptions(stop=StopAfter((0,), 1), constraint=constraint)
+        buffer = TokenBuffer.empty(1, 4, options).append(jnp.int32([0]), options)
+        logits = constrained(jnp.zeros((1, 4)), buffer, constraint)
         assert np.flatnonzero(np.isfinite(logits[0])).tolist() == allowed
 
 
-def test_the_grammar_follows_bytes_as_python_does(recorded_fast):
+def test_the_constraint_follows_bytes_as_python_does(recorded_fast):
     """Of every token of the recorded vocabularies, wherever in a character it may come."""
     length = {1: 0xC2, 2: 0xE1, 3: 0xF1}
     for fast in recorded_fast.values():
-        for token, owed in itertools.product(range(fast.vocab_size), range(4)):
+        for token, missing in itertools.product(range(fast.vocab_size), range(4)):
             decoder = codecs.getincrementaldecoder("utf-8")()
-            decoder.decode(bytes([length[owed]]) if owed else b"")
+            decoder.decode(bytes([length[missing]]) if missing else b"")
             try:
-                told = len(decoder.decode(fast._token_bytes(token)))
+                completed = len(decoder.decode(fast._token_bytes(token)))
             except UnicodeDecodeError:
-                assert fast.follow(token, owed) is None
+                assert fast.complete(token, missing) is None
                 continue
             pending = decoder.getstate()[0]
             starts = [n for n, first in length.items() if pending and pending[0] >= first & 0xF0]
             left = max(starts) + 1 - len(pending) if starts else 0
-            assert fast.follow(token, owed) == (told, left)
+            assert fast.complete(token, missing) == (completed, left)
 
 
 # --- refusals -----------------------------------------------------------------------------------
@@ -489,11 +492,11 @@ def test_bad_arguments_are_refused(small, fitted):
     with pytest.raises(ValueError, match="actions normalised with the stats"):
         fitted.encode(np.full((20, 5), 50.0))
     with pytest.raises(ValueError, match="vocab_size 50 is too small"):
-        FastActionTokenizer.fit(smooth_chunks(10), vocab_size=50)
+        training.fit_action_tokenizer(smooth_chunks(10), vocab_size=50)
     with pytest.raises(ValueError, match="lower the scale"):
-        FastActionTokenizer.fit(smooth_chunks(10), scale=1e5)
+        training.fit_action_tokenizer(smooth_chunks(10), scale=1e5)
     with pytest.raises(ValueError, match="at least one chunk"):
-        FastActionTokenizer.fit([])
+        training.fit_action_tokenizer([])
 
 
 # --- the shipped model --------------------------------------------------------------------------

@@ -13,9 +13,10 @@ import numpy as np
 from models.checkpoints.assembly import load_bundled, load_lerobot, load_openpi, random_model
 from models.checkpoints.digests import revision
 from models.config import Config, DType, to_dict
+from models.fast_tokenizer import FastActionTokenizer, FastTokenizer
 from models.pi0 import Pi0
 from models.pi0_fast import Pi0Fast
-from models.tokenizer import FastActionTokenizer, FastTokenizer, PaligemmaTokenizer
+from models.tokenizer import PaligemmaTokenizer
 from playground.checkpoints import catalog, download, memory_plan
 from playground.checkpoints.catalog import ASSETS
 from playground.checkpoints.entry import Entry
@@ -27,6 +28,7 @@ from playground.policies.flow import FlowPolicy
 from playground.serving.compile_cache import keep_compiled_programs
 from playground.serving.events import Phase, TokenEvent
 from playground.trace import Options, PolicyInfo, RawObservation, Stats
+from playground.training.tokenizers import fit_action_tokenizer
 
 TOKENIZER = ASSETS / "tokenizer" / "paligemma_small.model"
 LOAD_DEADLINE_S, WARM_UP_DEADLINE_S = 600.0, 1800.0
@@ -198,7 +200,7 @@ def untrained(name: str, seed: int = 0) -> Policy:
         stats=stats,
     )
     chunks = np.random.default_rng(seed).normal(size=(64, 50, 14)).cumsum(axis=1) / 10
-    action_tokens = FastActionTokenizer.fit(chunks, vocab_size=512) if fast else None
+    action_tokens = fit_action_tokenizer(chunks, vocab_size=512) if fast else None
     return assemble(info, entry, model, PaligemmaTokenizer(TOKENIZER), action_tokens)
 
 

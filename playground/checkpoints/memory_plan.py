@@ -16,7 +16,7 @@ import jax
 
 from models.checkpoints.openpi import rows
 from models.config import Config, DType, Pi0Config
-from models.pi0_fast import DRAFT
+from models.decoding import DRAFT_LENGTH
 from playground.policies.base import KEPT_IMAGES, KEPT_PREFIXES, MAX_SAMPLES, MAX_TOKENS
 
 _SIZES = {"float32": 4, "bfloat16": 2}
@@ -100,7 +100,7 @@ def _working(config: Config, size: int) -> int:
         prefixes = MAX_SAMPLES * _prefix(config, size)
         return max(camera, _layer(language, places, places, size), samples + prefixes)
     # Those of a draft's tokens, and them again as they lie for its verification.
-    logits = 2 * DRAFT * config.vocab_size * 4
+    logits = 2 * DRAFT_LENGTH * config.vocab_size * 4
     prefix = _layer(language, places, places + MAX_TOKENS, size)
     return max(camera, prefix) + 2 * _prefix(config, size) + logits
 

@@ -1,7 +1,7 @@
 """A policy: a checkpoint with its robot. It turns a raw observation into what the model eats, runs
 the model step by step, and turns the answer back into the robot's units, as events and a trace.
 
-What both kinds share; `flow_policy.py` and `fast_policy.py` run the models. N samples, H horizon,
+What both kinds share; `flow.py` and `fast.py` run the models. N samples, H horizon,
 D the robot's action dimensions, M the model's.
 """
 
@@ -18,8 +18,9 @@ import numpy as np
 
 from models.checkpoints.openpi import rows
 from models.config import Config
+from models.fast_tokenizer import FastPrompt
 from models.observation import Observation, uint8_to_float
-from models.tokenizer import FastPrompt, Prompt
+from models.tokenizer import Prompt
 from playground.policies.environment import versions
 from playground.robots import builtin, conversion, transforms
 from playground.robots.conversion import ModelInput
@@ -60,7 +61,7 @@ class Prepared:
 
 def patience_s(config: Config) -> float:
     """How much longer a call may take for the model's size. On a quarter of a CPU core a prefix of
-    a 3B model was seen to take more than two minutes; the small ones get some seconds."""
+    a 3B model took more than two minutes; the small ones get some seconds."""
     if jax.default_backend() != "cpu":
         return 0.0
     return 300e-9 * sum(math.prod(row.stored_shape) for row in rows(config))
@@ -207,16 +208,16 @@ class Policy:
                 # Constant dimensions of the training data carry no scale to judge by.
                 slack = 0.1 * (high - low) + 1e-3
                 if not low - slack <= value <= high + slack:
-                    told = format_state(dimension, given, value)
+                    shown = format_state(dimension, given, value)
                     found.append(
-                        f"{dimension.name} is {told}, outside the {low:.3g} to {high:.3g} of "
+                        f"{dimension.name} is {shown}, outside the {low:.3g} to {high:.3g} of "
                         f"{share}the training data."
                     )
         return tuple(found)
 
     def _phase(self, what: str, program: tuple) -> Phase:
         """Its name is also the timings' stage. `program` stands for one compiled function with its
-        shapes: the first call compiles, and is told and timed apart."""
+        shapes: the first call compiles, and is announced and timed apart."""
         if program in self._compiled:
             return Phase(self.info.name, what, CALL_DEADLINE_S + self._patience_s)
         self._compiled.add(program)
@@ -304,7 +305,7 @@ class Policy:
 
 def text_places(mask: np.ndarray) -> int:
     """How many of the text's places [L] need to run: those that are filled, and padding up to a
-    multiple, since every length is a program to compile. Padding is seen by nobody and takes no
+    multiple, since every length is a program to compile. Nobody attends to padding and it takes no
     positions: leaving it out is exact."""
     filled = max(int(mask.sum()), 1)
     return min(-(-filled // TEXT_STEP) * TEXT_STEP, len(mask))

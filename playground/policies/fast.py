@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models.pi0_fast import Pi0Fast, Pi0FastPrograms, StopAfter
-from models.tokenizer import ACTION_END, ACTION_MARKER, FastPrompt, FastTokenizer, Grammar
+from models.decoding import Constraint, DecodeOptions, StopAfter
+from models.fast_tokenizer import Decoding, FastPrompt, FastTokenizer
+from models.pi0_fast import DecodingStep, Pi0Fast, Pi0FastPrograms
+from models.tokenizer import ACTION_END, ACTION_MARKER
 from playground.policies import token_layout
 from playground.policies.base import Policy, Prepared, prefix_digest
 from playground.robots.robot import Robot
@@ -41,27 +43,32 @@ class FastPolicy(Policy):
         self._stop = StopAfter(tuple(encode(ACTION_MARKER)), end[0]) if len(end) == 1 else None
 
     @functools.cached_property
-    def _own_grammar(self) -> Grammar:
-        grammar = self.tokenizer.grammar(
+    def _constraint(self) -> Constraint:
+        constraint = self.tokenizer.constraint(
             self.config.vocab_size, self.config.action_horizon, self._dims
         )
-        return jax.device_put(grammar)
+        return jax.device_put(constraint)
 
     @functools.cached_property
-    def _likely(self) -> jax.Array | None:
+    def _draft_ids(self) -> jax.Array | None:
         """The ids that a trained policy writes; None where the vocabulary has few others."""
         ids = self.tokenizer.written_ids()
         return jnp.array(ids) if 2 * len(ids) < self.config.vocab_size else None
 
-    def grammar(self, options: Options) -> Grammar | None:
-        """What decoding is guided by, None where it is free. Raises ValueError if it cannot be."""
+    def decode_options(self, options: Options) -> DecodeOptions:
+        """How the model is to decode. Raises ValueError where guided decoding is impossible."""
         guided = is_guided(self.info, options)
         if guided and self._stop is None:
             raise ValueError(
                 f'{self.info.name} cannot decode guided: its vocabulary has no "{ACTION_END}" of '
                 "its own; decode freely instead"
             )
-        return self._own_grammar if guided else None
+        return DecodeOptions(
+            temperature=options.temperature,
+            stop=self._stop,
+            constraint=self._constraint if guided else None,
+            draft_ids=self._draft_ids,
+        )
 
     def tokenize(self, prompt: str, state: np.ndarray) -> FastPrompt:
         return self.tokenizer.tokenize(prompt, state, self.config.max_token_len)
@@ -79,32 +86,16 @@ class FastPolicy(Policy):
         return super()._text_places(prepared, attention or alike)
 
     def _run(self, raw, prepared, options, tokens, timer, reused):
-        slots = tuple(tokens)
-        grammar = self.grammar(options)
-        how = {"max_decoding_steps": options.max_tokens}
+        decode_options = self.decode_options(options)
         places = self._text_places(prepared, options.attention)
-        key = prefix_digest(prepared, slots, self.rules, options.attention, options.max_tokens)
-
-        def prefill():
-            observation = self._observation(prepared, slots, 1, places)
-            if options.attention:
-                return self._programs.prefill_attention(observation, tokens, **how)
-            return self._programs.prefill(observation, tokens, **how), ()
-
-        program = ("prefix", places, options.max_tokens, options.attention)
-        state, prefix_attention = yield from self._prefix(key, program, prefill, timer, reused)
-        program = ("step", places, options.max_tokens, options.temperature, options.attention)
-        program += (grammar is not None,)
-        yield (phase := self._phase("decode", program))
-        steps = self._programs.decode(
-            state,
-            jax.random.key(options.seed),
-            grammar,
-            max_decoding_steps=options.max_tokens,
-            temperature=options.temperature,
-            stop=self._stop,
-            attention=options.attention,
+        state, prefix_attention = yield from self._prefill(
+            prepared, options, tokens, places, timer, reused
         )
+        program = ("step", places, options.max_tokens, options.temperature, options.attention)
+        program += (decode_options.constraint is not None,)
+        yield (phase := self._phase("decode", program))
+        key = jax.random.key(options.seed)
+        steps = self._programs.decode(state, key, decode_options, attention=options.attention)
         written, partials, attention = [], [], []
         while (step := timer.next("decode" if written else phase.phase, steps)) is not None:
             with timer("postprocess"):
@@ -120,16 +111,9 @@ class FastPolicy(Policy):
         with timer("postprocess"):
             result = self._extract(written)
             actions = None if result.actions is None else np.float32(result.actions)[None]
-            warnings = prepared.warnings
-            if result.skipped:
-                warnings += (
-                    f"{len(result.skipped)} tokens between the actions are no action tokens and "
-                    f"were skipped, as {_DOERS[self.config.convention]} does.",
-                )
-            if grammar is not None:
-                warnings += _guidance(written, options.temperature)
+            warnings = (*prepared.warnings, *self._decoding_warnings(written, result, options))
             prepared = dataclasses.replace(prepared, warnings=warnings)
-            trace = FastTrace(
+            return FastTrace(
                 **self._shared(raw, prepared, options),
                 actions=None if actions is None else self._to_robot(actions, raw),
                 actions_normalised=actions,
@@ -145,7 +129,32 @@ class FastPolicy(Policy):
                     [token.text for token in written],
                 ),
             )
-        return trace
+
+    def _prefill(self, prepared, options, tokens, places, timer, reused):
+        slots = tuple(tokens)
+        size = {"max_decoding_steps": options.max_tokens}
+        key = prefix_digest(prepared, slots, self.rules, options.attention, options.max_tokens)
+
+        def prefill():
+            observation = self._observation(prepared, slots, 1, places)
+            if options.attention:
+                return self._programs.prefill_attention(observation, tokens, **size)
+            return self._programs.prefill(observation, tokens, **size), ()
+
+        program = ("prefix", places, options.max_tokens, options.attention)
+        return (yield from self._prefix(key, program, prefill, timer, reused))
+
+    def _decoding_warnings(
+        self, written: list[DecodedToken], result: Decoding, options: Options
+    ) -> tuple[str, ...]:
+        guided = _guidance(written, options.temperature) if is_guided(self.info, options) else ()
+        if not result.skipped:
+            return guided
+        skipped = (
+            f"{len(result.skipped)} tokens between the actions are no action tokens and were "
+            f"skipped, as {_DOERS[self.config.convention]} does."
+        )
+        return (skipped, *guided)
 
     def _actions(self, prepared, options, tokens):
         slots = tuple(tokens)
@@ -153,21 +162,14 @@ class FastPolicy(Policy):
         if (known := self._prefixes.get(key)) is None:
             places = self._text_places(prepared, False)
             observation = self._observation(prepared, slots, 1, places)
-            how = {"max_decoding_steps": options.max_tokens}
-            known = (self._programs.prefill(observation, tokens, **how), ())
+            size = {"max_decoding_steps": options.max_tokens}
+            known = (self._programs.prefill(observation, tokens, **size), ())
             self._prefixes.put(key, known)
-        grammar = self.grammar(options)
+        decode_options = self.decode_options(options)
         runs = options.num_samples if options.temperature > 0 else 1
         chunks = []
         for seed in range(options.seed, options.seed + runs):
-            written = self._programs.decode_all(
-                known[0],
-                jax.random.key(seed),
-                grammar,
-                self._likely,
-                temperature=options.temperature,
-                stop=self._stop,
-            )
+            written = self._programs.decode_all(known[0], jax.random.key(seed), decode_options)
             ids = np.asarray(written)[0].tolist()
             result = self.tokenizer.extract_actions(ids, self.config.action_horizon, self._dims)
             if result.actions is None:
@@ -175,7 +177,7 @@ class FastPolicy(Policy):
             chunks.append(result.actions)
         return np.stack(chunks).astype(np.float32), None
 
-    def _decoded(self, step) -> DecodedToken:
+    def _decoded(self, step: DecodingStep) -> DecodedToken:
         token = int(step.token[0])
         others = zip(step.top_ids[0].tolist(), step.top_probabilities[0].tolist(), strict=True)
         return DecodedToken(
@@ -185,7 +187,7 @@ class FastPolicy(Policy):
             runners_up=tuple((i, self.piece(i), p) for i, p in others if i != token),
         )
 
-    def _extract(self, written: list[DecodedToken]):
+    def _extract(self, written: list[DecodedToken]) -> Decoding:
         ids = [token.id for token in written]
         return self.tokenizer.extract_actions(ids, self.config.action_horizon, self._dims)
 

@@ -46,7 +46,7 @@ class FlowPolicy(Policy):
         return self.tokenizer.piece(token)
 
     def _seen(self, prepared: Prepared) -> dict[str, np.ndarray]:
-        # A masked camera is seen by nobody and takes no positions: leaving it out is exact.
+        # Nobody attends to a masked camera and it takes no positions: leaving it out is exact.
         return {
             s: prepared.images[s] for s in self.config.image_slots if self._present(prepared, s)
         }

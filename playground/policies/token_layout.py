@@ -2,7 +2,7 @@
 attention spread over it.
 
 The mask is made by the same rules that the models use (models/masks.py), over every place,
-those included that a run left out because nobody could see them. C columns.
+those included that a run left out because nobody attends to them. C columns.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,8 @@ import numpy as np
 
 from models import masks
 from models.config import Pi0Config, Pi0FastConfig
-from models.tokenizer import FastPrompt, Prompt
+from models.fast_tokenizer import FastPrompt
+from models.tokenizer import Prompt
 from playground.trace import ALLOWED, BLOCKED, PADDING, TokenBlock
 
 # Attention beyond this is averaged over heads: one run of a 3B model would take over 100 MB.
@@ -23,7 +24,7 @@ def flow(
 ) -> dict:
     """The trace fields `blocks`, `token_texts` and `mask` of a pi0 or pi0.5 run: cameras, text with
     its padding, state (pi0), actions."""
-    there = _prefix_there(config, prompt, modes)
+    valid = _valid_prefix(config, prompt, modes)
     laid = _Columns()
     for slot in config.image_slots:
         laid.add(slot, "image", config.vision.num_tokens)
@@ -34,12 +35,10 @@ def flow(
         laid.add("state", "state", 1, ["state"])
     names = [f"action {i}" for i in range(config.action_horizon)]
     laid.add("actions", "actions", len(names), names)
-    there = np.r_[there, np.ones(config.suffix_len, bool)]
-    opens = np.zeros(laid.width, bool)
-    # The state opens a block, and so does the first action.
-    opens[config.prefix_len : config.prefix_len + (1 if config.pi05 else 2)] = True
-    mask = masks.block_causal(there[None], opens)[0]
-    return laid.fields(mask, there)
+    valid = np.r_[valid, np.ones(config.suffix_len, bool)]
+    ar_mask = np.r_[np.zeros(config.prefix_len, bool), masks.suffix_ar_mask(config)]
+    mask = masks.block_causal(valid[None], ar_mask)[0]
+    return laid.fields(mask, valid)
 
 
 def fast(
@@ -52,9 +51,10 @@ def fast(
     """The same of a pi0-FAST run, in the order of its cache: the prefix aligned to the right, so
     padding comes first; the rows of the generated tokens (texts `written`) follow the decoding
     loop."""
-    there = _prefix_there(config, prompt, modes)[None]
-    shift = masks.right_align_shift(there)
-    aligned = masks.roll_rows(there, shift)
+    valid = _valid_prefix(config, prompt, modes)[None]
+    ar_mask = np.r_[np.zeros(config.prefix_len - len(prompt.ar_mask), int), prompt.ar_mask][None]
+    shift = masks.right_align_shift(valid)
+    aligned, ar_mask = masks.roll_rows(valid, shift), masks.roll_rows(ar_mask, shift)
     laid = _Columns()
     laid.add("padding", "padding", config.prefix_len - int(shift[0]))
     for slot in config.image_slots:
@@ -63,16 +63,15 @@ def fast(
     laid.add("text", "text", count, [piece(i) for i in prompt.tokens[:count]])
     laid.add("generated", "generated", len(written), written)
     mask = np.zeros((laid.width, laid.width), bool)
-    prefix = masks.block_causal(aligned, np.zeros(config.prefix_len, bool))
-    mask[: config.prefix_len, : config.prefix_len] = prefix[0]
+    mask[: config.prefix_len, : config.prefix_len] = masks.block_causal(aligned, ar_mask)[0]
     steps = np.arange(len(written))[:, None]
-    seen = masks.seen_by_decoded(aligned, config.convention)
-    mask[config.prefix_len :] = masks.decode_mask(seen, steps, laid.width)[0]
+    visible = masks.visible_to_decoded(aligned, config.convention)
+    mask[config.prefix_len :] = masks.decode_mask(visible, steps, laid.width)[0]
     return laid.fields(mask, np.r_[aligned[0], np.ones(len(written), bool)])
 
 
-def _prefix_there(config, prompt, modes: Mapping[str, str]) -> np.ndarray:
-    """Who of cameras and text is there, bool [prefix length]."""
+def _valid_prefix(config, prompt, modes: Mapping[str, str]) -> np.ndarray:
+    """Which tokens of cameras and text are valid, bool [prefix length]."""
     cameras = [modes[slot] != "masked" for slot in config.image_slots]
     return np.r_[np.repeat(cameras, config.vision.num_tokens), prompt.mask]
 
@@ -93,9 +92,9 @@ class _Columns:
             self._blocks.append(TokenBlock(name, kind, self.width, self.width + length))
             self._texts += texts or [""] * length
 
-    def fields(self, mask: np.ndarray, there: np.ndarray) -> dict:
-        """PADDING where query or key is not there, unless the cell is allowed all the same."""
-        both = there[:, None] & there[None, :]
+    def fields(self, mask: np.ndarray, valid: np.ndarray) -> dict:
+        """PADDING where query or key is not valid, unless the cell is allowed all the same."""
+        both = valid[:, None] & valid[None, :]
         codes = np.where(mask, ALLOWED, np.where(both, BLOCKED, PADDING)).astype(np.uint8)
         texts = tuple(self._texts)
         return {"blocks": tuple(self._blocks), "token_texts": texts, "mask": codes}

@@ -31,7 +31,6 @@ from models.config import Config, DType, Pi0Config
 from models.observation import example_observation
 from models.pi0 import Pi0Programs
 from models.pi0_fast import Pi0FastPrograms
-from models.tokenizer import FastActionTokenizer
 from playground.checkpoints import memory_plan
 from playground.checkpoints.load import TOKENIZER, load
 from playground.checkpoints.schema import read_openpi_file
@@ -39,7 +38,7 @@ from playground.policies.base import sample_noise
 from playground.robots.norm_stats import write_norm_stats
 from playground.serving.events import Done
 from playground.trace import Options, RawObservation, Stats
-from playground.training.tokenizers import filled_up
+from playground.training.tokenizers import filled_up, fit_action_tokenizer
 
 BASES = {"pi0": "pi0_droid", "pi0_fast": "pi0_fast_droid"}
 TOKENS = 8  # that pi0-FAST is let write
@@ -64,7 +63,7 @@ def write(family: str, folder: Path, *, small: bool = False, seed: int = 0) -> P
     if fast:
         told["action_tokenizer"] = "fast"
         chunks = np.random.default_rng(seed).normal(size=(64, 10, 8)).cumsum(axis=1) / 4
-        FastActionTokenizer.fit(chunks, vocab_size=512).save(folder / "fast")
+        fit_action_tokenizer(chunks, vocab_size=512).save(folder / "fast")
     if small:
         told |= {key: value for key, value in SMALL.items() if key != "action_expert" or not fast}
     path = folder / "config.json"
@@ -176,7 +175,7 @@ def stages(config: Path, weights: DType, arithmetic: DType) -> dict[str, np.ndar
         run = Pi0FastPrograms(model)
         image = run.embed_images(picture)
         prefix = run.prefill(seen, {"base_0_rgb": image}, max_decoding_steps=1)
-        valid = np.flatnonzero(prefix.seen[0])
+        valid = np.flatnonzero(prefix.visible[0])
         found = {"logits": prefix.logits}
     keys = [prefix.cache.k[layer] for layer in (0, -1)]
     found |= {

@@ -16,10 +16,11 @@ import numpy as np
 from models import masks
 from models.compiled import compiled
 from models.config import Config, Pi0Config, Pi0FastConfig
+from models.decoding import DecodeOptions
 from models.gemma import FORBIDDEN, Pair, apply_attention, attention_weights
 from models.matmul import laid_out
 from models.observation import Observation
-from models.pi0 import Pi0, Pi0Programs, step_times
+from models.pi0 import Pi0, Pi0Programs
 from models.pi0_fast import Pi0Fast, Pi0FastPrograms
 from models.tokenizer import NUM_SEG
 from playground.policies.base import sample_noise, text_places
@@ -81,7 +82,7 @@ def flow(model: Pi0, observation: Observation) -> Pairs:
     one, short = noise[:1], trimmed(observation)
     known, everyone = embedded(run, short), with_masked_cameras(config, observation)
     prefix = run.prefill(short, known)
-    many = jax.tree.map(lambda x: jnp.repeat(x, SEEDS, axis=0), (prefix, short))
+    many = jax.tree.map(lambda x: jnp.repeat(x, SEEDS, axis=0), short)
     # The compiler drops what nobody reads: asking for the outputs keeps the last layer whole.
     whole = compiled(laid_out(model), _prefill_outputs)
     as_stored = compiled(model, Pi0.sample_actions, ("num_steps",))
@@ -97,21 +98,7 @@ def flow(model: Pi0, observation: Observation) -> Pairs:
             jax.block_until_ready(step)
         return step.x_next
 
-    def by_step(model, prefix, observation, noise):
-        def euler(x_t, t):
-            return x_t - model.velocity(prefix, observation, x_t, t)[0] / STEPS, None
-
-        return jax.lax.scan(euler, noise, step_times(STEPS)[:-1])[0]
-
-    modulated = compiled(laid_out(model), by_step)
-    of_pi05 = {
-        "what time makes of the norms, at once": (
-            f"{STEPS} steps",
-            lambda: modulated(prefix, short, one),
-            lambda: loop(prefix),
-        )
-    }
-    return (of_pi05 if config.pi05 else {}) | {
+    return {
         "masked cameras left out": (
             "chunk",
             lambda: chunk(everyone),
@@ -145,12 +132,7 @@ def flow(model: Pi0, observation: Observation) -> Pairs:
         "seeds in one batch": (
             f"{SEEDS} seeds over one prefix",
             lambda: jnp.concatenate([loop(prefix, noise[i : i + 1]) for i in range(SEEDS)]),
-            lambda: loop(many[0], noise, many[1]),
-        ),
-        "prefix shared, not repeated": (
-            f"{SEEDS} seeds over one prefix",
-            lambda: loop(many[0], noise, many[1]),
-            lambda: loop(prefix, noise, many[1]),
+            lambda: loop(prefix, noise, many),
         ),
         "loop compiled whole": (
             f"{STEPS} steps",
@@ -164,7 +146,8 @@ def flow(model: Pi0, observation: Observation) -> Pairs:
 def fast(model: Pi0Fast, observation: Observation, tokens: int) -> Pairs:
     """Of pi0-FAST."""
     config, run, short = model.config, Pi0FastPrograms(model), trimmed(observation)
-    how, likely = {"max_decoding_steps": tokens}, action_ids(config)
+    how = {"max_decoding_steps": tokens}
+    options = DecodeOptions(draft_ids=action_ids(config))
     known = embedded(run, short)
     state = run.prefill(short, known, **how)
     places = config.prefix_len - config.max_token_len + short.tokens.shape[1]
@@ -206,13 +189,13 @@ def fast(model: Pi0Fast, observation: Observation, tokens: int) -> Pairs:
         ),
         "loop compiled whole": (
             f"{tokens} tokens",
-            lambda: np.stack([step.token for step in run.decode(state, **how)], axis=1),
+            lambda: np.stack([step.token for step in run.decode(state)], axis=1),
             lambda: run.decode_all(state),
         ),
-        "logits of likely tokens, verified": (
+        "speculative decoding": (
             f"{tokens} tokens",
             lambda: run.decode_all(state),
-            lambda: run.decode_all(state, likely=likely),
+            lambda: run.decode_all(state, None, options),
         ),
         "query heads folded": folded_heads(config, short),
     }

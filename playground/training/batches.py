@@ -12,7 +12,8 @@ import numpy as np
 import scipy.fft
 
 from models.config import Config, Pi0FastConfig
-from models.tokenizer import ACTION_MARKER, FastActionTokenizer, FastTokenizer, PaligemmaTokenizer
+from models.fast_tokenizer import FastActionTokenizer, FastTokenizer
+from models.tokenizer import ACTION_MARKER, PaligemmaTokenizer
 from playground.robots.builtin import TABLETOP
 from playground.robots.norm_stats import Method, RunningStats, normalise
 from playground.robots.transforms import to_offsets

@@ -21,8 +21,7 @@ from models.checkpoints.assembly import load_bundled
 from models.checkpoints.digests import record_digests, revision
 from models.observation import Observation, uint8_to_float
 from models.pi0 import Pi0, Pi0Programs
-from models.pi0_fast import Pi0FastPrograms, StopAfter
-from models.tokenizer import ACTION_END, ACTION_MARKER
+from models.pi0_fast import Pi0FastPrograms
 from playground.checkpoints.load import open_policy
 from playground.policies.base import Prepared, sample_noise
 from playground.robots import conversion
@@ -98,9 +97,7 @@ class Asker:
         self._rows = rows
         self._programs = (Pi0Programs if self.flow else Pi0FastPrograms)(self._model)
         if not self.flow:
-            encode = self.policy.tokenizer.paligemma.encode
-            self._stop = StopAfter(tuple(encode(ACTION_MARKER)), encode(ACTION_END)[0])
-            self._grammar = self.policy.grammar(Options(guided=guided))
+            self._options = self.policy.decode_options(Options(guided=guided))
 
     def chunks(self, raws: Sequence[RawObservation], seed: int) -> list[np.ndarray | None]:
         """The chunk of each, float64 [horizon, 14] in the robot's units; None where FAST's tokens
@@ -118,11 +115,7 @@ class Asker:
             found = list(np.asarray(path.x_t[-1], np.float64))
         else:
             state = self._programs.prefill(observation, tokens, max_decoding_steps=MAX_TOKENS)
-            written = np.asarray(
-                self._programs.decode_all(
-                    state, None, self._grammar, temperature=0.0, stop=self._stop
-                )
-            )
+            written = np.asarray(self._programs.decode_all(state, None, self._options))
             info = self.policy.info
             found = [
                 self.policy.tokenizer.extract_actions(

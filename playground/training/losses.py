@@ -14,12 +14,10 @@ import optax
 from flax import nnx
 from jax import Array
 
-from models import masks
 from models.config import Config, Pi0FastConfig
-from models.gemma import KVCache, Pair
 from models.observation import Observation, uint8_to_float
-from models.pi0 import Pi0, Prefix
-from models.pi0_fast import Pi0Fast
+from models.pi0 import Pi0, draw_noise_and_time
+from models.pi0_fast import Pi0Fast, mean_negative
 from models.tokenizer import NUM_SEG
 from playground.tabletop.scene import COLOURS
 from playground.training.batches import FAST_PROMPT_LEAST, UPCOMING, Batch
@@ -44,8 +42,8 @@ class Grounding(nnx.Module):
 class Writing(nnx.Module):
     """pi0-FAST's heads. Where a number of the state ends: its value, and which dimension it is of.
     Before each token of the chunk: the frequency and dimension of the coefficient to come (a chunk
-    decodes only if all are told, so the count must be right to the last) and the values of it and
-    the next ones."""
+    decodes only if all are written, so the count must be right to the last) and the values of it
+    and the next ones."""
 
     def __init__(self, config: Pi0FastConfig, *, rngs: nnx.Rngs):
         width, dims = config.language.width, config.action_dim
@@ -71,44 +69,47 @@ def loss(
     trainee: Trainee, batch: Batch, key: Array, draws: int, eased: bool = False
 ) -> tuple[Array, dict[str, Array]]:
     """The sum to minimise, and its parts with what they mean in centimetres and shares.
-    `eased` leaves pi0-FAST's black cameras out (128 of its 330 tokens, which tell nothing) and
+    `eased` leaves pi0-FAST's black cameras out (128 of its 330 tokens, which carry nothing) and
     takes tokens of nearly the same coefficients for nearly right."""
-    config = trainee.policy.config
-    size = config.vision.image_size
-    images = uint8_to_float(batch.images)
-    fast = isinstance(config, Pi0FastConfig)
-    if fast and not eased:
-        # The missing cameras are black and attended to: one more image serves the whole batch.
-        images = jnp.concatenate([images, jnp.full((1, size, size, 3), -1.0)])
-    seen = trainee.policy.embed_images(images)  # [I (+ 1), T, D]
-    count = batch.images.shape[0]
-    rows = batch.named.shape[0]
-    tokens = {config.image_slots[0]: jnp.repeat(seen[:count], rows // count, axis=0)}
-    if fast and not eased:
-        black = jnp.broadcast_to(seen[-1:], (rows, *seen.shape[1:]))
-        tokens |= dict.fromkeys(config.image_slots[1:], black)
+    policy, with_black = trainee.policy, isinstance(trainee.policy, Pi0Fast) and not eased
+    image_tokens, tokens = _image_tokens(policy, batch, with_black)
     observation = Observation(
         images={},
-        image_masks={slot: jnp.ones(rows, bool) for slot in tokens},
+        image_masks={slot: jnp.ones(len(batch.named), bool) for slot in tokens},
         state=batch.states,
         tokens=batch.tokens,
         token_mask=batch.token_mask,
         token_ar_mask=batch.ar_mask,
         token_loss_mask=batch.loss_mask,
     )
-    if fast:
+    if isinstance(policy, Pi0Fast):
         alike = batch.alike if eased else None
-        main, outputs, words = fast_loss(trainee.policy, observation, tokens, alike)
+        main, outputs, words = fast_loss(policy, observation, tokens, alike)
     else:
-        main, outputs, words = flow_loss(
-            trainee.policy, observation, tokens, batch.actions, key, draws
-        )
-    extra, figures = _grounding(trainee.grounding, batch, seen[:count], outputs, words)
-    if fast:
-        written, told = _writing(trainee.writing, batch, outputs)
-        extra, figures = extra + written, figures | told
+        main, outputs, words = flow_loss(policy, observation, tokens, batch.actions, key, draws)
+    extra, figures = _grounding(trainee.grounding, batch, image_tokens, outputs, words)
+    if isinstance(policy, Pi0Fast):
+        writing, writing_figures = _writing(trainee.writing, batch, outputs)
+        extra, figures = extra + writing, figures | writing_figures
     main = jnp.mean(main)
     return main + extra, {"policy": main, **figures}
+
+
+def _image_tokens(
+    policy: Pi0 | Pi0Fast, batch: Batch, with_black: bool
+) -> tuple[Array, dict[str, Array]]:
+    """(image tokens [I, T, D], the same by slot [B, T, D]). with_black: the missing cameras are
+    black and attended to, as pi0-FAST runs; one more image serves the whole batch."""
+    (count, size, *_), rows = batch.images.shape, len(batch.named)
+    images, (table, *missing) = uint8_to_float(batch.images), policy.config.image_slots
+    if with_black:
+        images = jnp.concatenate([images, jnp.full((1, size, size, 3), -1.0)])
+    tokens = policy.embed_images(images)  # [I (+ 1), T, D]
+    by_slot = {table: jnp.repeat(tokens[:count], rows // count, axis=0)}
+    if with_black:
+        black = jnp.broadcast_to(tokens[-1:], (rows, *tokens.shape[1:]))
+        by_slot |= dict.fromkeys(missing, black)
+    return tokens[:count], by_slot
 
 
 def flow_loss(
@@ -121,27 +122,14 @@ def flow_loss(
 ) -> tuple[Array, Array, Array]:
     """`Pi0.compute_loss` with one prefix pass for `draws` draws of noise and time: (loss
     [B * R, A], the language model's outputs [B, P, D], which of them are words, bool [B, P])."""
-    embedded = policy.embed_prefix(observation, image_tokens)
-    mask = masks.block_causal(embedded.input_mask, embedded.ar_mask)
-    outputs, cache, _ = policy.gemma(
-        Pair(prefix=embedded.tokens), masks.positions(embedded.input_mask), mask
+    prefix, passed = policy.run_prefix(observation, image_tokens)
+    drawn, repeated, actions = jax.tree.map(
+        lambda x: jnp.repeat(x, draws, axis=0), (prefix, observation, actions)
     )
-
-    def repeat(x: Array) -> Array:
-        return jnp.repeat(x, draws, axis=0)
-
-    cache = KVCache(tuple(map(repeat, cache.k)), tuple(map(repeat, cache.v)))
-    repeated = Observation({}, {}, repeat(observation.state), observation.tokens, mask)
-    actions = repeat(actions)
-    noise_key, time_key = jax.random.split(key)
-    noise = jax.random.normal(noise_key, actions.shape)
-    time = jax.random.beta(time_key, 1.5, 1.0, actions.shape[:1]) * 0.999 + 0.001
-    t = time[:, None, None]
-    x_t = t * noise + (1 - t) * actions
-    v_t, _ = policy.velocity(Prefix(cache, repeat(embedded.input_mask)), repeated, x_t, time)
-    loss = jnp.mean(jnp.square(v_t - (noise - actions)), axis=-1)
-    words = embedded.input_mask.at[:, : -observation.tokens.shape[1]].set(False)
-    return loss, outputs.prefix, words
+    noise, time = draw_noise_and_time(*jax.random.split(key), actions)
+    loss = policy.compute_loss_over_prefix(drawn, repeated, actions, noise, time)
+    words = prefix.input_mask.at[:, : -observation.tokens.shape[1]].set(False)
+    return loss, passed.outputs.prefix, words
 
 
 def fast_loss(
@@ -151,56 +139,50 @@ def fast_loss(
     alike: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """`Pi0Fast.compute_loss`, but with each token where decoding will put it (one position later
-    than openpi trains, see `Pi0Fast.decode_step`): (loss [B], outputs [B, P, D], which of them are
-    the prompt's words, bool [B, P]). Cameras without image tokens are not there, and the text
-    stands where it would stand behind them. `alike` (see `batches.alike`) spreads what is wanted of
-    an action token over its neighbours."""
-    pictures = [image_tokens[s] for s in policy.config.image_slots if s in image_tokens]
-    text = policy.gemma.embed(observation.tokens)
-    tokens = jnp.concatenate([*pictures, text], axis=1)[:, :-1]
-    before = tokens.shape[1] + 1 - text.shape[1]
-    here = jnp.pad(observation.token_mask, ((0, 0), (before, 0)), constant_values=True)
-    postfix = jnp.pad(observation.token_ar_mask, ((0, 0), (before, 0)))
-    mask = masks.block_causal(here, postfix)[:, :-1, :-1]
-    place = jnp.arange(tokens.shape[1])
-    missing = len(policy.config.image_slots) - len(pictures)
-    place = jnp.where(place < before, place, place + missing * policy.config.vision.num_tokens)
-    outputs, _, _ = policy.gemma(Pair(prefix=tokens), place + (postfix[:, :-1] > 0), mask)
+    than openpi trains): (loss [B], outputs [B, P - 1, D], which of them are the prompt's words,
+    bool [B, P - 1]).
+
+    Slots that the observation leaves out take no columns, and the text stands where it would stand
+    behind them. `alike` (see `batches.alike`) spreads what is wanted of an action token over its
+    neighbours.
+    """
+    outputs, _ = policy.forward(observation, image_tokens, as_decoded=True)
     length = observation.tokens.shape[1]
     # Nothing is asked of the prompt's first tokens; logits are a fifth of all the work.
     skipped = FAST_PROMPT_LEAST - 1
-    hidden = outputs.prefix[:, before + skipped :]
+    hidden = outputs[:, -(length - 1) :][:, skipped:]
     logp = jax.nn.log_softmax(policy.gemma.logits(hidden), axis=-1)
-    wanted = observation.tokens[:, 1 + skipped :]
-    told = jnp.take_along_axis(logp, wanted[..., None], axis=-1)[..., 0]
+    targets = observation.tokens[:, 1 + skipped :]
+    target_logp = jnp.take_along_axis(logp, targets[..., None], axis=-1)[..., 0]
     if alike is not None:
         first = policy.config.vocab_size - NUM_SEG - len(alike)
-        action = (wanted >= first) & (wanted < first + len(alike))
-        odds = alike[jnp.where(action, wanted - first, 0)]
+        is_action = (targets >= first) & (targets < first + len(alike))
+        odds = alike[jnp.where(is_action, targets - first, 0)]
         spread = jnp.sum(odds * logp[..., first : first + len(alike)], axis=-1)
-        told = jnp.where(action, spread, told)
-    counts = observation.token_loss_mask[:, 1 + skipped :]
-    loss = -jnp.sum(told * counts, axis=-1) / jnp.maximum(jnp.sum(counts, axis=-1), 1)
+        target_logp = jnp.where(is_action, spread, target_logp)
+    loss = mean_negative(target_logp, observation.token_loss_mask[:, 1 + skipped :])
     prompt = observation.token_mask & (observation.token_ar_mask == 0)
-    words = jnp.zeros(outputs.prefix.shape[:2], bool).at[:, -(length - 1) :].set(prompt[:, :-1])
-    return loss, outputs.prefix, words
+    words = jnp.zeros(outputs.shape[:2], bool).at[:, -(length - 1) :].set(prompt[:, :-1])
+    return loss, outputs, words
 
 
 def sight_loss(trainee: Trainee, batch: Batch) -> tuple[Array, dict[str, Array]]:
     """Where the cubes are, from SigLIP alone: what training begins with, for a fraction of the
     work of the whole."""
-    seen = trainee.policy.embed_images(uint8_to_float(batch.images))
-    patches, places, figures = _cubes(trainee.grounding, batch, seen)
+    image_tokens = trainee.policy.embed_images(uint8_to_float(batch.images))
+    patches, places, figures = _cubes(trainee.grounding, batch, image_tokens)
     return _GROUNDING_WEIGHT * patches + _PLACE_WEIGHT * places, figures
 
 
 _softmax = optax.softmax_cross_entropy_with_integer_labels
 
 
-def _cubes(heads: Grounding, batch: Batch, seen: Array) -> tuple[Array, Array, dict[str, Array]]:
-    """seen [I, T, D] from SigLIP: (loss of the cubes' patches, of their places, figures)."""
-    found = heads.cube_patch(seen).swapaxes(1, 2)  # [I, 3, T]
-    at_cubes = jnp.take_along_axis(seen, batch.patches[:, :, None], axis=1)  # [I, 3, D]
+def _cubes(
+    heads: Grounding, batch: Batch, image_tokens: Array
+) -> tuple[Array, Array, dict[str, Array]]:
+    """image_tokens [I, T, D]: (loss of the cubes' patches, of their places, figures)."""
+    found = heads.cube_patch(image_tokens).swapaxes(1, 2)  # [I, 3, T]
+    at_cubes = jnp.take_along_axis(image_tokens, batch.patches[:, :, None], axis=1)  # [I, 3, D]
     off = jnp.mean(jnp.abs(heads.cube_place(at_cubes) - batch.places))
     right = jnp.mean(jnp.argmax(found, -1) == batch.patches)
     figures = {"cube patch right": right, "cube place off": off}
@@ -238,16 +220,16 @@ def _writing(heads: Writing, batch: Batch, outputs: Array) -> tuple[Array, dict[
 
 
 def _grounding(
-    heads: Grounding, batch: Batch, seen: Array, outputs: Array, words: Array
+    heads: Grounding, batch: Batch, image_tokens: Array, outputs: Array, words: Array
 ) -> tuple[Array, dict[str, Array]]:
-    """seen [I, T, D] from SigLIP, outputs [B, P, D] of the language model with the table's camera
-    first: (the weighted sum, figures)."""
-    cube_patches, cube_places, figures = _cubes(heads, batch, seen)
+    """image_tokens [I, T, D] from SigLIP, outputs [B, P, D] of the language model with the table's
+    camera first: (the weighted sum, figures)."""
+    cube_patches, cube_places, figures = _cubes(heads, batch, image_tokens)
     prompts = batch.named.shape[0] // batch.images.shape[0]
     row = jnp.arange(batch.named.shape[0])
     patch = batch.patches[row // prompts, batch.named]  # [B]
     place = batch.places[row // prompts, batch.named]  # [B, 3]
-    pictured = outputs[:, : seen.shape[1]]
+    pictured = outputs[:, : image_tokens.shape[1]]
     named = heads.named_patch(pictured)[..., 0]  # [B, T]
     named_off = jnp.mean(jnp.abs(heads.named_place(pictured[row, patch]) - place))
     words_off = jnp.mean(jnp.abs(heads.word_place(outputs) - place[:, None]), axis=-1)

@@ -12,13 +12,16 @@ import io
 import itertools
 import random
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import sentencepiece
+import tokenizers as library
 
-from models.tokenizer import NUM_LOC, NUM_SEG, FastActionTokenizer
+from models.byte_alphabet import CHARACTER_OF_BYTE
+from models.fast_tokenizer import FIRST_SURROGATE, FastActionTokenizer, dct_coefficients
+from models.tokenizer import NUM_LOC, NUM_SEG
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "tokenizer"
 MODEL = ASSETS / "paligemma_small.model"
@@ -247,6 +250,65 @@ def filled_up(model: bytes, vocab_size: int) -> bytes:
     return model[:place] + b"".join(filler) + model[place:]
 
 
+def fit_action_tokenizer(
+    chunks: Iterable[np.ndarray], vocab_size: int = FAST_VOCAB, scale: float = 10
+) -> FastActionTokenizer:
+    """A FAST tokenizer for chunks like these (float [H, D] each, normalised, of one D).
+
+    Two choices differ from the published fit. Every byte that the range of coefficients needs is in
+    the vocabulary, and the range reaches half as far again as the data, so nothing in it is lost
+    (the published fit leaves holes where a value does not occur). And characters merge within a
+    frequency, zeros across any number of empty ones, instead of by the letters and digits that
+    their code points happen to be: a model that writes tokens must reach H x D coefficients
+    exactly, and so it counts frequencies, not hundreds of coefficients.
+
+    Raises ValueError for chunks of several dimensions, too many coefficients, too few entries.
+    """
+    chunks = list(chunks)
+    dims = {np.shape(chunk)[-1] for chunk in chunks}
+    if len(dims) != 1:
+        raise ValueError(
+            f"fitting FAST needs at least one chunk, all of one dimension; {sorted(dims)} came"
+        )
+    (dim,) = dims
+    rows = [dct_coefficients(chunk, scale) for chunk in chunks]
+    low = min(3 * min(int(row.min()) for row in rows) // 2, -1)
+    high = max(3 * max(int(row.max()) for row in rows) // 2, 1)
+    if high - low >= FIRST_SURROGATE:
+        raise ValueError(f"coefficients from {low} to {high} are too many: lower the scale")
+    used = {byte for code in range(high - low + 1) for byte in chr(code).encode()}
+    if vocab_size < len(used):
+        raise ValueError(
+            f"vocab_size {vocab_size} is too small: coefficients from {low} to {high} need "
+            f"{len(used)} byte entries before any merge; raise it or lower the scale"
+        )
+    bpe = _byte_pairs(dim, zero=-low)
+    trainer = library.trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        show_progress=False,
+        initial_alphabet=sorted(CHARACTER_OF_BYTE[byte] for byte in used),
+    )
+    bpe.train_from_iterator(("".join(map(chr, row - low)) for row in rows), trainer)
+    return FastActionTokenizer(bpe, scale, low, dim)
+
+
+def _byte_pairs(dim: int, zero: int) -> library.Tokenizer:
+    """An untrained BPE that merges within a frequency of `dim` characters, and across frequencies
+    of nothing but the character `zero`."""
+    bpe = library.Tokenizer(library.models.BPE())
+    zero = rf"\x{{{zero:X}}}"
+    frequencies = library.Regex(rf"(?:{zero}{{{dim}}})+|[\s\S]{{{dim}}}")
+    bpe.pre_tokenizer = library.pre_tokenizers.Sequence(
+        [
+            library.pre_tokenizers.Split(frequencies, "isolated"),
+            library.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    bpe.decoder = library.decoders.ByteLevel()
+    return bpe
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class FastFit:
     """How a fitted FAST tokenizer does on the chunks it was fitted on. tokens: ids a chunk, the
@@ -265,7 +327,7 @@ def fit_fast(
 ) -> FastFit:
     """Fits FAST on demonstrations and saves it. chunks: float [H, D] each, as the policy sees them:
     robot convention to the model's, offsets, quantile-normalised, not padded."""
-    tokenizer = FastActionTokenizer.fit(chunks, vocab_size, scale)
+    tokenizer = fit_action_tokenizer(chunks, vocab_size, scale)
     tokenizer.save(folder)
     lengths, errors = [], []
     for chunk in itertools.islice(chunks, 2000):

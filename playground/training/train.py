@@ -28,7 +28,8 @@ from models.config import (
     PI0_TABLETOP,
     Pi0FastConfig,
 )
-from models.tokenizer import NUM_SEG, FastActionTokenizer
+from models.fast_tokenizer import FastActionTokenizer
+from models.tokenizer import NUM_SEG
 from playground.robots.norm_stats import read_norm_stats, write_norm_stats
 from playground.tabletop.scene import FIRST, SECOND, TableSpec
 from playground.training import batches, demonstrations, losses
