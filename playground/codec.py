@@ -23,6 +23,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 MAX_UNPACKED = 1 << 29  # bytes that an archive may unpack to
+MAX_MEMBERS = 512  # of an archive
+_MAX_TREE = 8 << 20  # bytes of an archive's JSON
+_MAX_VALUES = 500_000  # in it
 _LENGTH = struct.Struct("<I")
 _MAX_HEADER = 256 << 20
 _MAX_ARRAYS = 4 << 30
@@ -168,16 +171,33 @@ def read_archive(file, member: str) -> Any:
     against MAX_UNPACKED before memory is asked for.
     """
     with zipfile.ZipFile(file) as archive:
-        # No more than the size that a member declares is ever read from it.
-        if sum(info.file_size for info in archive.infolist()) > MAX_UNPACKED:
-            raise ValueError(f"it unpacks to more than {MAX_UNPACKED >> 20} MB")
-        tree = json.loads(archive.read(member))
+        check_members(archive, MAX_MEMBERS, MAX_UNPACKED)
+        if archive.getinfo(member).file_size > _MAX_TREE:
+            raise ValueError(f"its {member} is far too large")
+        text = archive.read(member)
+        # Each value but the first follows one of these; a byte of them may take 64 in memory.
+        if sum(map(text.count, (b",", b"[", b"{", b":"))) > _MAX_VALUES:
+            raise ValueError(f"its {member} holds too many values")
+        tree = json.loads(text)
         arrays = {
             name.removesuffix(".npy"): _array(archive.read(name))
             for name in archive.namelist()
             if name.endswith(".npy")
         }
     return unpack(tree, arrays)
+
+
+def check_members(archive: zipfile.ZipFile, most: int, most_bytes: int) -> None:
+    """Before anything is unpacked: raises ValueError for more members than `most`, for more than
+    `most_bytes` of them together, and for one name twice, which would be unpacked again and again.
+    No more than the size that a member declares is ever read from it."""
+    members = archive.infolist()
+    if len(members) > most:
+        raise ValueError(f"it holds {len(members)} files; at most {most} are taken")
+    if sum(member.file_size for member in members) > most_bytes:
+        raise ValueError(f"it unpacks to more than {most_bytes >> 20} MB")
+    if len(set(archive.namelist())) < len(members):
+        raise ValueError("it holds one file twice")
 
 
 def _array(data: bytes) -> np.ndarray:

@@ -51,9 +51,12 @@ TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}  # of normalised actions
 MAX_FILE = 64 << 20  # bytes of a file that is opened
 _MAX_RECIPE = 1 << 20
 _MAX_MEMBERS = 64
+_MAX_PICTURES = 16
+_MAX_PIXELS = 2 * transforms.MAX_PIXELS  # of all pictures together
 _MAX_TEXT = 100_000
 
 
+@codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ran:
     """One policy of a run. modes: of every slot; image_sha256: of the slots with a picture
@@ -71,6 +74,7 @@ class Ran:
     tokens: str
 
 
+@codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
 class Recipe:
     """All that repeats a run of one or more policies on one observation."""
@@ -83,6 +87,7 @@ class Recipe:
     versions: dict[str, str]
 
 
+@codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
 class Opened:
     """What a file held. pictures: by digest; outcomes: by policy, (normalised actions or None,
@@ -298,22 +303,15 @@ def _listed(value) -> list:
 def _read_zip(data: bytes) -> Opened:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = archive.infolist()
-            if len(members) > _MAX_MEMBERS:
-                raise ValueError(f"it holds {len(members)} files; at most {_MAX_MEMBERS} are taken")
-            # No more than the size that a member declares is ever read from it.
-            if sum(member.file_size for member in members) > codec.MAX_UNPACKED:
-                raise ValueError(f"it unpacks to more than {codec.MAX_UNPACKED >> 20} MB")
+            codec.check_members(archive, _MAX_MEMBERS, codec.MAX_UNPACKED)
             if archive.getinfo("recipe.json").file_size > _MAX_RECIPE:
                 raise ValueError("its recipe.json is far too large")
             recipe = from_json(archive.read("recipe.json"))
             names = set(archive.namelist())
             digests = {d for ran in recipe.policies for d in ran.image_sha256.values()}
-            pictures = {
-                digest: transforms.load_image(archive.read(_input(digest)))
-                for digest in digests
-                if _input(digest) in names
-            }
+            pictures = _pictures(
+                {d: archive.read(_input(d)) for d in sorted(digests) if _input(d) in names}
+            )
             outcomes = {}
             for ran in recipe.policies:
                 name = f"traces/{filename(ran.name, ran.badge)}.npz"
@@ -332,6 +330,16 @@ def _read_zip(data: bytes) -> Opened:
                     f"this ZIP is no saved run: {ran.name}'s numbers are not those of its recipe"
                 )
     return Opened(recipe, pictures, outcomes)
+
+
+def _pictures(files: Mapping[str, bytes]) -> dict[str, np.ndarray]:
+    if len(files) > _MAX_PICTURES:
+        raise ValueError(f"it holds {len(files)} pictures; at most {_MAX_PICTURES} are taken")
+    # By their headers, before a pixel of any is decoded.
+    pixels = sum(math.prod(transforms.image_size(file)) for file in files.values())
+    if pixels > _MAX_PIXELS:
+        raise ValueError(f"its pictures have {pixels:,} pixels; at most {_MAX_PIXELS:,} are taken")
+    return {digest: transforms.load_image(file) for digest, file in files.items()}
 
 
 def _outcome(data: bytes) -> tuple[np.ndarray | None, tuple[int, ...]]:

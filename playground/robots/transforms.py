@@ -78,33 +78,59 @@ IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 16_000_000
 
 
+_MAX_SCANS = 100  # of a progressive JPEG, each of which decodes the whole picture; usual are 10
+_KINDS = "PNG, JPEG or WebP"
+# What Pillow raises on files that are damaged, in their pixels or in their EXIF.
+_DAMAGED = (
+    *(OSError, SyntaxError, ValueError, struct.error, EOFError, IndexError, KeyError),
+    *(TypeError, AttributeError, ArithmeticError),
+)
+
+
 def load_image(source: bytes | str | Path | BinaryIO) -> np.ndarray:
     """A PNG, JPEG or WebP as uint8 [height, width, 3], upright as its EXIF orientation says.
 
     Of several frames the first; transparency on black; 16-bit greys to their upper 8 bits; CMYK,
-    palettes and the rest as Pillow turns them into RGB. Raises ValueError for anything else, and,
-    before a pixel is decoded, for more than 16 million pixels.
+    palettes and the rest as Pillow turns them into RGB. Every pixel is decoded, since a picture is
+    known by them all. Raises ValueError for anything else, and, before a pixel is decoded, for more
+    than 16 million pixels or 100 scans.
     """
-    if isinstance(source, bytes):
-        source = io.BytesIO(source)
-    kinds = "PNG, JPEG or WebP"
-    try:
-        image = Image.open(source, formats=IMAGE_FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"the image is far too large: at most {MAX_PIXELS:,} pixels") from error
-    except (OSError, SyntaxError, ValueError, struct.error) as error:
-        raise ValueError(f"this is no readable {kinds} image: save it as one of these") from error
-    with image:
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise ValueError(
-                f"the image has {width} x {height} pixels, at most {MAX_PIXELS:,} are taken: "
-                "scale it down (the models see 224 x 224)"
-            )
+    if isinstance(source, str | Path):
+        source = Path(source).read_bytes()
+    data = source if isinstance(source, bytes) else source.read()
+    with _opened(data) as image:
+        # The marker of a scan stands for nothing else in a JPEG's pixels.
+        if image.format == "JPEG" and data.count(b"\xff\xda") > _MAX_SCANS:
+            raise ValueError(f"the image has more than {_MAX_SCANS} scans: export it again")
         try:
             return _rgb(ImageOps.exif_transpose(image))
-        except (OSError, SyntaxError, ValueError, struct.error, EOFError, IndexError) as error:
-            raise ValueError(f"the {kinds} image is damaged or cut off: export it again") from error
+        except _DAMAGED as error:
+            raise ValueError(
+                f"the {_KINDS} image is damaged or cut off: export it again"
+            ) from error
+
+
+def image_size(data: bytes) -> tuple[int, int]:
+    """(width, height) as the file's header says; raises ValueError as `load_image` does."""
+    with _opened(data) as image:
+        return image.size
+
+
+def _opened(data: bytes) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"the image is far too large: at most {MAX_PIXELS:,} pixels") from error
+    except _DAMAGED as error:
+        raise ValueError(f"this is no readable {_KINDS} image: save it as one of these") from error
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        image.close()
+        raise ValueError(
+            f"the image has {width} x {height} pixels, at most {MAX_PIXELS:,} are taken: "
+            "scale it down (the models see 224 x 224)"
+        )
+    return image
 
 
 def _rgb(image: Image.Image) -> np.ndarray:

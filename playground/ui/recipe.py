@@ -10,7 +10,7 @@ import numpy as np
 from playground import run_file
 from playground.run_file import Opened
 from playground.trace import Trace, image_digest
-from playground.ui import appearance, errors, observation, results
+from playground.ui import appearance, decoding, errors, observation, results
 from playground.ui.examples import examples
 from playground.ui.observation import Form
 from playground.ui.request import AS_TRAINED
@@ -62,7 +62,7 @@ def read(path: str) -> Opened:
     """Raises ValueError for a file that is no recipe."""
     if Path(path).stat().st_size > run_file.MAX_FILE:
         raise ValueError(f"the file is too large: at most {run_file.MAX_FILE >> 20} MB are taken")
-    return run_file.read(Path(path).read_bytes())
+    return decoding.opened(Path(path).read_bytes())
 
 
 def light(opened: Opened) -> Opened:

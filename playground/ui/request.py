@@ -15,6 +15,7 @@ from playground.robots import transforms
 from playground.robots.robot import check_state, slot_modes
 from playground.serving.events import Job
 from playground.trace import Options, RawObservation
+from playground.ui import decoding
 from playground.ui.setup import Setup, Setups, numbers
 
 AS_TRAINED = "as trained"
@@ -153,12 +154,16 @@ def _problems(model: type[BaseModel], values: Mapping, error: ValidationError) -
 
 def picture(path: str | Path) -> np.ndarray:
     """A file that a visitor gave, as `transforms.load_image` reads it; raises ValueError."""
-    if Path(path).stat().st_size > MAX_PICTURE:
-        raise ValueError(
-            f"the picture's file is larger than {MAX_PICTURE >> 20} MB: scale it down (the models "
-            "see 224 x 224)"
-        )
-    return transforms.load_image(path)
+    try:
+        if Path(path).stat().st_size > MAX_PICTURE:
+            raise ValueError(
+                f"the picture's file is larger than {MAX_PICTURE >> 20} MB: scale it down (the "
+                "models see 224 x 224)"
+            )
+        data = Path(path).read_bytes()
+    except OSError as error:  # files are kept for some hours
+        raise ValueError("the picture is no longer kept here: give it again") from error
+    return decoding.picture(data)
 
 
 # --- jobs ---------------------------------------------------------------------------------------

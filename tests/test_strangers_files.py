@@ -1,0 +1,166 @@
+"""Files made to take long, or much memory, to read, and the processes that read them."""
+
+import io
+import json
+import os
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from playground import codec, run_file
+from playground.robots import transforms
+from playground.ui import decoding
+from playground.ui.decoding import Decoders
+from tests.test_recipe import RUN, ZIP
+from tests.test_transforms import encoded, photo
+
+
+@pytest.fixture(scope="module")
+def decoders():
+    shared = Decoders(processes=1)
+    yield shared
+    shared.close()
+
+
+def many_scans(count):
+    """A progressive JPEG whose last scan comes again and again."""
+    data = encoded(Image.fromarray(photo(64, 64)), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * count + data[-2:]
+
+
+def repacked(change, source=ZIP):
+    """A ZIP with its members, by name, changed."""
+    with zipfile.ZipFile(io.BytesIO(source)) as archive:
+        members = [(name, archive.read(name)) for name in archive.namelist()]
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in change(members):
+            archive.writestr(name, data)
+    return file.getvalue()
+
+
+def trace_with(change):
+    """A run file, its first trace repacked."""
+
+    def changed(members):
+        first = next(name for name, _ in members if name.startswith("traces/"))
+        return [(n, repacked(change, d) if n == first else d) for n, d in members]
+
+    return repacked(changed)
+
+
+def of_many_pictures(count, side=8):
+    """Black ones: 50 KB for 16 million pixels."""
+    recipe = json.loads(run_file.to_json(run_file.of(RUN)))
+    names = [f"{i:064x}" for i in range(count)]
+    recipe["policies"][0]["image_sha256"] = {name: name for name in names}
+    small = encoded(Image.new("RGB", (side, side)))
+    pictures = [(f"inputs/{name}.png", small) for name in names]
+    return repacked(lambda _: [("recipe.json", json.dumps(recipe)), *pictures])
+
+
+REFUSED = {
+    "one name twice": (lambda: repacked(lambda m: [*m, m[0]]), "holds one file twice"),
+    "one name 100 times": (lambda: repacked(lambda m: m + [("x", b"")] * 100), "at most 64 are"),
+    "one name twice in a trace": (lambda: trace_with(lambda m: [*m, m[-1]]), "one file twice"),
+    "one name 1,000 times in a trace": (
+        lambda: trace_with(lambda m: m + [("x.npy", b"")] * 1000),
+        "at most 512 are taken",
+    ),
+    "much JSON in a trace": (
+        lambda: trace_with(lambda m: [("trace.json", b'["' + b"a" * (9 << 20) + b'"]'), *m[1:]]),
+        "trace.json is far too large",
+    ),
+    "one value repeated": (
+        lambda: trace_with(lambda m: [("trace.json", b"[" + b"[]," * 999_999 + b"[]]"), *m[1:]]),
+        "holds too many values",
+    ),
+    "large pictures": (lambda: of_many_pictures(3, 4000), "pixels; at most 32,000,000 are"),
+    "many pictures": (lambda: of_many_pictures(17), "17 pictures; at most 16 are taken"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_run_file_is_bounded_before_it_is_unpacked(name):
+    make, message = REFUSED[name]
+    with pytest.raises(ValueError, match=message):
+        run_file.read(make())
+
+
+def test_a_jpeg_has_few_scans():
+    few, many = many_scans(10), many_scans(2000)
+    assert transforms.load_image(few).shape == (64, 64, 3)
+    with pytest.raises(ValueError, match="more than 100 scans"):
+        transforms.load_image(many)
+
+
+def test_damaged_exif_is_refused(monkeypatch):
+    """Whatever Pillow makes of it: a rational that holds text was a TypeError."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(Image.fromarray(photo()), "JPEG", exif=exif)
+
+    def fault(image):
+        raise TypeError("unsupported operand")
+
+    monkeypatch.setattr(transforms.ImageOps, "exif_transpose", fault)
+    with pytest.raises(ValueError, match="damaged"):
+        transforms.load_image(data)
+
+
+def test_a_process_reads_as_this_one_does(decoders):
+    data = encoded(Image.fromarray(photo()))
+    found = decoders.read("picture", data)
+    np.testing.assert_array_equal(found, transforms.load_image(data))
+    opened = decoders.read("run_file", ZIP)
+    expected = run_file.read(ZIP)
+    assert codec.encode(opened) == codec.encode(expected)
+    for kind, refused in (("picture", b"no picture"), ("run_file", b"PK no file")):
+        with pytest.raises(ValueError) as here:  # noqa: PT011
+            {"picture": transforms.load_image, "run_file": run_file.read}[kind](refused)
+        with pytest.raises(ValueError) as process:  # noqa: PT011
+            decoders.read(kind, refused)
+        assert str(process.value) == str(here.value)
+
+
+def grey(side):
+    """16 bits, which take eight bytes a pixel on their way."""
+    return encoded(Image.fromarray(np.zeros((side, side), np.uint16)))
+
+
+@pytest.mark.parametrize(
+    ("bounds", "data"),
+    [
+        ({"memory": 64 << 20}, grey(3000)),
+        ({"cpu_s": 0.05}, encoded(Image.effect_noise((4000, 4000), 50).convert("RGB"))),
+    ],
+    ids=["memory", "time"],
+)
+def test_what_exceeds_its_bounds_is_refused_and_the_next_is_read(bounds, data):
+    small = encoded(Image.fromarray(photo()))
+    narrow = Decoders(processes=1, **bounds)
+    try:
+        with pytest.raises(ValueError, match="too long, or too much memory"):
+            narrow.read("picture", data)
+        assert np.asarray(narrow.read("picture", small)).shape == photo().shape
+    finally:
+        narrow.close()
+
+
+def test_a_process_that_is_gone_is_replaced(decoders):
+    small = encoded(Image.fromarray(photo()))
+    decoders.read("picture", small)
+    (process,) = decoders._idle
+    os.kill(process._process.pid, 9)
+    with pytest.raises(ValueError, match="too long"):
+        decoders.read("picture", small)
+    assert np.asarray(decoders.read("picture", small)).shape == photo().shape
+
+
+def test_a_picture_of_the_largest_size_is_read_within_the_bounds():
+    for data in (encoded(Image.new("RGBA", (4000, 4000))), grey(4000)):
+        assert decoding.picture(data).shape == (4000, 4000, 3)
