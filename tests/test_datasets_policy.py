@@ -6,6 +6,7 @@ import functools
 import http.server
 import io
 import json
+import shutil
 import threading
 import urllib.parse
 from pathlib import Path
@@ -261,6 +262,32 @@ def test_what_is_written(bundled, policy, fit):
     assert "not success" in page
     assert page.count("<svg") == 2 * 14
     assert page.count("<circle") == 14 * sum(len(p.frames) for p in found.predictions)
+
+
+def test_the_command(tmp_path, monkeypatch, capsys, goldens):
+    """From its arguments to its files; what does not fit is said before anything runs."""
+    told = ["evaluate", BUNDLED, "--episodes", "0", "--every", "30", "--batch", "2"]
+    told += ["--prompt", "touch the blue cube", "--out", str(tmp_path)]
+    monkeypatch.setattr(command.load, "keep_compiled_programs", lambda: None)
+    monkeypatch.setattr("sys.argv", told)
+    command.main()
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "errors.csv").read_text())))
+    assert {row["prompt"] for row in rows} == {"the recorded task", "touch the blue cube"}
+    assert "norm stats" in (tmp_path / "report.html").read_text()
+    assert "not success" in capsys.readouterr().out
+    slow = shutil.copytree(Path("assets", BUNDLED), tmp_path / "slow")
+    info = json.loads((slow / "meta/info.json").read_text())
+    (slow / "meta/info.json").write_text(json.dumps({**info, "fps": 25}))
+    for dataset, words in (
+        (str(slow), "these doubts come first"),
+        (str(goldens / "datasets" / "v30_two_cameras"), "does not fit pi0"),
+        ("./nowhere", "there is no folder"),
+    ):
+        monkeypatch.setattr("sys.argv", ["evaluate", dataset, "--out", str(tmp_path / "none")])
+        with pytest.raises(SystemExit, match=words):
+            command.main()
+    assert "25 frames a second" in capsys.readouterr().out
+    assert not (tmp_path / "none").exists()
 
 
 def test_episodes_are_chosen():

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pydantic
 
@@ -53,9 +54,9 @@ class RowsV21:
         if self._lines is None:
             found = (_line(line, where, _Line) for where, line in lines(self._source, self._NAME))
             self._lines = {line.episode_index: line for line in found}
-        if episode not in self._lines:
+        line, fields = self._lines.get(episode), numbers_v21(self._info, episode)
+        if line is None:
             raise ValueError(f"{self._NAME} has no line with episode_index {episode}")
-        line, fields = self._lines[episode], numbers_v21(self._info, episode)
         clips = {
             name: Clip(self._info.video_file(name, **fields), 0.0)
             for name, feature in self._info.cameras.items()
@@ -172,7 +173,7 @@ def read_tasks(source: Source, info: Info) -> dict[int, str]:
 # --- lines of JSON ------------------------------------------------------------------------------
 
 
-def lines(source: Source, name: str) -> Iterator[tuple[str, object]]:
+def lines(source: Source, name: str) -> Iterator[tuple[str, Any]]:
     """(where, value) of each line of a JSON lines file."""
     path: Path = source.path(name)
     with path.open("rb") as file:
@@ -186,7 +187,10 @@ def lines(source: Source, name: str) -> Iterator[tuple[str, object]]:
                 raise ValueError(f"{where} is not JSON, or was cut off: {error}") from error
 
 
-def _line(value: object, where: str, kind: type[pydantic.BaseModel]):
+_Model = TypeVar("_Model", bound=pydantic.BaseModel)
+
+
+def _line(value: object, where: str, kind: type[_Model]) -> _Model:
     try:
         return kind.model_validate(value)
     except pydantic.ValidationError as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from playground.analysis import norm_check
 from playground.checkpoints import load, resolve
+from playground.checkpoints.catalog import Entry
 from playground.datasets import open_loop
 from playground.datasets.lerobot import Dataset, open_dataset
 from playground.datasets.matching import Choice, Match, match, read_choice, unit_doubts
@@ -43,15 +44,16 @@ def chosen_episodes(text: str | None, count: int) -> list[int]:
     return list(dict.fromkeys(found))
 
 
-def check_fit(dataset: Dataset, policy: Policy, choice: Choice | None, episode: int) -> Match:
-    """The match, after all that should be known before anything runs has been said. Raises
-    ValueError where the dataset cannot be this robot's."""
-    found = match(dataset.info, policy.info, policy.robot, choice)
+def check_fit(dataset: Dataset, entry: Entry, choice: Choice | None, episode: int) -> Match:
+    """The match with all doubts, also those that an episode's values raise; no weights are needed.
+    Raises ValueError where the dataset cannot be this robot's."""
+    robot = entry.robot
+    found = match(dataset.info, entry, robot, choice)
     first = dataset.episode(episode)
     doubts = list(found.doubts)
     for values, dimensions, what in (
-        (found.states(first), policy.robot.state, "state"),
-        (found.recorded(first), policy.robot.actions, "action"),
+        (found.states(first), robot.state, "state"),
+        (found.recorded(first), robot.actions, "action"),
     ):
         doubts += unit_doubts(values, dimensions, what)
     return Match(found.state, found.actions, found.cameras, found.notes, tuple(doubts))
@@ -143,12 +145,14 @@ def _main(args: argparse.Namespace) -> None:
     evaluations, compared = [], ()
     options = Options(seed=args.seed)
     names = args.checkpoint or ["pi0_tabletop"]
-    for word in resolve.chosen(names, args.config, args.robot, args.asset_id).policies:
-        policy = load.open_policy(word)
-        matched = check_fit(dataset, policy, choice, episodes[0])
+    for entry in resolve.resolve_all(
+        resolve.requests(names, args.config, args.robot, args.asset_id)
+    ):
+        matched = check_fit(dataset, entry, choice, episodes[0])
         _say([*notes[:1], *matched.notes, *matched.doubts])
         if matched.doubts and not args.anyway:
             raise ValueError("these doubts come first; --anyway runs in spite of them")
+        policy = load.open_policy(entry)
         own = OwnStats(policy.info, policy.robot, matched)
         executed = args.execute or max(1, policy.info.horizon // 2)
         for prompt in (None, *(args.prompt or ())):

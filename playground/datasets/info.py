@@ -3,6 +3,7 @@
 import json
 import re
 import string
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -38,7 +39,7 @@ class Feature(BaseModel):
         key, or {name: number}."""
         names = self.names
         if isinstance(names, dict) and all(isinstance(x, int) for x in names.values()):
-            names = sorted(names, key=names.get)
+            names = [name for name, _ in sorted(names.items(), key=lambda item: item[1])]
         elif isinstance(names, dict) and len(names) == 1:
             (names,) = names.values()
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -51,7 +52,8 @@ class Feature(BaseModel):
         first = self.shape[0] == 3 and self.shape[-1] != 3
         if isinstance(self.names, list) and self.names:
             first = str(self.names[0]).startswith("channel")
-        return self.shape[1:] if first else self.shape[:2]
+        rows, columns = self.shape[1:] if first else self.shape[:2]
+        return rows, columns
 
 
 class Info(BaseModel):
@@ -149,7 +151,7 @@ def numbers_v21(info: Info, episode: int) -> dict[str, int]:
     return _numbers_v21(episode, info.chunks_size)
 
 
-def _filled(field: str, template: str, values: dict[str, int | str]) -> str:
+def _filled(field: str, template: str, values: Mapping[str, int | str]) -> str:
     """A template with its fields filled in. Only `{name}` and `{name:03d}` are known: Python's own
     formatting takes widths of any number of digits and reaches into attributes."""
     try:
@@ -161,7 +163,7 @@ def _filled(field: str, template: str, values: dict[str, int | str]) -> str:
         found += text
         if name is None:
             continue
-        digits = re.fullmatch(r"(?:0?([1-9])d)?", width)
+        digits = re.fullmatch(r"(?:0?([1-9])d)?", width or "")
         if name not in values or conversion is not None or digits is None:
             raise ValueError(
                 f"{NAME}: {field} {template!r:.200} has a field it cannot have; expected "

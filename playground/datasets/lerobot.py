@@ -251,14 +251,15 @@ def _joined(parts: list[dict[str, dict[str, np.ndarray]]]) -> dict[str, dict[str
 
 
 def _join(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    count = sum(part["count"] for part in parts)
+    count = np.sum([part["count"] for part in parts], axis=0)
 
     def weighted(values: list[np.ndarray]) -> np.ndarray:
         shares = [part["count"] / count for part in parts]
-        return sum(
+        terms = [
             share.reshape((-1,) + (1,) * (value.ndim - 1)) * value
             for share, value in zip(shares, values, strict=True)
-        )
+        ]
+        return np.sum(terms, axis=0)
 
     mean = weighted([part["mean"] for part in parts])
     variance = weighted([part["std"] ** 2 + (part["mean"] - mean) ** 2 for part in parts])

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from playground.datasets.info import Feature, Info, problems
 from playground.datasets.lerobot import Episode
 from playground.robots.robot import NO_CAMERA, Robot
-from playground.trace import Dimension, PolicyInfo, RawObservation
+from playground.trace import Dimension, RawObservation, Slot
 
 _STATE_COLUMNS = ("observation.state", "state", "observation/state")
 _ACTION_COLUMNS = ("action", "actions")
@@ -96,7 +96,17 @@ class Match:
         )
 
 
-def match(info: Info, policy: PolicyInfo, robot: Robot, choice: Choice | None = None) -> Match:
+class Described(Protocol):
+    """What of a policy is needed here; it needs no weights."""
+
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def slots(self) -> tuple[Slot, ...]: ...
+
+
+def match(info: Info, policy: Described, robot: Robot, choice: Choice | None = None) -> Match:
     """Raises ValueError with every reason why the dataset cannot be this robot's: dimensions that
     are not its, a camera that the policy needs and nobody named. Doubts do not raise."""
     choice = choice or Choice(cameras={})
@@ -185,8 +195,8 @@ def _order(
     """For each of the robot's dimensions the number of the dataset's."""
     count, names = feature.shape[0], feature.dimension_names
     wanted = [_plain(dimension.name) for dimension in dimensions]
-    given = None if names is None else [_plain(n) for n in names]
-    if given is not None and len(set(given)) == count and set(wanted) <= set(given):
+    given = [_plain(n) for n in names or ()]
+    if names is not None and len(set(given)) == count and set(wanted) <= set(given):
         order = tuple(given.index(n) for n in wanted)
         if count > len(wanted):
             spare = [n for n in names if _plain(n) not in wanted]
@@ -200,7 +210,7 @@ def _order(
             f"{name} has {count} dimensions{listed}, the {what} of {robot.title} {len(dimensions)} "
             f"({', '.join(dimension.name for dimension in dimensions)})."
         )
-    if given is None:
+    if names is None:
         notes.append(f"{name} names no dimensions; they are taken in {robot.title}'s order.")
     else:
         doubts.append(
@@ -218,7 +228,7 @@ def _scale(dimensions: Sequence[Dimension], degrees: bool) -> np.ndarray:
 
 def _cameras(
     info: Info,
-    policy: PolicyInfo,
+    policy: Described,
     chosen: Mapping[str, str],
     notes: list[str],
     failures: list[str],

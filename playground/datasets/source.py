@@ -24,9 +24,11 @@ class Source(Protocol):
 
         Raises ValueError that names it: outside the dataset, or not there.
         """
+        ...
 
     def listing(self, folder: str) -> list[str]:
         """Names of all files below a folder of the dataset, sorted; [] where there is none."""
+        ...
 
 
 def inside(name: str) -> str:
@@ -75,7 +77,7 @@ class Hub:
     def __init__(self, repository: str, revision: str | None = None, endpoint: str | None = None):
         if not _REPOSITORY.fullmatch(repository):
             raise ValueError(f"{repository!r} is no dataset of the Hub: expected owner/name")
-        self.title, self._endpoint = repository, endpoint
+        self.title, self.revision, self._endpoint = repository, revision or "", endpoint
         self._api = HfApi(endpoint=endpoint)
         if revision is not None and _COMMIT.fullmatch(revision):
             self.revision = revision
@@ -91,7 +93,7 @@ class Hub:
             raise ValueError(
                 f"cannot ask the Hub for {repository}, is there a network? ({error})"
             ) from error
-        self.revision = found.sha
+        self.revision = found.sha or "main"
 
     def path(self, name: str) -> Path:
         name = inside(name)

@@ -63,8 +63,10 @@ class Table:
         kept = []
         for group in groups:
             statistics = metadata.row_group(group).column(place).statistics
-            known = statistics is not None and statistics.has_min_max
-            if not known or (statistics.max >= within[0] and statistics.min < within[1]):
+            if statistics is not None and statistics.has_min_max:
+                if statistics.max >= within[0] and statistics.min < within[1]:
+                    kept.append(group)
+            else:
                 kept.append(group)
         return kept
 

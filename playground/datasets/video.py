@@ -2,20 +2,35 @@
 the one whose time is nearest, no further away than `TOLERANCE_S`.
 """
 
+import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
+import av.error
 import numpy as np
+from av.container import InputContainer
+from av.video.stream import VideoStream
 
 TOLERANCE_S = 1e-4
 CODECS = ("av1", "libdav1d", "h264", "hevc")
 # Frames up to this far ahead are reached by decoding on; further ones by a key frame.
 _AHEAD_S = 1.0
-_FAILURES = (av.FFmpegError, OSError, EOFError, IndexError)
+_FAILURES = (av.error.FFmpegError, OSError, EOFError, IndexError)
 
 
 class FrameError(ValueError):
     """A picture that cannot be had; the rest of its episode can."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Open:
+    """A file being decoded. at: the time of the frame decoded last, None after a seek."""
+
+    container: InputContainer
+    stream: VideoStream
+    frames: Iterator[av.VideoFrame]
+    at: float | None = None
 
 
 class Video:
@@ -26,15 +41,13 @@ class Video:
 
     def __init__(self, path: Path, name: str, size: tuple[int, int]):
         self._path, self._name, self._size = path, name, size
-        self._container = self._stream = self._frames = None
-        self._at = None  # time of the frame decoded last, None after opening
+        self._file: _Open | None = None
 
     def frame(self, time_s: float) -> np.ndarray:
         """uint8 [rows, columns, 3] at a time from the file's start. Raises FrameError for a time
         without a frame, and for what cannot be decoded."""
         try:
-            frame = self._find(time_s)
-            return frame.to_ndarray(format="rgb24")
+            return self._find(time_s).to_ndarray(format="rgb24")
         except _FAILURES as error:
             self.close()
             raise FrameError(
@@ -42,50 +55,47 @@ class Video:
             ) from error
 
     def close(self) -> None:
-        if self._container is not None:
-            self._container.close()
-        self._container = self._stream = self._frames = self._at = None
+        if self._file is not None:
+            self._file.container.close()
+        self._file = None
 
     def _find(self, time_s: float) -> av.VideoFrame:
-        if self._container is None:
-            self._open()
-        if self._at is None or not TOLERANCE_S < time_s - self._at < _AHEAD_S:
-            self._seek(time_s)
+        file = self._file = self._file or self._open()
+        if file.at is None or not TOLERANCE_S < time_s - file.at < _AHEAD_S:
+            self._seek(file, time_s)
         nearest = None
-        for frame in self._frames:
-            self._check(frame)
-            self._at = frame.time
-            if abs(frame.time - time_s) <= TOLERANCE_S:
+        for frame in file.frames:
+            self._check_size(frame.height, frame.width)
+            if frame.time is None:
+                raise FrameError(f"{self._name} has a frame without a time")
+            file.at = nearest = frame.time
+            if abs(nearest - time_s) <= TOLERANCE_S:
                 return frame
-            nearest = frame.time
-            if frame.time > time_s:
+            if nearest > time_s:
                 break
         self.close()
         where = "it ends before" if nearest is None else f"the nearest is at {nearest:.4f} s"
         raise FrameError(f"{self._name} has no frame at {time_s:.4f} s: {where}")
 
-    def _open(self) -> None:
+    def _open(self) -> _Open:
         # The container's kind is given: a playlist under this name could open other files.
-        self._container = av.open(str(self._path), format="mp4")
-        if not self._container.streams.video:
+        container = av.open(str(self._path), format="mp4")
+        if not container.streams.video:
             raise FrameError(f"{self._name} holds no video")
-        self._stream = self._container.streams.video[0]
-        codec = self._stream.codec_context.name
+        stream = container.streams.video[0]
+        codec = stream.codec_context.name
         if codec not in CODECS:
             raise FrameError(f"{self._name} is coded as {codec}; expected AV1, H.264 or HEVC")
-        self._check_size(self._stream.height, self._stream.width)
-        self._stream.thread_type = "AUTO"
+        self._check_size(stream.height, stream.width)
+        stream.thread_type = "AUTO"
+        return _Open(container, stream, iter(()))
 
-    def _seek(self, time_s: float) -> None:
-        ticks = round(time_s / self._stream.time_base)
-        self._container.seek(ticks, stream=self._stream, backward=True, any_frame=False)
-        self._frames = self._container.decode(self._stream)
-        self._at = None
-
-    def _check(self, frame: av.VideoFrame) -> None:
-        self._check_size(frame.height, frame.width)
-        if frame.time is None:
-            raise FrameError(f"{self._name} has a frame without a time")
+    @staticmethod
+    def _seek(file: _Open, time_s: float) -> None:
+        assert file.stream.time_base is not None
+        ticks = round(time_s / float(file.stream.time_base))
+        file.container.seek(ticks, stream=file.stream, backward=True, any_frame=False)
+        file.frames, file.at = file.container.decode(file.stream), None
 
     def _check_size(self, height: int, width: int) -> None:
         if (height, width) != tuple(self._size):
