@@ -119,7 +119,7 @@ class FlowPolicy(Policy):
         parts = [self._observation(p, slots, 1, places) for p in prepared]
         observation = jax.tree.map(lambda *rows: jnp.concatenate(rows), *parts)
         tokens = {
-            slot: self._programs.embed_images(np.stack([self._pixels(p, slot) for p in prepared]))
+            slot: self._programs.embed_images(np.stack([self.pixels(p, slot) for p in prepared]))
             for slot in slots
         }
         prefix = self._programs.prefill(observation, tokens)
@@ -148,7 +148,7 @@ class FlowPolicy(Policy):
         slots, places = tuple(self._seen(prepared)), self._text_places(prepared, False)
         observation = self._observation(prepared, slots, 1, places)
         tokens = {
-            slot: self._programs.embed_images(self._pixels(prepared, slot)[None]) for slot in slots
+            slot: self._programs.embed_images(self.pixels(prepared, slot)[None]) for slot in slots
         }
         noise = sample_noise(options.seed, 1, self.config.action_horizon, self.config.action_dim)
         path = self._chunking.denoise_all(
