@@ -1,6 +1,7 @@
 """The benchmark measures what it says: each trick's two ways agree, and every path of it runs, at
 small sizes. No time is judged."""
 
+import concurrent.futures
 import dataclasses
 import json
 import os
@@ -11,8 +12,9 @@ import jax
 import numpy as np
 import pytest
 
+from models.config import PI0, PI0_FAST
 from playground.checkpoints import load
-from playground.tools import bench, optimizations
+from playground.tools import bench_full_size, bench_models, floors, optimizations
 from tests.conftest import ROOT
 from tests.support.golden_models import CONFIGS
 
@@ -21,12 +23,12 @@ SEEN = {family: (True, True, family == "pi0_fast") for family in CONFIGS}
 
 
 def subject(family):
-    return bench.Subject(family, CONFIGS[family], SEEN[family])
+    return bench_models.Subject(family, CONFIGS[family], SEEN[family])
 
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_a_trick_changes_no_number(family):
-    model, observation = bench.whole(subject(family))
+    model, observation = bench_models.whole(subject(family))
     assert observation.tokens.shape[1] > optimizations.trimmed(observation).tokens.shape[1] >= 20
     if family == "pi0_fast":
         pairs = optimizations.fast(model, observation, TOKENS)
@@ -47,26 +49,70 @@ def test_a_trick_s_figure_is_the_least_of_each_way():
 
 
 @pytest.mark.parametrize("family", ["pi0", "pi0_fast"])
-def test_full_size_runs_at_a_small_size(family, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(bench, "PI0", CONFIGS["pi0"])
-    monkeypatch.setattr(bench, "PI0_FAST", CONFIGS["pi0_fast"])
-    monkeypatch.setattr(bench, "TOKENS", TOKENS)
-    monkeypatch.setattr(bench, "bench_start", lambda *_: [])
-    name = {"pi0": "pi0-3B", "pi0_fast": "pi0-FAST-3B"}[family]
-    file = tmp_path / "figures.json"
-    bench.main(["--full-size", "--only", name, "--repeats", "1", "--json", str(file)])
-    told = json.loads(file.read_text())
-    assert {figure["subject"] for figure in told["figures"]} == {"machine", name}
-    table = capsys.readouterr().out
-    product = told["figures"][0]
-    assert product["at_reference_s"] == pytest.approx(2 * 1.024**3 / bench.REFERENCE)
-    for figure in told["figures"]:
-        assert figure["wall_s"] > 0
-        (line,) = (line for line in table.splitlines() if f": {figure['what']}" in line)
-        ratio = figure["at_reference_s"] / figure["cpu_s"]
-        assert ratio == pytest.approx(told["gflop_a_cpu_s"] / bench.REFERENCE)
-        assert f"{figure['cpu_s']:.3f}{figure['at_reference_s']:9.3f}" in line
-    assert bench.full_size()[name].storage == "bfloat16"
+def test_every_figure_stands_beside_its_floor(family, capsys):
+    rates = floors.Rates(flop=1e9, read=1e9)
+    figures = bench_models.printed(bench_models.bench(subject(family), 1, rates))
+    table = capsys.readouterr().out.splitlines()
+    for figure, line in zip(figures, table, strict=True):
+        assert figure.wall_s > 0
+        assert f"{figure.cpu_s:.3f}" in line
+        assert figure.floor_s > 0
+    parts = {figure.what: figure.floor_s for figure in figures}
+    whole = next(floor for what, floor in parts.items() if what.startswith("chunk"))
+    assert whole > parts["vision"]
+    assert whole > parts["prefix"]
+
+
+def test_floors_of_the_3b_models():
+    """Against figures that were counted by hand (GFLOP, GB in bfloat16)."""
+    prefix, step = floors.prefix(PI0, 816, 2), floors.euler_step(PI0, 816, 2)
+    token = floors.token(PI0_FAST, 900, 2)
+    for work, gflop, gigabytes in (
+        (floors.vision(PI0, 3, 2), 661, 0.83),
+        (prefix, 3333, 3.98),
+        (step.times(10), 383, 6.39),
+        (token, 5.2, 5.04),
+    ):
+        assert work.flop == pytest.approx(1e9 * gflop, rel=0.02)
+        assert work.read == pytest.approx(1e9 * gigabytes, rel=0.02)
+    rates = floors.Rates(790e12, 4.8e12)
+    assert 1e3 * rates.seconds(prefix) == pytest.approx(4.22, rel=0.01)
+    assert 1e3 * rates.seconds(step.times(10)) == pytest.approx(1.33, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["pi0", "pi0-FAST", "both"])
+def test_full_size_runs_at_a_small_size(name):
+    figures = list(bench_full_size.part(name, tiny=True))
+    assert figures[-1].what == "peak memory"
+    timed = [figure for figure in figures if figure.seconds is not None]
+    assert all(figure.seconds > 0 for figure in timed)
+    for figure in figures:
+        assert figure.what in bench_full_size.row(figure)
+
+
+def test_random_weights_do_not_depend_on_the_number_of_threads(monkeypatch):
+    monkeypatch.setattr(bench_full_size, "BLOCK", 100)
+    drawn = []
+    for threads in (1, 3):
+        with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+            drawn.append(bench_full_size.draw((37, 29), 0.5, (7, 1), pool))
+    np.testing.assert_array_equal(*drawn)
+    assert drawn[0].astype(np.float32).std() == pytest.approx(0.5, rel=0.1)
+
+
+def test_a_part_ends_at_its_limit(tmp_path):
+    (figure,) = bench_full_size.run_part("pi0", 0.0, True, str(tmp_path))
+    assert (figure.model, figure.note) == ("pi0", "ended at its limit of 0 s")
+
+
+def test_full_size_needs_the_models_packages_alone():
+    """Nothing of the page, of images or of the simulated table."""
+    more = {"gradio", "plotly", "PIL", "pydantic", "mujoco", "gym_aloha", "google_crc32c"}
+    script = (
+        "import sys; from playground.tools import bench, bench_full_size; "
+        f"sys.exit(' '.join({more} & set(sys.modules)) or 0)"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
 
 
 def test_a_start_is_measured_in_a_process_of_its_own(tmp_path):
@@ -85,7 +131,7 @@ def test_a_start_is_measured_in_a_process_of_its_own(tmp_path):
 
 
 def test_the_page_s_policies_tell_what_they_kept():
-    figures = bench.bench_policy(load.untrained("pi0_tabletop"), repeats=1)
+    figures = bench_models.bench_policy(load.untrained("pi0_tabletop"), repeats=1)
     notes = {figure.what: figure.note for figure in figures}
     assert notes["answer, new picture"] == ""
     assert notes["answer, new prompt"] == "kept: image embedding of base_0_rgb"
