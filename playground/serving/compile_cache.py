@@ -15,7 +15,8 @@ _ZSTD = b"\x28\xb5\x2f\xfd"  # JAX's compression from Python 3.14 on
 def keep_compiled_programs() -> None:
     """Has JAX keep them in a folder that nobody else can write: whoever can put a program there can
     have it run. CPU programs fit one kind of processor only, so each kind has a folder of its own.
-    `PI0_PLAYGROUND_CACHE` moves it."""
+    `PI0_PLAYGROUND_CACHE` moves it. Kept is what took 0.2 s to compile, or as long as JAX's own
+    variable says."""
     home = os.environ.get("PI0_PLAYGROUND_CACHE", Path.home() / ".cache" / "pi0-playground")
     folder = Path(home) / "programs" / processor_digest()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -23,7 +24,8 @@ def keep_compiled_programs() -> None:
         path.chmod(0o700)
     _drop_damaged(folder)
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
