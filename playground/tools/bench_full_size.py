@@ -289,20 +289,20 @@ def device() -> str:
 
 def child(name: str, tiny: bool) -> None:
     """Runs in the process of one part: a JSON line for each figure."""
-    jax.config.update("jax_compilation_cache_dir", os.environ["PI0_BENCH_PROGRAMS"])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     for figure in part(name, tiny):
         print(json.dumps(dataclasses.asdict(figure)), flush=True)
 
 
 def run_part(name: str, limit_s: float, tiny: bool, programs: str) -> Iterator[Figure]:
-    """The figures of a part as its process tells them; a line of its own where it ends early."""
+    """The figures of a part as its process tells them; a line of its own where it ends early.
+    programs: a folder where the parts keep what they compiled for each other."""
+    kept = {"JAX_COMPILATION_CACHE_DIR": programs}
+    kept["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     command = [sys.executable, "-m", "playground.tools.bench", "--full-size", "--part", name]
     process = subprocess.Popen(
         [*command, *(["--tiny"] if tiny else [])],
         cwd=_ROOT,
-        env={**os.environ, "PI0_BENCH_PROGRAMS": programs},
+        env={**os.environ, **kept},
         stdout=subprocess.PIPE,
         text=True,
     )
