@@ -33,6 +33,7 @@ from models.config import (
     Pi0FastConfig,
     VisionConfig,
 )
+from models.decoding import DecodeOptions
 from models.observation import Observation
 from models.pi0 import Pi0, Pi0Programs
 from models.pi0_fast import Pi0Fast, Pi0FastPrograms
@@ -179,8 +180,8 @@ def whole_chunk(subject: Subject) -> Callable[[], object]:
         run = Pi0Programs(model)
         return lambda: run.sample_actions(observation, noise, num_steps=STEPS)
     run = Pi0FastPrograms(model)
-    likely = optimizations.action_ids(subject.config)
-    return lambda: run.sample_actions(observation, likely=likely, max_decoding_steps=TOKENS)
+    options = DecodeOptions(draft_ids=optimizations.action_ids(subject.config))
+    return lambda: run.sample_actions(observation, None, options, max_decoding_steps=TOKENS)
 
 
 def bench(subject: Subject, repeats: int, rates: Rates) -> Iterator[Figure]:
@@ -264,15 +265,16 @@ def flow_calls(model: Pi0, observation: Observation) -> dict[str, Callable[[], o
 def fast_calls(model: Pi0Fast, observation: Observation) -> dict[str, Callable[[], object]]:
     """TOKENS tokens, whatever they are: random weights do not stop."""
     run = Pi0FastPrograms(model)
-    how, likely = {"max_decoding_steps": TOKENS}, optimizations.action_ids(model.config)
+    how = {"max_decoding_steps": TOKENS}
+    options = DecodeOptions(draft_ids=optimizations.action_ids(model.config))
     known = optimizations.embedded(run, observation)
     state = jax.block_until_ready(run.prefill(observation, known, **how))
     return {
-        f"chunk of {TOKENS} tokens": lambda: run.sample_actions(observation, likely=likely, **how),
+        f"chunk of {TOKENS} tokens": lambda: run.sample_actions(observation, None, options, **how),
         "vision": lambda: optimizations.embedded(run, observation),
         "prefix": lambda: run.prefill(observation, known, **how),
-        f"loop of {TOKENS} tokens": lambda: run.decode_all(state, likely=likely),
-        "stepwise, every token awaited": lambda: list(run.decode(state, **how)),
+        f"loop of {TOKENS} tokens": lambda: run.decode_all(state, None, options),
+        "stepwise, every token awaited": lambda: list(run.decode(state)),
     }
 
 
