@@ -38,6 +38,9 @@ def settings() -> argparse.ArgumentParser:
         default=os.environ.get("PI0_PLAYGROUND_CHECKPOINT", "").split(),
         help="openpi's names, a folder (it may need the next three), or JSON files that name one",
     )
+    parser.add_argument(
+        "--check", action="store_true", help="say what they are and whether they open, and end"
+    )
     parser.add_argument("--config", help="the folder's: openpi's name for it, or a JSON file")
     parser.add_argument("--robot", help="of a LeRobot folder: a name or a JSON file")
     parser.add_argument("--asset-id", help="whose norm stats of the folder, where not the config's")
@@ -54,6 +57,12 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     try:
         asked = resolve.requests(args.checkpoint, args.config, args.robot, args.asset_id)
+        if args.check:
+            from playground.checkpoints import check  # tokenizers that the page does without
+
+            text, opens = check.check(asked)
+            print(text)
+            sys.exit(0 if opens else 1)
         robots = {entry.name: entry.robot for entry in resolve.resolve_all(asked)}
     except ValueError as error:
         settings().error(str(error))

@@ -81,7 +81,7 @@ class PolicyInfo:
     control_hz: float
     horizon: int
     max_token_len: int
-    normalisation: Literal["z-score", "quantile"]
+    normalisation: Literal["z-score", "quantile", "min-max", "identity"]
     state_stats: Stats | None
     action_stats: Stats | None
     model_config: dict

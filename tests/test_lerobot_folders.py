@@ -443,3 +443,25 @@ def test_no_type_error_reaches_anyone(folder, change, message):
     edit(folder / "pi0" / "config.json", lambda d: d.update(change))
     with pytest.raises(ValueError, match=message):
         local.open_folder(folder / "pi0", robot="aloha_sim")
+
+
+def test_a_state_in_another_unit_is_warned_of(folder, texts):
+    """Also where the stats have no quantiles: degrees against radians."""
+    entry = local.open_folder(folder / "pi0", robot="aloha_sim")
+
+    def no_quantiles(arrays):
+        for name in [n for n in arrays if n.rpartition(".")[2].startswith("q")]:
+            del arrays[name]
+
+    change_stats(folder / "pi0", no_quantiles)
+    config = dataclasses.replace(entry.config, vocab_size=texts.vocab_size)
+    policy = assembled(entry, shallow(config), texts, None)
+    assert policy.info.state_stats.q01 is None
+    black = {slot.name: "black" for slot in entry.slots}
+    mean, std = (np.array(getattr(policy.info.state_stats, name)) for name in ("mean", "std"))
+    raw = RawObservation("aloha", {}, black, "pick", mean + 3.9 * std)
+    assert policy.prepare(raw).warnings == ()
+    state = np.where(np.arange(14) == 1, mean + 50 * std, mean)
+    (warning,) = policy.prepare(dataclasses.replace(raw, state=state)).warnings
+    assert "4 standard deviations around the mean of the training data" in warning
+    assert warning.startswith("left shoulder is ")

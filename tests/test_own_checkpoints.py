@@ -200,7 +200,7 @@ def ask_for(page, *files):
 
 
 def test_what_is_told_while_a_folder_opens(goldens, described):
-    steps = load.open_steps({"folder": str(goldens / "pi0"), "config": described["mine"]})
+    steps = load.open_steps(local.open_folder(goldens / "pi0", described["mine"]))
     told, policy = finish(steps)
     assert {event.phase.split(" (")[0] for event in told} == {"downloading", "loading"}
     info = policy.info

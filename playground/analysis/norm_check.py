@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from playground.checkpoints.entry import TITLES
-from playground.robots.norm_stats import EPSILON, normalise
+from playground.robots.norm_stats import EPSILON, FAR, normalise
 from playground.robots.robot import Robot, format_state
 from playground.trace import Dimension, PolicyInfo, Stats
 
@@ -21,12 +21,12 @@ TINY = 1e-3
 _STEP = 0.01
 # Data that spread this many times more, or less, are other data.
 _WIDER = 3.0
-# A state beyond this many reaches of the middle was hardly in the training data.
-_FAR = 4.0
 _USUAL = {"pi0": "z-score", "pi05": "quantile", "pi0_fast": "quantile"}
 _RULES = {
     "z-score": "z-score: the model gets (value - mean) / std",
     "quantile": "quantile: the model gets q01 to q99 as -1 to 1, and goes on beyond",
+    "min-max": "min-max: the model gets the smallest to the largest value as -1 to 1",
+    "identity": "identity: the model gets the numbers as they are",
 }
 
 
@@ -175,7 +175,7 @@ def _rows(
         value = normalised = None
         if values is not None:
             value, normalised = float(values[i]), float(scaled[i])
-            remarks += _of_value(float(given[i]), value, normalised, one, dimension)
+            remarks += _of_value(float(given[i]), value, normalised, one, dimension, method)
         row = (one.mean[0], one.std[0], one.q01 and one.q01[0], one.q99 and one.q99[0])
         rows.append(
             DimensionCheck(
@@ -187,6 +187,8 @@ def _rows(
 
 def _of_scale(part: str, dimension: Dimension, stats: Stats, method: str) -> list[str]:
     """Of one dimension's spread."""
+    if method == "identity":
+        return []
     (mean,), (std,) = stats.mean, stats.std
     low, high = stats.q01 and stats.q01[0], stats.q99 and stats.q99[0]
     remarks = []
@@ -228,15 +230,18 @@ def _of_offset(stats: Stats) -> list[str]:
 
 
 def _of_value(
-    given: float, value: float, normalised: float, stats: Stats, dimension: Dimension
+    given: float, value: float, normalised: float, stats: Stats, dimension: Dimension, method: str
 ) -> list[str]:
     """Where the given state lies; `value` is the same in the convention of the stats."""
+    if method == "identity":
+        return []
     if stats.q01 is not None and stats.q99 is not None:
         (low,), (high,) = stats.q01, stats.q99
         if low - EPSILON <= value <= high + EPSILON:
             return []
-        where = f"outside the {low:.4g} to {high:.4g} of 98 % of the training data"
-    elif abs(normalised) <= _FAR:
+        share = "" if method == "min-max" else "98 % of "
+        where = f"outside the {low:.4g} to {high:.4g} of {share}the training data"
+    elif abs(normalised) <= FAR:
         return []
     else:
         where = f"far from the mean of {stats.mean[0]:.4g}"

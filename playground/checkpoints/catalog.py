@@ -24,6 +24,7 @@ FAST_TOKENIZER = "physical-intelligence/fast"  # on the Hugging Face hub
 GEMMA_TERMS = "Gemma Terms of Use (https://ai.google.dev/gemma/terms)"
 METHODS: tuple[Method, ...] = ("z-score", "quantile")  # openpi's
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
+TOKENIZER = ASSETS / "tokenizer" / "paligemma_small.model"  # the bundled policies'
 
 # --- openpi's configs ---------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from models.pi0 import Pi0
 from models.pi0_fast import Pi0Fast
 from models.tokenizer import PaligemmaTokenizer
 from playground.checkpoints import catalog, download, memory_plan
-from playground.checkpoints.catalog import ASSETS
+from playground.checkpoints.catalog import TOKENIZER
 from playground.checkpoints.entry import Entry
 from playground.checkpoints.resolve import Request, resolve, resolve_all
 from playground.checkpoints.stats import norm_stats, stats_notes
@@ -30,7 +30,6 @@ from playground.serving.events import Phase, TokenEvent
 from playground.trace import Options, PolicyInfo, RawObservation, Stats
 from playground.training.tokenizers import fit_action_tokenizer
 
-TOKENIZER = ASSETS / "tokenizer" / "paligemma_small.model"
 LOAD_DEADLINE_S, WARM_UP_DEADLINE_S = 600.0, 1800.0
 
 REAL_BADGE = "real checkpoint"

@@ -18,6 +18,8 @@ Method = Literal["z-score", "quantile", "min-max", "identity"]
 
 # Added to a standard deviation or a quantile range before dividing by it.
 EPSILON = 1e-6
+# Standard deviations from the mean that hardly any of the training data lies beyond.
+FAR = 4.0
 
 # --- normalisation ------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ _GAP = 0.09  # between the columns, of the width
 _STATE = {"symbol": "circle-open", "size": 9, "color": theme.NEUTRAL, "line": {"width": 2}}
 
 # What normalised values count in, and what a value means; short, for a phone's panels.
-_UNITS = {"z-score": "sd", "quantile": "quantile range"}
+_UNITS = {"z-score": "sd", "quantile": "quantile range", "min-max": "range", "identity": "as is"}
 _MEANINGS = {"absolute": "", "offset": "offset from state", "velocity": "velocity"}
 
 

@@ -1,0 +1,149 @@
+"""`python app.py --check`: what a checkpoint is, whether it would open, and what it would be asked,
+without loading its weights.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from models.checkpoints import lerobot
+from models.checkpoints.arrays import check as check_arrays
+from models.checkpoints.digests import params_folder, weights_file
+from models.checkpoints.openpi import open_openpi, rows
+from models.fast_tokenizer import FastTokenizer
+from models.tokenizer import PaligemmaTokenizer
+from playground.checkpoints import catalog, download
+from playground.checkpoints.entry import TITLES, Entry
+from playground.checkpoints.resolve import Request, resolve
+from playground.checkpoints.stats import norm_stats, stats_notes
+from playground.robots.norm_stats import normalise
+from playground.robots.robot import NO_CAMERA
+
+_LAYOUTS = {
+    "openpi": "openpi's checkpoint (Orbax)",
+    "openpi_pytorch": "openpi's PyTorch checkpoint",
+    "lerobot": "LeRobot's policy",
+    "bundled": "a small policy of this project's",
+    "untrained": "a small policy of this project's, without weights",
+}
+_PROMPT = "pick up the cup"
+_TOKENS = 12
+_BYTES = 2  # a parameter, in bfloat16
+
+
+def report(request: Request) -> tuple[str, bool]:
+    """What there is to say of a checkpoint, in lines, and whether it would open."""
+    try:
+        entry = resolve(request)
+    except ValueError as error:
+        return f"{request.checkpoint} does not open.\n{error}", False
+    lines, problems = [*_what_it_is(entry)], []
+    if entry.folder is None:
+        lines.append("weights: not on this machine; they are downloaded when it is opened")
+    for what, tell in (("weights", _weights), ("norm stats", _stats), ("prompt", _prompt)):
+        if entry.folder is None and what != "prompt":
+            continue
+        try:
+            lines += [f"{what}: {line}" for line in tell(entry)]
+        except ValueError as error:
+            problems.append(f"{what}: {error}")
+    verdict = "It would not open:" if problems else "It would open."
+    return "\n".join([*lines, "", verdict, *problems]), not problems
+
+
+def _what_it_is(entry: Entry) -> Iterable[str]:
+    robot, config = entry.robot, entry.config
+    yield f"{entry.folder or entry.address}: {_LAYOUTS[entry.kind]}, {TITLES[entry.family]}"
+    yield f"name: {entry.name}"
+    yield (
+        f"robot: {robot.title}, {len(robot.state)} numbers of state, {len(robot.actions)} of "
+        f"action, {config.action_horizon} steps at {robot.control_hz:g} Hz"
+    )
+    yield f"actions: {_meaning(entry)}"
+    for slot in entry.slots:
+        camera = "no camera" if slot.camera == NO_CAMERA else slot.camera
+        need = "required" if slot.required else f"{slot.when_missing} where there is none"
+        yield f"picture {slot.name}: {camera}, {need}"
+    yield f"default prompt: {entry.default_prompt or 'none'}"
+    yield (
+        f"memory: {entry.num_parameters / 1e9:.2f} billion parameters, "
+        f"{_BYTES * entry.num_parameters / 1e9:.1f} GB in bfloat16"
+    )
+    if entry.notice:
+        yield f"note: {entry.notice}"
+
+
+def _meaning(entry: Entry) -> str:
+    offsets = [d.name for d, o in zip(entry.robot.actions, entry.robot.offsets, strict=False) if o]
+    velocities = [d.name for d in entry.robot.actions if d.meaning == "velocity"]
+    if velocities:
+        return f"velocities ({', '.join(velocities)}), the rest absolute"
+    if offsets:
+        return f"predicted as offsets from the state ({', '.join(offsets)}), absolute as shown"
+    return "absolute"
+
+
+def _weights(entry: Entry) -> Iterable[str]:
+    """Every array's name and shape, against the config."""
+    if entry.kind in ("bundled", "untrained"):
+        return
+    if entry.kind == "openpi":
+        params = params_folder(entry.params or entry.folder)
+        arrays = open_openpi(params)
+        adapters = [path for path in arrays if path.endswith(("lora_a", "lora_b"))]
+        check_arrays(
+            f"{params} does not fit the config:",
+            {row.path: row.stored_shape for row in rows(entry.config)},
+            {path: (x.shape, x.dtype) for path, x in arrays.items() if path not in adapters},
+        )
+        if adapters and entry.adapters is None:
+            raise ValueError(
+                f"{params} holds LoRA adapters, and the config does not say how they were scaled: "
+                'give "lora" in a JSON config'
+            )
+    else:
+        arrays = lerobot.open_lerobot(weights_file(entry.folder), entry.config)
+    types = sorted({str(stored.dtype) for stored in arrays.values()})
+    size = sum(stored.nbytes for stored in arrays.values())
+    yield f"{len(arrays)} arrays as the config asks for, {size / 1e9:.2f} GB in {', '.join(types)}"
+
+
+def _stats(entry: Entry) -> Iterable[str]:
+    if entry.kind == "untrained":
+        return
+    stats = norm_stats(entry)
+    yield f"{entry.normalisation}, over {len(stats['state'].mean)} and {len(stats['actions'].mean)}"
+    yield from stats_notes(entry)
+
+
+def _prompt(entry: Entry) -> Iterable[str]:
+    """What the model would read, with the resting state, where the tokenizers are here."""
+    absent = [address for address in download.missing(entry) if "fast" not in address]
+    text = entry.text_tokenizer or download.local_path(catalog.PALIGEMMA_TOKENIZER)
+    if entry.kind in ("bundled", "untrained"):
+        text = catalog.TOKENIZER
+    elif entry.text_tokenizer is None and catalog.PALIGEMMA_TOKENIZER in absent:
+        yield f"not shown, PaliGemma's tokenizer is not on this machine ({text})"
+        return
+    tokenizer = PaligemmaTokenizer(text, entry.convention)
+    state = np.array(entry.robot.resting_state)
+    if entry.folder is not None and entry.kind != "untrained":
+        stats = norm_stats(entry)["state"]
+        state = normalise(entry.robot.state_to_model(state), stats, entry.normalisation)
+    state = np.pad(state, (0, max(0, entry.rules.prompt_state_dims - len(state))))
+    words, length = entry.default_prompt or _PROMPT, entry.config.max_token_len
+    if entry.family == "pi0_fast":
+        prompt = FastTokenizer(tokenizer, None).tokenize(words, state, length)
+    else:
+        prompt = tokenizer.tokenize(words, length, state if entry.state_in_prompt else None)
+    ids = prompt.tokens[prompt.mask].tolist()
+    yield f"{prompt.text!r}, as the robot rests"
+    yield f"{len(ids)} of {length} tokens, the first {ids[:_TOKENS]}"
+    if prompt.truncated:
+        yield f"{prompt.truncated} tokens do not fit"
+
+
+def check(requests: Sequence[Request]) -> tuple[str, bool]:
+    """The reports of several, and whether all would open."""
+    reports = [report(request) for request in requests]
+    return "\n\n".join(text for text, _ in reports), all(opens for _, opens in reports)

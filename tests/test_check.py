@@ -1,0 +1,105 @@
+"""`python app.py --check`: what is said of a checkpoint is what it would be asked, and the exit
+status is 0 only where it would open."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import app
+from models.tokenizer import BOS, PaligemmaTokenizer
+from playground.checkpoints.check import report
+from playground.checkpoints.resolve import Request
+from tests.test_folders import SIZES, pytorch  # noqa: F401
+from tests.test_lerobot_policy import small_text
+
+
+@pytest.fixture(autouse=True)
+def no_downloads(monkeypatch, tmp_path):
+    monkeypatch.setenv("OPENPI_DATA_HOME", str(tmp_path / "nothing"))
+
+
+@pytest.fixture
+def described(goldens, tmp_path):
+    """A JSON file for the golden pi0 folder, with a tokenizer of its own."""
+    text = small_text(tmp_path / "text.model")
+    path = tmp_path / "mine.json"
+    sizes = {name: {**SIZES[name], "num_heads": 4} for name in ("language", "action_expert")}
+    said = {"base": "pi0_aloha", "name": "mine", "action_horizon": 10, **SIZES, **sizes}
+    said |= {"vocab_size": 2048, "text_tokenizer": text.name, "default_prompt": "fold"}
+    path.write_text(json.dumps(said | {"folder": str(goldens / "pi0")}))
+    return path
+
+
+def test_what_would_open(described):
+    text, opens = report(Request(str(described)))
+    assert opens
+    assert "openpi's checkpoint (Orbax), pi0" in text
+    assert "robot: ALOHA, 14 numbers of state, 14 of action, 10 steps at 50 Hz" in text
+    assert "picture left_wrist_0_rgb: cam_left_wrist, masked where there is none" in text
+    assert "actions: predicted as offsets from the state (left waist, left shoulder, " in text
+    assert "weights: 50 arrays as the config asks for" in text
+    tokenizer = PaligemmaTokenizer(described.parent / "text.model")
+    ids = [BOS, *tokenizer.encode("fold"), *tokenizer.encode("\n")]
+    assert f"{len(ids)} of 48 tokens, the first {ids[:12]}" in text
+    assert text.endswith("It would open.")
+
+
+def test_a_state_in_the_prompt_is_the_resting_one(goldens, tmp_path):
+    text = small_text(tmp_path / "text.model")
+    (tmp_path / "mine.json").write_text(
+        json.dumps(
+            {"name": "mine", "robot": "libero", "folder": str(goldens / "lerobot" / "pi05")}
+            | {"text_tokenizer": text.name, **SIZES}
+        )
+    )
+    said, opens = report(Request(str(tmp_path / "mine.json")))
+    assert opens, said
+    stats = goldens / "lerobot" / "pi05" / "policy_preprocessor_step_3_normalizer_processor"
+    own = safetensors.numpy.load(stats.with_suffix(".safetensors").read_bytes())
+    low, high = (own[f"observation.state.{q}"].astype(float) for q in ("q01", "q99"))
+    rest = np.array([-0.05, 0.0, 0.69, np.pi, 0.0, -0.09, 0.039, -0.039])
+    bins = np.digitize(2 * (rest - low) / (high - low) - 1, np.linspace(-1, 1, 257)[:-1]) - 1
+    assert f"State: {' '.join(map(str, bins))};" in said
+
+
+@pytest.mark.usefixtures("pytorch")
+def test_what_would_not_open(goldens, tmp_path, described):
+    (tmp_path / "mine.json").write_text(described.read_text().replace('"depth": 3', '"depth": 2'))
+    text, opens = report(Request(str(tmp_path / "mine.json")))
+    assert not opens
+    assert "It would not open:\nweights: " in text
+    assert "wrong shape" in text
+    assert not report(Request(str(tmp_path / "nowhere")))[1]
+
+
+def test_spoilt_stats_are_found_without_loading(goldens, tmp_path, described):
+    shutil.copytree(goldens / "pi0", tmp_path / "pi0", copy_function=shutil.copyfile)
+    stats = tmp_path / "pi0" / "assets" / "trossen" / "norm_stats.json"
+    said = json.loads(stats.read_text())
+    said["norm_stats"]["state"]["std"][2] = -1.0
+    stats.write_text(json.dumps(said))
+    described.write_text(described.read_text().replace(str(goldens / "pi0"), str(tmp_path / "pi0")))
+    text, opens = report(Request(str(described)))
+    assert not opens
+    assert "norm stats: the norm stats in" in text
+    assert "state: std[2] is -1" in text
+
+
+@pytest.mark.parametrize(("word", "status"), [("pi0_tabletop", 0), ("./nowhere", 1)])
+def test_the_exit_status(monkeypatch, capsys, word, status):
+    monkeypatch.setattr("sys.argv", ["app.py", "--check", "--checkpoint", word])
+    with pytest.raises(SystemExit) as end:
+        app.main()
+    assert end.value.code == status
+    assert ("It would open." in capsys.readouterr().out) == (status == 0)
+
+
+def test_a_published_name_tells_what_it_is_before_it_is_fetched():
+    text, opens = report(Request("pi05_droid"))
+    assert opens
+    assert "not on this machine; they are downloaded when it is opened" in text
+    assert "actions: velocities (joint 1, " in text
+    assert "memory: 3.35 billion parameters, 6.7 GB in bfloat16" in text
