@@ -15,6 +15,7 @@ from playground.serving.worker import Worker
 # What the worker can be asked besides running policies.
 KINDS = {
     "what_matters": "playground.analysis.sensitivity:what_matters",
+    "prompts": "playground.analysis.prompts:compare",
     "rollout": "playground.tabletop.job:rollout",
 }
 

@@ -32,7 +32,7 @@ from playground import run_file
 from playground.robots import transforms
 from playground.robots.builtin import TABLETOP
 from playground.serving.events import Job
-from playground.ui import observation, visits
+from playground.ui import observation, prompt_bar, visits
 from playground.ui.examples import EXAMPLES
 from playground.ui.setup import Setups
 from tests.support.blocks import built
@@ -373,7 +373,9 @@ def form():
     setups = Setups(Loaded(infos), dict.fromkeys(infos, TABLETOP))
 
     def make():
-        return observation.build(setups.of(), setups.most_cameras()), visits.build(), gr.Checkbox()
+        bar = prompt_bar.build(setups.of(), None)
+        form = observation.build(setups.of(), setups.most_cameras(), bar)
+        return form, visits.build(), gr.Checkbox()
 
     _, (parts, memory, measure) = built(make)
     return parts, setups, memory, measure

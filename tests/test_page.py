@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from playground.analysis import sensitivity
+from playground.analysis import prompts, sensitivity
 from playground.robots.builtin import TABLETOP
 from playground.robots.norm_stats import normalise
 from playground.robots.transforms import load_image
@@ -33,7 +33,9 @@ from tests.support.visitor import (
     answers,
     drawn_lines,
     give,
+    open_state,
     run,
+    save_link,
     set_options,
     started,
     tab,
@@ -47,11 +49,11 @@ pytestmark = pytest.mark.browser
 def test_page_can_be_used_while_the_policies_load(visit, app, policies):
     """Also the first to run: it starts the app."""
     page = visit(ready=False)
-    expect(page.locator(".say")).to_contain_text(re.compile("Getting ready|Ready"))
+    expect(page.locator(".say")).to_contain_text(re.compile("Getting ready|Ready|From the cache"))
     run(page)  # the example it starts with
     answered(page)
     assert answers(f"{app}/readyz")
-    expect(page.locator(".say")).to_have_text("Done.")
+    expect(page.locator(".say")).to_have_text(re.compile("Done|From the cache"))
     for name in (PI0, FAST):
         expect(page.locator(CARDS[name])).to_contain_text(policies[name].info.badge)
         expect(page.locator(CARDS[name])).to_contain_text(policies[name].info.notice)
@@ -78,13 +80,13 @@ def test_another_robot_brings_its_slots_and_one_failure_leaves_the_other_s_answe
     with started(tmp_path, program=("-m", "tests.support.two_robots")) as address:
         page = browser.new_page()
         page.goto(address)
-        expect(page.locator(".say")).to_have_text("Ready.")
-        run(page)
         answered(page, "table")
         page.get_by_role("combobox", name="Robot").click()
         page.get_by_role("option", name="DROID").click()
+        expect(page.locator("#overview .answer")).to_have_count(0)
+        open_state(page)
         expect(page.locator(".state input")).to_have_count(8)
-        expect(page.locator("#actions-plot")).not_to_be_visible()
+        page.locator("#absent button").click()
         titles = page.locator(".slot code").filter(visible=True)
         assert titles.all_inner_texts() == [
             "base_0_rgb",
@@ -99,11 +101,12 @@ def test_another_robot_brings_its_slots_and_one_failure_leaves_the_other_s_answe
         run(page)
         answered(page, PI0)
         expect(page.locator(CARDS[FAST])).to_contain_text("not <b>today</b>")
+        tab(page, "Actions and denoising")
         until(lambda: len(drawn_lines(page, "pi0")) == 8)
         page.get_by_label("Prompt").fill("go on")
         run(page)
         answered(page)
-        tab(page, "What the models receive")
+        tab(page, "Details")
         seen = page.locator(".cameras-seen")
         expect(seen.nth(0).locator("code")).to_have_text(["base_0_rgb", "left_wrist_0_rgb"])
         expect(seen.nth(1).locator("code")).to_have_text(["base_0_rgb", "wrist_0_rgb"])
@@ -116,6 +119,7 @@ def test_both_answers_equal_the_policies_called_from_python(visit, policies, pho
     state = np.array(TABLETOP.resting_state)
     give(page, photo)
     page.get_by_label("Prompt").fill(prompt)
+    open_state(page)
     for i, value in enumerate(state):
         page.locator(".state input").nth(i).fill(repr(float(value)))
     page.get_by_label("left elbow in rad").fill("2.25")
@@ -153,13 +157,13 @@ def test_both_answers_equal_the_policies_called_from_python(visit, policies, pho
     expected = normalise(state, info.state_stats, info.normalisation)[0]
     assert float(shown.replace("−", "-")) == pytest.approx(expected, abs=0.006)
 
-    tab(page, "Denoising")
-    shown = page.locator(".rail .token").count()
-    assert shown == len(fast.tokens)
-    tab(page, "Attention mask")
+    tab(page, "Actions and denoising")
+    expect(page.locator(".rail .token")).to_have_count(len(fast.tokens))
+    tab(page, "Attention")
     expect(page.locator("#compare")).to_contain_text("which are black")
-    tab(page, "What the models receive")
-    texts = page.locator("pre.text").all_inner_texts()
+    tab(page, "Details")
+    expect(page.locator("pre.text").nth(1)).to_be_visible()
+    texts = page.locator(".view[data-family] pre.text").all_inner_texts()
     assert [text.replace("⏎", "") for text in texts] == [flow.text, fast.text]
     pieces = page.locator(".pieces")
     assert pieces.nth(0).locator("li").count() == len(flow.prompt_tokens)
@@ -170,7 +174,7 @@ def test_both_answers_equal_the_policies_called_from_python(visit, policies, pho
     assert np.abs(picture - flow.images["base_0_rgb"]).mean() < 4  # it travels as a JPEG
 
     with page.expect_download() as download:
-        page.locator(CARDS[PI0]).get_by_role("link", name="Save trace").click()
+        save_link(page, PI0).click()
     badge = flow.info.badge.replace(" ", "-")
     assert download.value.suggested_filename == f"pi0_tabletop-{badge}.npz"
     saved = load(download.value.path())
@@ -180,22 +184,20 @@ def test_both_answers_equal_the_policies_called_from_python(visit, policies, pho
 
 def test_player_scrubs_without_the_server(visit):
     page = visit()
-    run(page)
-    answered(page)
+    tab(page, "Actions and denoising")
     expect(page.locator("#actions-plot .js-plotly-plot")).to_be_visible()  # the last of the answer
-    tab(page, "Denoising")
     slider = page.get_by_label("Euler step")
     expect(slider).to_be_visible()
     asked = []
     page.on("request", lambda request: asked.append(request.url))
-    clock = page.locator(".clock").first
+    clock = page.locator(".clock").filter(visible=True).first
     before = clock.inner_text()
     slider.press("Home")
     expect(clock).to_contain_text("0 of 10")
     slider.press("ArrowRight")
     expect(clock).to_contain_text("1 of 10")
     assert clock.inner_text() != before
-    page.get_by_role("button", name="Play").first.click()
+    page.get_by_role("button", name="Play").filter(visible=True).first.click()
     expect(clock).to_contain_text("10 of 10")
     # The page may still be fetching parts of itself; nothing may ask the program.
     assert [url for url in asked if "/assets/" not in url] == []
@@ -244,7 +246,6 @@ def test_live_chunk_shows_while_it_is_made_and_then_the_result(visit):
     run(page)
     answered(page, PI0)
     expect(page.locator(".live .panel")).to_have_count(0)
-    expect(page.locator("#actions-plot .js-plotly-plot")).to_be_visible()
     assert page.evaluate("window.chunks.size") > 1
     assert page.locator(CARDS[FAST]).get_by_text("Answered").count() == 0
 
@@ -281,11 +282,12 @@ def test_markup_in_prompt_and_state_stays_text(visit):
     page.get_by_label("Prompt").fill(attack)
     run(page)
     answered(page)
-    for name in ("Denoising", "Attention mask", "What the models receive", "Actions"):
+    for name in ("Actions and denoising", "Attention"):
         tab(page, name)
         page.wait_for_timeout(200)
-    tab(page, "What the models receive")
+    tab(page, "Details")
     expect(page.locator("pre.text").first).to_contain_text(attack)
+    open_state(page)
     page.get_by_label("left waist in rad").fill("<img src=x onerror='window.hacked=1'>")
     run(page)
     toast = page.get_by_test_id("toast-body")
@@ -313,7 +315,21 @@ def test_measured_attention_is_that_of_the_run(visit, policies):
 def test_what_matters_is_what_python_measures(visit, policies):
     page = visit()
     page.get_by_role("checkbox", name="pi0-FAST").uncheck()
-    tab(page, "What matters")
+    tab(page, "Prompts")
+    page.locator("#board-prompts textarea").fill("touch the blue cube\ntouch the green cube\nwave")
+    page.locator("#compare-prompts").click()
+    expect(page.locator("#board .matrix")).to_be_visible()
+    texts = ["touch the blue cube", "touch the green cube", "wave"]
+    compared = [
+        prompts.answer(policies[PI0], first_example(), Options(), text, noises)
+        for text, noises in zip(texts, (prompts.NOISES, 1, 1), strict=True)
+    ]
+    apart = prompts.distances(np.stack([answer.shares for answer in compared]))
+    headline = prompts.headline(compared, {}, title="pi0")
+    expect(page.locator("#board .headlines p")).to_have_text(headline)
+    numbers = page.locator("#board .amount").all_inner_texts()[1:]
+    for said, percent in zip(numbers, apart[0, 1:], strict=True):
+        assert float(said.split(" %")[0]) == pytest.approx(percent, abs=0.51)
     for other in ("Cameras", "State"):
         page.locator("#groups").get_by_label(other).uncheck()
     start = page.get_by_role("button", name="Measure what matters")
@@ -343,8 +359,8 @@ def first_example():
 
 def test_zoom_stays_while_the_axes_do(visit):
     page = visit()
-    run(page)
-    answered(page)
+    tab(page, "Actions and denoising")
+    expect(page.locator("#actions-plot .js-plotly-plot")).to_be_visible()
     ranges = """() => {
       const plot = document.querySelector("#actions-plot .js-plotly-plot");
       window.before ??= plot;
@@ -368,6 +384,7 @@ def test_zoom_stays_while_the_axes_do(visit):
 
 def test_units_chosen_while_an_answer_is_on_its_way_hold(visit):
     page = visit()
+    tab(page, "Actions and denoising")
     shown = """() => document.querySelector("#actions-plot .js-plotly-plot")?.layout.uirevision"""
     for units in ("normalised", "robot units", "normalised", "robot units"):
         run(page)
@@ -384,7 +401,7 @@ def test_one_answer_weighs_less_than_a_megabyte_and_a_half(visit):
     page.get_by_label("Measure attention with each run").check()
     run(page)
     answered(page)
-    tab(page, "Actions")
+    tab(page, "Actions and denoising")
     expect(page.locator("#actions-plot .js-plotly-plot")).to_be_visible()  # its own code came too
     received = []
     watched = page.context.new_cdp_session(page)
@@ -413,9 +430,11 @@ def test_controls_without_effect_are_closed_and_say_why(visit):
 
 def test_phone_in_the_dark_fits_and_every_control_has_a_name(visit):
     page = visit(viewport={"width": 390, "height": 844}, color_scheme="dark")
-    page.get_by_role("button", name=re.compile("Run the example")).first.click()
-    answered(page)
-    for name in ("Actions", "Denoising", "Attention mask", "What the models receive"):
+    for part in ("#prompt", "#run", "#glance .camera"):
+        box = page.locator(part).bounding_box()
+        assert box["y"] + box["height"] <= 844, part
+    expect(page.locator("#glance .moves .path")).to_have_count(2)  # both policies' paths
+    for name in ("Actions and denoising", "Attention", "Details", "Overview"):
         found = page.get_by_role("tab", name=name)
         if not found.is_visible():
             page.get_by_role("button", name="More tabs").click()
@@ -439,13 +458,11 @@ def nameless(page):
 
 def test_results_of_others_cannot_be_had(visit, app):
     page = visit()
-    run(page)
-    answered(page)
-    link = page.locator(CARDS[PI0]).get_by_role("link", name="Save trace").get_attribute("href")
+    link = save_link(page, PI0).get_attribute("href")
     assert answers(f"{app}/{link}")
     key = link.split("/")[1]
     assert len(key) >= 20
     for wrong in (f"trace/{key[:-1]}/{PI0}", f"trace/{key}/..%2f..%2fapp.py", "trace/x/y"):
         assert not answers(f"{app}/{wrong}")
     other = visit()
-    expect(other.get_by_role("link", name="Save trace")).to_have_count(0)
+    assert save_link(other, PI0).get_attribute("href") != link

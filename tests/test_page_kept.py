@@ -15,6 +15,7 @@ from tests.support.visitor import (
     answered,
     drawn_lines,
     give,
+    open_state,
     run,
     set_options,
     tab,
@@ -33,7 +34,7 @@ def saved(page, role, name, folder):
 
 
 def open_file(page, path):
-    tab(page, "Recipe")
+    tab(page, "Details")
     with page.expect_file_chooser() as chooser:
         page.get_by_role("button", name="Open a recipe").click()
     chooser.value.set_files(path)
@@ -43,6 +44,7 @@ def test_a_saved_run_comes_back_as_it_was(visit, photo, policies, tmp_path):
     page = visit()
     give(page, photo)
     page.get_by_label("Prompt").fill("touch the “red” cube")
+    open_state(page)
     page.get_by_label("left elbow in rad").fill("0.75")
     set_options(page, {"steps": 7, "seed": 5, "samples": 2, "max-tokens": 32})
     page.get_by_label("Decoding").click()
@@ -50,7 +52,7 @@ def test_a_saved_run_comes_back_as_it_was(visit, photo, policies, tmp_path):
     run(page)
     answered(page)
     lines = drawn_lines(page, "pi0")
-    tab(page, "Recipe")
+    tab(page, "Details")
     whole = saved(page, "link", "Save everything (ZIP)", tmp_path)
     alone = saved(page, "button", "Save recipe (JSON)", tmp_path)
     for path in (whole, alone):
@@ -70,10 +72,10 @@ def test_a_saved_run_comes_back_as_it_was(visit, photo, policies, tmp_path):
     expect(status).to_contain_text(f"{PI0} ({policies[PI0].info.badge}) repeated bit for bit")
     expect(status).to_contain_text(f"{FAST} ({policies[FAST].info.badge}) repeated bit for bit")
     expect(other.get_by_label("Prompt")).to_have_value("touch the “red” cube")
+    open_state(other)
     expect(other.get_by_label("left elbow in rad")).to_have_value("0.75")
     other.get_by_role("button", name="Advanced").click()
     expect(other.get_by_label("Decoding")).to_have_value("guided")
-    tab(other, "Actions")
     assert drawn_lines(other, "pi0") == lines
 
     again = visit()
@@ -85,9 +87,7 @@ def test_a_saved_run_comes_back_as_it_was(visit, photo, policies, tmp_path):
 
 def test_the_zip_s_figures_need_nothing_else(visit, browser, tmp_path):
     page = visit()
-    run(page)
-    answered(page)
-    tab(page, "Recipe")
+    tab(page, "Details")
     path = saved(page, "link", "Save everything (ZIP)", tmp_path)
     with zipfile.ZipFile(path) as archive:
         (tmp_path / "figures.html").write_bytes(archive.read("figures.html"))
@@ -107,8 +107,7 @@ def test_the_zip_s_figures_need_nothing_else(visit, browser, tmp_path):
 
 def test_a_saved_picture_leads_back_to_its_run(visit, tmp_path):
     page = visit()
-    run(page)
-    answered(page)
+    tab(page, "Actions and denoising")
     expect(page.locator("#actions-plot .js-plotly-plot")).to_be_visible()
     path = saved(page, "button", "Save picture", tmp_path)
     assert len(run_file.read(path.read_bytes()).recipe.policies) == 2
@@ -143,6 +142,7 @@ def test_a_reload_keeps_what_was_put_in_and_shows_it_to_nobody_else(visit, photo
         changed = "before => JSON.stringify({...localStorage}) !== before"
         page.wait_for_function(changed, arg=before)
 
+    open_state(page)
     give(page, photo)
     remembered(page.get_by_label("Prompt").fill, "keep this")
     remembered(page.get_by_label("left elbow in rad").fill, "0.75")
@@ -153,8 +153,9 @@ def test_a_reload_keeps_what_was_put_in_and_shows_it_to_nobody_else(visit, photo
     # On a slow machine, updates of the loading page would come close together.
     page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": 6})
     page.reload()
-    expect(page.locator(".say")).to_have_text("Ready.")
+    answered(page, PI0)  # what was left is answered, without a click
     expect(page.get_by_label("Prompt")).to_have_value("keep this")
+    open_state(page)
     expect(page.get_by_label("left elbow in rad")).to_have_value("0.75")
     expect(page.locator("#picture-0 img")).to_have_attribute("src", picture)
     expect(page.get_by_role("checkbox", name="pi0-FAST")).not_to_be_checked()
@@ -162,8 +163,6 @@ def test_a_reload_keeps_what_was_put_in_and_shows_it_to_nobody_else(visit, photo
     expect(page.locator("#steps input[type=number]")).to_have_value("7")
     held = page.evaluate("JSON.stringify({...localStorage})")
     assert len(held) < 10_000  # no picture
-    run(page)
-    answered(page, PI0)
 
     other = visit()
     expect(other.get_by_label("Prompt")).not_to_have_value("keep this")

@@ -22,6 +22,7 @@ from tests.support.visitor import (
     answered,
     give,
     run,
+    save_link,
     set_options,
     tab,
     trace_of,
@@ -68,9 +69,11 @@ def test_a_new_scene_runs_and_its_paths_are_kinematics(visit, policies):
     trace = trace_of(policies[PI0], observation_of(int(seed), "touch the red cube"))
     found = drawn(page, "[data-family=pi0]")
     np.testing.assert_allclose(found, expected(trace, trace.actions[0]), atol=0.06)
-    expect(page.locator(".paths .words").first).to_have_text(paths.describe(trace))
+    cubes = {f"{c} cube": (x, y) for c, (x, y, _) in random_scene(int(seed)).cubes.items()}
+    said = page.locator("#overview .answer[data-family=pi0] .sentence")
+    expect(said).to_have_text(paths.sentence(trace, cubes))
 
-    tab(page, "Denoising")
+    tab(page, "Actions and denoising")
     slider = page.get_by_label("Euler step")
     for step in (0, 4):
         slider.evaluate("(s, to) => { s.value = to; s.dispatchEvent(new Event('input')) }", step)
@@ -99,10 +102,10 @@ def test_a_photograph_of_ones_own_has_a_lasting_notice_and_no_path(visit, photo)
     answered(page)
     for policy in (PI0, FAST):
         expect(page.locator(CARDS[policy])).to_contain_text(camera.FOREIGN)
-    expect(page.locator(".paths .caveat").first).to_have_text(camera.FOREIGN)
-    expect(page.locator(".paths .camera .path")).to_have_count(0)
+    expect(page.locator("#overview .caveat").first).to_have_text(camera.FOREIGN)
+    expect(page.locator("#overview .camera .path")).to_have_count(0)
     with page.expect_download() as download:
-        page.locator(CARDS[PI0]).get_by_role("link", name="Save trace").click()
+        save_link(page, PI0).click()
     assert camera.FOREIGN in load(download.value.path()).warnings
     page.get_by_role("button", name="New scene").click()
     expect(notice).not_to_be_visible()
@@ -118,9 +121,9 @@ def test_an_example_answers_from_the_cache_as_it_would_anew(visit, policies):
         """The cache fills while nobody waits, and an option takes a moment to arrive."""
         for _ in range(60):
             button.click()
-            page.wait_for_timeout(1000)
+            answered(page)
             if say.inner_text().startswith(words):
-                return answered(page)
+                return
         raise AssertionError(f"{words!r} was never said; the last was {say.inner_text()!r}")
 
     click_until("From the cache: this example ran before")
@@ -146,7 +149,7 @@ def test_every_example_is_the_scene_it_says():
 def test_a_rollout_streams_frames_and_ends_as_the_referee_says(visit, policies):
     page = visit()
     page.get_by_label("Prompt").first.fill("touch the green cube")
-    tab(page, "Rollout")
+    tab(page, "Run it")
     expect(page.locator("#rollout-prompt textarea")).to_have_value("touch the green cube")
     expect(page.locator("#rollout-scene input")).to_have_value(scene_of(page))
     page.locator("#rollout-scene input").fill("4")
@@ -192,7 +195,7 @@ def test_a_rollout_streams_frames_and_ends_as_the_referee_says(visit, policies):
 
 
 def roll_for_long(page):
-    tab(page, "Rollout")
+    tab(page, "Run it")
     page.locator("#rollout-prompt textarea").fill("dance")  # nobody judges: it would run for 10 s
     page.get_by_role("button", name="Start").click()
     expect(page.locator("#rollout .camera")).to_be_visible()
@@ -215,7 +218,7 @@ def test_a_stopped_rollout_lets_others_on(visit, how):
 
 def test_what_cannot_be_rolled_out_is_said(visit):
     page = visit()
-    tab(page, "Rollout")
+    tab(page, "Run it")
     page.locator("#rollout-scene input").fill("-3")
     page.get_by_role("button", name="Start").click()
     expect(page.get_by_test_id("toast-body")).to_contain_text("scenes go from 0")

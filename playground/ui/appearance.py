@@ -61,7 +61,7 @@ THEME = gr.themes.Base(
 
 
 def css() -> str:
-    return (BROWSER / "page.css").read_text(encoding="utf-8") + views.PLOT_CSS
+    return (BROWSER / "page.css").read_text(encoding="utf-8") + views.COLOURS_CSS + views.PLOT_CSS
 
 
 def script(name: str) -> str:

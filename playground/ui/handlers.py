@@ -13,8 +13,20 @@ import gradio as gr
 
 from playground.serving.events import Done
 from playground.serving.worker import Down, Worker
-from playground.ui import errors, matters, observation, recipe, rollout, runs, scenes, tabs, visits
-from playground.ui.example_cache import ExampleCache
+from playground.ui import (
+    errors,
+    matters,
+    observation,
+    prompt_bar,
+    prompts,
+    recipe,
+    rollout,
+    runs,
+    scenes,
+    tabs,
+    visits,
+)
+from playground.ui.example_cache import ExampleCache, asked_by
 from playground.ui.examples import examples
 from playground.ui.observation import Form
 from playground.ui.progress import Progress
@@ -25,7 +37,7 @@ from playground.ui.setup import Setup, Setups, judged
 from playground.ui.tabs import Shown
 from playground.ui.visits import Memory, Visits
 
-_UPDATE_EVERY_S = 0.1
+_UPDATE_EVERY_S = 0.25
 _LIVE_AFTER_S = 0.4  # a shorter run shows its result only, not its making
 
 
@@ -34,21 +46,22 @@ class States:
     """What the page keeps of a visitor.
 
     key        of the last run's results
-    drawn      the key that the tabs show
+    tab        title of the open tab
     plotted    what the plot of actions shows: (key, units, steps to execute)
     framed     whether the page knows the policies that are loaded
     """
 
     key: gr.State
-    drawn: gr.State
+    tab: gr.State
     plotted: gr.State
     framed: gr.State
 
 
 def states() -> States:
     """To be called inside the Blocks."""
-    return States(key=gr.State(None), drawn=gr.State(None), plotted=gr.State(None),
-                  framed=gr.State(False))  # fmt: skip
+    return States(
+        key=gr.State(None), tab=gr.State("Overview"), plotted=gr.State(None), framed=gr.State(False)
+    )
 
 
 class Handlers:
@@ -80,9 +93,17 @@ class Handlers:
         frame = self._frame(setup, found.policies, found.temperature)
         shown = self.form.state.value["values"]
         frame[self.form.state] = gr.update(judged=judged(setup, shown))
-        return merged(frame, found.updates) | {self.state.framed: True}
+        updates = merged(frame, found.updates) | {self.state.framed: True}
+        return updates | (self._first_answer(setup) if found.robot is None else {})
 
-    async def follow_loading(self, request: gr.Request, robot, chosen, temperature, framed):
+    def _first_answer(self, setup: Setup) -> dict:
+        """The first example's answer, for a newcomer; {} where it is not there yet."""
+        example = next(iter(examples(setup.robot)), None)
+        jobs = asked_by(setup, example) if example else []
+        found = self.cache.find(setup, jobs)
+        return self._answer_again(setup, jobs, found, None) if found else {}
+
+    async def follow_loading(self, request: gr.Request, robot, chosen, temperature, state, framed):
         """From the first look at the page until the policies are loaded. A run that waits for them
         says itself what it waits for."""
         if framed:
@@ -100,7 +121,9 @@ class Handlers:
                 setup = self.setups.of()
                 yield {self.strip: Progress(setup, loading=said or "starting").payload()}
             await asyncio.sleep(0.3)
-        updates = self._frame(self.setups.of(robot), chosen, temperature)
+        setup = self.setups.of(robot)
+        updates = self._frame(setup, chosen, temperature)
+        updates[self.form.state] = gr.update(judged=judged(setup, state["values"]))
         if self.runs.begun(visitor):
             del updates[self.strip]
         yield updates | {self.state.framed: True}
@@ -134,6 +157,19 @@ class Handlers:
 
     def judge(self, robot, state):
         return gr.update(judged=judged(self.setups.of(robot), state["values"]))
+
+    def open(self, request: gr.Request, key, measure, *inputs):
+        """Answers what a visitor finds in the form, unless the page came with the answer, or
+        others wait; what cannot be run is said when Run is clicked."""
+        yield {self.state.key: key}  # of a generator that yields nothing, Gradio empties all
+        status = self.worker.status()
+        if key or status.waiting or self.runs.begun(request.session_hash):
+            return
+        try:
+            observation.request(self.setups, inputs).jobs(self.setups)
+        except ValueError:
+            return
+        yield from self.run_example(request, key, measure, *inputs)
 
     def effects(self, robot, chosen, temperature):
         updates = observation.effects(self.setups.of(robot), chosen, temperature, self.form)
@@ -170,6 +206,7 @@ class Handlers:
         """Yields what changes on the page while the policies answer."""
         asked = observation.request(self.setups, inputs)
         setup, jobs = self.setups.of(asked.robot), asked.jobs(self.setups, attention=measure)
+        self.runs.replace(request.session_hash)
         streams = runs.submit(self.worker, jobs)
         names = [name for job in jobs for name in job.policies]
         notes = Progress(setup, names, self.worker.status().loading)
@@ -177,7 +214,7 @@ class Handlers:
         def take(event):
             if not setup.infos and (known := self.setups.of(setup.robot.name)).infos:
                 notes.know(known)
-            return notes.take(event)
+            notes.take(event)
 
         following = self.runs.follow(request.session_hash, streams, take, _UPDATE_EVERY_S)
         began, live = time.monotonic(), False
@@ -191,12 +228,12 @@ class Handlers:
             return
         if following.outcome == "stopped":
             notes.stop()
-        if notes.traces:
-            key = self._keep(notes, jobs, key)
         if notes.failures:
             text = " ".join(errors.escaped(failure) for failure in notes.failures)
             gr.Warning(text, title="Not every policy answered")
-        yield self._over(notes, key)
+        yield self._over(notes, jobs, key)
+        # What comes last is sent twice: not the arrays.
+        yield {self.form.stop: gr.update(interactive=False)}
 
     def run_example(self, request: gr.Request, key, measure, *inputs):
         """As `run`; an example that was answered before is not run again."""
@@ -210,10 +247,15 @@ class Handlers:
             yield from self.run(request, key, measure, *inputs)
             return
         self.runs.begin(request.session_hash)
+        yield self._answer_again(setup, jobs, found, key)
+        yield {self.form.stop: gr.update(interactive=False)}
+
+    def _answer_again(self, setup, jobs, found, key) -> dict:
+        """Updates that show answers from the cache."""
         notes = Progress(setup, found, cached=True)
         for name, trace in found.items():
             notes.take(Done(name, trace))
-        yield self._over(notes, self._keep(notes, jobs, key))
+        return self._over(notes, jobs, key)
 
     def _keep(self, notes, jobs, before) -> str:
         """The key of the run's result, which takes the place of the one before."""
@@ -230,22 +272,28 @@ class Handlers:
             self.form.stop: gr.update(interactive=on),
         }
 
-    def _over(self, notes, key) -> dict:
-        return self._running(notes, False) | tabs.live({}, self.shown) | {self.state.key: key}
+    def _over(self, notes, jobs, key) -> dict:
+        """Updates for the end of a run, with its result where there is any. key: of the result
+        before, which gives way."""
+        updates = tabs.live({}, self.shown)
+        if notes.traces:
+            key = self._keep(notes, jobs, key)
+            updates |= tabs.drawn(notes.traces, key, self.shown)
+            reason = prompt_bar.slow(notes.traces, self.worker.status().waiting)
+            updates[self.form.rewordings] = gr.update(slow=reason)
+        return updates | self._running(notes, False) | {self.state.key: key}
 
-    def show(self, key, drawn):
-        """The result of the run, apart from it: what a generator yields last is sent twice."""
-        traces = self.results.find(key)
-        if key == drawn or not traces:
-            return {self.state.drawn: key}
-        return {self.state.drawn: key} | tabs.drawn(traces, key, self.shown)
+    def open_tab(self, key, plotted, units, execute, event: gr.SelectData):
+        """The plot is drawn for whoever looks at it."""
+        return event.value, *self.plot(key, plotted, units, execute, event.value)
 
-    def plot(self, key, plotted, units, execute):
+    def plot(self, key, plotted, units, execute, tab):
         """The actions in the units asked for; with no key, none. Nothing else draws or hides them:
         an answer on its way could put back the units, or the robot, that a person has just left."""
         wanted = (key, units, execute)
         traces = self.results.find(key)
-        if wanted == plotted or (key and not traces):
+        hidden = bool(key) and tab != tabs.ACTIONS
+        if hidden or wanted == plotted or (key and not traces):
             return gr.skip(), gr.skip(), gr.skip()
         return wanted, *tabs.actions(traces, units, execute)
 
@@ -277,8 +325,9 @@ class Handlers:
 
     def leave(self, request: gr.Request):
         """The page was closed."""
-        for visitor in (request.session_hash, matters.run_of(request), rollout.run_of(request)):
-            self.runs.forget(visitor)
+        self.runs.forget(request.session_hash)
+        for kind in (prompts, matters, rollout):
+            self.runs.forget(kind.run_of(request))
 
 
 def merged(first: dict, then: dict) -> dict:

@@ -99,7 +99,7 @@ class _Measurement:
         self.say = "Starting."
         self.report: SensitivityReport | None = None
 
-    def take(self, event) -> bool:
+    def take(self, event) -> None:
         match event:
             case Queued():
                 self.say = progress.place(event)
@@ -112,7 +112,6 @@ class _Measurement:
                     self.say = "Done."
             case Failed(message=message):
                 self.say = message
-        return False
 
 
 def _updates(tab: Tab, state: _Measurement, *, running: bool) -> dict:

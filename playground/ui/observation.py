@@ -10,9 +10,10 @@ import numpy as np
 
 from playground.robots.robot import Robot
 from playground.trace import Options
-from playground.ui import appearance, scenes
+from playground.ui import appearance, prompt_bar, scenes
 from playground.ui.examples import Example, examples
-from playground.ui.request import AS_TRAINED, MAX_PROMPT, RunRequest, picture
+from playground.ui.prompt_bar import Bar
+from playground.ui.request import AS_TRAINED, RunRequest, picture
 from playground.ui.scenes import Drawn, Scenes
 from playground.ui.setup import Setup, Setups, judged
 from playground.views import theme
@@ -22,6 +23,7 @@ DECODING = {"as the policy is meant to": None, "free, as openpi": False, "guided
 MODES = (AS_TRAINED, "filled", "masked", "black")
 _STATE = appearance.component("state.js")
 _EXAMPLES = appearance.component("examples.js")
+_ABSENT = appearance.component("absent.js")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,7 +40,9 @@ class Form:
     columns: tuple[gr.Column, ...]
     pictures: tuple[gr.Image, ...]
     modes: tuple[gr.Radio, ...]
+    absent: gr.HTML
     prompt: gr.Textbox
+    rewordings: gr.HTML
     run: gr.Button
     stop: gr.Button
     state: gr.HTML
@@ -66,37 +70,23 @@ class Form:
         ]
 
 
-def build(setup: Setup, cameras: int) -> Form:
+def build(setup: Setup, cameras: int, bar: Bar) -> Form:
     """Lays the column out, filled with the robot's first example; to be called inside a
-    gr.Column. cameras: as many pictures as any robot here asks for."""
-    examples_here = examples(setup.robot)
-    first = examples_here[0] if examples_here else None
+    gr.Column. cameras: as many pictures as any robot here asks for. bar: the prompt above it."""
+    first = next(iter(examples(setup.robot)), None)
     robot = gr.Dropdown(
         [setup.robot.name], value=setup.robot.name, label="Robot", visible=False, elem_id="robot"
     )
-    policies = gr.CheckboxGroup(
-        list(setup.policies), value=list(setup.policies), label="Policies", elem_id="policies"
-    )
-    gr.HTML("<h2>Observation</h2>", elem_classes="section", apply_default_css=False)
     cards = gr.HTML(example_cards(setup), **_EXAMPLES, elem_id="examples")
     table = scenes.build(setup, first and first.scene)
     with gr.Row(elem_classes="cameras"):
         slots = [_camera(setup, index, first) for index in range(cameras)]
     columns, titles, pictures, modes = zip(*slots, strict=True)
-    prompt = gr.Textbox(
-        first.prompt if first else "",
-        label="Prompt",
-        placeholder=_placeholder(setup),
-        lines=2,
-        max_lines=6,
-        max_length=MAX_PROMPT,
-        elem_id="prompt",
+    absent = gr.HTML(absent_slots(setup), **_ABSENT, elem_id="absent")
+    policies = gr.CheckboxGroup(
+        list(setup.policies), value=list(setup.policies), label="Policies", elem_id="policies"
     )
-    with gr.Row(elem_classes="buttons"):
-        run = gr.Button("Run", variant="primary", elem_id="run", scale=3)
-        stop = gr.Button("Stop", elem_id="stop", interactive=False, scale=1, min_width=90)
-    gr.HTML('<p id="told" class="told" aria-hidden="true"></p>', apply_default_css=False)
-    with gr.Accordion("State", open=True):
+    with gr.Accordion("State", open=False, elem_id="state-of-robot"):
         state = gr.HTML(
             state_value(setup, first and first.state), judged=[], **_STATE, elem_id="state"
         )
@@ -110,9 +100,11 @@ def build(setup: Setup, cameras: int) -> Form:
         columns=columns,
         pictures=pictures,
         modes=modes,
-        prompt=prompt,
-        run=run,
-        stop=stop,
+        absent=absent,
+        prompt=bar.prompt,
+        rewordings=bar.rewordings,
+        run=bar.run,
+        stop=bar.stop,
         state=state,
         **options,
     )
@@ -120,7 +112,7 @@ def build(setup: Setup, cameras: int) -> Form:
 
 def _camera(setup: Setup, index: int, first: Example | None):
     here = index < len(setup.cameras)
-    with gr.Column(visible=here, min_width=110, elem_classes="camera-slot") as column:
+    with gr.Column(visible=here, min_width=90, elem_classes="camera-slot") as column:
         title = gr.HTML(
             camera_title(setup, index) if here else "", elem_classes="slot", apply_default_css=False
         )
@@ -130,10 +122,9 @@ def _camera(setup: Setup, index: int, first: Example | None):
             sources=["upload", "webcam", "clipboard"],
             webcam_options=gr.WebcamOptions(mirror=False),
             format="png",
-            height=190 if index == 0 else 110,
+            height=128,
             show_label=False,
             elem_id=f"picture-{index}",
-            elem_classes="first" if index == 0 else None,
             buttons=[],
         )
         mode = gr.Dropdown(
@@ -171,19 +162,31 @@ def _options() -> dict[str, gr.components.Component]:
 def camera_title(setup: Setup, index: int) -> str:
     """The slot's name, the robot's camera, and what an empty slot was in training."""
     camera = setup.cameras[index]
-    told = f"camera {camera.name}" if camera.name else "no camera of this robot"
+    text = f"camera {camera.name}" if camera.name else "no camera of this robot"
     slots = {setup.infos[n].title: slot for n, slot in camera.slots.items() if n in setup.infos}
     if any(slot.required for slot in slots.values()):
-        told += ", needed"
+        text += ", needed"
     elif slots:
-        told += "; empty: " + ", ".join(f"{n} {slot.when_missing}" for n, slot in slots.items())
-    return f"<code>{html.escape(camera.title)}</code> <span>{html.escape(told)}</span>"
+        text += "; empty: " + ", ".join(f"{n} {slot.when_missing}" for n, slot in slots.items())
+    absent = "" if camera.name else " class='absent'"
+    return f"<code{absent}>{html.escape(camera.title)}</code> <span>{html.escape(text)}</span>"
 
 
-def _placeholder(setup: Setup) -> str:
-    told = dict.fromkeys(i.default_prompt for i in setup.infos.values() if i.default_prompt)
-    unless = f" (left empty: {' / '.join(told)})" if told else ""
-    return f"what the robot shall do{unless}"
+def absent_slots(setup: Setup) -> str:
+    """One line for the inputs that the robot has no camera for; "" where there are none."""
+    absent = [camera for camera in setup.cameras if not camera.name]
+    if not absent:
+        return ""
+    ways = {
+        setup.infos[name].title: slot.when_missing
+        for camera in absent
+        for name, slot in camera.slots.items()
+        if name in setup.infos
+    }
+    verbs = {"masked": "masks", "black": "sees black in"}
+    which = "them" if len(absent) > 1 else "it"
+    how = ", ".join(f"{title} {verbs[way]} {which}" for title, way in ways.items())
+    return f"{len(absent)} more input{'s' * (len(absent) > 1)}, empty" + (f": {how}" if how else "")
 
 
 def state_value(setup: Setup, values: Sequence[float] | None) -> dict:
@@ -210,7 +213,9 @@ def refreshed(setup: Setup, robots: Sequence[Robot], form: Form) -> dict:
             visible=len(robots) > 1,
         ),
         form.policies: gr.update(choices=labels, visible=len(setup.policies) > 1),
-        form.prompt: gr.update(placeholder=_placeholder(setup)),
+        form.prompt: gr.update(placeholder=prompt_bar.placeholder(setup)),
+        form.absent: absent_slots(setup),
+        form.rewordings: gr.update(words=prompt_bar.words(setup.robot)),
         form.examples: example_cards(setup),
         **scenes.refreshed(setup, form.scenes),
     }

@@ -16,16 +16,19 @@ from playground.ui import (
     endpoint,
     observation,
     progress,
+    prompt_bar,
     tabs,
     visits,
     wiring,
 )
+from playground.ui.examples import examples
 from playground.ui.guard import door
 from playground.ui.guard.hosts import Hosts
 from playground.ui.handlers import Handlers
 from playground.ui.progress import Progress
 from playground.ui.results import Results
 from playground.ui.setup import Setups
+from playground.views import overview
 
 _THREADS = queue.SIZE + 32  # each waiting visitor holds one
 _MAX_UPLOAD = MAX_FILE  # a run's ZIP; pictures are held to less
@@ -51,18 +54,18 @@ def build(
     os.environ.update(_UNWATCHED)
     with gr.Blocks(title=appearance.TITLE, analytics_enabled=False, fill_width=True,
                    delete_cache=(600, 6 * 3600)) as page:  # fmt: skip
-        gr.HTML(
-            f"<h1>{appearance.TITLE}</h1><p>Policies of the pi0 family, opened up: what they "
-            "receive, who may attend to whom, how a chunk comes out of noise or tokens.</p>",
-            apply_default_css=False,
-            elem_classes="masthead",
-        )
+        with gr.Row(elem_classes="top"):
+            gr.HTML(
+                f"<h1>{appearance.TITLE}</h1>", apply_default_css=False, elem_classes="masthead"
+            )
+            strip = gr.HTML(Progress(setup).payload(), **progress.COMPONENT, elem_id="strip")
         if reopening is not None:
             checkpoints.tell(reopening)
-        strip = gr.HTML(Progress(setup).payload(), **progress.COMPONENT, elem_id="strip")
+        bar = prompt_bar.build(setup, next(iter(examples(setup.robot)), None))
         with gr.Row(elem_classes="body"):
-            with gr.Column(scale=0, min_width=340, elem_classes="left"):
-                form = observation.build(setup, setups.most_cameras())
+            with gr.Column(scale=0, min_width=240, elem_classes="left"):
+                gr.HTML(overview.reference(), **overview.GLANCE, elem_id="glance")
+                form = observation.build(setup, setups.most_cameras(), bar)
                 if reopening is not None:
                     checkpoints.build(reopening)
             with gr.Column(scale=1, min_width=320, elem_classes="right"):

@@ -15,6 +15,7 @@ from playground.ui.examples import examples
 from playground.ui.observation import Form
 from playground.ui.request import AS_TRAINED
 from playground.ui.setup import Camera, Setup
+from playground.views import overview
 
 _SHOWN = appearance.component("recipe.js")
 _ABOUT = (
@@ -33,7 +34,6 @@ class Tab:
 
     file: gr.UploadButton
     status: gr.HTML
-    shown: gr.HTML
     opened: gr.State
     again: gr.State
 
@@ -44,8 +44,8 @@ def build() -> Tab:
         "Open a recipe", file_types=[".json", ".zip", ".png"], size="md", elem_id="open-recipe"
     )
     status = gr.HTML("", apply_default_css=False, elem_id="recipe-status")
-    shown = gr.HTML(None, **_SHOWN, elem_id="recipe")
-    return Tab(file, status, shown, gr.State(None), gr.State(0))
+    gr.HTML(overview.reference(part="recipe"), **_SHOWN, elem_id="recipe")
+    return Tab(file=file, status=status, opened=gr.State(None), again=gr.State(0))
 
 
 def payload(traces: Mapping[str, Trace], key: str) -> dict[str, str]:

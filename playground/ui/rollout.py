@@ -1,4 +1,4 @@
-"""The tab "Rollout": a policy acts on the simulated table until it is done, a frame at a time."""
+"""The tab "Run it": a policy acts on the simulated table until it is done, a frame at a time."""
 
 import dataclasses
 
@@ -44,7 +44,7 @@ class Tab:
 def build(setup: Setup, prompt: str, scene: int | None) -> Tab:
     """To be called inside gr.Tabs."""
     here = setup.robot.name == TABLETOP.name and job.available()
-    with gr.Tab("Rollout", id="rollout", visible=here) as tab:
+    with gr.Tab("Run it", id="rollout", visible=here) as tab:
         gr.HTML(f"<p class='lead'>{_INTRODUCTION}</p>", apply_default_css=False)
         with gr.Row(elem_classes="tools"):
             policy = gr.Radio(
@@ -107,7 +107,6 @@ def wire(tab: Tab, form: Form, setups: Setups, worker: Worker, runs: Runs) -> No
 
         def take(event):
             status[0] = _take(event, film, status[0])
-            return False
 
         following = runs.follow(run_of(request), [stream], take, _UPDATE_EVERY_S)
         for _ in following:

@@ -2,6 +2,7 @@
 them."""
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -89,7 +90,7 @@ class Runs:
         self,
         visitor: str,
         streams: list[Stream],
-        take: Callable[[Event], bool],
+        take: Callable[[Event], object],
         every_s: float,
     ) -> "Following":
         """The run of these streams as the visitor's own, see `Following`."""
@@ -113,6 +114,14 @@ class Runs:
         with self._lock:
             self._begun.pop(visitor, None)
 
+    def replace(self, visitor: str) -> None:
+        """Ends the visitor's run for a newer one, so that never two of theirs are in the queue."""
+        with self._lock:
+            if visitor not in self._open:
+                return
+            before, self._open[visitor] = self._open[visitor], []
+        _close(before)
+
     def stop(self, visitor: str) -> None:
         with self._lock:
             streams = self._open.pop(visitor, [])
@@ -126,8 +135,8 @@ class Runs:
 
 class Following:
     """A visitor's run from beginning to end, to be iterated once: it hands every event to `take`,
-    and gives control back first before any event, then after each that `take` calls news, and
-    otherwise at most every `every_s` seconds.
+    and gives control back after the first event, and then at most every `every_s` seconds. What is
+    shown in between costs more than the model's step: the clock runs from when that is done.
 
     outcome: how it ended, once it has: it "finished", its visitor "stopped" it, or it was
     "replaced" by a newer run.
@@ -138,7 +147,7 @@ class Following:
         runs: Runs,
         visitor: str,
         streams: list[Stream],
-        take: Callable[[Event], bool],
+        take: Callable[[Event], object],
         every_s: float,
     ):
         self._runs, self._visitor, self._streams = runs, visitor, streams
@@ -147,14 +156,13 @@ class Following:
 
     def __iter__(self) -> Iterator[None]:
         with self._runs.of(self._visitor, self._streams):
-            yield
-            given = time.monotonic()
+            given = -math.inf
             for stream in self._streams:
                 for event in stream:
-                    news = self._take(event)
-                    if news or time.monotonic() - given >= self._every_s:
-                        given = time.monotonic()
+                    self._take(event)
+                    if time.monotonic() - given >= self._every_s:
                         yield
+                        given = time.monotonic()
             now = self._runs.current(self._visitor)
         if now is None:
             self.outcome = "stopped"

@@ -11,7 +11,7 @@ import numpy as np
 
 from playground.robots.builtin import TABLETOP
 from playground.tabletop import camera, job
-from playground.trace import image_digest
+from playground.trace import Trace, image_digest
 from playground.ui import errors
 from playground.ui.examples import examples
 from playground.ui.request import picture
@@ -58,6 +58,19 @@ def know(image: np.ndarray, seed: int) -> None:
 def seed_of(image: np.ndarray) -> int | None:
     """The scene that a picture shows, if it was drawn here."""
     return _known.get(image_digest(image))
+
+
+def objects(trace: Trace) -> dict[str, tuple[float, float]]:
+    """By name, where the cubes lie (x, y in metres) in the scene that a run was shown; {} where it
+    is not known."""
+    digests = trace.inputs.image_sha256.values()
+    seed = next((_known[digest] for digest in digests if digest in _known), None)
+    if seed is None or not job.available():
+        return {}
+    from playground.tabletop.scene import random_scene
+
+    cubes = random_scene(seed).cubes
+    return {f"{colour} cube": (x, y) for colour, (x, y, _) in cubes.items()}
 
 
 def fresh() -> int:

@@ -2,7 +2,7 @@
 
 import gradio as gr
 
-from playground.ui import appearance, matters, norms, rollout, scenes, visits
+from playground.ui import appearance, matters, norms, prompts, rollout, scenes, visits
 from playground.ui.handlers import Handlers
 
 _OWN = {"api_visibility": "private", "show_progress": "hidden"}
@@ -12,46 +12,39 @@ def wire(page: gr.Blocks, handlers: Handlers) -> None:
     """Every event of the page."""
     form, shown, state = handlers.form, handlers.shown, handlers.state
     frame = [
-        handlers.strip, *form.inputs, *form.columns, *form.titles, form.examples,
-        form.scenes.column, form.scenes.seed, *shown.by_policy, state.framed,
+        handlers.strip, *form.inputs, *form.columns, *form.titles, form.absent, form.examples,
+        form.rewordings, form.scenes.column, form.scenes.seed, *shown.by_policy, state.framed,
     ]  # fmt: skip
-    _wire_loading(page, handlers, frame)
-    _wire_observation(handlers)
-    show = {
-        "fn": handlers.show,
-        "inputs": [state.key, state.drawn],
-        "outputs": [state.drawn, *shown.all],
-        **_OWN,
-    }
     plot = {
         "fn": handlers.plot,
-        "inputs": [state.key, state.plotted, shown.units, shown.execute],
+        "inputs": [state.key, state.plotted, shown.units, shown.execute, state.tab],
         "outputs": [state.plotted, shown.plot, shown.words],
         "trigger_mode": "always_last",
         "concurrency_id": "plot",
         "concurrency_limit": 1,  # in the order asked for
         **_OWN,
     }
+    result = [handlers.strip, state.key, form.run, form.stop, form.rewordings,
+              *shown.live.values(), *shown.drawn]  # fmt: skip
     run = {
         "fn": handlers.run,
         "inputs": [state.key, shown.measure, *form.inputs],
-        "outputs": [handlers.strip, state.key, form.run, form.stop, shown.result,
-                    *shown.live.values()],
+        "outputs": result,
         "preprocess": False,
         **_OWN,
-    }  # fmt: skip
+    }
 
     def answer(event, **how):
-        """Runs the policies on that event, and shows what they answer. The plot comes last,
-        when what holds it is shown again."""
-        return event(**run | how).then(**show).then(**plot)
+        """Runs the policies on that event, and shows what they answer."""
+        return event(**run | how).then(**plot)
 
+    _wire_loading(page, handlers, frame, result, answer)
+    _wire_observation(handlers)
     gr.on([shown.units.change, shown.execute.change], **plot)
-    cleared = [*frame, state.key, *shown.cleared]
+    shown.tabs.select(handlers.open_tab, plot["inputs"][:-1], [state.tab, *plot["outputs"]], **_OWN)
+    cleared = [*frame, state.key, *shown.drawn]
     form.robot.input(handlers.choose_robot, form.robot, cleared, **_OWN).then(**plot)
-    answer(form.run.click)
-    answer(form.prompt.submit)
-    form.stop.click(handlers.stop, None, None, **_OWN)
+    _wire_prompt(handlers, answer)
     _wire_examples_and_scenes(handlers, answer)
     tab = shown.recipe
     tab.file.upload(
@@ -64,27 +57,47 @@ def wire(page: gr.Blocks, handlers: Handlers) -> None:
     judge = {"fn": handlers.judge_again, "inputs": [tab.opened, state.key], **_OWN}
     answer(tab.again.change).then(outputs=[tab.status, tab.opened], **judge)
     rollout.wire(shown.rollout, form, handlers.setups, handlers.worker, handlers.runs)
+    chosen = prompts.wire(shown.board, form, handlers.setups, handlers.worker, handlers.runs)
+    answer(chosen.then)
     matters.wire(shown.matters, form, handlers.setups, handlers.worker, handlers.runs)
     norms.wire(shown.norms, form, handlers.setups)
 
 
-def _wire_loading(page: gr.Blocks, handlers: Handlers, frame: list) -> None:
+def _wire_loading(page: gr.Blocks, handlers: Handlers, frame: list, result: list, answer) -> None:
     form, memory, measure = handlers.form, handlers.memory, handlers.shown.measure
-    page.load(
+    restored = [*frame, memory.browser, memory.key, measure, *result]
+    loaded = page.load(
         handlers.restore,
         memory.browser,
-        [*frame, memory.browser, memory.key, measure],
+        list(dict.fromkeys(restored)),
         preprocess=False,
         **_OWN,
     ).then(
         handlers.follow_loading,
-        [form.robot, form.policies, form.temperature, handlers.state.framed],
+        [form.robot, form.policies, form.temperature, form.state, handlers.state.framed],
         frame,
         **_OWN,
-    ).then(handlers.judge, [form.robot, form.state], form.state, **_OWN)
+    )
+    answer(loaded.then, fn=handlers.open)
     visits.wire(memory, handlers.visits, form, measure)
     page.load(None, js=appearance.script("zoom.js"), **_OWN)
     page.unload(handlers.leave)
+
+
+def _wire_prompt(handlers: Handlers, answer) -> None:
+    """Runs on a click, on Enter, on a reworded prompt and, live, when typing stops: one at a time,
+    and of what came meanwhile only the last."""
+    form = handlers.form
+    answer(form.run.click)
+    answer(form.prompt.submit)
+    form.stop.click(handlers.stop, None, None, **_OWN)
+    follow = "(prompt, value) => ({ ...value, prompt })"
+    both = [form.prompt, form.rewordings]
+    form.prompt.change(None, both, form.rewordings, js=follow, **_OWN)
+    chosen = "(value) => value.chosen"
+    reworded = form.rewordings.select(None, form.rewordings, form.prompt, js=chosen, **_OWN)
+    answer(reworded.then)
+    answer(form.rewordings.input, trigger_mode="always_last")
 
 
 def _wire_observation(handlers: Handlers) -> None:

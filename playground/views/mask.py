@@ -8,7 +8,7 @@ from playground.trace import ALLOWED, PADDING, Family, TokenBlock, Trace
 from playground.views import theme
 
 # gr.HTML(value, **COMPONENT) with value None or `payload(trace)`.
-COMPONENT = theme.component("axis.js", "mask.js")
+COMPONENT = theme.component("axis.js", "cells.js", "mask.js")
 
 # What runs after the prefix: pi0's state and actions, pi0.5's actions, FAST's generated tokens.
 _SUFFIX: dict[Family, tuple[str, ...]] = {

@@ -328,15 +328,7 @@ def _safe(text: str) -> str:
     return html.escape(theme.plain(text))
 
 
-_LIGHT = "".join(
-    f'.matters [data-family="{family}"]{{--hue:{hue}}}' for family, hue in theme.HUES.items()
-)
-_CSS = (
-    _LIGHT
-    + """
-.dark .matters [data-family="pi0"]{--hue:#4FB0EA}
-.dark .matters [data-family="pi05"]{--hue:#33C492}
-.dark .matters [data-family="pi0_fast"]{--hue:#FF9148}
+_CSS = """
 .matters{container-type:inline-size;display:grid;gap:16px;font-size:14px;line-height:1.45;color:var(--body-text-color,inherit);
 --line:color-mix(in srgb,currentColor 14%,transparent);
 --wash:color-mix(in srgb,currentColor 6%,transparent)}
@@ -394,4 +386,3 @@ background:color-mix(in srgb,var(--hue) calc(var(--effect)*100%),var(--wash))}
 .matters details ul,.matters ul.quiet{margin:6px 0 0;padding-left:18px}
 .matters progress{vertical-align:middle;accent-color:var(--body-text-color,auto)}
 """
-)

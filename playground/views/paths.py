@@ -4,6 +4,8 @@ Known are the arms and the camera of the simulated table, and nothing else: for 
 a picture that another camera took, no path is drawn.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from playground.robots import conversion
@@ -18,6 +20,9 @@ COMPONENT = theme.component("camera.js", "paths.js")
 NAMES = {arm: f"{arm} gripper" for arm in kinematics.ARMS}
 _SLOT = next(slot.name for slot in TABLETOP.flow_slots if slot.camera == "table")
 _STAYS = 0.01  # m; a gripper that goes less far is said to stay
+_IDLE = 0.03  # m; in a sentence for everybody, the other arm's small motion is none
+_NEAR = 0.045  # m beside the middle of an object; a cube is 4 cm wide
+_AT = 0.05  # m above the table: at a cube, not above it
 
 
 def pixels(state: np.ndarray, chunks: np.ndarray, size: int) -> dict[str, np.ndarray]:
@@ -78,6 +83,40 @@ def describe(trace: Trace) -> str:
                 f"{max(0.0, 100 * path[-1, 2]):.1f} cm above the table"
             )
     return f"{who}: {theme.listed(told)}."
+
+
+def sentence(trace: Trace, objects: Mapping[str, tuple[float, float]]) -> str:
+    """The paths in plain words, with the object that each gripper comes to; "" where no path is
+    known. objects: by name, where things lie on the table (x, y in metres)."""
+    if not trace.on_table:
+        return ""
+    if trace.actions is None:
+        return "The tokens did not decode, so nothing would move."
+    parts = []
+    for arm in sorted(kinematics.ARMS, key=lambda arm: arm != _mover(trace)):
+        path = _tips(trace, arm)
+        far = np.linalg.norm(path - path[0], axis=-1)
+        if far.max() < _IDLE:
+            parts.append(f"the {NAMES[arm]} stays")
+            continue
+        parts.append(f"the {NAMES[arm]} goes {100 * far[-1]:.0f} cm and {_end(path[-1], objects)}")
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _end(tip: np.ndarray, objects: Mapping[str, tuple[float, float]]) -> str:
+    """Where a path ends. tip: (x, y, z) in metres."""
+    up = max(0.0, float(tip[2]))
+    apart = {name: float(np.hypot(*(tip[:2] - np.array(at)))) for name, at in objects.items()}
+    nearest = min(apart, key=apart.__getitem__, default=None)
+    if nearest is not None and apart[nearest] < _NEAR:
+        return f"ends {'at' if up < _AT else 'above'} the {nearest}, {100 * up:.0f} cm up"
+    if nearest is not None:
+        return (
+            f"ends {100 * up:.0f} cm above the table, {100 * apart[nearest]:.0f} cm from the "
+            f"{nearest}"
+        )
+    return f"ends {100 * up:.0f} cm above the table"
 
 
 def _tips(trace: Trace, arm: str) -> np.ndarray:

@@ -51,7 +51,7 @@ def page(traces: Sequence[Trace]) -> str:
     )
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{_TITLE}</title>'
-        f"<style>{_STYLE}\n.component {{ {css} }}</style></head>"
+        f"<style>{theme.COLOURS_CSS}{_STYLE}\n.component {{ {css} }}</style></head>"
         f"<body><h1>{_TITLE}</h1><p>Prompt: “{_safe(traces[0].inputs.prompt)}”</p>"
         f"<ul>{notes}</ul>{''.join(body)}</body></html>"
     )

@@ -15,11 +15,30 @@ from PIL import Image
 from playground.trace import Family, PolicyInfo
 
 # After Okabe and Ito's colour-blind-safe set, moved until each keeps a contrast of 3 on white and
-# on Gradio's dark blocks. browser/views.css holds the same hues, and lighter ones for dark pages.
+# on Gradio's dark blocks; lighter ones for dark pages.
 HUES: dict[Family, str] = {"pi0": "#0B7BBF", "pi05": "#008F68", "pi0_fast": "#D55E00"}
+DARK_HUES: dict[Family, str] = {"pi0": "#4FB0EA", "pi05": "#33C492", "pi0_fast": "#FF9148"}
 NEUTRAL = "#767B84"  # text and axes that have to read on light and on dark
 FAINT = "rgba(128, 134, 145, 0.22)"  # grid lines
 WASH = "rgba(128, 134, 145, 0.12)"  # shaded regions
+
+
+def _properties(names: str, hues: dict[Family, str]) -> str:
+    return "".join(f"{names}{family}: {hue};" for family, hue in hues.items())
+
+
+# Of the whole document: --hue-<family> suits the page's theme, --paint-<family> lies on pictures,
+# which are the same in light and dark. What carries data-family finds its own as --hue, --paint.
+COLOURS_CSS = (
+    f":root {{ {_properties('--hue-', HUES)} {_properties('--paint-', HUES)} "
+    f"--hue: var(--body-text-color); --paint: {HUES['pi0']}; }}\n"
+    f".dark {{ {_properties('--hue-', DARK_HUES)} --hue: var(--body-text-color); }}\n"
+    + "".join(
+        f'[data-family="{family}"] {{ --hue: var(--hue-{family}); '
+        f"--paint: var(--paint-{family}); }}\n"
+        for family in HUES
+    )
+)
 
 # Plotly draws text in one colour; this style sheet gives it the page's own in both themes.
 PLOT_CSS = ".js-plotly-plot .plotly text { fill: var(--body-text-color) !important; }"

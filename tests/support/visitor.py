@@ -130,7 +130,7 @@ def visit(app, browser):
         page.goto(app)
         opened.append(page)
         if ready:
-            expect(page.locator(".say")).to_have_text("Ready.")
+            answered(page)  # the first example, without a click
         return page
 
     yield open_page
@@ -185,6 +185,10 @@ def run(page):
 
 
 def answered(page, *names):
+    """Waits for another answer than the last one that was waited for."""
+    another = "() => window.playgroundRun && window.playgroundRun.key !== window.answered"
+    page.wait_for_function(another, timeout=LIMIT_MS)
+    page.evaluate("window.answered = window.playgroundRun.key")
     for name in names or (PI0, FAST):
         expect(page.locator(CARDS[name])).to_contain_text("Answered in")
     expect(page.get_by_role("button", name="Run", exact=True)).to_be_enabled(timeout=LIMIT_MS)
@@ -192,6 +196,19 @@ def answered(page, *names):
 
 def tab(page, name):
     page.get_by_role("tab", name=name).click()
+
+
+def open_state(page):
+    if not page.locator(".state input").count():
+        page.locator("#state-of-robot button").first.click()
+
+
+def save_link(page, name):
+    """The link to a policy's trace, in its opened chip."""
+    card = page.locator(CARDS[name])
+    if card.get_attribute("open") is None:
+        card.locator("summary").click()
+    return card.get_by_role("link", name="Save trace")
 
 
 def trace_of(policy, observation, options=Options()):  # noqa: B008
@@ -202,6 +219,7 @@ def trace_of(policy, observation, options=Options()):  # noqa: B008
 
 def drawn_lines(page, title):
     """By panel, in the order drawn, the values of a policy's first sample."""
+    tab(page, "Actions and denoising")
     expect(page.locator("#actions-plot .js-plotly-plot")).to_be_visible(timeout=LIMIT_MS)
     return page.evaluate(
         """title => document.querySelector("#actions-plot .js-plotly-plot")._fullData

@@ -1,32 +1,31 @@
-// The strip on top: a card for each policy, and one sentence on what is happening.
+// The line on top: a chip for each policy that opens to its details, and one sentence on what is
+// happening. What must not be missed (notices, warnings, failures) stands below it, once.
 
 const sentence = make("p", { class: "say", role: "status" });
-const device = make("span", { class: "device" });
-const cards = make("div", { class: "cards" });
+const chips = make("div", { class: "cards" });
+const notes = make("ul", { class: "notes" });
 view.classList.add("strip");
-view.append(make("div", { class: "now" }, sentence, device), cards);
-const drawn = new Map(); // by policy: what its card was drawn from
+view.append(make("div", { class: "now" }, sentence, chips), notes);
+const drawn = new Map(); // by policy: what its chip was drawn from
 
 function milliseconds(ms) {
   return ms < 1000 ? `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;
 }
 
+const took = (card) => milliseconds(card.stages.reduce((sum, [, ms]) => sum + ms, 0));
+
 function stages(card) {
   const total = card.stages.reduce((sum, [, ms]) => sum + ms, 0);
+  const depth = (i) => `--depth:${i / Math.max(1, card.stages.length - 1)}`;
   const bar = make("div", { class: "stages", "aria-hidden": "true" });
-  card.stages.forEach(([name, ms], i) => {
-    const part = make("i", { title: `${name}: ${milliseconds(ms)}` });
-    part.style.width = `${(100 * ms) / total}%`;
-    part.style.setProperty("--depth", String(i / Math.max(1, card.stages.length - 1)));
-    bar.append(part);
-  });
-  const list = card.stages.map(([name, ms], i) => {
-    const key = make("i");
-    key.style.setProperty("--depth", String(i / Math.max(1, card.stages.length - 1)));
-    return make("li", {}, key, `${name} `, make("span", { class: "number" }, milliseconds(ms)));
-  });
+  card.stages.forEach(([name, ms], i) =>
+    bar.append(make("i", { title: `${name}: ${milliseconds(ms)}`, style: `width:${(100 * ms) / total}%;${depth(i)}` })),
+  );
+  const list = card.stages.map(([name, ms], i) =>
+    make("li", {}, make("i", { style: depth(i) }), `${name} `, make("span", { class: "number" }, milliseconds(ms))),
+  );
   return [
-    make("p", { class: "took" }, "Answered in ", make("strong", { class: "number" }, milliseconds(total))),
+    make("p", { class: "took" }, "Answered in ", make("strong", { class: "number" }, took(card))),
     bar,
     make("ul", { class: "stage-list" }, ...list),
     card.reused.length ? make("p", { class: "notice" }, `Reused: ${card.reused.join(", ")}`) : null,
@@ -34,7 +33,7 @@ function stages(card) {
 }
 
 function meter(card) {
-  const track = make("div", { class: "meter", role: "progressbar", "aria-label": `${card.policy.title}` });
+  const track = make("span", { class: "meter", role: "progressbar", "aria-label": card.policy.title });
   const fill = make("i");
   if (card.share === null) track.classList.add("unknown");
   else {
@@ -45,71 +44,97 @@ function meter(card) {
   return track;
 }
 
-function body(card) {
-  if (card.state === "running") return [make("p", { class: "line number" }, card.line), meter(card)];
+/** What a closed chip says of the run. */
+function state(card) {
+  if (card.state === "running") return meter(card);
+  if (card.state === "waiting") return make("span", { class: "state" }, "waiting");
+  if (card.state === "stopped") return make("span", { class: "state" }, "stopped");
+  if (card.state === "failed") return make("span", { class: "state" }, "failed");
+  return card.stages.length ? make("span", { class: "state number" }, took(card)) : "";
+}
+
+function details(card) {
+  if (card.state === "running") return [make("p", { class: "line number" }, card.line)];
   if (card.state === "waiting") return [make("p", { class: "line" }, "Waiting for its turn")];
-  if (card.state === "stopped") return [make("p", { class: "line" }, "Stopped")];
-  if (card.state === "failed") return [make("p", { class: "failure", role: "alert" }, card.failure)];
   return card.stages.length ? stages(card) : [];
 }
 
-function draw(card) {
+function draw(card, open) {
   const { policy } = card;
   return make(
-    "article",
-    { class: `card is-${card.state}`, "data-family": policy.family, "aria-label": policy.title },
+    "details",
+    { class: `card is-${card.state}`, "data-family": policy.family, open },
     make(
-      "header",
-      { class: "policy" },
+      "summary",
+      { "aria-label": `${policy.title}, ${policy.badge}: details` },
       make("span", { class: "dot", "aria-hidden": "true" }),
       make("strong", {}, policy.title),
       make("span", { class: "badge" }, policy.badge),
+      state(card),
+    ),
+    make(
+      "div",
+      { class: "inside" },
+      policy.notice ? make("p", { class: "notice" }, policy.notice) : null,
+      card.about ? make("p", { class: "about" }, card.about) : null,
+      ...details(card),
+      card.failure ? make("p", { class: "failure" }, card.failure) : null,
+      card.decode_failure
+        ? make("p", { class: "failure" }, `The tokens did not decode: ${card.decode_failure}`)
+        : null,
+      card.warnings.length ? make("ul", { class: "warnings" }, ...card.warnings.map((text) => make("li", {}, text))) : null,
       card.link ? make("a", { class: "save", href: card.link, download: true }, "Save trace") : null,
     ),
-    policy.notice ? make("p", { class: "notice" }, policy.notice) : null,
-    card.about ? make("p", { class: "about" }, card.about) : null,
-    ...body(card),
-    card.decode_failure
-      ? make("p", { class: "failure" }, make("span", {}, `The tokens did not decode: ${card.decode_failure}`))
-      : null,
-    card.warnings.length
-      ? make("ul", { class: "warnings" }, ...card.warnings.map((text) => make("li", {}, text)))
-      : null,
   );
 }
 
-/** The same sentence beside the Run button: on a phone the strip is out of sight there. */
-function tellBeside(value) {
-  const place = document.querySelector("#told");
-  if (!place) return;
-  const answered = value.policies.some((card) => card.stages.length);
-  const link = make("a", { href: "#tabs" }, "See the answer");
-  place.replaceChildren(value.say, answered && value.state === "done" ? link : "");
+/** Each text once, with the policies that it is about. */
+function gathered(cards, texts) {
+  const found = new Map();
+  for (const card of cards)
+    for (const text of texts(card)) found.set(text, [...(found.get(text) || []), card.policy.title]);
+  return [...found];
+}
+
+function drawNotes(cards) {
+  const all = cards.length;
+  const who = (titles) => (titles.length === all ? "" : `${titles.join(", ")}: `);
+  const rows = [
+    ...gathered(cards, (card) => (card.failure ? [card.failure] : [])).map(([text, titles]) => make("li", { class: "failed", role: "alert" }, who(titles), text)),
+    ...gathered(cards, (card) => card.warnings).map(([text, titles]) => make("li", { class: "warned" }, who(titles), text)),
+    ...gathered(cards, (card) => (card.policy.notice ? [card.policy.notice] : [])).map(([text, titles]) => make("li", {}, who(titles), text)),
+  ];
+  notes.replaceChildren(...rows);
 }
 
 function refresh() {
-  const value = props.value;
+  const { value } = props;
   if (!value) return;
-  tellBeside(value);
   view.dataset.state = value.state;
   if (sentence.textContent !== value.say) sentence.textContent = value.say;
-  device.textContent = value.device ? `Device: ${value.device}` : "";
+  sentence.title = value.device ? `Device: ${value.device}` : "";
   const names = value.policies.map((card) => card.name);
   for (const name of drawn.keys())
     if (!names.includes(name)) {
       drawn.get(name).node.remove();
       drawn.delete(name);
     }
+  let changed = false;
   for (const card of value.policies) {
-    const told = JSON.stringify(card);
+    const key = JSON.stringify(card);
     const old = drawn.get(card.name);
-    if (old && old.told === told) continue;
-    const node = draw(card);
+    if (old && old.key === key) continue;
+    changed = true;
+    const node = draw(card, Boolean(old && old.node.open));
     if (old) old.node.replaceWith(node);
-    else cards.append(node);
-    drawn.set(card.name, { told, node });
+    else chips.append(node);
+    drawn.set(card.name, { key, node });
   }
+  if (changed) drawNotes(value.policies);
 }
 
 watch("value", refresh);
 refresh();
+document.addEventListener("click", (event) => {
+  for (const { node } of drawn.values()) if (node.open && !node.contains(event.target)) node.open = false;
+});

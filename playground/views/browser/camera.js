@@ -36,6 +36,7 @@ class Camera {
           start: layer("start", 1),
           hole: layer("hole", 1),
           end: layer("end", 1),
+          mark: layer("mark", 1),
         };
         const group = shape("g", { class: moves ? "gripper moves" : "gripper" }, ...Object.values(parts).flat());
         return { name, curve, cloud: noise ? unpack(noise) : null, parts, group };
@@ -55,6 +56,46 @@ class Camera {
         if (n === 0) Camera.marks(parts, points, from);
       }
     }
+  }
+
+  /** A dot where a step of the chunk leads; null for none. */
+  mark(frame, step) {
+    for (const { curve, parts } of this.grippers) {
+      const known = step !== null && frame !== null && frame < curve.shape[0];
+      const point = known ? Camera.points(curve, frame, 0)[step + 1] : null;
+      parts.mark[0].setAttribute("d", point ? `M${point} h0` : "");
+    }
+  }
+
+  /** Moves the first sample's path of the last frame there from where it was on another camera. */
+  comeFrom(other, ms = 260) {
+    if (matchMedia("(prefers-reduced-motion: reduce)").matches) return;
+    const pairs = this.grippers.flatMap(({ name, curve, parts }) => {
+      const before = other.grippers.find((gripper) => gripper.name === name);
+      if (!before || before.curve.shape[2] !== curve.shape[2]) return [];
+      const [from, to] = [before.curve, curve].map((found) => Camera.numbers(found));
+      return from.concat(to).some(Number.isNaN) ? [] : [{ parts, from, to }];
+    });
+    let began = null;
+    const frame = (now) => {
+      began ??= now;
+      const share = Math.min(1, (now - began) / ms);
+      const eased = share * (2 - share);
+      for (const { parts, from, to } of pairs) {
+        const at = to.map((value, i) => from[i] + eased * (value - from[i]));
+        const points = Array.from({ length: at.length / 2 }, (_, i) => `${at[2 * i].toFixed(1)} ${at[2 * i + 1].toFixed(1)}`);
+        for (const kind of ["casing", "path"]) parts[kind][0].setAttribute("d", Camera.line(points));
+        Camera.marks(parts, points, 0);
+      }
+      if (share < 1 && this.node.isConnected) requestAnimationFrame(frame);
+    };
+    if (pairs.length) requestAnimationFrame(frame);
+  }
+
+  /** x, y, x, y, ... of the first sample in the last frame. */
+  static numbers({ shape: [frames, samples, count], values }) {
+    const first = (frames - 1) * samples * count * 2;
+    return Array.from(values.subarray(first, first + 2 * count));
   }
 
   static marks(parts, points, from) {

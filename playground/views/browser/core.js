@@ -23,15 +23,45 @@ function furnish(node, attributes, children) {
   return node;
 }
 
-/** Runs `show(value)` now and whenever the value changes; without a value, says `waiting`. */
+/**
+ * Runs `show(value)` once the component is in sight, and whenever the value changes; without a
+ * value, says `waiting`. A text stands for a part of whichever run the overview shows (see
+ * playground/views/overview.py, reference): its arrays travel once.
+ */
 function begin(waiting, show) {
+  let drawn;
+  let inSight = false;
   const refresh = () => {
-    if (props.value) return show(props.value);
+    const value = resolved(props.value);
+    if (!inSight || value === drawn) return;
+    drawn = value;
+    if (value) return show(value);
     delete view.dataset.family;
     view.replaceChildren(make("p", { class: "waiting" }, waiting));
   };
+  const sight = new IntersectionObserver((entries) => {
+    inSight = entries.at(-1).isIntersecting;
+    refresh();
+  }, { rootMargin: "4000px 0px" });
+  view.replaceChildren(make("p", { class: "waiting" }, waiting));
+  sight.observe(view);
   watch("value", refresh);
-  refresh();
+  addEventListener("playground-run", refresh);
+}
+
+/** What a value stands for; null for nothing. */
+function resolved(value) {
+  if (typeof value !== "string" || !value) return value || null;
+  const [policy, part] = JSON.parse(value);
+  const run = window.playgroundRun || null;
+  const whole = policy && run ? run.policies[policy] : run;
+  return (part && whole ? whole[part] : whole) || null;
+}
+
+/** Makes a run known to every component of the page; null: there is none any more. */
+function publish(run) {
+  window.playgroundRun = run && { ...run }; // Gradio reuses the object
+  dispatchEvent(new CustomEvent("playground-run"));
 }
 
 /** The float array of a field written by theme.packed, row-major, with its shape. */

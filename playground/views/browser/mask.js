@@ -12,15 +12,7 @@ class Mask {
     this.value = value;
     this.texts = new Map(value.texts);
     [this.rows, this.columns] = value.shape;
-    this.codes = new Uint8Array(this.rows * this.columns);
-    value.rows.forEach((pattern, r) => {
-      let c = r * this.columns;
-      const runs = value.patterns[pattern];
-      for (let i = 0; i < runs.length; i += 2) {
-        this.codes.fill(runs[i], c, c + runs[i + 1]);
-        c += runs[i + 1];
-      }
-    });
+    this.codes = cellCodes(value);
     this.build();
     this.hear();
   }
@@ -129,13 +121,7 @@ class Mask {
 
   /** Segments of one side: blocks within [from, to), without padding queries unless asked for. */
   segments(from, to, skipPadding) {
-    const holes = skipPadding ? this.value.padding : [];
-    return this.value.blocks.flatMap((block) => {
-      let pieces = [[Math.max(block.start, from), Math.min(block.stop, to)]];
-      for (const [start, stop] of holes)
-        pieces = pieces.flatMap(([a, b]) => [[a, Math.min(b, start)], [Math.max(a, stop), b]]);
-      return pieces.filter(([a, b]) => a < b).map(([start, stop]) => ({ block, start, stop }));
-    });
+    return segmentsOf(this.value, from, to, skipPadding);
   }
 
   /** Sizes and axes for the room there is; then draws. */
@@ -377,21 +363,6 @@ function inSight({ start, stop, from, scale }, offset, length) {
   const first = Math.max(0, Math.floor(-origin / size));
   const last = Math.min(stop - start, Math.ceil((length - origin) / size));
   return [start + first, last - first, origin + first * size, (last - first) * size];
-}
-
-/** A CSS colour as image data holds it, in one number. */
-function word(colour) {
-  return new Uint32Array(pixel(colour).buffer)[0];
-}
-
-/** A canvas of one pixel a cell; colours: by code, as `word` gives them. */
-function bitmap(width, height, codes, colours) {
-  const canvas = make("canvas", { width, height });
-  const image = new ImageData(width, height);
-  const pixels = new Uint32Array(image.data.buffer);
-  for (let i = 0; i < pixels.length; i++) pixels[i] = colours[codes[i]];
-  canvas.getContext("2d").putImageData(image, 0, 0);
-  return canvas;
 }
 
 function grid(context, x, y, width, height, columns, rows) {

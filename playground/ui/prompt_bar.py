@@ -1,0 +1,96 @@
+"""The prompt on top of the page: Run and Stop beside it, rewordings and the live switch below."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import gradio as gr
+
+from playground.analysis.variants import EXAMPLE_TASKS
+from playground.robots.builtin import TABLETOP
+from playground.robots.robot import Robot
+from playground.trace import Trace
+from playground.ui import appearance
+from playground.ui.examples import Example, examples
+from playground.ui.request import MAX_PROMPT
+from playground.ui.setup import Setup
+
+LIVE_WITHIN_S = 1.0  # a policy that takes longer does not answer while one types
+
+_REWORDINGS = appearance.component("rewordings.js")
+# Words of the table's tasks that stand for each other, written out: `playground.tabletop.tasks`
+# needs the simulator.
+_SWAPS = {
+    TABLETOP.name: [
+        ["red", "green", "blue"],
+        ["pick up", "touch", "lift", "grab", "tap"],
+        ["cube", "block"],
+    ]
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Bar:
+    """rewordings: value {prompt, chosen}: what stands in the field, and what was clicked. Its
+    property `words` is {swaps, tasks}: groups of words that stand for each other, and other
+    prompts; `slow` says why the page does not answer while one types, "" where it does."""
+
+    prompt: gr.Textbox
+    run: gr.Button
+    stop: gr.Button
+    rewordings: gr.HTML
+
+
+def build(setup: Setup, first: Example | None) -> Bar:
+    text = first.prompt if first else ""
+    with gr.Row(elem_classes="prompt-bar"):
+        prompt = gr.Textbox(
+            text,
+            label="Prompt",
+            show_label=False,
+            container=False,
+            placeholder=placeholder(setup),
+            lines=1,
+            max_lines=3,
+            max_length=MAX_PROMPT,
+            scale=1,
+            elem_id="prompt",
+        )
+        run = gr.Button("Run", variant="primary", elem_id="run", scale=0, min_width=110)
+        stop = gr.Button("Stop", elem_id="stop", interactive=False, scale=0, min_width=80)
+    rewordings = gr.HTML(
+        {"prompt": text, "chosen": ""},
+        words=words(setup.robot),
+        slow="",
+        **_REWORDINGS,
+        elem_id="rewordings",
+    )
+    return Bar(prompt, run, stop, rewordings)
+
+
+def placeholder(setup: Setup) -> str:
+    defaults = dict.fromkeys(i.default_prompt for i in setup.infos.values() if i.default_prompt)
+    unless = f" (left empty: {' / '.join(defaults)})" if defaults else ""
+    return f"what the robot shall do{unless}"
+
+
+def words(robot: Robot) -> dict[str, list]:
+    """What rewordings of a prompt are made from."""
+    tasks = [example.prompt for example in examples(robot)]
+    tasks += EXAMPLE_TASKS.get(robot.name, ())
+    return {"swaps": _SWAPS.get(robot.name, []), "tasks": list(dict.fromkeys(tasks))}
+
+
+def slow(traces: Mapping[str, Trace], waiting: int) -> str:
+    """Why the page cannot answer while one types; "" where it can. traces: the last answers;
+    waiting: how many jobs are in line."""
+    if waiting:
+        return "others are waiting"
+    for trace in traces.values():
+        took = sum(ms for stage, ms in trace.timings_ms.items() if not _compiles(stage)) / 1000
+        if took > LIVE_WITHIN_S:
+            return f"{trace.info.title} takes {took:.1f} s"
+    return ""
+
+
+def _compiles(stage: str) -> bool:
+    return stage.startswith("compiling")

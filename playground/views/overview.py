@@ -1,0 +1,99 @@
+"""A run at one glance: for each policy the picture with the path, the chunk, how it came about and
+the mask, side by side, and one scrubber that moves all of them."""
+
+import json
+from collections.abc import Mapping
+
+import numpy as np
+
+from playground.trace import FastTrace, FlowTrace, Trace
+from playground.views import denoising, mask, paths, theme, tokens
+
+# gr.HTML(value, **COMPONENT) with value None or `payload(...)`.
+COMPONENT = theme.component(
+    "axis.js", "cells.js", "panels.js", "player.js", "camera.js", "overview.js"
+)
+# Both policies' paths on one small picture, and a sentence each; value `reference()`.
+GLANCE = theme.component("camera.js", "glance.js")
+
+Objects = Mapping[str, tuple[float, float]]
+
+
+def payload(
+    traces: Mapping[str, Trace],
+    key: str,
+    objects: Objects | None = None,
+    parts: Mapping[str, dict[str, object]] | None = None,
+) -> dict[str, object]:
+    """What the component draws, as plain JSON; the other tabs draw from it too.
+
+    traces: by policy. key: the run's. objects: by name,
+    where things lie on the table (x, y in metres), where that is known. parts: by policy, further
+    payloads for `reference`.
+
+    policies: by name, with what `parts` has of each, {policy, sentence, foreign, path, picture,
+    flow, fast, mask}: flow as `denoising.payload`, fast as `tokens.payload`, mask as
+    `mask.payload`; path {image, grippers} of the finished chunk where the former two have none;
+    picture where there is no path at all.
+    """
+    return {
+        "key": key,
+        "policies": {
+            name: _row(trace, objects or {}) | (parts or {}).get(name, {})
+            for name, trace in traces.items()
+        },
+    }
+
+
+def reference(policy: str = "", part: str = "") -> str:
+    """A value for another component, which never changes: that part of whichever run the overview
+    shows."""
+    return json.dumps([policy, part])
+
+
+def sentence(trace: Trace, objects: Objects | None = None) -> str:
+    """What the chunk does, in plain words."""
+    path = paths.sentence(trace, objects or {})
+    if path:
+        return path
+    if trace.actions is None:
+        return "The tokens did not decode, so nothing would move."
+    chunk = trace.actions[0]
+    stats = trace.info.action_stats
+    spans = np.ptp(chunk, axis=0)
+    # By the spread of its training data, where known: dimensions have different units.
+    usual = np.maximum(np.array(stats.std), 1e-6) if stats else np.ones(len(spans))
+    most = int((spans / usual).argmax())
+    dim = trace.info.actions[most]
+    seconds = len(chunk) / trace.info.control_hz
+    return theme.plain(
+        f"{dim.name} moves most: from {chunk[0, most]:.3g} to {chunk[-1, most]:.3g} {dim.unit} "
+        f"in {seconds:.1f} s."
+    )
+
+
+def _row(trace: Trace, objects: Objects) -> dict[str, object]:
+    flow = fast = None
+    if isinstance(trace, FlowTrace):
+        flow = denoising.payload(trace, paths.denoising(trace))
+    elif isinstance(trace, FastTrace) and trace.tokens:
+        fast = tokens.payload(trace, paths.tokens(trace))
+    camera = (flow or fast or {}).get("camera")
+    path = None if camera else paths.payload(trace)
+    return {
+        "policy": theme.identity(trace.info),
+        "sentence": sentence(trace, objects),
+        "foreign": path["foreign"] if path else "",
+        "path": path["camera"] if path else None,
+        "picture": None if camera or path else _picture(trace),
+        "flow": flow,
+        "fast": fast,
+        "mask": mask.payload(trace),
+    }
+
+
+def _picture(trace: Trace) -> dict[str, object] | None:
+    """The first camera that the policy was given."""
+    filled = [slot for slot, mode in trace.inputs.modes.items() if mode == "filled"]
+    found = next((slot for slot in filled if slot in trace.images), None)
+    return None if found is None else theme.picture(trace.images[found])

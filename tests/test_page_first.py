@@ -1,0 +1,111 @@
+"""The first screen: the answer before anybody asks, and one glance at a whole run."""
+
+import re
+
+import numpy as np
+import pytest
+from playwright.sync_api import expect
+
+from playground.robots.builtin import TABLETOP
+from playground.tabletop import kinematics
+from playground.tabletop.scene import random_scene
+from playground.trace import RawObservation
+from playground.ui.examples import examples
+from playground.views import overview
+from tests.support.visitor import FAST, PI0, answered, trace_of
+
+pytestmark = pytest.mark.browser
+
+# Adds up what the page's parts moved without anybody's doing, as browsers report it.
+SHIFTS = """
+  window.shift = 0;
+  new PerformanceObserver((list) => {
+    for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shift += entry.value;
+  }).observe({ type: "layout-shift", buffered: true });
+"""
+
+
+def observation(prompt):
+    example = examples(TABLETOP)[0]
+    images = {"base_0_rgb": example.images["table"]}
+    return RawObservation("tabletop", images, {}, prompt, np.array(example.state))
+
+
+def path(page, policy):
+    """[points, 2] of the moving gripper in a policy's row."""
+    line = page.locator(f"#overview [data-policy='{policy}'] .camera .moves .path").first
+    numbers = re.findall(r"-?[\d.]+", line.get_attribute("d"))
+    return np.array([float(number) for number in numbers]).reshape(-1, 2)
+
+
+def expected(trace, chunk):
+    state = np.array(trace.inputs.state)
+    arm = kinematics.moving_arm(state, trace.actions[0])
+    tips = kinematics.tip_paths(np.concatenate([[state], chunk]))[arm]
+    return kinematics.project(tips, trace.info.image_size)
+
+
+def test_first_screen_has_the_answer_and_one_scrubber_moves_all_of_it(visit, policies):
+    page = visit(ready=False)
+    page.add_init_script(SHIFTS)
+    answered(page)
+    page.reload()
+    answered(page)
+    assert page.evaluate("window.shift") < 0.05
+    for part in ("#prompt", "#run", "#overview .answer >> nth=0", "#overview .answer >> nth=1"):
+        box = page.locator(part).bounding_box()
+        assert box["y"] + box["height"] <= 900, part
+    example = examples(TABLETOP)[0]
+    cubes = {f"{c} cube": (x, y) for c, (x, y, _) in random_scene(example.scene).cubes.items()}
+    traces = {name: trace_of(policies[name], observation(example.prompt)) for name in (PI0, FAST)}
+    for name, trace in traces.items():
+        row = page.locator(f"#overview [data-policy='{name}']")
+        expect(row.locator(".sentence")).to_have_text(overview.sentence(trace, cubes))
+        np.testing.assert_allclose(path(page, name), expected(trace, trace.actions[0]), atol=0.06)
+
+    slider = page.get_by_label("Denoising step or token")
+    tokens = len(traces[FAST].tokens)
+    assert int(slider.get_attribute("max")) == tokens
+    decoded = np.isfinite(traces[FAST].partial_actions).all(axis=(1, 2))
+    token = int(np.flatnonzero(decoded[: tokens // 2])[-1]) + 1
+    step = token * 10 // tokens
+    slider.evaluate("(s, to) => { s.value = to; s.dispatchEvent(new Event('input')) }", token)
+    told = page.locator("#overview .readout")
+    expect(told.nth(0)).to_contain_text(f"step {step} of 10")
+    expect(told.nth(1)).to_have_text(f"token {token} of {tokens}")
+    estimate = traces[PI0].estimates[step, 0]
+    np.testing.assert_allclose(path(page, PI0), expected(traces[PI0], estimate), atol=0.06)
+    partial = traces[FAST].partial_actions[token - 1]
+    np.testing.assert_allclose(path(page, FAST), expected(traces[FAST], partial), atol=0.06)
+    expect(page.locator("#overview .stop.now")).to_have_count(1)
+    expect(page.locator("#overview .chips .token:not(.later)")).to_have_count(token)
+
+    page.locator("#overview .curve").first.hover()  # an action step, in every row's path
+    expect(page.locator("#overview .moves .mark[d^=M]")).to_have_count(2)
+
+
+def test_a_prompt_is_answered_while_it_is_typed_and_at_a_click(visit, policies):
+    page = visit()
+    field = page.get_by_label("Prompt")
+    field.press("End")
+    for _ in "blue cube":
+        field.press("Backspace")
+    field.press_sequentially("red cube")
+    said = page.locator("#overview .sentence").first
+    expect(said).to_contain_text("the red cube")  # nobody clicked Run
+    trace = trace_of(policies[PI0], observation("touch the red cube"))
+    page.wait_for_timeout(400)  # the path comes from where it was
+    np.testing.assert_allclose(path(page, PI0), expected(trace, trace.actions[0]), atol=0.06)
+    answered(page)
+
+    page.get_by_role("button", name="Run “touch the green cube”").click()
+    expect(said).to_contain_text("the green cube")
+    expect(field).to_have_value("touch the green cube")
+    page.get_by_label("Live").uncheck()
+    answered(page)
+    field.fill("")
+    field.press_sequentially("touch the blue cube")
+    page.wait_for_timeout(600)
+    expect(said).to_contain_text("the green cube")
+    field.press("Enter")
+    expect(said).to_contain_text("the blue cube")
