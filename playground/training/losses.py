@@ -24,19 +24,21 @@ from playground.training.batches import FAST_PROMPT_LEAST, UPCOMING, Batch
 
 _GROUNDING_WEIGHT = 0.1
 _PLACE_WEIGHT = 1.0
+_NAMED = 2  # cubes that a prompt may name
 _VALUE_WEIGHT, _COUNT_WEIGHT = 1.0, 0.2
 
 
 class Grounding(nnx.Module):
-    """The heads: each cube's patch and place from the image tokens; the named cube's from the
-    language model's outputs, its place also from the words' outputs."""
+    """The heads: each cube's patch and place from the image tokens; the named cubes' from the
+    language model's outputs, their places also from the words' outputs. The first is the cube that
+    is named first, the second the one it is put on or next to."""
 
     def __init__(self, width: int, *, rngs: nnx.Rngs):
         self.cube_patch = nnx.Linear(width, len(COLOURS), rngs=rngs)
         self.cube_place = nnx.Linear(width, 3, rngs=rngs)
-        self.named_patch = nnx.Linear(width, 1, rngs=rngs)
-        self.named_place = nnx.Linear(width, 3, rngs=rngs)
-        self.word_place = nnx.Linear(width, 3, rngs=rngs)
+        self.named_patch = nnx.Linear(width, _NAMED, rngs=rngs)
+        self.named_place = nnx.Linear(width, 3 * _NAMED, rngs=rngs)
+        self.word_place = nnx.Linear(width, 3 * _NAMED, rngs=rngs)
 
 
 class Writing(nnx.Module):
@@ -98,18 +100,30 @@ def loss(
 def _image_tokens(
     policy: Pi0 | Pi0Fast, batch: Batch, with_black: bool
 ) -> tuple[Array, dict[str, Array]]:
-    """(image tokens [I, T, D], the same by slot [B, T, D]). with_black: the missing cameras are
-    black and attended to, as pi0-FAST runs; one more image serves the whole batch."""
-    (count, size, *_), rows = batch.images.shape, len(batch.named)
-    images, (table, *missing) = uint8_to_float(batch.images), policy.config.image_slots
-    if with_black:
+    """(image tokens [I, C, T, D] of the cameras, the same by slot [B, T, D]). with_black: missing
+    cameras are black and attended to, as pi0-FAST runs; one more image serves the whole batch."""
+    count, size, rows = len(batch.images), batch.images.shape[1], len(batch.named)
+    images = _all_images(batch)
+    cameras, slots = images.shape[1], policy.config.image_slots
+    images = images.reshape(-1, size, size, 3)
+    missing = slots[cameras:] if with_black else ()
+    if missing:
         images = jnp.concatenate([images, jnp.full((1, size, size, 3), -1.0)])
-    tokens = policy.embed_images(images)  # [I (+ 1), T, D]
-    by_slot = {table: jnp.repeat(tokens[:count], rows // count, axis=0)}
-    if with_black:
-        black = jnp.broadcast_to(tokens[-1:], (rows, *tokens.shape[1:]))
-        by_slot |= dict.fromkeys(missing, black)
-    return tokens[:count], by_slot
+    tokens = policy.embed_images(images)  # [I * C (+ 1), T, D]
+    shape = tokens.shape[1:]
+    filled = tokens[: count * cameras].reshape(count, cameras, *shape)
+    by_slot = {
+        slot: jnp.repeat(filled[:, camera], rows // count, axis=0)
+        for camera, slot in enumerate(slots[:cameras])
+    }
+    if missing:
+        by_slot |= dict.fromkeys(missing, jnp.broadcast_to(tokens[-1:], (rows, *shape)))
+    return filled, by_slot
+
+
+def _all_images(batch: Batch) -> Array:
+    """float32 [I, C, size, size, 3], the table's camera first."""
+    return uint8_to_float(jnp.concatenate([batch.images[:, None], batch.wrist_images], axis=1))
 
 
 def flow_loss(
@@ -169,7 +183,7 @@ def fast_loss(
 def sight_loss(trainee: Trainee, batch: Batch) -> tuple[Array, dict[str, Array]]:
     """Where the cubes are, from SigLIP alone: what training begins with, for a fraction of the
     work of the whole."""
-    image_tokens = trainee.policy.embed_images(uint8_to_float(batch.images))
+    image_tokens, _ = _image_tokens(trainee.policy, batch, with_black=False)
     patches, places, figures = _cubes(trainee.grounding, batch, image_tokens)
     return _GROUNDING_WEIGHT * patches + _PLACE_WEIGHT * places, figures
 
@@ -180,13 +194,18 @@ _softmax = optax.softmax_cross_entropy_with_integer_labels
 def _cubes(
     heads: Grounding, batch: Batch, image_tokens: Array
 ) -> tuple[Array, Array, dict[str, Array]]:
-    """image_tokens [I, T, D]: (loss of the cubes' patches, of their places, figures)."""
-    found = heads.cube_patch(image_tokens).swapaxes(1, 2)  # [I, 3, T]
-    at_cubes = jnp.take_along_axis(image_tokens, batch.patches[:, :, None], axis=1)  # [I, 3, D]
+    """image_tokens [I, C, T, D]: (loss of the cubes' patches, of their places, figures). Every
+    camera is asked for the patches, the table's alone, which never moves, for the places."""
+    patches = jnp.concatenate([batch.patches[:, None], batch.wrist_patches], axis=1)  # [I, C, 3]
+    found = heads.cube_patch(image_tokens).swapaxes(2, 3)  # [I, C, 3, T]
+    shown = patches >= 0
+    unsure = _softmax(found, jnp.maximum(patches, 0)) * shown
+    table = image_tokens[:, 0]
+    at_cubes = jnp.take_along_axis(table, batch.patches[:, :, None], axis=1)  # [I, 3, D]
     off = jnp.mean(jnp.abs(heads.cube_place(at_cubes) - batch.places))
-    right = jnp.mean(jnp.argmax(found, -1) == batch.patches)
+    right = jnp.sum((jnp.argmax(found, -1) == patches) * shown) / jnp.sum(shown)
     figures = {"cube patch right": right, "cube place off": off}
-    return jnp.mean(_softmax(found, batch.patches)), off, figures
+    return jnp.sum(unsure) / jnp.sum(shown), off, figures
 
 
 def _writing(heads: Writing, batch: Batch, outputs: Array) -> tuple[Array, dict[str, Array]]:
@@ -222,25 +241,30 @@ def _writing(heads: Writing, batch: Batch, outputs: Array) -> tuple[Array, dict[
 def _grounding(
     heads: Grounding, batch: Batch, image_tokens: Array, outputs: Array, words: Array
 ) -> tuple[Array, dict[str, Array]]:
-    """image_tokens [I, T, D] from SigLIP, outputs [B, P, D] of the language model with the table's
-    camera first: (the weighted sum, figures)."""
+    """image_tokens [I, C, T, D] from SigLIP, outputs [B, P, D] of the language model with the
+    table's camera first: (the weighted sum, figures)."""
     cube_patches, cube_places, figures = _cubes(heads, batch, image_tokens)
-    prompts = batch.named.shape[0] // batch.images.shape[0]
-    row = jnp.arange(batch.named.shape[0])
-    patch = batch.patches[row // prompts, batch.named]  # [B]
-    place = batch.places[row // prompts, batch.named]  # [B, 3]
-    pictured = outputs[:, : image_tokens.shape[1]]
-    named = heads.named_patch(pictured)[..., 0]  # [B, T]
-    named_off = jnp.mean(jnp.abs(heads.named_place(pictured[row, patch]) - place))
-    words_off = jnp.mean(jnp.abs(heads.word_place(outputs) - place[:, None]), axis=-1)
-    weights = words / jnp.sum(words, axis=1, keepdims=True)
-    words_off = jnp.mean(jnp.sum(words_off * weights, axis=1))
+    rows = jnp.arange(len(batch.named))
+    look = rows // (len(batch.named) // len(batch.images))
+    pictured = outputs[:, : image_tokens.shape[2]]  # [B, T, D]
 
-    figures |= {
-        "named patch right": jnp.mean(jnp.argmax(named, -1) == patch),
-        "named place off": named_off,
-        "words place off": words_off,
-    }
-    patches = cube_patches + jnp.mean(_softmax(named, patch))
-    places = cube_places + named_off + words_off
+    def mean(part: Array, asked: Array) -> Array:
+        return jnp.sum(jnp.where(asked, part, 0.0)) / jnp.maximum(jnp.sum(asked), 1)
+
+    patches, places = cube_patches, cube_places
+    for which, (name, cubes) in enumerate((("named", batch.named), ("other", batch.others))):
+        asked, cubes = cubes >= 0, jnp.maximum(cubes, 0)
+        patch, place = batch.patches[look, cubes], batch.places[look, cubes]  # [B], [B, 3]
+        logits = heads.named_patch(pictured)[..., which]  # [B, T]
+        axes = slice(3 * which, 3 * which + 3)
+        place_off = jnp.abs(heads.named_place(pictured[rows, patch])[:, axes] - place).mean(-1)
+        words_off = jnp.abs(heads.word_place(outputs)[..., axes] - place[:, None]).mean(-1)
+        words_off = jnp.sum(words_off * words, axis=1) / jnp.sum(words, axis=1)
+        figures |= {
+            f"{name} patch right": mean(jnp.argmax(logits, -1) == patch, asked),
+            f"{name} place off": mean(place_off, asked),
+            f"{name} place off in words": mean(words_off, asked),
+        }
+        patches += mean(_softmax(logits, patch), asked)
+        places += mean(place_off + words_off, asked)
     return _GROUNDING_WEIGHT * patches + _PLACE_WEIGHT * places, figures

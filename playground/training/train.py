@@ -24,8 +24,11 @@ from flax import nnx
 from models.checkpoints.assembly import load_bundled
 from models.compiled import options
 from models.config import (
+    PI0_FAST_SECOND_TABLETOP,
     PI0_FAST_TABLETOP,
+    PI0_SECOND_TABLETOP,
     PI0_TABLETOP,
+    PI05_SECOND_TABLETOP,
     Pi0FastConfig,
 )
 from models.fast_tokenizer import FastActionTokenizer
@@ -43,7 +46,10 @@ FIGURES = (
     "cube place off",
     "named patch right",
     "named place off",
-    "words place off",
+    "named place off in words",
+    "other patch right",
+    "other place off",
+    "other place off in words",
     "state off",
     "state dimension right",
     "upcoming off",
@@ -53,6 +59,9 @@ FIGURES = (
 CONFIGS = {
     "pi0": PI0_TABLETOP,
     "pi0_fast": PI0_FAST_TABLETOP,
+    "pi0_second": PI0_SECOND_TABLETOP,
+    "pi05_second": PI05_SECOND_TABLETOP,
+    "pi0_fast_second": PI0_FAST_SECOND_TABLETOP,
 }
 
 
@@ -82,6 +91,9 @@ _FAST = Recipe(steps=12_000, sight=0, eased=0.8, images=8, prompts=2, draws=1, p
 RECIPES = {
     "pi0": _FLOW,
     "pi0_fast": _FAST,
+    "pi0_second": dataclasses.replace(_FLOW, steps=20_000, sight=1_600, prompts=3),
+    "pi05_second": dataclasses.replace(_FLOW, steps=16_000, sight=0, prompts=3),
+    "pi0_fast_second": dataclasses.replace(_FAST, steps=20_000),
 }
 
 
