@@ -63,7 +63,7 @@ def test_what_is_not_clear_is_refused(goldens, tmp_path):
         ("gs://openpi-assets/checkpoints/pi0_droid/", "opens by its name, .*: pi0_droid$"),
         ("gs://mine/run/29999", r"copy it here first \(gcloud storage cp -r gs://mine/run/29999"),
         ("s3://mine/run", r"copy it here first \(aws s3 cp --recursive"),
-        ("somebody/pi05_cups", r"hf download somebody/pi05_cups --local-dir pi05_cups\)"),
+        ("somebody/pi05_cups", "ask for hf://somebody/pi05_cups, which downloads it"),
     ],
 )
 def test_an_address_is_answered_with_how_to_get_it(word, message):

@@ -13,6 +13,8 @@ import pytest
 from models.checkpoints import digests
 from playground.checkpoints import catalog, download
 from playground.checkpoints.download import Servers
+from playground.checkpoints.folder import open_folder
+from playground.checkpoints.resolve import Request, resolve
 
 ADDRESS = "gs://openpi-assets/checkpoints/pi0_droid"
 PREFIX = "checkpoints/pi0_droid"
@@ -98,27 +100,30 @@ class Handler(BaseHTTPRequestHandler):
             answer["nextPageToken"] = str(start + 2)
         self._send(200, json.dumps(answer).encode())
 
+    def do_HEAD(self):
+        """What huggingface_hub asks before it gets a file."""
+        path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
+        data = self.server.faults.objects.get(("hub", path))
+        self.send_response(404 if data is None else 200)
+        self.send_header("Content-Length", str(len(data or b"")))
+        if data is not None:
+            self.send_header("X-Repo-Commit", "c0ffee")
+            self.send_header("ETag", f'"{hashlib.sha1(data).hexdigest()}"')
+        self.end_headers()
+
     def _hub(self, path):
-        if path.endswith("/revision/main"):
-            self._send(200, json.dumps({"sha": "c0ffee"}).encode())
-            return
-        tree = []
+        files = []
+        repository = path.split("/revision/")[0].removeprefix("/api/models")
         for (bucket, name), data in self.server.faults.objects.items():
-            if bucket == "hub":
+            if bucket == "hub" and name.startswith(f"{repository}/"):
                 git = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-                tree.append(
-                    {
-                        "type": "file",
-                        "path": name.split("/c0ffee/")[1],
-                        "size": len(data),
-                        "oid": git,
-                    }
-                )
-                if name.endswith("tokenizer.json"):
-                    tree[-1]["lfs"] = {"oid": hashlib.sha256(data).hexdigest()}
-        self._send(
-            200, json.dumps([{"type": "directory", "path": "x", "oid": "1"}, *tree]).encode()
-        )
+                file = {"rfilename": name.split("/c0ffee/")[1], "size": len(data), "blobId": git}
+                if name.endswith(("tokenizer.json", ".safetensors")):
+                    sha = hashlib.sha256(data).hexdigest()
+                    file["lfs"] = {"sha256": sha, "size": len(data), "pointerSize": 130}
+                files.append(file)
+        told = {"id": repository.strip("/"), "sha": "c0ffee", "siblings": files}
+        self._send(200, json.dumps(told).encode())
 
     def _object(self, path, data):
         faults = self.server.faults
@@ -417,3 +422,38 @@ def test_everything_of_an_entry(fetch, faults, tmp_path):
     assert download.obtain(ours, servers=fetch.servers) == ours
     with pytest.raises(ValueError, match=r"has no files to fetch\. openpi publishes no checkpoint"):
         download.obtain(catalog.named("pi0_libero"), servers=fetch.servers)
+
+
+def test_a_policy_on_the_hub(goldens, faults, server, monkeypatch):
+    """First what describes it, then its weights, each as it lies there."""
+    place, folder = "/lerobot/pi05_base/resolve/c0ffee", goldens / "lerobot" / "pi05"
+    data = {
+        p.name: p.read_bytes() for p in folder.glob("*") if p.suffix in (".json", ".safetensors")
+    }
+    faults.put("hub", place, data | {"modeling.py": b"import os"})
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(download, "Servers", lambda: Servers(hub=address))
+    request = Request("lerobot/pi05_base", robot="libero")
+    entry = resolve(request)
+    described = set(data) - {"model.safetensors"}
+    assert set(content(entry.folder)) == described
+    assert entry.notice.startswith("Not verified: published as a base model. ")
+    came = []
+    download.fetch_policy(entry.address, lambda *now: came.append(now))
+    assert content(entry.folder) == data
+    assert came[-1][:2] == (sum(map(len, data.values())),) * 2
+    digests.verify_digests(entry.folder)
+    own = open_folder(folder, robot="libero")
+    again = resolve(request)
+    assert (again.config, again.robot, again.rules) == (own.config, own.robot, own.rules)
+    assert again.address == "hf://lerobot/pi05_base"
+    faults.asked.clear()
+    resolve(request)
+    assert not faults.asked
+
+
+def test_a_policy_that_is_not_on_the_hub(server, monkeypatch):
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(download, "Servers", lambda: Servers(hub=address))
+    with pytest.raises(ValueError, match=r"there is nothing at hf://me/nothing \(\*"):
+        resolve(Request("hf://me/nothing", robot="libero"))

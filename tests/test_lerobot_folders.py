@@ -465,3 +465,25 @@ def test_a_state_in_another_unit_is_warned_of(folder, texts):
     (warning,) = policy.prepare(dataclasses.replace(raw, state=state)).warnings
     assert "4 standard deviations around the mean of the training data" in warning
     assert warning.startswith("left shoulder is ")
+
+
+@pytest.mark.parametrize("family", ["pi0", "pi05", "pi0_fast"])
+def test_a_base_model_is_opened_for_looking(folder, family):
+    """It has no stats and the model's own widths: numbers pass as they are, and it says so."""
+
+    def change(arrays):
+        arrays.clear()
+        arrays["observation.images.base_0_rgb.mean"] = np.zeros((3, 1, 1), np.float32)
+
+    narrowed(folder / family, 6)
+    change_stats(folder / family, change)
+    switch_relative(folder / family)
+    robot = str(folder / "arm.json") if family == "pi0_fast" else "libero"
+    entry = local.open_folder(folder / family, robot=robot)
+    assert "A base model, without norm stats: it drives no robot" in entry.notice
+    stats, said = stats_of.norm_stats(entry), np.arange(64.0).reshape(2, 32)
+    width = len(entry.robot.actions)
+    state = np.zeros(len(entry.robot.state))
+    back = conversion.from_model(entry.robot, said, state, stats["actions"], entry.normalisation)
+    np.testing.assert_array_equal(back, said[:, :width])
+    assert entry.config.action_dim == (width if family == "pi0_fast" else 32)

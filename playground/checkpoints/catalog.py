@@ -158,6 +158,19 @@ OPENPI = (
     _openpi("pi05_droid_finetune", "pi05", _DROID, "droid", None, horizon=16),
 )
 
+# LeRobot's on the Hugging Face hub. None could be downloaded where this was written: what is said
+# of them comes from LeRobot's code and threads, and is not verified.
+_NO_ROBOT = "published as a base model"
+HUB = {
+    "lerobot/pi0_base": _NO_ROBOT,
+    "lerobot/pi05_base": _NO_ROBOT,
+    "lerobot/pi05_libero_base": "a base model for LIBERO",
+    "lerobot/pi05_libero_finetuned_v044": "fine-tuned on LIBERO, by its name with LeRobot 0.4.4",
+    "lerobot/pi0fast-base": _NO_ROBOT,
+    "lerobot/pi0fast-libero": "fine-tuned on LIBERO",
+    "lerobot/pi052_base": "the arrays of pi05_base under other names, which may not open",
+}
+
 # openpi's other configs, and why they cannot be opened here.
 _TOO_OLD = "openpi itself can no longer build this config"
 NOT_OFFERED = {

@@ -22,17 +22,29 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
 import filelock
 import google_crc32c
 
-from models.checkpoints.digests import DIGESTS, record_digests, sha256, write_file
+from models.checkpoints.digests import (
+    CONFIG,
+    DIGESTS,
+    record_digests,
+    sha256,
+    weights_file,
+    write_file,
+)
 from playground.checkpoints.catalog import PALIGEMMA_TOKENIZER
 from playground.checkpoints.entry import Entry
 
 # bytes done, bytes in all, the file at hand
 Progress = Callable[[int, int, str], None]
+
+# Of the hub's files, those that are data.
+DESCRIPTION_FILES = ("*.json", "policy_*.safetensors")
+POLICY_FILES, TOKENIZER_FILES = ("*.json", "*.safetensors"), ("*.json",)
 
 TIMEOUT_S = 60.0
 REACHABLE_S = 5.0
@@ -70,7 +82,8 @@ def obtain(entry: Entry, progress: Progress | None = None, servers: Servers | No
         raise ValueError(f"{entry.name} has no files to fetch. {entry.notice}")
     folder, tokenizer = entry.folder, entry.action_tokenizer
     for part, address, needs in _published(entry):
-        path = fetch(address, progress, needs=needs, servers=servers)
+        patterns = POLICY_FILES if part == "checkpoint" else TOKENIZER_FILES
+        path = fetch(address, progress, needs=needs, patterns=patterns, servers=servers)
         if part == "checkpoint":
             folder = path
         else:
@@ -132,13 +145,15 @@ def fetch(
     progress: Progress | None = None,
     *,
     needs: tuple[str, ...] = (),
+    patterns: tuple[str, ...] = TOKENIZER_FILES,
     servers: Servers | None = None,
 ) -> Path:
     """The file or folder at an address, on this machine; downloads what is not there yet.
 
-    needs: names in the folder that have to be there for it to count as whole, for openpi may have
-    fetched a part of it. Raises ValueError that names the file: not there, cannot be read, not what
-    was published, or no room; what has come is kept, and the next call goes on from it.
+    patterns: of the hub's files, which to get; never anybody's code. needs: names that the folder
+    must have to count as whole, for openpi may have fetched a part of it. Raises ValueError that
+    names the file: missing, unreadable, not what was published, or no room; what has come is kept,
+    and the next call goes on from it.
     """
     path, servers = local_path(address), servers or Servers()
     if not _is_whole(path, needs):
@@ -147,11 +162,40 @@ def fetch(
             # The name of openpi's lock, so that it and this wait for each other.
             with filelock.FileLock(path.with_suffix(".lock")):
                 if not _is_whole(path, needs):
-                    _download(address, path, progress or (lambda *_: None), servers)
+                    report = progress or (lambda *_: None)
+                    if address.startswith("hf:"):
+                        _download_hub(address, path, report, servers, patterns)
+                    else:
+                        _download(address, path, report, servers)
     if not _is_whole(path, needs):
         absent = [name for name in needs if not (path / name).exists()]
         raise ValueError(f"{address} has no {' and no '.join(absent)}")
     _hold(path)
+    return path
+
+
+def fetch_policy(
+    address: str, progress: Progress | None = None, *, description_only: bool = False
+) -> Path:
+    """LeRobot's policy in a repository of the hub, on this machine: all of its data, or only what
+    describes it, which is small. Raises ValueError as `fetch` does."""
+    path, report = local_path(address), progress or (lambda *_: None)
+    patterns = DESCRIPTION_FILES if description_only else POLICY_FILES
+
+    def whole() -> bool:
+        return (path / CONFIG).is_file() and (description_only or weights_file(path) is not None)
+
+    if not whole():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(path.with_suffix(".lock")):
+            if not whole():
+                _download_hub(address, path, report, Servers(), patterns)
+        if not whole():
+            raise ValueError(
+                f"{address} is no policy of LeRobot's: it has no {CONFIG} or no weights"
+            )
+        if not description_only:
+            record_digests(path)
     return path
 
 
@@ -177,14 +221,6 @@ def _hold(path: Path) -> None:
 
 
 # --- what there is ------------------------------------------------------------------------------
-
-
-def _list(address: str, servers: Servers) -> tuple[list[Remote], bool]:
-    """The files at an address, and whether it is one file."""
-    parts = urllib.parse.urlsplit(address)
-    if parts.scheme == "hf":
-        return _list_hub(parts.netloc + parts.path, servers.hub), False
-    return _list_bucket(parts.netloc, parts.path.strip("/"), servers.buckets)
 
 
 _HASHES = {"md5": "md5Hash", "crc32c": "crc32c"}  # ours, and the bucket's name for it
@@ -222,30 +258,6 @@ def _list_bucket(bucket: str, prefix: str, server: str) -> tuple[list[Remote], b
     return remotes, bool(exact)
 
 
-def _list_hub(repository: str, server: str) -> list[Remote]:
-    """A model repository's JSON files, never its code, at the commit that is newest now.
-
-    Source: the hub's HTTP API. Files in Git have Git's own hash, large ones a SHA-256.
-    """
-    commit = _get_json(f"{server}/api/models/{repository}/revision/main")["sha"]
-    tree = _get_json(f"{server}/api/models/{repository}/tree/{commit}?recursive=true")
-    remotes = []
-    for item in tree:
-        if item["type"] != "file" or not item["path"].endswith(".json"):
-            continue
-        large = item.get("lfs")
-        remotes.append(
-            Remote(
-                _relative(item["path"]),
-                f"{server}/{repository}/resolve/{commit}/{urllib.parse.quote(item['path'])}",
-                item["size"],
-                item["oid"],
-                ("sha256", large["oid"]) if large else ("git", item["oid"]),
-            )
-        )
-    return remotes
-
-
 def _relative(name: str) -> str:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
@@ -269,7 +281,10 @@ def _open(url: str, start: int = 0):
 
 
 def _download(address: str, path: Path, progress: Progress, servers: Servers) -> None:
-    remotes, single = _retried(lambda: _list(address, servers), servers.wait_s)
+    parts = urllib.parse.urlsplit(address)
+    remotes, single = _retried(
+        lambda: _list_bucket(parts.netloc, parts.path.strip("/"), servers.buckets), servers.wait_s
+    )
     if not remotes:
         raise ValueError(f"there is nothing at {address}")
     incoming = path.with_name(path.name + ".incoming")
@@ -296,6 +311,99 @@ def _download(address: str, path: Path, progress: Progress, servers: Servers) ->
     else:
         os.replace(incoming, path)
     shutil.rmtree(incoming, ignore_errors=True)
+
+
+def _download_hub(
+    address: str, path: Path, progress: Progress, servers: Servers, patterns: tuple[str, ...]
+) -> None:
+    """A model repository's files, at the commit that is newest now, each compared with the hub's
+    hash: Git's own of files in Git, a SHA-256 of large ones."""
+    import huggingface_hub  # takes half a second
+
+    parts = urllib.parse.urlsplit(address)
+    repository = parts.netloc + parts.path
+    api = huggingface_hub.HfApi(endpoint=servers.hub)
+    with _of_the_hub(address):
+        info = api.model_info(repository, files_metadata=True)
+    files = [f for f in info.siblings or [] if any(fnmatch(f.rfilename, p) for p in patterns)]
+    if not files:
+        raise ValueError(f"there is nothing at {address} ({', '.join(patterns)})")
+    total, done = sum(file.size or 0 for file in files), 0
+    incoming = path.with_name(path.name + ".incoming")
+    _check_room(path.parent, total)
+    for file in files:
+        name = _relative(file.rfilename)
+        digest = ("sha256", file.lfs.sha256) if file.lfs else ("git", file.blob_id or "")
+        remote = Remote(name, address, file.size or 0, info.sha or "", digest)
+        if not any(_is_it(remote, folder / name) for folder in (path, incoming)):
+            counter = _counter(progress, done, total, name)
+            with _of_the_hub(address):
+                _get_from_hub(api, repository, remote, incoming, counter)
+        done += remote.size
+        progress(done, total, name)
+    shutil.rmtree(incoming / ".cache", ignore_errors=True)
+    for file in [f for f in incoming.rglob("*") if f.is_file()]:
+        target = path / file.relative_to(incoming)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(file, target)
+    shutil.rmtree(incoming, ignore_errors=True)
+
+
+def _get_from_hub(api, repository: str, remote: Remote, folder: Path, counter: type) -> None:
+    """One file, once more if it came with other bytes than the hub tells."""
+    for again in (False, True):
+        api.hf_hub_download(
+            repository,
+            remote.name,
+            revision=remote.version,
+            local_dir=folder,
+            force_download=again,
+            tqdm_class=counter,
+        )
+        if _is_it(remote, folder / remote.name):
+            return
+    raise ValueError(
+        f"{remote.url}: {remote.name} does not have the hash that the hub publishes, twice over; "
+        "something on the way changes files"
+    )
+
+
+@contextlib.contextmanager
+def _of_the_hub(address: str) -> Iterator[None]:
+    """The library's failures, of its own kinds and its HTTP client's, as ValueErrors."""
+    try:
+        yield
+    except ValueError:
+        raise
+    except Exception as error:
+        answer = getattr(getattr(error, "response", None), "status_code", None)
+        if answer in (401, 403):
+            hint = (
+                "it is private or wants its terms accepted: do so on its page, and `hf auth login`"
+            )
+        elif answer == 404:
+            hint = "there is no such repository or file"
+        else:
+            hint = (
+                f"is there a network? Without one, copy it from elsewhere to {local_path(address)}"
+            )
+        raise ValueError(f"cannot get {address}, {hint} ({error})") from error
+
+
+def _counter(progress: Progress, done: int, total: int, name: str) -> type:
+    """A progress bar as huggingface_hub wants one, which shows nothing and reports."""
+    from huggingface_hub.utils import tqdm
+
+    class Counter(tqdm):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs | {"disable": True})
+            self._came = kwargs.get("initial", 0) or 0
+
+        def update(self, n=1):
+            self._came += n or 0
+            progress(done + int(self._came), total, name)
+
+    return Counter
 
 
 def _is_it(remote: Remote, path: Path) -> bool:

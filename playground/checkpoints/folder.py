@@ -31,17 +31,19 @@ def open_folder(
     *,
     robot: str | None = None,
     asset_id: str | None = None,
+    weights_to_come: bool = False,
 ) -> Entry:
     """The entry of a checkpoint folder: openpi's, LeRobot's or a bundled policy's.
 
     config: for openpi's, a config's name or a JSON file (`schema.OpenpiFile`); for LeRobot's,
     nothing or a JSON file (`schema.LeRobotFile`). robot: for LeRobot's, one of `builtin.ROBOTS` or
     a file that describes another (`robot_file`). asset_id: for openpi's, whose norm stats, where
-    the folder has another's than the config's. Raises ValueError that says what is missing, or
+    the folder has another's than the config's. weights_to_come: the folder is LeRobot's, and so far
+    holds only what describes it. Raises ValueError that says what is missing, or
     serves for nothing, and which answers there are.
     """
     folder = Path(folder).expanduser()
-    kind = recognise(folder)
+    kind = "lerobot" if weights_to_come else recognise(folder)
     given = {"config": config, "robot": robot, "asset_id": asset_id}
     takes = {"lerobot": {"config", "robot"}, "bundled": set()}.get(kind, {"config", "asset_id"})
     if idle := [name for name, value in given.items() if value and name not in takes]:
@@ -98,13 +100,22 @@ def _pytorch_arrays(folder: Path) -> dict[str, Stored]:
 
 # --- LeRobot ------------------------------------------------------------------------------------
 
+_BASE = (
+    "A base model, without norm stats: it drives no robot before it is fine-tuned, {} included. It "
+    "is open for looking; numbers go in and come out as the model has them, not in the robot's "
+    "units."
+)
+
 
 def _lerobot(folder: Path, config: str | None, robot: str | None) -> Entry:
     described = read_lerobot(folder)
     family = family_of(described.config)
     said, file = _addition(folder, config, robot)
     drives = schema.robot_of(said.robot, file.parent, described.cameras)
-    if problems := _misfits(described, family, drives):
+    is_base = (
+        not any(described.stats.values()) and "identity" not in described.normalisation.values()
+    )
+    if problems := [] if is_base else _misfits(described, family, drives):
         fitting = [name for name, r in ROBOTS.items() if not _misfits(described, family, r)]
         raise ValueError(
             f"{folder} does not drive {drives.title}: {'; '.join(problems)}. "
@@ -118,12 +129,20 @@ def _lerobot(folder: Path, config: str | None, robot: str | None) -> Entry:
             f"{folder} normalises in two ways, {described.normalisation}; one for state "
             "and actions is supported"
         )
+    config = schema.resized(described.config, said)
+    notices = _notices(described, family, said.lerobot_version)
+    if is_base:
+        # Nothing is learned of the robot yet: numbers go in and come out as the model has them.
+        notices = [_BASE.format(drives.title), *notices[:1]]
+        drives = dataclasses.replace(drives, offsets=())
+        if family == "pi0_fast":
+            config = dataclasses.replace(config, action_dim=len(drives.actions))
     return Entry(
         name=said.name,
         title=said.title or f"{TITLES[family]} · {drives.title} (LeRobot)",
-        config=schema.resized(described.config, said),
+        config=config,
         robot=_as_lerobot_has_it(drives, described.cameras),
-        normalisation=described.normalisation["state"],
+        normalisation="identity" if is_base else described.normalisation["state"],
         state_in_prompt=family != "pi0",
         asset_id="",
         default_prompt=said.default_prompt,
@@ -132,7 +151,7 @@ def _lerobot(folder: Path, config: str | None, robot: str | None) -> Entry:
         kind="lerobot",
         folder=folder,
         rules=_rules(described, family, said.lerobot_version),
-        notice=" ".join(_notices(described, family, said.lerobot_version)),
+        notice=" ".join(notices),
     )
 
 

@@ -54,13 +54,21 @@ def load(
     policy that cannot be opened, and before anything is fetched or loaded where they do not fit
     into memory together.
     """
-    entries = resolve_all([Request(x) if isinstance(x, str) else Request(**x) for x in policies])
+    requests = [Request(x) if isinstance(x, str) else Request(**x) for x in policies]
+    entries = resolve_all(requests)
     published = [entry for entry in entries if entry.kind not in ("bundled", "untrained")]
     memory_plan.prepare(narrow=bool(published))
     keep_compiled_programs()
     check_memory(entries)
     opened = {}
-    for entry in entries:
+    for request, entry in zip(requests, entries, strict=True):
+        if (address := entry.address) and entry.kind == "lerobot":
+            yield from _reported(
+                entry.name,
+                "downloading",
+                lambda progress: download.fetch_policy(address, progress),
+            )
+            entry = resolve(request)  # weights tell what saved them
         opened[entry.name] = yield from open_steps(entry)
     tell_apart(list(opened.values()))
     for name, policy in opened.items():

@@ -12,7 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from playground.checkpoints import download, schema
-from playground.checkpoints.catalog import BUCKET, BUNDLED_PAIR, DEFAULT_PAIR, entries, named
+from playground.checkpoints.catalog import (
+    BUCKET,
+    BUNDLED_PAIR,
+    DEFAULT_PAIR,
+    HUB,
+    entries,
+    named,
+)
 from playground.checkpoints.entry import Entry
 from playground.checkpoints.folder import open_folder
 
@@ -24,8 +31,9 @@ _logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Request:
-    """A checkpoint as somebody asks for it: a name of the catalogue, a folder, or a JSON file that
-    names its folder. config, robot, asset_id: of a folder (`open_folder`)."""
+    """A checkpoint as somebody asks for it: a name of the catalogue, a folder, a JSON file that
+    names its folder, or a policy on the Hugging Face hub (hf://owner/name). config, robot,
+    asset_id: of a folder (`open_folder`)."""
 
     checkpoint: str
     config: str | None = None
@@ -64,6 +72,8 @@ def resolve(request: Request) -> Entry:
         if not word.endswith(".json"):
             return named(word)
         return open_folder(schema.folder_in(Path(word).expanduser()), word)
+    if address := _on_the_hub(word):
+        return _from_the_hub(address, request)
     if re.match(r"[a-z][a-z0-9+]*://", word):
         raise ValueError(_address(word))
     folder = Path(word).expanduser()
@@ -71,8 +81,8 @@ def resolve(request: Request) -> Entry:
         return named(word)  # raises, and offers near names
     if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", word) and word[0] != ".":
         raise ValueError(
-            f"{word}: there is no such folder. If it is a name on the Hugging Face hub, get it "
-            f"first (hf download {word} --local-dir {Path(word).name}) and open the folder"
+            f"{word}: there is no such folder. If it is a name on the Hugging Face hub, ask for "
+            f"hf://{word}, which downloads it"
         )
     settings = {"robot": request.robot, "asset_id": request.asset_id}
     return open_folder(folder, request.config, **settings)
@@ -92,6 +102,24 @@ def resolve_all(asked: Sequence[Request]) -> list[Entry]:
     return list(found.values())
 
 
+def _on_the_hub(word: str) -> str | None:
+    """The address of a policy on the Hugging Face hub: known by name, or given."""
+    if word in HUB and not Path(word).exists():
+        return f"hf://{word}"
+    return word if word.startswith("hf://") else None
+
+
+def _from_the_hub(address: str, request: Request) -> Entry:
+    """The entry of a policy on the hub, from what describes it; the weights come when it is loaded
+    (`load.load`)."""
+    folder = download.fetch_policy(address, description_only=True)
+    settings = {"robot": request.robot, "asset_id": request.asset_id}
+    entry = open_folder(folder, request.config, **settings, weights_to_come=True)
+    known = HUB.get(address.removeprefix("hf://"))
+    notice = f"Not verified: {known}. {entry.notice}" if known else entry.notice
+    return dataclasses.replace(entry, address=address, notice=notice)
+
+
 def _is_folder(word: str) -> bool:
     """A name of the catalogue is that; a folder called the same is `./name`."""
     return word not in (*BUNDLED_PAIR, *entries()) and not word.endswith(".json")
@@ -106,7 +134,6 @@ def _address(word: str) -> str:
     copy = {
         "gs": f"gcloud storage cp -r {word} .",
         "s3": f"aws s3 cp --recursive {word} .",
-        "hf": f"hf download {word.removeprefix('hf://')}",
     }.get(word.split("://")[0], "a program that reads such addresses")
     return f"{word} is an address, and a folder is asked for: copy it here first ({copy})"
 

@@ -75,7 +75,12 @@ def norm_stats_file(entry: Entry) -> Path:
 def _stored(entry: Entry) -> dict[str, Stats]:
     """As the folder has them, of whatever length."""
     if entry.kind == "lerobot":
-        return _lerobot_stats(read_lerobot(entry.folder), entry.folder)
+        described = read_lerobot(entry.folder)
+        if entry.normalisation == "identity" and not any(described.stats.values()):
+            robot = entry.robot
+            parts = {"state": len(robot.state), "actions": len(robot.actions)}
+            return {key: Stats((0.0,) * n, (1.0,) * n, None, None) for key, n in parts.items()}
+        return _lerobot_stats(described, entry.folder)
     return read_norm_stats(norm_stats_file(entry))
 
 
