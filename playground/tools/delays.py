@@ -1,0 +1,122 @@
+"""What a slow policy costs at the simulated table, and what each way to join chunks makes of it:
+
+    python -m playground.tools.delays --episodes 100 --out runs/delays.json
+
+Every way sees the same scenes, prompts and noise. Rows that the file holds already are kept, so
+that a stopped run goes on. Success has Wilson's 95 % interval, the means have 1.96 standard errors.
+"""
+
+import argparse
+import itertools
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from models.chunking import MAX_GUIDANCE, prefix_weights
+from playground.checkpoints.load import keep_compiled_programs, open_policy
+from playground.policies.flow import FlowPolicy
+from playground.tabletop.delayed import WAYS, Ask, Held, Rollout, Way, rollout
+from playground.tabletop.scene import COLOURS, Table
+from playground.tabletop.tasks import Task
+from playground.trace import Options, RawObservation
+from playground.training.evaluate import held_out_scene, known_words, share
+
+DELAYS = (0, 5, 15, 25)
+EXECUTE = 25
+VERBS = ("touch", "pick")
+
+
+def asker(policy: FlowPolicy, delay: int, options: Options = Options()) -> Ask:  # noqa: B008
+    """How a policy is asked within one episode: with fresh noise each time, seeds from 0 on."""
+    seeds = itertools.count(options.seed)
+    horizon = policy.info.horizon
+
+    def ask(raw: RawObservation, held: Held | None) -> np.ndarray:
+        now = Options(num_steps=options.num_steps, seed=next(seeds))
+        if held is None:
+            ((chunk, _),) = policy.chunks([raw], now)
+            assert chunk is not None
+            return chunk
+        weights = prefix_weights(delay, held.overlap, horizon, "exp")
+        return policy.guided_chunk(raw, now, held.chunk, weights, MAX_GUIDANCE)
+
+    return ask
+
+
+def episode(policy: FlowPolicy, index: int, way: Way, delay: int, execute: int) -> Rollout:
+    """The episode of that number: its scene, colour and verb are the same for every way."""
+    verb = VERBS[index % len(VERBS)]
+    task = Task(verb, COLOURS[index % len(COLOURS)], known_words(verb, index))
+    table = Table(held_out_scene(index))
+    return rollout(table, task, asker(policy, delay), way, delay, execute)
+
+
+def row(found: Rollout, index: int, way: Way, delay: int) -> dict:
+    """What the file keeps of an episode."""
+    return {
+        **{"delay": delay, "way": way, "episode": index, "reason": found.outcome.reason},
+        **{"success": bool(found.outcome.success), "time_s": found.time_s},
+        **{"jump_rad": found.largest_jump, "roughness": found.roughness},
+        "typical_step_rad": found.typical_step,
+    }
+
+
+def table_of(rows: Iterable[dict]) -> str:
+    """The figures by delay and way, as Markdown."""
+    lines = [
+        "| delay (steps) | way | success | time of successes (s) | largest jump at a seam (rad) | "
+        "in typical steps | roughness (rad/s²) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    rows = sorted(rows, key=lambda r: (r["delay"], WAYS.index(r["way"])))
+    for (delay, way), group in itertools.groupby(rows, key=lambda r: (r["delay"], r["way"])):
+        some = list(group)
+        hits = share([r["success"] for r in some])
+        shown = "{value:.0%} ({low:.0%} to {high:.0%})".format(**hits)
+        jumps = [r["jump_rad"] / r["typical_step_rad"] for r in some if r["typical_step_rad"] > 0]
+        cells = [
+            _mean([r["time_s"] for r in some if r["success"]], 2),
+            _mean([r["jump_rad"] for r in some], 3),
+            _mean(jumps, 1),
+            _mean([r["roughness"] for r in some], 1),
+        ]
+        lines.append(f"| {delay} | {way} | {shown}, n = {len(some)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _mean(values: list[float], digits: int) -> str:
+    if len(values) < 2:
+        return "–"
+    error = 1.96 * float(np.std(values, ddof=1)) / len(values) ** 0.5
+    return f"{np.mean(values):.{digits}f} ± {error:.{digits}f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Ways to join chunks under a delay.")
+    parser.add_argument("--checkpoint", default="pi0_tabletop", help="a flow policy of the table")
+    parser.add_argument("--episodes", type=int, default=100, help="of each way and delay")
+    parser.add_argument("--delays", type=int, nargs="+", default=list(DELAYS))
+    parser.add_argument("--execute", type=int, default=EXECUTE, help="steps between questions")
+    parser.add_argument("--out", type=Path, default=Path("runs/delays.json"))
+    args = parser.parse_args()
+    rows = json.loads(args.out.read_text()) if args.out.exists() else []
+    done = {(r["delay"], r["way"], r["episode"]) for r in rows}
+    keep_compiled_programs()
+    policy = open_policy(args.checkpoint)
+    if not isinstance(policy, FlowPolicy):
+        parser.error(f"{args.checkpoint} is no flow policy: real-time chunking needs one")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    for index in range(args.episodes):
+        for delay, way in itertools.product(args.delays, WAYS):
+            if (delay, way, index) not in done:
+                found = episode(policy, index, way, delay, args.execute)
+                rows.append(row(found, index, way, delay))
+        args.out.write_text(json.dumps(rows) + "\n")
+        print(f"{index + 1} of {args.episodes} episodes", flush=True)
+    print(table_of(rows))
+
+
+if __name__ == "__main__":
+    main()
