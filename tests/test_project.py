@@ -174,6 +174,7 @@ import app, gradio, jax, orbax.checkpoint, tokenizers
 from models import pi0_fast
 from playground.checkpoints import download
 from playground.checkpoints import load as loading
+from playground.datasets import lerobot, record
 from playground.tabletop import render, scene
 
 scene.build_model()

@@ -91,9 +91,10 @@ def run(
 
 def summary(evaluation: Evaluation) -> str:
     """A few lines for the terminal."""
-    told = "the recorded task" if evaluation.prompt is None else repr(evaluation.prompt)
+    prompt = "the recorded task" if evaluation.prompt is None else repr(evaluation.prompt)
     shares = ", ".join(f"{s} {evaluation.mean_percent(s):.2f} %" for s in open_loop.SPANS)
-    lines = [f"{evaluation.policy.name}, told {told}: mean absolute error in % of range: {shares}"]
+    head = f"{evaluation.policy.name}, prompt: {prompt}"
+    lines = [f"{head}: mean absolute error in % of range: {shares}"]
     lines += [
         f"  {row.dimension.name:<24}{row.absolute['executed']:>10.4f} {row.dimension.unit}"
         for row in evaluation.dimensions
@@ -106,7 +107,8 @@ def _say(lines: Iterable[str]) -> None:
         print(f"- {line}", flush=True)
 
 
-def main() -> None:
+def settings() -> argparse.ArgumentParser:
+    """The command's arguments."""
     parser = argparse.ArgumentParser(description="Open-loop evaluation on recorded episodes.")
     parser.add_argument("dataset", help="a folder, owner/name of the Hub, or episodes_tabletop")
     parser.add_argument("--revision", help="of a dataset of the Hub: branch, tag or commit")
@@ -123,7 +125,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="frames at once (8)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/open_loop"), help="a folder")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = settings().parse_args()
     try:
         _main(args)
     except ValueError as error:

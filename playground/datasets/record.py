@@ -191,10 +191,16 @@ def _stats(recordings: Sequence[Recording]) -> dict:
     return found
 
 
-def main() -> None:
+def settings() -> argparse.ArgumentParser:
+    """The command's arguments."""
     parser = argparse.ArgumentParser(description="Records the expert as a LeRobot dataset.")
     parser.add_argument("folder", type=Path, help="a new folder")
     parser.add_argument("--prompt", action="append", help="one episode each; default: three")
+    return parser
+
+
+def main() -> None:
+    parser = settings()
     args = parser.parse_args()
     if args.folder.exists():
         parser.error(f"{args.folder} is there already")

@@ -1,6 +1,7 @@
 """What a slow policy costs at the simulated table, and what each way to join chunks makes of it:
 
     python -m playground.tools.delays --episodes 100 --out runs/delays.json
+    python -m playground.tools.delays --cost   # of guided denoising against plain
 
 Every way sees the same scenes, prompts and noise. Rows that the file holds already are kept, so
 that a stopped run goes on. Success has Wilson's 95 % interval, the means have 1.96 standard errors.
@@ -9,15 +10,17 @@ that a stopped run goes on. Success has Wilson's 95 % interval, the means have 1
 import argparse
 import itertools
 import json
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from models.chunking import MAX_GUIDANCE, prefix_weights
+from models.chunking import MAX_GUIDANCE, Schedule, prefix_weights
 from playground.checkpoints.load import keep_compiled_programs, open_policy
 from playground.policies.flow import FlowPolicy
 from playground.tabletop.delayed import WAYS, Ask, Held, Rollout, Way, rollout
+from playground.tabletop.rollout import observe
 from playground.tabletop.scene import COLOURS, Table
 from playground.tabletop.tasks import Task
 from playground.trace import Options, RawObservation
@@ -63,6 +66,24 @@ def row(found: Rollout, index: int, way: Way, delay: int) -> dict:
     }
 
 
+def cost(policy: FlowPolicy, times: int = 20) -> tuple[float, float]:
+    """CPU-seconds (median, all threads) of one chunk at the first scene: (plain, guided). Pictures
+    and prefix run in both."""
+    raw, horizon = observe(Table(held_out_scene(0)), "touch the red cube"), policy.info.horizon
+    previous = np.repeat(raw.state[None], horizon, axis=0)
+
+    def median(schedule: Schedule) -> float:
+        weights = prefix_weights(0, horizon // 2, horizon, schedule)
+        spent = []
+        for _ in range(times + 1):  # the first one compiles
+            began = time.process_time()
+            policy.guided_chunk(raw, Options(), previous, weights)
+            spent.append(time.process_time() - began)
+        return float(np.median(spent[1:]))
+
+    return median("zeros"), median("exp")
+
+
 def table_of(rows: Iterable[dict]) -> str:
     """The figures by delay and way, as Markdown."""
     lines = [
@@ -93,13 +114,20 @@ def _mean(values: list[float], digits: int) -> str:
     return f"{np.mean(values):.{digits}f} ± {error:.{digits}f}"
 
 
-def main() -> None:
+def settings() -> argparse.ArgumentParser:
+    """The command's arguments."""
     parser = argparse.ArgumentParser(description="Ways to join chunks under a delay.")
     parser.add_argument("--checkpoint", default="pi0_tabletop", help="a flow policy of the table")
     parser.add_argument("--episodes", type=int, default=100, help="of each way and delay")
     parser.add_argument("--delays", type=int, nargs="+", default=list(DELAYS))
     parser.add_argument("--execute", type=int, default=EXECUTE, help="steps between questions")
+    parser.add_argument("--cost", action="store_true", help="time one chunk, plain and guided")
     parser.add_argument("--out", type=Path, default=Path("runs/delays.json"))
+    return parser
+
+
+def main() -> None:
+    parser = settings()
     args = parser.parse_args()
     rows = json.loads(args.out.read_text()) if args.out.exists() else []
     done = {(r["delay"], r["way"], r["episode"]) for r in rows}
@@ -107,6 +135,10 @@ def main() -> None:
     policy = open_policy(args.checkpoint)
     if not isinstance(policy, FlowPolicy):
         parser.error(f"{args.checkpoint} is no flow policy: real-time chunking needs one")
+    if args.cost:
+        plain, guided = cost(policy)
+        print(f"a chunk: plain {plain:.4f}, guided {guided:.4f} CPU-s, {guided / plain:.2f} times")
+        return
     args.out.parent.mkdir(parents=True, exist_ok=True)
     for index in range(args.episodes):
         for delay, way in itertools.product(args.delays, WAYS):

@@ -126,7 +126,7 @@ def _evaluation(evaluation: Evaluation) -> list[str]:
     info, executed = evaluation.policy, evaluation.executed
     asked = sum(len(p.frames) for p in evaluation.predictions)
     parts = [
-        f"<h2>{html.escape(info.title)} ({html.escape(info.name)}), told: "
+        f"<h2>{html.escape(info.title)} ({html.escape(info.name)}), prompt: "
         f"{html.escape(_prompt(evaluation))}</h2>",
         f"<p>{html.escape(info.badge)}. {len(evaluation.predictions)} episodes, {asked} frames "
         f"asked, {len(evaluation.failures)} without an answer. Mean absolute error of the first "
