@@ -221,15 +221,13 @@ def next_token(
 ) -> tuple[TokenBuffer, Array]:
     """Chooses a token by logits [B, V]: (the buffer with it, the key for the one after it).
 
-    PARITY: the key is split at every step, and a sample is drawn over [B, 1, V]. The first of equal
-    logits wins.
+    PARITY: the key is split at every step. The first of equal logits wins.
     """
     key, step_key = jax.random.split(key)
     if options.constraint is not None:
         logits = constrained(logits, buffer, options.constraint)
     if options.temperature > 0:
-        scaled = logits[:, None] / options.temperature
-        token = jax.random.categorical(step_key, scaled, axis=-1)[:, 0]
+        token = jax.random.categorical(step_key, logits / options.temperature, axis=-1)
     else:
         token = jnp.argmax(logits, axis=-1)
     return buffer.append(token.astype(jnp.int32), options), key

@@ -18,8 +18,8 @@ class Observation:
 
     images: by slot, float32 [B, size, size, 3] in [-1, 1]
     image_masks: by slot, bool [B]; False hides the slot's tokens from everybody
-    state: float32 [B, action_dim], normalised and padded with zeros (unused by pi0.5 and pi0-FAST,
-        whose prompt holds it; pi0-FAST's is not padded)
+    state: float32 [B, action_dim], normalised and padded with zeros; only pi0 uses it, pi0.5's and
+        pi0-FAST's prompts hold it
     tokens: int32 [B, L], padded on the right
     token_mask: bool [B, L]
     token_ar_mask: int32 [B, L], 1 where a token opens a new causal block (pi0-FAST's postfix)

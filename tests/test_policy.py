@@ -16,10 +16,11 @@ from playground import codec, trace
 from playground.checkpoints import load
 from playground.policies import token_layout
 from playground.policies.base import CALL_DEADLINE_S, patience_s, sample_noise
-from playground.robots.builtin import TABLETOP
+from playground.robots import conversion
+from playground.robots.builtin import ALOHA, TABLETOP
 from playground.serving.events import Done, Phase, Step, TokenEvent
 from playground.tabletop import camera
-from playground.trace import ALLOWED, Options, RawObservation
+from playground.trace import ALLOWED, Options, RawObservation, Stats
 from playground.ui.examples import examples
 from tests.support.golden_models import CONFIGS, case, close, same
 
@@ -92,6 +93,29 @@ def test_offsets_are_added_to_the_state_once(flow):
     stats, state = flow.info.action_stats, np.array(flow.robot.resting_state)
     plain = got.actions_normalised * (np.array(stats.std) + 1e-6) + stats.mean
     close(got.actions, plain + np.where(flow.robot.offsets, state, 0), 1e-4)
+
+
+def test_actions_become_absolute_before_they_take_the_robots_convention():
+    """With offsets for the grippers too, whose convention is no mere change of sign."""
+    robot = dataclasses.replace(ALOHA, offsets=(True,) * 14)
+    plain = Stats((0.0,) * 14, (1.0,) * 14, None, None)
+    rng = np.random.default_rng(0)
+    state = np.array(robot.resting_state) + rng.uniform(0, 0.1, 14)
+    offsets = rng.uniform(-0.1, 0.1, (1, 3, 14))
+    got = conversion.from_model(robot, offsets, state, plain, "z-score")
+    absolute = offsets * (1 + 1e-6) + robot.state_to_model(state)
+    close(got, robot.actions_from_model(absolute), 1e-6)
+    too_late = robot.actions_from_model(offsets * (1 + 1e-6)) + state
+    assert np.abs(got - too_late).max() > 1e-3
+
+
+def test_a_fast_prompt_holds_the_robots_own_dimensions(fast, monkeypatch):
+    """Not those that a model is padded to."""
+    wider = dataclasses.replace(fast.config, action_dim=fast.config.action_dim + 4)
+    monkeypatch.setattr(fast, "config", wider)
+    prepared = fast.prepare(observe(fast))
+    bins = prepared.prompt.text.partition("State: ")[2].partition(";")[0].split()
+    assert len(bins) == len(prepared.state) == len(fast.info.state) < wider.action_dim
 
 
 def test_reuse_changes_no_number(flow):

@@ -81,6 +81,16 @@ def test_prompts_equal_openpi(folder, tiny):
         )
 
 
+def test_the_newline_is_encoded_on_its_own_behind_the_text(small, monkeypatch):
+    """Whether a vocabulary joins it to a word or not."""
+    whole, encoded = small.encode, []
+    monkeypatch.setattr(small, "encode", lambda text: encoded.append(text) or whole(text))
+    prompt = small.tokenize("pick up\nthe cube", 40)
+    assert encoded == ["pick up the cube", "\n"]
+    ids = [BOS, *whole("pick up the cube"), *whole("\n")]
+    assert prompt.tokens[prompt.mask].tolist() == ids
+
+
 def test_state_outside_the_range_has_openpis_bins(folder):
     (case,) = [
         case

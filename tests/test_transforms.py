@@ -151,10 +151,11 @@ def test_float_pictures_become_openpis_levels(recorded):
 
 
 def test_pictures_are_scaled_as_in_openpi(recorded):
-    for _, _, inputs, outputs in cases(recorded, "Observation/numpy/all_uint8_values"):
-        for slot, picture in inputs["image"].items():
-            if picture.dtype == np.uint8:
-                equal(uint8_to_float(picture), outputs["image"][slot])
+    ((_, _, inputs, outputs),) = cases(recorded, "Observation/numpy/all_uint8_values")
+    pictures = {slot: x for slot, x in inputs["image"].items() if x.dtype == np.uint8}
+    assert set(np.concatenate([x.ravel() for x in pictures.values()])) == set(range(256))
+    for slot, picture in pictures.items():
+        equal(uint8_to_float(picture), outputs["image"][slot])
 
 
 def test_norm_stats_files_read_and_write(recorded, goldens, tmp_path):

@@ -117,6 +117,14 @@ def close(got, want, tolerance: float):
     assert difference <= tolerance, f"differs by {difference:.3g}, allowed {tolerance:.3g}"
 
 
+def near(got, want, bound: float):
+    """Root mean square difference, relative to what is wanted, where rounding adds up: bfloat16."""
+    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    assert got.shape == want.shape, f"shape {got.shape}, expected {want.shape}"
+    error = np.sqrt(np.mean((got - want) ** 2) / np.mean(want**2))
+    assert error <= bound, f"differs by {error:.3g} of its size, allowed {bound:.3g}"
+
+
 def same(got, want):
     """Equal shapes and values."""
     np.testing.assert_array_equal(np.asarray(got), np.asarray(want))
