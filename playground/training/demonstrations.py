@@ -183,17 +183,28 @@ def load(folder: Path) -> Looks:
         raise ValueError(
             f"no demonstrations in {folder}: run python -m playground.training.demonstrations"
         )
-    parts = {field.name: [] for field in dataclasses.fields(Looks)}
-    for file in files:
+    names = [field.name for field in dataclasses.fields(Looks)]
+    counts, whole = [_count(file, names) for file in files], {}
+    for file, end in zip(files, np.cumsum(counts).tolist(), strict=True):
         with np.load(file, allow_pickle=False) as arrays:
-            if missing := parts.keys() - set(arrays.files):
-                raise ValueError(
-                    f"{file} lacks {', '.join(sorted(missing))}: an older version made it. Remove "
-                    "the folder and make the demonstrations again"
-                )
-            for name, values in parts.items():
-                values.append(arrays[name])
-    return Looks(**{name: np.concatenate(values) for name, values in parts.items()})
+            for name in names:
+                part = arrays[name]
+                # The pictures fill most of the memory: they are there once.
+                if name not in whole:
+                    whole[name] = np.empty((sum(counts), *part.shape[1:]), part.dtype)
+                whole[name][end - len(part) : end] = part
+    return Looks(**whole)
+
+
+def _count(file: Path, names: list[str]) -> int:
+    """How many looks a shard holds."""
+    with np.load(file, allow_pickle=False) as arrays:
+        if missing := set(names) - set(arrays.files):
+            raise ValueError(
+                f"{file} lacks {', '.join(sorted(missing))}: an older version made it. Remove "
+                "the folder and make the demonstrations again"
+            )
+        return len(arrays["starts"])
 
 
 def _write_shard(job: tuple[Path, int, int, TableSpec]) -> int:
