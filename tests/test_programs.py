@@ -125,6 +125,7 @@ PRINTED = {
     "np.shape(trace.actions)": ["(1, 50, 14)"],
     "sensitivity": ["may attend to", "times the seed spread", "repeated bit for bit"],
     "step.v_t": ["1.0 (1, 50, 14)"],
+    "open_dataset": ["touch the red cube", "(224, 224, 3) (50, 14)"],
 }
 
 
