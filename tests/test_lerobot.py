@@ -355,7 +355,7 @@ def switch_relative(folder, **settings):
 
 
 def step_of(description, name):
-    (step,) = [step for step in description["steps"] if step["registry_name"] == name]
+    (step,) = [step for step in description["steps"] if step.get("registry_name") == name]
     return step
 
 

@@ -8,6 +8,8 @@ import shutil
 import numpy as np
 import pytest
 import safetensors.numpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from models.checkpoints.assembly import random_model
 from models.tokenizer import PaligemmaTokenizer
@@ -487,3 +489,78 @@ def test_a_base_model_is_opened_for_looking(folder, family):
     back = conversion.from_model(entry.robot, said, state, stats["actions"], entry.normalisation)
     np.testing.assert_array_equal(back, said[:, :width])
     assert entry.config.action_dim == (width if family == "pi0_fast" else 32)
+
+
+# --- a property ---------------------------------------------------------------------------------
+
+PRE, POST = (file for file, _ in STATE_FILES)
+
+
+def steps_of(path, change):
+    edit(path, lambda d: change(d["steps"]))
+
+
+def renumbered(folder):
+    described = json.loads((folder / PRE).read_text())
+    old = step_of(described, "normalizer_processor")["state_file"]
+    (folder / old).rename(folder / "other.safetensors")
+    path = folder / PRE
+    path.write_text(path.read_text().replace(old, "other.safetensors"))
+
+
+# What says the same in other words, and what says something else, each of which may come in any
+# number and order. Only the second kind may be refused, and all of it must be.
+HARMLESS = [
+    named_delta,
+    renumbered,
+    lambda folder: steps_of(
+        folder / PRE, lambda s: s.append({"registry_name": "to_batch_processor", "config": {}})
+    ),
+    lambda folder: steps_of(
+        folder / PRE, lambda s: s.insert(0, {"class": "lerobot.x.DeviceProcessorStep"})
+    ),
+    lambda folder: edit(folder / "config.json", lambda d: d.update(optimizer_lr=1.0)),
+]
+HARMFUL = [
+    lambda folder: edit(folder / PRE, extra),
+    lambda folder: edit(folder / PRE, extra_class),
+    lambda folder: edit(folder / PRE, unknown_setting),
+    lambda folder: edit(folder / PRE, episode_metadata),
+    lambda folder: edit(folder / PRE, tokenised_left),
+    lambda folder: edit(folder / POST, extra),
+    lambda folder: steps_of(folder / POST, lambda s: s.pop(0)),
+    lambda folder: steps_of(folder / POST, lambda s: s.insert(0, s.pop(1))),
+    lambda folder: steps_of(
+        folder / PRE, lambda s: s.append({"registry_name": "pi0_new_line_processor"})
+    ),
+    lambda folder: edit(folder / "config.json", lambda d: d.update(use_relative_actions=True)),
+    lambda folder: edit(folder / "config.json", lambda d: d.update(use_visual_memory=True)),
+    lambda folder: change_stats(folder, lambda arrays: arrays["action.q99"].__isub__(1e3)),
+    lambda folder: change_stats(folder, lambda arrays: arrays.pop("action.q01")),
+]
+
+
+@settings(max_examples=30)
+@given(
+    same=st.lists(st.sampled_from(range(len(HARMLESS))), unique=True, max_size=3),
+    other=st.lists(st.sampled_from(range(len(HARMFUL))), unique=True, max_size=2),
+)
+def test_no_folder_opens_with_a_meaning_dropped(goldens, tmp_path_factory, same, other):
+    folder = tmp_path_factory.mktemp("any") / "pi05"
+    folder.mkdir()
+    for path in (goldens / "lerobot" / "pi05").iterdir():
+        if path.is_file() and path.suffix != ".npz" and not path.name.startswith("model"):
+            shutil.copyfile(path, folder / path.name)
+    safetensors.numpy.save_file({"a": np.zeros(1, np.float32)}, folder / "model.safetensors")
+    plain = local.open_folder(folder, robot="libero")
+    expected = plain, stats_of.norm_stats(plain)
+    for change in [*(HARMLESS[i] for i in same), *(HARMFUL[i] for i in other)]:
+        change(folder)
+    try:
+        entry = local.open_folder(folder, robot="libero")
+        opened = entry, stats_of.norm_stats(entry)
+    except ValueError:
+        assert other
+    else:
+        assert not other
+        assert opened == expected

@@ -60,10 +60,6 @@ class _Target(NamedTuple):
     name: str
 
 
-def has_adapters(paths) -> bool:
-    return any(_is_adapter(path) for path in paths)
-
-
 def merge(
     arrays: Mapping[str, Stored], adapters: Adapters | None, *, where: str
 ) -> dict[str, Stored]:

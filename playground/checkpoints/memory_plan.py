@@ -1,4 +1,4 @@
-"""What fits into memory, told before anything is loaded; and freed memory that is kept.
+"""What fits into memory, judged before anything is loaded; and freed memory that is kept.
 
 The plan counts what stays (weights, cached image tokens and prefixes) and the most that passes
 (one call's activations, or an array on its way to the device).
@@ -194,10 +194,10 @@ def machine() -> Machine:
 def host_free(root: Path) -> int | None:
     """What is available to this process: the machine's, or what its container may still take.
     Reads `proc` and `sys` under `root`; None where there is no such thing."""
-    told = root / "proc/meminfo"
-    if not told.is_file():
+    meminfo = root / "proc/meminfo"
+    if not meminfo.is_file():
         return None
-    lines = dict(line.split(":", 1) for line in told.read_text().splitlines())
+    lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
     free = int(lines["MemAvailable"].split()[0]) * 1024
     group = root / "sys/fs/cgroup"
     try:
