@@ -173,7 +173,7 @@ def nothing(folder):
         (pointers, r"holds Git LFS pointers, not files \(model\.safetensors\): run `git lfs pull`"),
         (another_policy, "a policy of type 'act'; this program opens pi0, pi05 and pi0_fast"),
         (another_model, r"no policy of this family: its arrays are bert\.w"),
-        (adapters_only, "PEFT adapters only, for lerobot/pi0_base. Merge"),
+        (adapters_only, r"without all that goes with PEFT adapters: expected adapter_model\.safe"),
         (no_weights, r"has no model\.safetensors, whole or in shards"),
         (nothing, "is no checkpoint of openpi's or LeRobot's: .*nothing in it"),
     ],
@@ -190,3 +190,83 @@ def test_a_file_or_nothing_where_a_folder_is_asked_for(tmp_path):
     touch(tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=rf"is a file, and a folder is asked for: give {tmp_path}"):
         recognise(tmp_path / "model.safetensors")
+
+
+# --- PEFT ---------------------------------------------------------------------------------------
+
+LAYER = "paligemma_with_expert.gemma_expert.model.layers.1.self_attn.q_proj"
+
+
+@pytest.fixture
+def adapted(goldens, tmp_path):
+    """PEFT's adapters of one projection beside a whole head, for the golden pi0."""
+    base, folder = tmp_path / "base", tmp_path / "adapted"
+    for place in (base, folder):
+        place.mkdir()
+        for path in (goldens / "lerobot" / "pi0").iterdir():
+            if path.is_file() and path.suffix != ".npz":
+                shutil.copyfile(path, place / path.name)
+    (folder / "model.safetensors").unlink()
+    (folder / "model_published_layout.safetensors").unlink()
+    rng = np.random.default_rng(0)
+    arrays = {
+        f"base_model.model.model.{LAYER}.lora_A.weight": rng.normal(size=(4, 32)),
+        f"base_model.model.model.{LAYER}.lora_B.weight": rng.normal(size=(128, 4)),
+        "base_model.model.model.state_proj.bias": rng.normal(size=32),
+    }
+    arrays = {name: value.astype(np.float32) for name, value in arrays.items()}
+    (folder / "adapter_model.safetensors").write_bytes(safetensors.numpy.save(arrays))
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "use_rslora": False, "bias": "none"}
+    config |= {"base_model_name_or_path": str(base), "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder, list(arrays.values())
+
+
+@pytest.mark.parametrize(("rooted", "scale"), [(False, 2.0), (True, 4.0)])
+def test_peft_adapters_are_merged(adapted, rooted, scale):
+    folder, (a, b, bias) = adapted
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"use_rslora": rooted}))
+    entry = open_folder(folder, robot="aloha_sim")
+    base = entry.base_folder
+    arrays = safetensors.numpy.load((base / "model.safetensors").read_bytes())
+    arrays[f"model.{LAYER}.weight"] += np.float32(scale) * (b @ a)
+    arrays["model.state_proj.bias"] = bias
+    want = folder.parent / "want"
+    shutil.copytree(base, want)
+    (want / "model.safetensors").write_bytes(safetensors.numpy.save(arrays))
+    got = load_lerobot(folder, CONFIG["pi0"], base=base)
+    same_weights(got, to_openpi(load_lerobot(want, CONFIG["pi0"])))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"peft_type": "IA3"}, "adapters of type 'IA3'; only plain LoRA"),
+        ({"use_dora": True}, "use_dora = True is more than plain LoRA"),
+        ({"alpha_pattern": {"q_proj": 4}}, "alpha_pattern = .* is more than plain LoRA"),
+        ({"base_model_name_or_path": "lerobot/pi0_base"}, "whose weights are not on this machine"),
+    ],
+)
+def test_adapters_of_another_kind_are_named(adapted, monkeypatch, tmp_path, change, message):
+    monkeypatch.setenv("OPENPI_DATA_HOME", str(tmp_path / "nothing"))
+    folder, _ = adapted
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=message):
+        load_lerobot(folder, CONFIG["pi0"], base=open_folder(folder, robot="aloha_sim").base_folder)
+
+
+def test_an_adapter_that_fits_no_weight_is_named(adapted):
+    folder, _ = adapted
+    name = f"base_model.model.model.{LAYER.replace('q_proj', 'x_proj')}"
+    arrays = {
+        f"{name}.lora_A.weight": np.zeros((4, 32), np.float32),
+        f"{name}.lora_magnitude_vector": np.zeros(128, np.float32),
+    }
+    (folder / "adapter_model.safetensors").write_bytes(safetensors.numpy.save(arrays))
+    base = open_folder(folder, robot="aloha_sim").base_folder
+    with pytest.raises(ValueError, match="is no plain LoRA of this model") as error:
+        load_lerobot(folder, CONFIG["pi0"], base=base)
+    assert "x_proj.lora_A.weight: no weight beside it" in str(error.value)
+    assert "x_proj.lora_magnitude_vector: no such array in the model" in str(error.value)

@@ -93,26 +93,25 @@ def load_lerobot(
     folder: Path | str,
     config: Config | None = None,
     *,
+    base: Path | None = None,
     dtype: DType | None = None,
     progress: Progress | None = None,
 ) -> Policy:
     """The model in a folder that LeRobot saved (or the published ones, without `model.` in names).
 
-    config: None for the one that `config.json` describes. dtype: precision of the parameters, None
-    as stored. Raises ValueError as `load_openpi` does.
+    config: None for the one that `config.json` describes. base: the folder of the weights that the
+    folder's PEFT adapters change, None where it has weights of its own. dtype: precision of the
+    parameters, None as stored. Raises ValueError as `load_openpi` does.
     """
     folder = Path(folder)
-    weights = weights_file(folder)
+    weights = weights_file(base or folder)
     if weights is None:
-        adapted = (folder / "adapter_config.json").is_file()
-        raise ValueError(
-            f"{folder} has no {WEIGHTS}"
-            + (": it holds PEFT adapters only; merge them in LeRobot first" if adapted else "")
-        )
-    verify_digests(folder)
+        raise ValueError(f"{base or folder} has no {WEIGHTS}")
+    for checked in {folder, weights.parent}:
+        verify_digests(checked)
     if config is None:
         config = lerobot_config.read_lerobot(folder).config
-    arrays = lerobot.open_lerobot(weights, config)
+    arrays = lerobot.open_lerobot(weights, config, None if base is None else folder)
     return assemble(config, arrays, where=str(folder), dtype=dtype, progress=progress)
 
 

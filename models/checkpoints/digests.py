@@ -16,6 +16,8 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # of weights that come in several files
 CONFIG = "config.json"
 PARAMS = "params"
+# Of PEFT's adapters.
+ADAPTERS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 FORMAT = 1  # of a bundled policy's config.json
 
 Kind = Literal["openpi", "lerobot", "bundled"]
@@ -93,6 +95,8 @@ def revision(folder: Path | str) -> str:
     folder = Path(folder)
     if (folder / WEIGHTS).is_file():
         return sha256(folder / WEIGHTS)[:12]
+    if (folder / ADAPTERS).is_file():
+        return sha256(folder / ADAPTERS)[:12]
     if (folder / INDEX).is_file():
         names = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
         lines = [f"{sha256(folder / name)}  {name}" for name in names]

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from models.checkpoints import peft
 from models.checkpoints.arrays import Stored, check, open_safetensors
 from models.checkpoints.openpi import Row, rows
 from models.config import (
@@ -60,9 +61,12 @@ EXPERT_LM_HEAD = "paligemma_with_expert.gemma_expert.lm_head.weight"
 Names = dict[str, tuple[tuple[str, ...], Turn]]
 
 
-def open_lerobot(path: Path, config: Config) -> dict[str, Stored]:
-    """openpi's path -> array of a LeRobot file, nothing read yet but its header."""
+def open_lerobot(path: Path, config: Config, adapters: Path | None = None) -> dict[str, Stored]:
+    """openpi's path -> array of a LeRobot file, nothing read yet but its header. adapters: a folder
+    of PEFT's for these weights (`peft.merge`)."""
     found = _canonical_names(path, open_safetensors(path), config)
+    if adapters is not None:
+        found = peft.merge(found, adapters)
     table = rows(config)
     names = _names(config)
     expected = {}

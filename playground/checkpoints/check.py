@@ -101,11 +101,12 @@ def _weights(entry: Entry) -> Iterable[str]:
                 f"{params} holds LoRA adapters, and the config does not say how they were scaled: "
                 'give "lora" in a JSON config'
             )
-    elif (weights := weights_file(entry.folder)) is None:
+    elif (weights := weights_file(entry.base_folder or entry.folder)) is None:
         yield "not on this machine; they are downloaded when it is opened"
         return
     else:
-        arrays = lerobot.open_lerobot(weights, entry.config)
+        adapters = None if entry.base_folder is None else entry.folder
+        arrays = lerobot.open_lerobot(weights, entry.config, adapters)
     types = sorted({str(stored.dtype) for stored in arrays.values()})
     size = sum(stored.nbytes for stored in arrays.values())
     yield f"{len(arrays)} arrays as the config asks for, {size / 1e9:.2f} GB in {', '.join(types)}"

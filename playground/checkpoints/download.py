@@ -29,6 +29,7 @@ import filelock
 import google_crc32c
 
 from models.checkpoints.digests import (
+    ADAPTERS,
     CONFIG,
     DIGESTS,
     record_digests,
@@ -183,7 +184,8 @@ def fetch_policy(
     patterns = DESCRIPTION_FILES if description_only else POLICY_FILES
 
     def whole() -> bool:
-        return (path / CONFIG).is_file() and (description_only or weights_file(path) is not None)
+        weights = weights_file(path) is not None or (path / ADAPTERS).is_file()
+        return (path / CONFIG).is_file() and (description_only or weights)
 
     if not whole():
         path.parent.mkdir(parents=True, exist_ok=True)

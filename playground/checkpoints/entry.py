@@ -39,6 +39,7 @@ class Entry:
     address            where the checkpoint is published (gs:// or hf://), or None
     folder             where it is on this machine, or None
     params             openpi's parameters, where they are not `folder/params`, else None
+    base_folder        of PEFT adapters: the folder with the weights that they change, else None
     rules              where its inputs differ from openpi's
     guided             whether pi0-FAST decodes constrained unless asked otherwise (trace.Options)
     licence            of the weights; "" where the owner knows
@@ -60,6 +61,7 @@ class Entry:
     address: str | None = None
     folder: Path | None = None
     params: Path | None = None
+    base_folder: Path | None = None
     rules: InputRules = OPENPI_RULES
     guided: bool = False
     licence: str = ""

@@ -5,15 +5,16 @@ made it, which robot and norm stats, how LoRA adapters were scaled. Nothing here
 """
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from models.checkpoints import openpi
+from models.checkpoints import openpi, peft
 from models.checkpoints.arrays import Stored, open_safetensors
-from models.checkpoints.digests import PARAMS, weights_file
+from models.checkpoints.digests import ADAPTERS, PARAMS, weights_file
 from models.checkpoints.lerobot_config import LeRobotPolicy, Version, read_lerobot
 from playground import json_file
-from playground.checkpoints import schema
+from playground.checkpoints import download, schema
 from playground.checkpoints.catalog import FAST_TOKENIZER, OPENPI, bundled, named
 from playground.checkpoints.entry import TITLES, Entry, family_of
 from playground.checkpoints.recognise import has_parameters, recognise
@@ -150,6 +151,7 @@ def _lerobot(folder: Path, config: str | None, robot: str | None) -> Entry:
         text_tokenizer=schema.text_tokenizer_of(said, file),
         kind="lerobot",
         folder=folder,
+        base_folder=_base_folder(folder, said, file),
         rules=_rules(described, family, said.lerobot_version),
         notice=" ".join(notices),
     )
@@ -177,6 +179,26 @@ def _addition(folder: Path, config: str | None, robot: str | None) -> tuple[LeRo
             f"no robot is called {robot!r}: one of {', '.join(ROBOTS)}, or a JSON file"
         )
     return LeRobotFile(name=folder.resolve().name, robot=robot), Path()
+
+
+def _base_folder(folder: Path, said: LeRobotFile, file: Path) -> Path | None:
+    """Where the weights are that a folder's PEFT adapters change; None without adapters."""
+    if not (folder / ADAPTERS).is_file() or weights_file(folder) is not None:
+        return None
+    if said.base_folder:
+        candidates = [file.parent / Path(said.base_folder).expanduser()]
+    else:
+        noted = peft.base_of(folder) or ""
+        candidates = [Path(noted).expanduser(), folder / noted]
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", noted):
+            candidates.append(download.local_path(f"hf://{noted}"))
+    for candidate in candidates:
+        if weights_file(candidate) is not None:
+            return candidate
+    raise ValueError(
+        f"{folder} holds PEFT adapters for {peft.base_of(folder)!r}, whose weights are not on this "
+        'machine: get them, and name their folder as "base_folder" in a JSON file'
+    )
 
 
 def _action_tokenizer(described: LeRobotPolicy, asked: str | None) -> str | None:

@@ -151,7 +151,9 @@ def _precision(entry: Entry) -> tuple[Config, DType]:
 def _load(entry: Entry, progress: Callable[[int, int, str], None]) -> Pi0 | Pi0Fast:
     config, storage = _precision(entry)
     if entry.kind in ("lerobot", "openpi_pytorch"):
-        return load_lerobot(entry.folder, config, dtype=storage, progress=progress)
+        return load_lerobot(
+            entry.folder, config, base=entry.base_folder, dtype=storage, progress=progress
+        )
     return load_openpi(
         entry.params or entry.folder,
         config,

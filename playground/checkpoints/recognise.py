@@ -6,7 +6,15 @@ import re
 from pathlib import Path
 
 from models.checkpoints.arrays import is_lfs_pointer, open_safetensors
-from models.checkpoints.digests import CONFIG, PARAMS, WEIGHTS, read_json, weights_file
+from models.checkpoints.digests import (
+    ADAPTER_CONFIG,
+    ADAPTERS,
+    CONFIG,
+    PARAMS,
+    WEIGHTS,
+    read_json,
+    weights_file,
+)
 from playground.checkpoints.entry import Kind
 
 _FAMILIES = ("pi0", "pi05", "pi0_fast")
@@ -29,7 +37,10 @@ def recognise(folder: Path) -> Kind:
         described = read_json(folder / CONFIG)
     if weights is not None:
         return _of_safetensors(folder, weights, described)
-    if described.get("type") in _FAMILIES or (folder / "adapter_config.json").is_file():
+    adapted = (folder / ADAPTERS).is_file() and (folder / ADAPTER_CONFIG).is_file()
+    if described.get("type") in _FAMILIES and adapted:
+        return "lerobot"
+    if described.get("type") in _FAMILIES or (folder / ADAPTER_CONFIG).is_file():
         raise ValueError(_without_weights(folder))
     if has_parameters(folder) or has_parameters(folder / PARAMS):
         return "openpi"
@@ -70,11 +81,10 @@ def _no_folder(folder: Path) -> str:
 
 
 def _without_weights(folder: Path) -> str:
-    if (folder / "adapter_config.json").is_file():
-        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    if (folder / ADAPTER_CONFIG).is_file():
         return (
-            f"{folder} has no {WEIGHTS}: it holds PEFT adapters only, for {base}. Merge them in "
-            "LeRobot (policy.merge_and_unload(), then save_pretrained), and open what that saves"
+            f"{folder} holds {ADAPTER_CONFIG} without all that goes with PEFT adapters: expected "
+            f"{ADAPTERS}, {CONFIG} and the processors' files beside it"
         )
     return f"{folder} has no {WEIGHTS}, whole or in shards: get it again, with all its files"
 

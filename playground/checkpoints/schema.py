@@ -108,6 +108,9 @@ class LeRobotFile(CheckpointFile):
     """What a folder of LeRobot's leaves out."""
 
     robot: RobotName = Field(description=ROBOT_CHOICE)
+    base_folder: Text | None = Field(
+        None, description="of PEFT adapters: the folder of the model they change, from here"
+    )
     lerobot_version: Version | None = Field(
         None,
         description='the LeRobot that trained it: "0.4", or "0.5" for 0.5 and later',
