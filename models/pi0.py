@@ -21,19 +21,11 @@ from jax import Array
 from models import masks
 from models.compiled import compiled
 from models.config import Pi0Config
+from models.embedded import Embedded, cameras_and_text
 from models.gemma import Gemma, KVCache, Pair, Pass, ReadCache
 from models.matmul import laid_out
 from models.observation import Observation
 from models.siglip import Siglip
-
-
-class Embedded(NamedTuple):
-    """A run of tokens [B, T, D], which of them are valid bool [B, T], and which open a block of the
-    mask bool [T]."""
-
-    tokens: Array
-    input_mask: Array
-    ar_mask: np.ndarray
 
 
 @jax.tree_util.register_dataclass
@@ -146,21 +138,13 @@ class Pi0(nnx.Module):
         """Cameras in the config's order, then text: [B, P, D], one bidirectional block.
 
         A slot that the observation leaves out takes no columns; that changes nothing against a
-        masked one, whose tokens nobody sees and which takes no positions. `image_tokens` (by slot)
-        replaces the pass through SigLIP.
+        masked one, whose tokens nobody attends to and which takes no positions. `image_tokens` (by
+        slot) replaces the pass through SigLIP.
         """
-        slots = [slot for slot in self.config.image_slots if slot in observation.image_masks]
-        if image_tokens is None:
-            images = jnp.concatenate([observation.images[slot] for slot in slots])
-            tokens = jnp.split(self.embed_images(images), len(slots))
-        else:
-            tokens = [image_tokens[slot] for slot in slots]
-        present = [
-            jnp.broadcast_to(observation.image_masks[slot][:, None], part.shape[:2])
-            for slot, part in zip(slots, tokens, strict=True)
-        ]
-        tokens = jnp.concatenate([*tokens, self.gemma.embed(observation.tokens)], axis=1)
-        input_mask = jnp.concatenate([*present, observation.token_mask], axis=1)
+        slots = self.config.image_slots
+        tokens, input_mask = cameras_and_text(
+            slots, self.vision, self.gemma, observation, image_tokens
+        )
         return Embedded(tokens, input_mask, np.zeros(tokens.shape[1], bool))
 
     def embed_suffix(

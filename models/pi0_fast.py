@@ -23,19 +23,11 @@ from models import decoding, masks
 from models.compiled import compiled
 from models.config import Pi0FastConfig
 from models.decoding import GREEDY, DecodeOptions, DecodeState, TokenBuffer, next_token
+from models.embedded import Embedded, cameras_and_text, present_slots
 from models.gemma import Gemma, KVCache, Pair, WriteCache
 from models.matmul import laid_out
 from models.observation import Observation
 from models.siglip import Siglip
-
-
-class Embedded(NamedTuple):
-    """tokens [B, P, D], which of them are valid bool [B, P], which open a block of the mask int32
-    [B, P]."""
-
-    tokens: Array
-    input_mask: Array
-    ar_mask: Array
 
 
 class DecodingStep(NamedTuple):
@@ -81,26 +73,13 @@ class Pi0Fast(nnx.Module):
         A slot that the observation leaves out takes no columns. That is not the same as a black
         camera, which is attended to: only training does so, at first.
         """
-        slots = self._slots(observation)
-        if image_tokens is None:
-            images = jnp.concatenate([observation.images[slot] for slot in slots])
-            tokens = jnp.split(self.embed_images(images), len(slots))
-        else:
-            tokens = [image_tokens[slot] for slot in slots]
-        present = [
-            jnp.broadcast_to(observation.image_masks[slot][:, None], part.shape[:2])
-            for slot, part in zip(slots, tokens, strict=True)
-        ]
-        no_blocks = [jnp.zeros(part.shape[:2], jnp.int32) for part in tokens]
-        text = self.gemma.embed(observation.tokens)
-        return Embedded(
-            jnp.concatenate([*tokens, text], axis=1),
-            jnp.concatenate([*present, observation.token_mask], axis=1),
-            jnp.concatenate([*no_blocks, observation.token_ar_mask], axis=1),
+        slots = self.config.image_slots
+        tokens, input_mask = cameras_and_text(
+            slots, self.vision, self.gemma, observation, image_tokens
         )
-
-    def _slots(self, observation: Observation) -> list[str]:
-        return [slot for slot in self.config.image_slots if slot in observation.image_masks]
+        cameras = tokens.shape[1] - observation.tokens.shape[1]
+        ar_mask = jnp.pad(observation.token_ar_mask, ((0, 0), (cameras, 0)))
+        return Embedded(tokens, input_mask, ar_mask)
 
     @property
     def _position_gap(self) -> int:
@@ -143,7 +122,7 @@ class Pi0Fast(nnx.Module):
         )
         each, slots = self.config.vision.num_tokens, self.config.image_slots
         cameras = [i * each + jnp.arange(each) for i, slot in enumerate(slots)
-                   if slot in self._slots(observation)]  # fmt: skip
+                   if slot in present_slots(slots, observation)]  # fmt: skip
         cameras = jnp.broadcast_to(jnp.concatenate(cameras), (len(text), len(cameras) * each))
         return jnp.concatenate([cameras, len(slots) * each + text], axis=1)
 

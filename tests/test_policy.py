@@ -176,14 +176,14 @@ def test_black_is_seen_and_masked_is_not(flow, fast):
     for policy in (flow, fast):
         masked, _ = run(policy, observe(policy, modes={"left_wrist_0_rgb": "masked"}))
         black, _ = run(policy, observe(policy, modes={"left_wrist_0_rgb": "black"}))
-        seen = [
+        attended = [
             (t.mask[:, block.start : block.stop] == ALLOWED).any()
             for t in (masked, black)
             for block in t.blocks
             if block.name == "left_wrist_0_rgb"
         ]
         if policy is flow:
-            assert seen == [False, True]
+            assert attended == [False, True]
             assert not np.allclose(masked.actions, black.actions, atol=1e-4)
 
 
@@ -254,8 +254,8 @@ def test_guided_decoding_changes_nothing_that_decodes(bundled_fast):
             mended += 1
             against = sum(not token.likeliest for token in own.tokens)
             assert against
-            told = f"Guided decoding: at {against} of {len(own.tokens)} tokens"
-            assert any(told in warning for warning in own.warnings)
+            warned = f"Guided decoding: at {against} of {len(own.tokens)} tokens"
+            assert any(warned in warning for warning in own.warnings)
     assert same
     assert mended
 
@@ -319,8 +319,8 @@ def test_fast_mask_goes_on_by_its_rule_however_much_is_written(ran):
     filled = dict.fromkeys(config.image_slots, "filled")
     fields = token_layout.fast(config, prompt, filled, str, ["x"] * ran)
     rows = fields["mask"][config.prefix_len :] == ALLOWED
-    seen = np.arange(config.prefix_len) >= config.max_token_len - 20  # padding comes first
-    same(rows, np.hstack([np.tile(seen, (ran, 1)), np.tri(ran, dtype=bool)]))
+    visible = np.arange(config.prefix_len) >= config.max_token_len - 20  # padding comes first
+    same(rows, np.hstack([np.tile(visible, (ran, 1)), np.tri(ran, dtype=bool)]))
     check_blocks(fields)
 
 

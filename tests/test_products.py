@@ -49,16 +49,22 @@ def test_programs_give_the_numbers_of_the_model(family):
     """They lay its weights out, and leave the model as it is."""
     model = wide(family)
     before = {name: value.shape for name, value in parameters_of(model).items()}
-    seen = example_observation(model.config)
+    observation = example_observation(model.config)
     if family == "pi0_fast":
         how = {"max_decoding_steps": 4}
-        want = jax.jit(lambda seen: Pi0Fast.sample_actions(model, seen, **how))(seen)
-        np.testing.assert_array_equal(Pi0FastPrograms(model).sample_actions(seen, **how), want)
+        want = jax.jit(lambda observation: Pi0Fast.sample_actions(model, observation, **how))(
+            observation
+        )
+        np.testing.assert_array_equal(
+            Pi0FastPrograms(model).sample_actions(observation, **how), want
+        )
     else:
         size = (1, model.config.action_horizon, model.config.action_dim)
         noise = np.random.default_rng(0).standard_normal(size, np.float32)
-        want = jax.jit(lambda seen: Pi0.sample_actions(model, seen, noise, 2))(seen)
-        got = Pi0Programs(model).sample_actions(seen, noise, num_steps=2)
+        want = jax.jit(lambda observation: Pi0.sample_actions(model, observation, noise, 2))(
+            observation
+        )
+        got = Pi0Programs(model).sample_actions(observation, noise, num_steps=2)
         np.testing.assert_allclose(got, want, atol=1e-5)
     assert {name: value.shape for name, value in parameters_of(model).items()} == before
 

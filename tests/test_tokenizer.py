@@ -478,13 +478,13 @@ def test_no_fitted_token_ends_within_a_frequency_and_begins_in_another(fitted):
     """So that a model which must reach 20 x 5 coefficients exactly can count frequencies."""
     crossed = 0
     for chunk in smooth_chunks(50, seed=3):
-        told = 0
+        place = 0
         for token in fitted.encode(chunk):
             count = len(fitted.coefficients(token) or ())
-            first, last = told // 5, (told + count - 1) // 5
+            first, last = place // 5, (place + count - 1) // 5
             crossed += last > first
-            assert first == last or (told % 5, count % 5) == (0, 0), token
-            told += count
+            assert first == last or (place % 5, count % 5) == (0, 0), token
+            place += count
     assert crossed  # empty frequencies go together
 
 

@@ -109,7 +109,7 @@ class Policy:
             prepared = self.prepare(raw)
         reused: list[str] = []
         tokens = {}
-        for slot in self._seen(prepared):
+        for slot in self._attended_images(prepared):
             digest = picture_digest(prepared, slot, self.rules)
             if (known := self._image_tokens.get(digest)) is None:
                 yield (phase := self._phase("vision", ("vision",)))
@@ -136,7 +136,7 @@ class Policy:
         check_options(options)
         prepared = self.prepare(raw)
         tokens = {}
-        for slot in self._seen(prepared):
+        for slot in self._attended_images(prepared):
             digest = picture_digest(prepared, slot, self.rules)
             if (known := self._image_tokens.get(digest)) is None:
                 known = self._programs.embed_images(self.pixels(prepared, slot)[None])
@@ -166,7 +166,7 @@ class Policy:
         pixels[prepared.bars[slot]] = self.rules.bar_value
         return pixels
 
-    def _seen(self, prepared: Prepared) -> dict[str, np.ndarray]:
+    def _attended_images(self, prepared: Prepared) -> dict[str, np.ndarray]:
         """The images that go through the vision transformer."""
         raise NotImplementedError
 

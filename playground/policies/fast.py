@@ -76,7 +76,7 @@ class FastPolicy(Policy):
     def piece(self, token: int) -> str:
         return self.tokenizer.paligemma.piece(token)
 
-    def _seen(self, prepared: Prepared) -> dict[str, np.ndarray]:
+    def _attended_images(self, prepared: Prepared) -> dict[str, np.ndarray]:
         return {slot: prepared.images[slot] for slot in self.config.image_slots}
 
     def _text_places(self, prepared: Prepared, attention: bool) -> int:

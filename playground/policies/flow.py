@@ -45,7 +45,7 @@ class FlowPolicy(Policy):
     def piece(self, token: int) -> str:
         return self.tokenizer.piece(token)
 
-    def _seen(self, prepared: Prepared) -> dict[str, np.ndarray]:
+    def _attended_images(self, prepared: Prepared) -> dict[str, np.ndarray]:
         # Nobody attends to a masked camera and it takes no positions: leaving it out is exact.
         return {
             s: prepared.images[s] for s in self.config.image_slots if self._present(prepared, s)
@@ -112,8 +112,8 @@ class FlowPolicy(Policy):
         their pictures in the same slots; else each is asked alone."""
         check_options(options)
         prepared = [self.prepare(raw) for raw in raws]
-        slots = tuple(self._seen(prepared[0])) if prepared else ()
-        if any(tuple(self._seen(p)) != slots for p in prepared):
+        slots = tuple(self._attended_images(prepared[0])) if prepared else ()
+        if any(tuple(self._attended_images(p)) != slots for p in prepared):
             return super().chunks(raws, options)
         places = max((self._text_places(p, False) for p in prepared), default=0)
         parts = [self._observation(p, slots, 1, places) for p in prepared]
@@ -145,7 +145,7 @@ class FlowPolicy(Policy):
         """
         check_options(options)
         prepared = self.prepare(raw)
-        slots, places = tuple(self._seen(prepared)), self._text_places(prepared, False)
+        slots, places = tuple(self._attended_images(prepared)), self._text_places(prepared, False)
         observation = self._observation(prepared, slots, 1, places)
         tokens = {
             slot: self._programs.embed_images(self.pixels(prepared, slot)[None]) for slot in slots
