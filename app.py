@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 
 from playground.checkpoints import resolve
@@ -23,9 +24,11 @@ KINDS = {
 def settings() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="app.py", description=__doc__)
     host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
-    port = int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
+    port = os.environ.get("GRADIO_SERVER_PORT", "7860")
     parser.add_argument("--host", default=host, help="address to listen on (%(default)s)")
-    parser.add_argument("--port", type=int, default=port, help="port to listen on (%(default)s)")
+    parser.add_argument(
+        "--port", type=port_number, default=port, help="port to listen on (%(default)s)"
+    )
     parser.add_argument(
         "--allow-host",
         nargs="+",
@@ -49,6 +52,12 @@ def settings() -> argparse.ArgumentParser:
     parser.add_argument("--otherwise", help=argparse.SUPPRESS)
     parser.add_argument("--because", default="", help=argparse.SUPPRESS)
     return parser
+
+
+def port_number(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 1 << 16:
+        raise argparse.ArgumentTypeError(f"a port is a number from 1 to 65535, not {text!r}")
+    return int(text)
 
 
 def main() -> None:
@@ -86,7 +95,9 @@ def serve(
     worker: Worker, robots: Mapping[str, Robot], args: argparse.Namespace
 ) -> list[str] | None:
     """Until a signal ends it. Returns the arguments to start anew with, if that was asked for."""
-    # Gradio takes as long to import as the worker's process to load: both at once.
+    # Gradio takes as long to import as the worker's process to load: both at once. It reads where
+    # its files are to lie as it is imported.
+    files = private_folder(worker)
     from playground.serving import health
     from playground.ui import checkpoints, page, results
 
@@ -106,7 +117,25 @@ def serve(
     health.wait_for_signal(reopening.asked)
     worker.close()
     demo.close()
+    if files is not None:
+        files.cleanup()
+        del os.environ["GRADIO_TEMP_DIR"]
     return reopening.arguments
+
+
+def private_folder(worker: Worker) -> tempfile.TemporaryDirectory | None:
+    """Where visitors' files lie until the program ends: readable by this user alone. None where
+    GRADIO_TEMP_DIR names a folder, which is kept."""
+    try:
+        if named := os.environ.get("GRADIO_TEMP_DIR"):
+            os.makedirs(named, mode=0o700, exist_ok=True)
+            return None
+        files = tempfile.TemporaryDirectory(prefix="pi0-playground-")
+    except OSError as error:
+        worker.close()
+        settings().error(f"no folder for visitors' files ({error}); GRADIO_TEMP_DIR names another")
+    os.environ["GRADIO_TEMP_DIR"] = files.name
+    return files
 
 
 if __name__ == "__main__":

@@ -100,6 +100,7 @@ def test_a_port_that_is_taken_is_said_in_a_line():
         (["--checkpoint", "pi0_drod"], "pi0_droid"),
         (["--checkpoint", "./nowhere"], "nowhere"),
         (["--port", "http"], "--port"),
+        (["--port", "99999"], "a port is a number from 1 to 65535, not '99999'"),
     ],
 )
 def test_what_cannot_be_opened_is_said_in_a_line(arguments, words):
@@ -107,6 +108,65 @@ def test_what_cannot_be_opened_is_said_in_a_line(arguments, words):
     assert run.returncode == 2
     assert words in run.stderr.splitlines()[-1]
     assert "Traceback" not in run.stderr
+
+
+def test_settings_that_cannot_be_are_said_in_a_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    for name, value, words in (
+        ("GRADIO_SERVER_PORT", "abc", "a port is a number from 1 to 65535, not 'abc'"),
+        ("GRADIO_TEMP_DIR", str(tmp_path / "file"), "no folder for visitors' files"),
+    ):
+        run = started(**{name: value})
+        assert run.returncode == 2
+        assert words in run.stderr.splitlines()[-1]
+        assert "Traceback" not in run.stderr
+
+
+class Closed:
+    def close(self):
+        pass
+
+
+def test_visitors_files_are_this_user_s_alone(monkeypatch, tmp_path):
+    """In a folder of each start's own, or in the one that is named."""
+    monkeypatch.delenv("GRADIO_TEMP_DIR", raising=False)
+    folders = []
+    for _ in range(2):
+        files = app.private_folder(Closed())
+        folders.append(Path(os.environ.pop("GRADIO_TEMP_DIR")))
+        assert folders[-1].stat().st_mode & 0o777 == 0o700
+        files.cleanup()
+        assert not folders[-1].exists()
+    assert folders[0] != folders[1]
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "named"))
+    assert app.private_folder(Closed()) is None
+    assert (tmp_path / "named").stat().st_mode & 0o777 == 0o700
+
+
+def test_an_address_of_ipv6_is_opened(tmp_path):
+    """And the page is served under it; the worker's process is none of this test's."""
+    code = """
+import sys, gradio as gr, httpx
+from playground.ui import page
+with gr.Blocks(analytics_enabled=False) as blocks:
+    gr.HTML()
+page.serve(blocks, "::1", int(sys.argv[1]))
+print(blocks.local_url, httpx.get(blocks.local_url).status_code)
+"""
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            pytest.skip("no IPv6 here")
+        port = str(probe.getsockname()[1])
+    run = subprocess.run(
+        [sys.executable, "-c", code, port],
+        cwd=ROOT,
+        env={**os.environ, "GRADIO_TEMP_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.stdout.splitlines()[-1] == f"http://[::1]:{port}/ 200", run.stderr
 
 
 @pytest.mark.usefixtures("goldens")

@@ -137,3 +137,50 @@ for damage in (cut_off, emptied, overwritten) if "damage" in sys.argv else ():
     for path in ((folder := tmp_path / "programs"), *folder.iterdir()):
         assert path.stat().st_mode & 0o777 == 0o700
     assert run("damage") == [f"{number} {kept}" for kept in (True, *(False, True) * 3)]
+
+
+def run_alone(code, **environment):
+    """In a process of its own, whose JAX has not begun."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env={**os.environ, **environment},
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    return done.stdout.decode(), done.stderr.decode()
+
+
+@pytest.mark.parametrize("place", ["file/cache", "theirs"])
+def test_no_folder_for_compiled_programs_is_no_fault(tmp_path, place):
+    """As for a user without a home, or a folder that is somebody else's."""
+    (tmp_path / "file").write_text("")
+    code = """
+import os
+from playground.serving import compile_cache
+chmod = compile_cache.Path.chmod
+
+def refused(path, mode):
+    raise PermissionError(f"not the owner of {path}")
+
+if os.environ["PI0_PLAYGROUND_CACHE"].endswith("theirs"):
+    compile_cache.Path.chmod = refused
+compile_cache.keep_compiled_programs()
+import jax
+print(jax.config.jax_compilation_cache_dir, jax.jit(lambda x: x + 1)(1))
+"""
+    printed, logged = run_alone(code, PI0_PLAYGROUND_CACHE=str(tmp_path / place))
+    assert printed.split() == ["None", "2"]
+    assert "PI0_PLAYGROUND_CACHE names another folder" in logged
+
+
+def test_a_machine_without_the_device_asked_for_is_told_in_a_line():
+    code = """
+from playground.checkpoints.load import load
+try:
+    next(load(["pi0_tabletop"]))
+except ValueError as error:
+    print(error)
+"""
+    printed, _ = run_alone(code, JAX_PLATFORMS="tpu")
+    assert printed.startswith("JAX finds no device (JAX_PLATFORMS='tpu'): leave JAX_PLATFORMS")

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import os
 import queue
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -52,8 +53,9 @@ def load(
     policies: `resolve.Request`s as JSON objects, or a checkpoint's name alone. Yields a Phase
     before each part and while one lasts; returns the policies by name. Raises ValueError for a
     policy that cannot be opened, and before anything is fetched or loaded where they do not fit
-    into memory together.
+    into memory together, or where JAX finds no device.
     """
+    check_device()
     requests = [Request(x) if isinstance(x, str) else Request(**x) for x in policies]
     entries = resolve_all(requests)
     published = [entry for entry in entries if entry.kind not in ("bundled", "untrained")]
@@ -83,6 +85,18 @@ def tell_apart(policies: Sequence[Policy]) -> None:
     for policy in policies:
         if titles[policy.info.title] > 1:
             policy.info = dataclasses.replace(policy.info, title=policy.info.name)
+
+
+def check_device() -> None:
+    """Raises ValueError if JAX has no device to run on."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter where all that is asked for fails
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        raise ValueError(
+            f"JAX finds no device (JAX_PLATFORMS={asked!r}): leave JAX_PLATFORMS unset, or install "
+            "JAX for this machine's hardware"
+        ) from error
 
 
 def check_memory(entries: Sequence[Entry]) -> None:

@@ -2,31 +2,49 @@
 
 import functools
 import hashlib
+import logging
 import os
 import platform
+import tempfile
 import zlib
 from pathlib import Path
 
 import jax
 
+_LOG = logging.getLogger(__name__)
 _ZSTD = b"\x28\xb5\x2f\xfd"  # JAX's compression from Python 3.14 on
 
 
 def keep_compiled_programs() -> None:
     """Has JAX keep them in a folder that nobody else can write: whoever can put a program there can
     have it run. CPU programs fit one kind of processor only, so each kind has a folder of its own.
-    `PI0_PLAYGROUND_CACHE` moves it. Kept is what took 0.2 s to compile, or as long as JAX's own
-    variable says."""
-    home = os.environ.get("PI0_PLAYGROUND_CACHE", Path.home() / ".cache" / "pi0-playground")
-    folder = Path(home) / "programs" / processor_digest()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for path in (folder.parent, folder):
-        path.chmod(0o700)
-    _drop_damaged(folder)
+    `PI0_PLAYGROUND_CACHE` moves it. Where there can be no such folder, programs are compiled at
+    each start, and a line of the log says so. Kept is what took 0.2 s to compile, or as long as
+    JAX's own variable says."""
+    try:
+        folder = _private_folder()
+        _drop_damaged(folder)
+    # RuntimeError: of a user whom the system does not know, who has no home.
+    except (OSError, RuntimeError) as error:
+        _LOG.warning(
+            "compiled programs are not kept (%s); PI0_PLAYGROUND_CACHE names another folder", error
+        )
+        return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def _private_folder() -> Path:
+    """Of this user's own, and writable; raises OSError where there is none."""
+    home = os.environ.get("PI0_PLAYGROUND_CACHE") or Path.home() / ".cache" / "pi0-playground"
+    folder = Path(home) / "programs" / processor_digest()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for path in (folder.parent, folder):
+        path.chmod(0o700)  # which only its owner may
+    with tempfile.TemporaryFile(dir=folder):
+        return folder
 
 
 @functools.cache

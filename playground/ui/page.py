@@ -81,7 +81,7 @@ def serve(page: gr.Blocks, host: str, port: int, names: Iterable[str] = ()) -> F
     """Starts serving, in threads of its own, and gives the web application to add routes to.
     names: under which the page is reached beside its own, through a proxy for example."""
     served, _, _ = page.launch(
-        server_name=host,
+        server_name=f"[{host}]" if ":" in host else host,  # as an address has it
         server_port=port,
         prevent_thread_lock=True,
         quiet=True,
