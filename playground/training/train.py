@@ -91,9 +91,9 @@ _FAST = Recipe(steps=12_000, sight=0, eased=0.8, images=8, prompts=2, draws=1, p
 RECIPES = {
     "pi0": _FLOW,
     "pi0_fast": _FAST,
-    "pi0_second": dataclasses.replace(_FLOW, steps=20_000, sight=1_600, prompts=3),
-    "pi05_second": dataclasses.replace(_FLOW, steps=16_000, sight=0, prompts=3),
-    "pi0_fast_second": dataclasses.replace(_FAST, steps=20_000),
+    "pi0_second": dataclasses.replace(_FLOW, steps=10_000, sight=1_600),
+    "pi05_second": dataclasses.replace(_FLOW, steps=6_000, sight=0),
+    "pi0_fast_second": _FAST,
 }
 
 
