@@ -46,11 +46,7 @@ def expected(trace, chunk):
 
 
 def test_first_screen_has_the_answer_and_one_scrubber_moves_all_of_it(visit, policies):
-    page = visit(ready=False)
-    page.add_init_script(SHIFTS)
-    answered(page)
-    page.reload()
-    answered(page)
+    page = visit(script=SHIFTS)
     assert page.evaluate("window.shift") < 0.05
     for part in ("#prompt", "#run", "#overview .answer >> nth=0", "#overview .answer >> nth=1"):
         box = page.locator(part).bounding_box()

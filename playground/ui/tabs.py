@@ -75,19 +75,21 @@ class Shown:
 def build(policies: Sequence[str], setup: Setup, form: Form) -> Shown:
     columns: dict[str, list[gr.Column]] = {name: [] for name in policies}
 
-    def side_by_side(part, component, kind="", **how):
+    def side_by_side(parts, kind=""):
+        """A column a policy, with a component for each part of its run; of each, by policy."""
+        found = [{} for _ in parts]
         with gr.Row(elem_classes=["pair", kind]):
-            found = {}
             for name in policies:
                 with gr.Column(min_width=300) as column:
-                    value = overview.reference(name, part) if part else None
-                    found[name] = gr.HTML(value, **component, **how)
+                    for views, (part, component) in zip(found, parts.items(), strict=True):
+                        value = overview.reference(name, part) if part else None
+                        views[name] = gr.HTML(value, **component)
                 columns[name].append(column)
         return found
 
     with gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as strip:
         with gr.Tab("Overview", id="overview"):
-            live = side_by_side("", _LIVE, "live")
+            (live,) = side_by_side({"": _LIVE}, "live")
             glimpse = gr.HTML(None, **overview.COMPONENT, elem_id="overview")
         with gr.Tab(ACTIONS, id="actions"):
             with gr.Row(elem_classes="tools"):
@@ -106,16 +108,15 @@ def build(policies: Sequence[str], setup: Setup, form: Form) -> Shown:
             gr.HTML(f"<p class='fine'>{_OPEN_LOOP}</p>", apply_default_css=False)
             gr.HTML("<h2>How it came about</h2>", elem_classes="section", apply_default_css=False)
             gr.HTML(overview.reference(part="shortened"), **_LINES)
-            players = side_by_side("flow", denoising.COMPONENT)
-            rails = side_by_side("fast", tokens.COMPONENT)
+            players, rails = side_by_side({"flow": denoising.COMPONENT, "fast": tokens.COMPONENT})
         with gr.Tab("Attention", id="attention"):
             gr.HTML(overview.reference(part="compare"), **_LINES, elem_id="compare")
-            side_by_side("mask", mask.COMPONENT)
+            side_by_side({"mask": mask.COMPONENT})
             gr.HTML("<h2>Measured</h2>", elem_classes="section", apply_default_css=False)
             measure = gr.Checkbox(
                 label="Measure attention with each run", info=_MEASURE, elem_id="measure"
             )
-            side_by_side("attention", attention.COMPONENT)
+            side_by_side({"attention": attention.COMPONENT})
         with gr.Tab("Prompts", id="prompts"):
             board = prompts.build()
             gr.HTML(
@@ -129,7 +130,7 @@ def build(policies: Sequence[str], setup: Setup, form: Form) -> Shown:
             gr.HTML(
                 "<h2>What the models receive</h2>", elem_classes="section", apply_default_css=False
             )
-            side_by_side("received", received.COMPONENT)
+            side_by_side({"received": received.COMPONENT})
             stats = norms.build(details)
             gr.HTML("<h2>Run file</h2>", elem_classes="section", apply_default_css=False)
             kept = recipe.build()

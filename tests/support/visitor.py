@@ -112,11 +112,11 @@ def browser():
 
 @pytest.fixture
 def visit(app, browser):
-    """Opens the page as a new visitor. In the end no console may have complained, and nothing may
-    have been fetched from anywhere else."""
+    """Opens the page as a new visitor; script: runs before the page's own. In the end no console
+    may have complained, and nothing may have been fetched from anywhere else."""
     opened, complaints = [], []
 
-    def open_page(*, ready=True, **context) -> Page:
+    def open_page(*, ready=True, script="", **context) -> Page:
         page = browser.new_context(
             **{"viewport": {"width": 1440, "height": 900}, **context}
         ).new_page()
@@ -127,6 +127,7 @@ def visit(app, browser):
             "request",
             lambda r: r.url.startswith((app, "data:", "blob:")) or complaints.append(r.url),
         )
+        page.add_init_script(script)
         page.goto(app)
         opened.append(page)
         if ready:
