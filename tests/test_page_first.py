@@ -81,7 +81,7 @@ def test_first_screen_has_the_answer_and_one_scrubber_moves_all_of_it(visit, pol
 
 
 def test_a_prompt_is_answered_while_it_is_typed_and_at_a_click(visit, policies):
-    page = visit()
+    page = visit(live=True)
     field = page.get_by_label("Prompt")
     field.press("End")
     for _ in "blue cube":
@@ -90,7 +90,6 @@ def test_a_prompt_is_answered_while_it_is_typed_and_at_a_click(visit, policies):
     said = page.locator("#overview .sentence").first
     expect(said).to_contain_text("the red cube")  # nobody clicked Run
     trace = trace_of(policies[PI0], observation("touch the red cube"))
-    page.wait_for_timeout(400)  # the path comes from where it was
     np.testing.assert_allclose(path(page, PI0), expected(trace, trace.actions[0]), atol=0.06)
     answered(page)
 

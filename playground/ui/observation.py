@@ -238,7 +238,7 @@ def filled(setup: Setup, example: Example | None, form: Form) -> dict:
     }
     for index in range(len(form.pictures)):
         camera = setup.cameras[index].name if index < len(setup.cameras) else None
-        updates[form.pictures[index]] = example.images.get(camera) if example else None
+        updates[form.pictures[index]] = given(example.images.get(camera) if example else None)
         updates[form.modes[index]] = AS_TRAINED
     return updates
 
@@ -268,17 +268,22 @@ def put(
         ),
     }
     for index, part in enumerate(form.pictures):
-        given = index < len(pictures)
-        updates[part] = gr.update(value=pictures[index] if given else None)
-        updates[form.modes[index]] = modes[index] if given else AS_TRAINED
+        updates[part] = given(pictures[index] if index < len(pictures) else None)
+        updates[form.modes[index]] = modes[index] if index < len(pictures) else AS_TRAINED
     return updates
+
+
+def given(picture: np.ndarray | str | None) -> dict:
+    """The update of a slot that puts a picture in. As a plain value, Gradio (6.31) would note its
+    file with a visitor's copy of the component, of which the guard does not know."""
+    return gr.update(value=picture)
 
 
 def placed(setup: Setup, seed: int, drawn: Drawn, form: Form) -> dict:
     """Updates that put a scene of the table in; the prompt stays."""
     return {
         form.scenes.seed: seed,
-        form.pictures[0]: drawn.image,
+        form.pictures[0]: given(drawn.image),
         form.modes[0]: AS_TRAINED,
         form.state: gr.update(
             value=state_value(setup, drawn.state), judged=judged(setup, drawn.state)

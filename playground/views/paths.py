@@ -20,7 +20,7 @@ COMPONENT = theme.component("camera.js", "paths.js")
 NAMES = {arm: f"{arm} gripper" for arm in kinematics.ARMS}
 _SLOT = next(slot.name for slot in TABLETOP.flow_slots if slot.camera == "table")
 _STAYS = 0.01  # m; a gripper that goes less far is said to stay
-_IDLE = 0.03  # m; in a sentence for everybody, the other arm's small motion is none
+_IDLE = 0.06  # m; in a sentence for everybody, less than that is next to nothing
 _NEAR = 0.045  # m beside the middle of an object; a cube is 4 cm wide
 _AT = 0.05  # m above the table: at a cube, not above it
 
@@ -97,7 +97,7 @@ def sentence(trace: Trace, objects: Mapping[str, tuple[float, float]]) -> str:
         path = _tips(trace, arm)
         far = np.linalg.norm(path - path[0], axis=-1)
         if far.max() < _IDLE:
-            parts.append(f"the {NAMES[arm]} stays")
+            parts.append(f"the {NAMES[arm]} hardly moves")
             continue
         parts.append(f"the {NAMES[arm]} goes {100 * far[-1]:.0f} cm and {_end(path[-1], objects)}")
     text = "; ".join(parts)

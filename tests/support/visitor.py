@@ -116,9 +116,14 @@ def visit(app, browser):
     may have complained, and nothing may have been fetched from anywhere else."""
     opened, complaints = [], []
 
-    def open_page(*, ready=True, script="", **context) -> Page:
+    def open_page(*, ready=True, live=False, script="", **context) -> Page:
         page = browser.new_context(
-            **{"viewport": {"width": 1440, "height": 900}, **context}
+            # Still pictures: a path would come from where it was, over a quarter of a second.
+            **{
+                "viewport": {"width": 1440, "height": 900},
+                "reduced_motion": "reduce",
+                **context,
+            }
         ).new_page()
         page.set_default_timeout(LIMIT_MS)
         page.on("console", lambda m: m.type == "error" and complaints.append(m.text))
@@ -127,6 +132,8 @@ def visit(app, browser):
             "request",
             lambda r: r.url.startswith((app, "data:", "blob:")) or complaints.append(r.url),
         )
+        if not live:  # or a prompt that a test fills in would run before the test asks
+            page.add_init_script("localStorage.setItem('pi0-playground-live', 'off')")
         page.add_init_script(script)
         page.goto(app)
         opened.append(page)
@@ -137,7 +144,7 @@ def visit(app, browser):
     yield open_page
     for page in opened:
         page.context.close()
-    assert complaints == []
+    assert complaints == [], complaints
 
 
 @pytest.fixture(scope="session")
