@@ -311,6 +311,51 @@ def test_who_never_says_goodbye_is_forgotten_in_the_end():
     assert not runs.begun("first")
 
 
+class Streamed:
+    """A job's events; after it was closed no more come, as with the worker's own."""
+
+    def __init__(self, *events):
+        self.events, self.closed = list(events), False
+
+    def __iter__(self):
+        while self.events and not self.closed:
+            yield self.events.pop(0)
+
+    def close(self):
+        self.closed = True
+
+
+def test_a_run_ends_as_what_ended_it_says():
+    runs, taken = Runs(), []
+    whole = runs.follow("me", [Streamed("a", "b")], taken.append, every_s=0.0)
+    assert len(list(whole)) == 2
+    assert (whole.outcome, taken) == ("finished", ["a", "b"])
+
+    stopped = runs.follow("me", [Streamed("c", "d")], taken.append, every_s=0.0)
+    for _ in stopped:
+        runs.stop("me")
+    assert (stopped.outcome, taken[2:]) == ("stopped", ["c"])
+
+
+def test_never_two_runs_of_a_visitor_are_in_the_queue():
+    """The one before is closed before the newer one is asked for; another visitor's goes on."""
+    runs, taken = Runs(), []
+    mine, theirs = Streamed("a", "b"), Streamed("x", "y")
+    before = runs.follow("me", [mine], taken.append, every_s=0.0)
+    other = runs.follow("you", [theirs], taken.append, every_s=0.0)
+    iterated, others = iter(before), iter(other)
+    next(iterated)
+    next(others)
+    runs.replace("me")
+    assert (mine.closed, theirs.closed) == (True, False)
+    newer = runs.follow("me", [Streamed("c")], taken.append, every_s=0.0)
+    list(newer)
+    assert list(iterated) == []
+    assert (before.outcome, newer.outcome) == ("replaced", "finished")
+    assert len(list(others)) == 1
+    assert other.outcome == "finished"
+
+
 # --- what is kept -------------------------------------------------------------------------------
 
 

@@ -16,6 +16,9 @@ from playground.serving.queue import Busy, Stream
 from playground.serving.worker import Down, Worker
 from playground.ui import progress
 
+# It came to its end, its visitor ended it, or a newer run of theirs took its place.
+Outcome = Literal["finished", "stopped", "replaced"]
+
 
 def submit(worker: Worker, jobs: Sequence[Job]) -> list[Stream]:
     """Puts all jobs in line, or none: raises as `Worker.infer` does."""
@@ -69,6 +72,7 @@ class Runs:
         self._lock = threading.Lock()
         self._open: dict[str, list[Stream]] = {}
         self._begun: dict[str, None] = {}  # in order of their last beginning
+        self._stopped: set[int] = set()  # by id, runs that end because their visitor said so
 
     @contextlib.contextmanager
     def of(self, visitor: str, streams: list[Stream]) -> Iterator[None]:
@@ -84,6 +88,7 @@ class Runs:
             with self._lock:
                 if self._open.get(visitor) is streams:
                     del self._open[visitor]
+                self._stopped.discard(id(streams))
             _close(streams)
 
     def follow(
@@ -125,7 +130,16 @@ class Runs:
     def stop(self, visitor: str) -> None:
         with self._lock:
             streams = self._open.pop(visitor, [])
+            if streams:
+                self._stopped.add(id(streams))
         _close(streams)
+
+    def outcome(self, visitor: str, streams: list[Stream]) -> Outcome:
+        """How a run ended that has no more events, asked while it is the visitor's or was."""
+        with self._lock:
+            if id(streams) in self._stopped:
+                return "stopped"
+            return "finished" if self._open.get(visitor) is streams else "replaced"
 
     def current(self, visitor: str) -> list[Stream] | None:
         """The visitor's run, None when there is none or it was stopped."""
@@ -138,8 +152,7 @@ class Following:
     and gives control back after the first event, and then at most every `every_s` seconds. What is
     shown in between costs more than the model's step: the clock runs from when that is done.
 
-    outcome: how it ended, once it has: it "finished", its visitor "stopped" it, or it was
-    "replaced" by a newer run.
+    outcome: how it ended, once it has.
     """
 
     def __init__(
@@ -152,7 +165,7 @@ class Following:
     ):
         self._runs, self._visitor, self._streams = runs, visitor, streams
         self._take, self._every_s = take, every_s
-        self.outcome: Literal["", "finished", "stopped", "replaced"] = ""
+        self.outcome: Outcome | None = None
 
     def __iter__(self) -> Iterator[None]:
         with self._runs.of(self._visitor, self._streams):
@@ -163,11 +176,7 @@ class Following:
                     if time.monotonic() - given >= self._every_s:
                         yield
                         given = time.monotonic()
-            now = self._runs.current(self._visitor)
-        if now is None:
-            self.outcome = "stopped"
-        else:
-            self.outcome = "finished" if now is self._streams else "replaced"
+            self.outcome = self._runs.outcome(self._visitor, self._streams)
 
 
 def _close(streams: Sequence[Stream]) -> None:
