@@ -389,7 +389,7 @@ def test_units_chosen_while_an_answer_is_on_its_way_hold(visit):
     for units in ("normalised", "robot units", "normalised", "robot units"):
         run(page)
         answered(page)  # told; what it is shown as comes after
-        page.get_by_label(units).click()
+        page.locator("#units").get_by_label(units).click()
         page.wait_for_timeout(2_000)
         until(lambda: page.evaluate(shown))  # the first plot takes its time
         until(lambda units=units: ("rad" in page.evaluate(shown)) == (units == "robot units"))
