@@ -47,11 +47,15 @@ def test_a_space_s_address_is_taken(monkeypatch):
 
 
 def test_what_is_opened_by_default_and_by_name():
-    asked, robots = resolve.chosen([])
-    assert asked == ["pi0_tabletop", "pi0_fast_tabletop"]
-    assert {robot.name for robot in robots.values()} == {"tabletop"}
-    asked, robots = resolve.chosen(["pi0_droid", "pi0_fast_droid"])
-    assert {name: robot.name for name, robot in robots.items()} == dict.fromkeys(asked, "droid")
+    assert robots_by_name([]) == dict.fromkeys(["pi0_tabletop", "pi0_fast_tabletop"], "tabletop")
+    droid = ["pi0_droid", "pi0_fast_droid"]
+    assert robots_by_name(droid) == dict.fromkeys(droid, "droid")
+
+
+def robots_by_name(checkpoints, config=None):
+    """Of what opens when these are asked for."""
+    entries = resolve.resolve_all(resolve.requests(checkpoints, config))
+    return {entry.name: entry.robot.name for entry in entries}
 
 
 def started(*arguments, **environment):
@@ -173,7 +177,5 @@ print(blocks.local_url, httpx.get(blocks.local_url).status_code)
 def test_a_folder_of_ones_own(goldens):
     """openpi's does not say which config made it; nothing is guessed."""
     with pytest.raises(ValueError, match="which config"):
-        resolve.chosen([str(goldens / "pi0")])
-    asked, robots = resolve.chosen([str(goldens / "pi0")], "pi0_aloha")
-    assert asked[0]["config"] == "pi0_aloha"
-    assert [robot.name for robot in robots.values()] == ["aloha"]
+        robots_by_name([str(goldens / "pi0")])
+    assert list(robots_by_name([str(goldens / "pi0")], "pi0_aloha").values()) == ["aloha"]

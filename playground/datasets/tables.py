@@ -115,4 +115,9 @@ def texts(column: pa.ChunkedArray, where: str) -> list:
         raise ValueError(f"{where}: expected text, found {column.type}")
     if column.null_count:
         raise ValueError(f"{where}: {column.null_count} texts are missing (null)")
-    return column.to_pylist()
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{where} is damaged, it holds a text that is no UTF-8: {error}"
+        ) from error
