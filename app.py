@@ -18,6 +18,7 @@ KINDS = {
     "what_matters": "playground.analysis.sensitivity:what_matters",
     "prompts": "playground.analysis.prompts:compare",
     "rollout": "playground.tabletop.job:rollout",
+    "chunk": "playground.serving.robot_job:chunk",
 }
 
 
@@ -48,6 +49,14 @@ def settings() -> argparse.ArgumentParser:
     parser.add_argument("--config", help="the folder's: openpi's name for it, or a JSON file")
     parser.add_argument("--robot", help="of a LeRobot folder: a name or a JSON file")
     parser.add_argument("--asset-id", help="whose norm stats of the folder, where not the config's")
+    parser.add_argument(
+        "--robots",
+        nargs="?",
+        type=int,
+        const=8000,
+        metavar="PORT",
+        help="serve robots too, by openpi's websocket, on a port of its own (%(const)s)",
+    )
     # For a start that the page asked for, from the one before it (`checkpoints.Reopening`).
     parser.add_argument("--otherwise", help=argparse.SUPPRESS)
     parser.add_argument("--because", default="", help=argparse.SUPPRESS)
@@ -80,6 +89,7 @@ def main() -> None:
     worker = Worker("playground.checkpoints.load:load", {"policies": policies}, kinds=KINDS)
     if again := serve(worker, robots, args):
         place = ["--host", args.host, "--port", str(args.port)]
+        place += [] if args.robots is None else ["--robots", str(args.robots)]
         os.execv(sys.executable, [sys.executable, __file__, *place, *again])
 
 
@@ -105,10 +115,13 @@ def serve(
     private = checkpoints.is_private(args.host) and not args.allow_host
     demo = page.build(worker, robots, kept, reopening if private else None)
     try:
-        served = page.serve(demo, args.host, args.port, args.allow_host)
+        port = args.robots
+        robot_server = serve_robots(worker, robots, args)
+        port = args.port
+        served = page.serve(demo, args.host, port, args.allow_host)
     except OSError:
         worker.close()
-        where = f"{args.host}, port {args.port}"
+        where = f"{args.host}, port {port}"
         settings().error(f"cannot listen on {where}; if it is taken, choose another")
     served.include_router(health.routes(worker))
     served.include_router(results.routes(kept))
@@ -116,6 +129,8 @@ def serve(
     reopening.watch(worker)
     health.wait_for_signal(reopening.asked)
     worker.close()
+    if robot_server is not None:
+        robot_server.close()
     demo.close()
     if files is not None:
         files.cleanup()
@@ -136,6 +151,16 @@ def private_folder(worker: Worker) -> tempfile.TemporaryDirectory | None:
         settings().error(f"no folder for visitors' files ({error}); GRADIO_TEMP_DIR names another")
     os.environ["GRADIO_TEMP_DIR"] = files.name
     return files
+
+
+def serve_robots(worker: Worker, robots: Mapping[str, Robot], args: argparse.Namespace):
+    """The server of `--robots`, None without it; raises OSError if its port is taken."""
+    if args.robots is None:
+        return None
+    from playground.serving.robot_socket import RobotServer
+
+    key = os.environ.get("PI0_PLAYGROUND_ROBOT_KEY", "")
+    return RobotServer(worker, robots, args.host, args.robots, key)
 
 
 if __name__ == "__main__":

@@ -157,6 +157,11 @@ class Policy:
             found.append((chunk, failure or ""))
         return found
 
+    def chunk(self, raw: RawObservation, options: Options) -> tuple[np.ndarray | None, str | None]:
+        """The same in the robot's units, float32 [N, H, D]: what a robot needs and no more."""
+        actions, failure = self.actions(raw, options)
+        return None if actions is None else self._to_robot(actions, raw), failure
+
     def _actions(self, prepared, options, tokens):
         raise NotImplementedError
 

@@ -1,0 +1,59 @@
+"""What the robots' socket costs: the same request over it and as a job without it, and the policy's
+own share, in turn, on the bundled pi0.
+
+    python -m playground.tools.robot_latency
+"""
+
+import argparse
+import dataclasses
+import statistics
+import time
+
+from playground.checkpoints import resolve
+from playground.serving.robot_job import ChunkRequest
+from playground.serving.robot_socket import KIND, RobotServer
+from playground.serving.worker import Worker
+from playground.tabletop.robot import PolicyServer, message
+from playground.tabletop.rollout import observe
+from playground.tabletop.scene import Table, random_scene
+from playground.trace import Options
+
+POLICY = "pi0_tabletop"
+
+
+def measure(requests: int) -> dict[str, float]:
+    """Medians in milliseconds: "socket", "job" and "policy"."""
+    asked = resolve.requests([POLICY], None, None, None)
+    robots = {entry.name: entry.robot for entry in resolve.resolve_all(asked)}
+    arguments = {"policies": [dataclasses.asdict(request) for request in asked]}
+    kinds = {KIND: "playground.serving.robot_job:chunk"}
+    observation = observe(Table(random_scene(3)), "touch the red cube")
+    times: dict[str, list[float]] = {"socket": [], "job": [], "policy": []}
+    with Worker("playground.checkpoints.load:load", arguments, kinds=kinds) as worker:
+        server = RobotServer(worker, robots, "127.0.0.1", 0)
+        client = PolicyServer(f"ws://127.0.0.1:{server.port}")
+        for seed in range(requests):
+            began = time.perf_counter()
+            reply = client.infer(message(observation))
+            times["socket"].append((time.perf_counter() - began) * 1e3)
+            times["policy"].append(reply["policy_timing"]["infer_ms"])
+            began = time.perf_counter()
+            request = ChunkRequest(POLICY, observation, Options(seed=seed))
+            with worker.call(KIND, request, urgent=True) as events:
+                for _ in events:
+                    pass
+            times["job"].append((time.perf_counter() - began) * 1e3)
+        client.close()
+        server.close()
+    return {what: statistics.median(values) for what, values in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What the robots' socket costs.")
+    parser.add_argument("--requests", type=int, default=100, help="(%(default)s)")
+    for what, median_ms in measure(parser.parse_args().requests).items():
+        print(f"{what:8}{median_ms:8.2f} ms")
+
+
+if __name__ == "__main__":
+    main()
