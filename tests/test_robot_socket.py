@@ -132,9 +132,12 @@ _STOCK = ("openpi-client==0.1.2", "typing_extensions")
 
 
 @pytest.fixture(scope="session")
-def stock_python(request):
-    """A Python with openpi-client 0.1.2, made once and kept in pytest's cache."""
-    folder = Path(request.config.cache.mkdir("openpi-client-0.1.2"))
+def stock_python(request, tmp_path_factory):
+    """A Python with openpi-client 0.1.2, made once and kept in pytest's cache, if it has one."""
+    if request.config.pluginmanager.hasplugin("cacheprovider"):
+        folder = Path(request.config.cache.mkdir("openpi-client-0.1.2"))
+    else:
+        folder = tmp_path_factory.mktemp("openpi-client")
     python = folder / "bin" / "python"
     if not (folder / "done").exists():
         venv.create(folder, clear=True, with_pip=True)
