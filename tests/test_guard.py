@@ -4,20 +4,23 @@ Against Gradio's own list of routes, and on a small page of our own; on the runn
 test_bad_input.
 """
 
+import asyncio
 import contextlib
 import json
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gradio as gr
 import pytest
 from gradio.routes import App
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 from starlette.testclient import TestClient
 
-from playground.ui.guard import door, headers, routes
+from playground.ui.guard import door, headers, messages, routes
 from playground.ui.guard.hosts import Hosts
 from playground.ui.guard.refused import Refused
 from tests.support.blocks import built, in_a_loop
@@ -260,6 +263,34 @@ def test_what_is_not_well_stays_out(client, reached, name, honest):
     answer = client.post("/gradio_api/queue/join", content=content)
     assert answer.status_code == status
     assert reached == []
+
+
+def test_what_does_not_come_to_its_end_is_given_up():
+    """A message as a whole, an upload after a pause; who leaves afterwards has time."""
+    begun = {"type": "http.request", "body": b"{", "more_body": True}
+
+    def pieces(*told):
+        rest = list(told)
+
+        async def receive():
+            return rest.pop(0) if rest else await asyncio.Event().wait()
+
+        return receive
+
+    async def visit():
+        with pytest.raises(Refused, match="did not come to its end") as refused:
+            await messages.read(pieces(begun), limit_s=0)
+        assert refused.value.status == 408
+        upload = messages.in_time(pieces(begun), limit_s=0)
+        assert await upload() == begun
+        with pytest.raises(HTTPException, match="408"):
+            await upload()
+        end, left = begun | {"more_body": False}, {"type": "http.disconnect"}
+        upload = messages.in_time(pieces(begun, end, left), limit_s=0)
+        assert [await upload() for _ in range(3)] == [begun, end, left]
+
+    with ThreadPoolExecutor() as threads:  # another test's browser has a loop in this one
+        threads.submit(asyncio.run, visit()).result()
 
 
 @pytest.mark.parametrize("body", [{"data": []}, {"data": [1.0, None], "fn_index": 0}, {}])

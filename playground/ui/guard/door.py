@@ -69,6 +69,7 @@ class Guard:
                 self._check_call(params["event_id"])
             case Kind.UPLOAD:
                 messages.check_length(scope, _MAX_UPLOAD)
+                return messages.in_time(receive)
             case Kind.PLAIN:
                 pass
             case _:

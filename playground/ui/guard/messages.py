@@ -1,8 +1,10 @@
 """What a message may hold at all: bounds that are looked at before any work is done on it."""
 
+import asyncio
 import json
 
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope
 
 from playground.ui.guard.refused import Refused
@@ -12,6 +14,8 @@ MAX_DEPTH = 32
 MAX_VALUES = 20_000
 MAX_FILES = 16
 MAX_PATH = 1024  # characters
+MESSAGE_S = 30.0  # from the head of a message to its end
+PAUSE_S = 30.0  # between two pieces of an upload
 
 
 def check_length(scope: Scope, most: int) -> None:
@@ -27,8 +31,17 @@ def too_large(most: int) -> str:
     return f"At most {most >> 20} MB are taken." if most >> 20 else f"At most {most >> 10} KB."
 
 
-async def read(receive: Receive) -> bytes:
-    """The body; raises Refused as soon as it is too long, whatever its length was said to be."""
+async def read(receive: Receive, limit_s: float = MESSAGE_S) -> bytes:
+    """The body; raises Refused as soon as it is too long, whatever its length was said to be, and
+    when it has not come by the limit."""
+    try:
+        async with asyncio.timeout(limit_s):
+            return await _read(receive)
+    except TimeoutError as error:
+        raise Refused(408, "The message did not come to its end in time.") from error
+
+
+async def _read(receive: Receive) -> bytes:
     body = bytearray()
     while True:
         message = await receive()
@@ -39,6 +52,26 @@ async def read(receive: Receive) -> bytes:
             raise Refused(413, too_large(MAX_BYTES))
         if not message.get("more_body"):
             return bytes(body)
+
+
+def in_time(receive: Receive, limit_s: float = PAUSE_S) -> Receive:
+    """`receive`, which raises Starlette's HTTPException at a longer pause before the body is
+    whole: the reader is Gradio, and so the answer is made of it."""
+    whole = False
+
+    async def received() -> Message:
+        nonlocal whole
+        if whole:  # what comes next is that the other side leaves, whenever it does
+            return await receive()
+        try:
+            async with asyncio.timeout(limit_s):
+                message = await receive()
+        except TimeoutError as error:
+            raise HTTPException(408, "The upload paused for too long.") from error
+        whole = not message.get("more_body")
+        return message
+
+    return received
 
 
 def again(body: bytes, receive: Receive) -> Receive:
