@@ -275,6 +275,7 @@ def test_functions_of_the_page_are_known(client):
         "run",
         "run_example",
         "scene",
+        "show",
         "start",
         "stop",
     }

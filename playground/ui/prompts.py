@@ -78,6 +78,9 @@ def wire(
     def fill_in(*inputs):
         return "\n".join(prompt for _, prompt in _Comparison(setups, "", inputs).labelled)
 
+    def stop(request: gr.Request):
+        runs.stop(run_of(request))
+
     board.start.click(
         compare,
         [board.texts, *form.inputs],
@@ -86,7 +89,7 @@ def wire(
         **_OWN,
     )
     board.useful.click(fill_in, form.inputs, board.texts, preprocess=False, **_OWN)
-    board.stop.click(lambda request: runs.stop(run_of(request)), None, None, **_OWN)
+    board.stop.click(stop, None, None, **_OWN)
     chosen = "(value) => value.chosen"
     return board.board.select(None, board.board, form.prompt, js=chosen, **_OWN)
 
