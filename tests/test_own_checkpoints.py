@@ -27,7 +27,7 @@ from playground.policies.base import sample_noise
 from playground.robots import conversion, norm_stats
 from playground.training import tokenizers
 from tests.support.golden_models import CONFIGS, close
-from tests.support.visitor import give, run, started
+from tests.support.visitor import give, open_state, run, started
 from tests.test_lerobot import CONFIG as LEROBOT
 from tests.test_lerobot_policy import ARM, few_actions, small_text
 from tests.test_loading import finish
@@ -253,6 +253,7 @@ def test_folders_chosen_on_the_page(goldens, described, texts, tmp_path, browser
                 page.get_by_role("combobox", name="Robot").click()
                 page.get_by_role("option", name=robot, exact=True).click()
             expect(page.locator(".card")).to_contain_text(f"{name} · ")
+            open_state(page)
             expect(page.locator(".state input")).to_have_count(dims)
             page.get_by_label("Prompt").fill(PROMPT)
             for slot, title in enumerate(page.locator(".camera-slot").filter(visible=True).all()):
