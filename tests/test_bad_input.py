@@ -263,6 +263,7 @@ def test_functions_of_the_page_are_known(client):
         "js_fn",
         "judge",
         "judge_again",
+        "lambda",
         "leave",
         "measure",
         "new_scene",
