@@ -85,8 +85,8 @@ def load(policies):
 def serve(port: int, places: int) -> None:
     asked = {"policies": list(BUNDLED_PAIR)}
     worker = Worker("tests.load:load", asked, kinds=app.KINDS, queue_size=places)
-    told = app.settings().parse_args(["--host", "127.0.0.1", "--port", str(port)])
-    app.serve(worker, dict.fromkeys(BUNDLED_PAIR, TABLETOP), told)
+    arguments = app.settings().parse_args(["--host", "127.0.0.1", "--port", str(port)])
+    app.serve(worker, dict.fromkeys(BUNDLED_PAIR, TABLETOP), arguments)
 
 
 class Page:
@@ -141,13 +141,13 @@ class Page:
     def text(self) -> str:
         return self._log.read_text()
 
-    def told(self, event: str) -> list[dict]:
+    def events(self, event: str) -> list[dict]:
         """What the log says of an event of the worker's."""
         lines = re.findall(r" playground\.serving\.worker (\{.*\})", self.text())
         return [line for line in map(json.loads, lines) if line["event"] == event]
 
     def worker(self) -> int:
-        return self.told("started")[-1]["process"]
+        return self.events("started")[-1]["process"]
 
     def visitor(self) -> "Visitor":
         visitor = Visitor(self)
@@ -317,16 +317,16 @@ class Stage:
 
 def actions(answer: dict) -> dict:
     """By policy, what an answer says that another question's would not."""
-    assert all("failure" not in told for told in answer.values()), answer
-    return {name: told["actions"] or told["decode_failure"] for name, told in answer.items()}
+    assert all("failure" not in chunk for chunk in answer.values()), answer
+    return {name: chunk["actions"] or chunk["decode_failure"] for name, chunk in answer.items()}
 
 
 def references(page: Page, questions: int) -> list[dict]:
     """The answer to every question, asked alone: no two are equal."""
     alone = page.visitor()
     found = [actions(alone.ask(PROMPTS[seed], seed)) for seed in range(questions)]
-    told = [json.dumps(answer[BUNDLED_PAIR[0]]) for answer in found]
-    assert len(set(told)) == questions, "questions with equal answers tell nothing apart"
+    texts = [json.dumps(answer[BUNDLED_PAIR[0]]) for answer in found]
+    assert len(set(texts)) == questions, "questions with equal answers tell nothing apart"
     return found
 
 
@@ -360,7 +360,7 @@ def stage(page: Page, visitors: int, seconds: float, expected: list[dict]) -> St
     pids = page.process.pid, page.worker()
     sizes = [[memory_mb(pid) for pid in pids]]
     cpu = [cpu_s(pid) for pid in pids]
-    before, began = len(page.told("ended")), time.monotonic()
+    before, began = len(page.events("ended")), time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(visitors) as pool:
         visits = [pool.submit(visit, first) for first in range(visitors)]
         time.sleep(seconds / 2)
@@ -373,7 +373,7 @@ def stage(page: Page, visitors: int, seconds: float, expected: list[dict]) -> St
     page_mb, worker_mb = zip(*sizes, strict=True)
     lasted = max(answer.back for answer in answers) - began
     spent = [cpu_s(pid) - was for pid, was in zip(pids, cpu, strict=True)]
-    jobs = [line["ran_s"] for line in page.told("ended")[before:]]
+    jobs = [line["ran_s"] for line in page.events("ended")[before:]]
     return Stage(
         visitors=visitors,
         asked=next(asked),
@@ -426,12 +426,12 @@ def overtaken(answers: list[Answer], margin_s: float = 1.0) -> int:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fault:
-    """held: whether all happened that should; in_time: and as soon as it should; told: what did."""
+    """held: whether all happened that should; in_time: as soon as it should; detail: what did."""
 
     name: str
     held: bool
     in_time: bool
-    told: str
+    detail: str
 
 
 class Faults:
@@ -444,15 +444,15 @@ class Faults:
         return actions(self._page.visitor().ask(PROMPTS[0], 0)) == self._expected[0]
 
     def exception(self) -> Fault:
-        told = self._page.visitor().ask(BREAK)
-        message = told[BUNDLED_PAIR[0]]["failure"]
+        answer = self._page.visitor().ask(BREAK)
+        message = answer[BUNDLED_PAIR[0]]["failure"]
         (job,) = re.findall(r"quote job (\w{16})\b", message)
-        log = [line for line in self._page.told("failed") if line["job"] == job]
-        private = SECRET in str(told) or "Traceback" in str(told) or str(ROOT) in str(told)
+        log = [line for line in self._page.events("failed") if line["job"] == job]
+        private = SECRET in str(answer) or "Traceback" in str(answer) or str(ROOT) in str(answer)
         logged = bool(log) and all(SECRET in line["traceback"] for line in log)
         held = logged and not private and self._next_is_well()
-        told = "an id to the visitor, the traceback to the log"
-        return Fault("exception in the worker", held, True, told)
+        detail = "an id to the visitor, the traceback to the log"
+        return Fault("exception in the worker", held, True, detail)
 
     def killed(self) -> Fault:
         """In the middle of a run, with another in line."""
@@ -467,20 +467,20 @@ class Faults:
             message, kept = str(first.exception()), actions(second.result()) == self._expected[2]
         held = {
             "another process took over": replaced,
-            f"the run was told lost ({message})": "quote job" in message,
+            f"the run was reported as lost ({message})": "quote job" in message,
             "the line stood": kept,
             "the next is well": self._next_is_well(),
         }
-        told = f"noticed in {noticed:.2f} s, ready again {ready:.1f} s later; "
-        told += "; ".join(what if holds else f"NOT: {what}" for what, holds in held.items())
-        return Fault("worker killed", all(held.values()), noticed < 2, told)
+        detail = f"noticed in {noticed:.2f} s, ready again {ready:.1f} s later; "
+        detail += "; ".join(what if holds else f"NOT: {what}" for what, holds in held.items())
+        return Fault("worker killed", all(held.values()), noticed < 2, detail)
 
     def hung(self, announced_s: float = 10.0) -> Fault:
         """While idle, when it announces its next word for within ten seconds."""
         noticed, ready, replaced = self._lost(signal.SIGSTOP)
         held = replaced and self._next_is_well()
-        told = f"noticed in {noticed:.1f} of {announced_s:g} s, ready again {ready:.1f} s later"
-        return Fault("worker hung", held, noticed < announced_s + 1, told)
+        detail = f"noticed in {noticed:.1f} of {announced_s:g} s, ready again {ready:.1f} s later"
+        return Fault("worker hung", held, noticed < announced_s + 1, detail)
 
     def _lost(self, number: signal.Signals) -> tuple[float, float, bool]:
         """Sends a signal to the worker: seconds until the page is not ready, seconds from then
@@ -511,7 +511,7 @@ class Faults:
         return self._freed("program left in mid-run", before)
 
     def _cancelled(self) -> int:
-        return sum(line["outcome"] == "cancelled" for line in self._page.told("ended"))
+        return sum(line["outcome"] == "cancelled" for line in self._page.events("ended"))
 
     def _freed(self, name: str, before: int) -> Fault:
         """Of a run that somebody left; before: how many had been cancelled until then."""
@@ -546,9 +546,9 @@ class Faults:
         busy = all(re.search(r"try again in \d+ s", message) for message in messages)
         held = held and busy and bool(messages)
         median = statistics.median(took)
-        told = f"busy in {1000 * median:.0f} ms (slowest {1000 * max(took):.0f})"
-        told += f"; all {places} were answered"
-        return Fault(f"line of {places} full", held, median < 0.2, told)
+        detail = f"busy in {1000 * median:.0f} ms (slowest {1000 * max(took):.0f})"
+        detail += f"; all {places} were answered"
+        return Fault(f"line of {places} full", held, median < 0.2, detail)
 
     def refusals(self) -> Fault:
         """Pictures that are too large, and a prompt that is too long but taken; five times each."""
@@ -572,17 +572,17 @@ class Faults:
                 times.append(time.monotonic() - began)
             took[name] = statistics.median(times)
         visitor.bring(PICTURE.read_bytes())
-        before = len(self._page.told("ended"))
+        before = len(self._page.events("ended"))
         for seed in range(5):
             visitor.ask(PROMPTS[0].ljust(10_000, "!"), seed, num_steps=1, max_tokens=1)
-        until(lambda: len(self._page.told("ended")) == before + 5)
-        stages = [told["policies"].values() for told in self._page.told("ended")[before:]]
+        until(lambda: len(self._page.events("ended")) == before + 5)
+        stages = [event["policies"].values() for event in self._page.events("ended")[before:]]
         prepared = [run["timings_ms"]["preprocess"] / 1e3 for runs in stages for run in runs]
         took["prompt of 10,000 characters made ready"] = statistics.median(prepared)
         limits = dict.fromkeys(took, 0.1) | {"prompt of 10,000 characters made ready": 0.05}
         in_time = all(took[name] < limits[name] for name in took)
-        told = ", ".join(f"{name} in {1000 * seconds:.0f} ms" for name, seconds in took.items())
-        return Fault("too large, too long", held and self._next_is_well(), in_time, told)
+        detail = ", ".join(f"{name} in {1000 * seconds:.0f} ms" for name, seconds in took.items())
+        return Fault("too large, too long", held and self._next_is_well(), in_time, detail)
 
     def ended(self) -> Fault:
         """SIGTERM with a run going on and another in line; the last fault, for it ends the page."""
@@ -596,8 +596,8 @@ class Faults:
             answered = bool(first.result()) and actions(second.result()) == self._expected[2]
         code = self._page.process.wait(LIMIT_S)
         held = answered and code == 0 and not alive(pid)
-        told = f"both runs answered, exit status {code}, no orphan"
-        return Fault("SIGTERM", held, True, told)
+        detail = f"both runs answered, exit status {code}, no orphan"
+        return Fault("SIGTERM", held, True, detail)
 
 
 # --- report -------------------------------------------------------------------------------------
@@ -636,7 +636,7 @@ def row(found: Stage | Level | Fault, alone: float | None) -> str:
         return f"{outcome:8}{found.newcomers} newcomers: MB of the page {sizes}"
     if isinstance(found, Fault):
         outcome = "FAILED" if not found.held else "held" if found.in_time else "late"
-        return f"{outcome:8}{found.name}: {found.told}"
+        return f"{outcome:8}{found.name}: {found.detail}"
     memory = ["/".join(f"{size:.0f}" for size in sizes) for sizes in (found.page_mb,
                                                                       found.worker_mb)]  # fmt: skip
     share = "" if alone is None else f" ({found.rate / alone:.0%} of one visitor's)"
@@ -674,25 +674,27 @@ def settings() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    told = settings().parse_args()
-    if told.serve:
+    arguments = settings().parse_args()
+    if arguments.serve:
         app.logging.basicConfig(level="INFO", format="%(asctime)s %(name)s %(message)s")
-        serve(*told.serve)
+        serve(*arguments.serve)
         return
     found, alone = [], None
-    stages = visit(told.visitors, told.seconds, queue.SIZE, newcomers=told.newcomers)
+    stages = visit(arguments.visitors, arguments.seconds, queue.SIZE, newcomers=arguments.newcomers)
     for one in stages:
         found.append(one)
         print(row(one, alone), flush=True)
         if isinstance(one, Stage) and one.visitors == 1:
             alone = one.rate
-    if told.json:
+    if arguments.json:
         kinds = {"stages": Stage, "level": Level, "faults": Fault}
         record = {
             name: [dataclasses.asdict(one) for one in found if isinstance(one, kind)]
             for name, kind in kinds.items()
         }
-        told.json.write_text(json.dumps({"cores": len(os.sched_getaffinity(0)), **record}) + "\n")
+        arguments.json.write_text(
+            json.dumps({"cores": len(os.sched_getaffinity(0)), **record}) + "\n"
+        )
     sys.exit(not all(held(one, alone) for one in found))
 
 

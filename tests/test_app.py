@@ -32,18 +32,20 @@ def test_page_s_process_loads_no_model_code():
 def test_settings(monkeypatch):
     monkeypatch.delenv("GRADIO_SERVER_NAME", raising=False)
     monkeypatch.delenv("GRADIO_SERVER_PORT", raising=False)
-    told = app.settings().parse_args([])
-    assert (told.host, told.port, told.checkpoint) == ("127.0.0.1", 7860, [])
-    told = app.settings().parse_args(["--host", "::1", "--port", "80", "--checkpoint", "pi0_droid"])
-    assert (told.host, told.port, told.checkpoint) == ("::1", 80, ["pi0_droid"])
+    given = app.settings().parse_args([])
+    assert (given.host, given.port, given.checkpoint) == ("127.0.0.1", 7860, [])
+    given = app.settings().parse_args(
+        ["--host", "::1", "--port", "80", "--checkpoint", "pi0_droid"]
+    )
+    assert (given.host, given.port, given.checkpoint) == ("::1", 80, ["pi0_droid"])
 
 
 def test_a_space_s_address_is_taken(monkeypatch):
     """Hugging Face sets these where it starts app.py."""
     monkeypatch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
     monkeypatch.setenv("GRADIO_SERVER_PORT", "7861")
-    told = app.settings().parse_args([])
-    assert (told.host, told.port) == ("0.0.0.0", 7861)
+    given = app.settings().parse_args([])
+    assert (given.host, given.port) == ("0.0.0.0", 7861)
 
 
 def test_what_is_opened_by_default_and_by_name():

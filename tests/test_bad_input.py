@@ -94,8 +94,8 @@ def test_what_is_no_picture_is_refused_with_a_reason(client, tmp_path, name):
 def test_odd_pictures_are_answered(client, tmp_path, picture):
     picture.save(tmp_path / "odd.png")
     images = {"base_0_rgb": handle_file(tmp_path / "odd.png")}
-    told = client.predict("", images, policies=["pi0_tabletop"], api_name="/infer")
-    assert np.isfinite(told["pi0_tabletop"]["actions"]).all()
+    answers = client.predict("", images, policies=["pi0_tabletop"], api_name="/infer")
+    assert np.isfinite(answers["pi0_tabletop"]["actions"]).all()
 
 
 PROMPTS = {
@@ -113,15 +113,15 @@ PROMPTS = {
 
 @pytest.mark.parametrize("name", PROMPTS)
 def test_odd_prompts_are_answered(client, name):
-    """By both policies, and what of them was cut off is told."""
+    """By both policies, and what of them was cut off is said."""
     how = {"num_steps": 1, "max_tokens": 8, "guided": False}
-    told = client.predict(PROMPTS[name], {"base_0_rgb": RED}, **how, api_name="/infer")
-    assert len(told) == 2
-    for answer in told.values():
+    answers = client.predict(PROMPTS[name], {"base_0_rgb": RED}, **how, api_name="/infer")
+    assert len(answers) == 2
+    for answer in answers.values():
         assert "failure" not in answer
         cut = any("The prompt is cut off" in warning for warning in answer["warnings"])
         assert cut == (len(PROMPTS[name]) == 10_000)
-    assert np.isfinite(told["pi0_tabletop"]["actions"]).all()
+    assert np.isfinite(answers["pi0_tabletop"]["actions"]).all()
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.html", "x.svg", "x.pkl", "x.js", "x.pdf"])
@@ -425,7 +425,7 @@ def test_the_form_as_it_is_can_be_run(form):
 def test_any_memory_of_a_browser_sets_the_page_or_is_forgotten(form, data):
     parts, setups, memory, measure = form
     kept = visits.Visits()
-    told = [
+    form = [
         "tabletop",
         "go",
         {"values": [0.0] * 14},
@@ -439,12 +439,12 @@ def test_any_memory_of_a_browser_sets_the_page_or_is_forgotten(form, data):
         True,
         *["as trained"] * len(parts.modes),
     ]
-    whole = {"key": "k" * 24, "form": list(told)}
+    whole = {"key": "k" * 24, "form": list(form)}
     found = visits.restored(whole, memory, kept, setups, parts, measure)
     assert (found.robot, found.policies) == ("tabletop", ["pi0"])
-    for place in data.draw(st.lists(st.integers(0, len(told) - 1), max_size=2)):
-        told[place] = data.draw(JSON)
-    stored = {"key": "k" * 24, "form": data.draw(st.just(told) | JSON)}
+    for place in data.draw(st.lists(st.integers(0, len(form) - 1), max_size=2)):
+        form[place] = data.draw(JSON)
+    stored = {"key": "k" * 24, "form": data.draw(st.just(form) | JSON)}
     for browser in (stored, data.draw(JSON)):
         found = visits.restored(browser, memory, kept, setups, parts, measure)
         assert memory.key in found.updates
@@ -465,13 +465,13 @@ def test_any_recipe_is_read_or_refused_with_a_reason(data):
             break
         here = here[place]
     try:
-        told = run_file.from_json(json.dumps(tree))
+        recipe = run_file.from_json(json.dumps(tree))
     except ValueError:
         return
-    assert run_file.from_json(run_file.to_json(told)) == told
-    texts = [told.robot, told.prompt, *told.versions.values(), *told.policies[0].modes]
+    assert run_file.from_json(run_file.to_json(recipe)) == recipe
+    texts = [recipe.robot, recipe.prompt, *recipe.versions.values(), *recipe.policies[0].modes]
     assert all(isinstance(text, str) for text in texts)
-    assert all(isinstance(value, float) for value in told.state)
+    assert all(isinstance(value, float) for value in recipe.state)
 
 
 @given(

@@ -63,10 +63,10 @@ def test_statistics_are_those_that_lerobot_loads(datasets, name):
     recorded = json.loads((datasets / "readback" / name / "stats.json").read_text())
     stats = open_dataset(str(datasets / name)).recorded_stats()
     for feature, expected in recorded.items():
-        for statistic, told in expected.items():
+        for statistic, recorded in expected.items():
             value = stats[feature][statistic]
-            assert list(value.shape) == told["shape"], (feature, statistic)
-            np.testing.assert_allclose(value, told["value"], rtol=1e-12, atol=1e-12)
+            assert list(value.shape) == recorded["shape"], (feature, statistic)
+            np.testing.assert_allclose(value, recorded["value"], rtol=1e-12, atol=1e-12)
 
 
 def test_frames_in_any_order_are_the_same(datasets):

@@ -47,8 +47,8 @@ def test_the_folder_is_as_orbax_writes_it(family, tmp_path):
 def test_small_sizes(family, tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))  # it is added to
     path = full_size.write(family, tmp_path / family, small=True)
-    told = full_size.serve(path)
-    assert told["answered"]
+    report = full_size.serve(path)
+    assert report["answered"]
     exact = full_size.stages(path, "float32", "float32")
     for arithmetic in ("float32", "bfloat16"):
         found = full_size.deviations(path, exact, "bfloat16", arithmetic)
@@ -60,12 +60,12 @@ def test_small_sizes(family, tmp_path, monkeypatch):
 @FAMILIES
 def test_full_size(family, tmp_path):
     """Loading holds less than 1.3 times what is stored; nothing strays in bfloat16."""
-    told = full_size.measure(tmp_path, family, small=False, keep=False)
-    full_size.show(family, told)
+    report = full_size.measure(tmp_path, family, small=False, keep=False)
+    full_size.show(family, report)
     # What is stored is compressed a little.
     whole = named(full_size.BASES[family]).num_bytes / 1e9
-    assert math.isclose(told["stored_gb"], whole, rel_tol=0.1)
-    assert told["peak_load_gb"] < 1.3 * told["stored_gb"]
-    assert told["answered"]
-    for found in told["deviations"].values():
+    assert math.isclose(report["stored_gb"], whole, rel_tol=0.1)
+    assert report["peak_load_gb"] < 1.3 * report["stored_gb"]
+    assert report["answered"]
+    for found in report["deviations"].values():
         assert all(0 < share < ROUNDING for share in found.values()), found

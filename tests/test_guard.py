@@ -256,7 +256,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-@pytest.mark.parametrize("honest", [True, False], ids=["length told", "in pieces"])
+@pytest.mark.parametrize("honest", [True, False], ids=["length given", "in pieces"])
 def test_what_is_not_well_stays_out(client, reached, name, honest):
     body, status = REFUSED[name]
     content = body if honest else iter([body[:7], body[7:]])
@@ -459,8 +459,8 @@ def behind_a_prefix():
 @pytest.mark.parametrize("path", ["/config", "/pi0/config"])
 def test_behind_a_proxy_with_a_prefix(behind_a_prefix, path):
     """Whether or not the proxy takes the prefix out."""
-    told = {"x-forwarded-host": "pi0.example.org", "x-forwarded-proto": "https"}
-    answer = behind_a_prefix.get(path, headers=told)
+    forwarded = {"x-forwarded-host": "pi0.example.org", "x-forwarded-proto": "https"}
+    answer = behind_a_prefix.get(path, headers=forwarded)
     assert answer.status_code == 200
     assert answer.json()["root"] == "https://pi0.example.org/pi0"
     assert behind_a_prefix.get("/pi0/gradio_api/deep_link").status_code == 404

@@ -112,7 +112,7 @@ def test_ids_stay_ids(texts, actions):
         got = tokenizer.extract_actions(written, 10, 7)
         assert (got.failure, got.skipped) == (None, ())
         close(got.actions, actions.decode(actions.encode(chunk), 10, 7).actions, 0)
-    # A space is a token like any other: skipped, and told.
+    # A space is a token like any other: skipped, and reported.
     space = texts.encode(" ")
     got = tokenizer.extract_actions([*marker, *space, *codes, *end], 10, 7)
     assert got.failure is None

@@ -7,7 +7,7 @@ from tests.load import Answer, Fault, Faults, Level, Stage
 
 
 def test_few_visitors_and_every_fault():
-    """But the hang, which takes longest and is told like the kill. Whether all was in time is for
+    """But the hang, which takes longest and ends as the kill does. Whether all was in time is for
     the command to say, on a quiet machine."""
     faults = [fault for fault in load.FAULTS if fault is not Faults.hung]
     found = list(load.visit([1, 3], 2.0, places=4, questions=6, faults=faults))

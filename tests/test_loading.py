@@ -18,12 +18,12 @@ from tests.conftest import ROOT
 
 def finish(steps):
     """(what a generator yields, what it returns)."""
-    told = []
+    events = []
     while True:
         try:
-            told.append(next(steps))
+            events.append(next(steps))
         except StopIteration as stop:
-            return told, stop.value
+            return events, stop.value
 
 
 def test_a_published_name_without_a_network_says_so(monkeypatch, tmp_path):

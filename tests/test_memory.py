@@ -32,7 +32,7 @@ def test_both_3b_policies_fit_a_16_gb_gpu():
 def test_jax_s_own_share_of_that_gpu_is_refused_with_a_way_out():
     with pytest.raises(ValueError, match="device memory") as refused:
         check(BOTH, Machine(int(16e9 * 0.75), HOST, shared=False))
-    told = str(refused.value)
+    message = str(refused.value)
     for words in (
         "pi0_aloha",
         "pi0_fast_droid",
@@ -41,7 +41,7 @@ def test_jax_s_own_share_of_that_gpu_is_refused_with_a_way_out():
         "fewer",
         "FRACTION",
     ):
-        assert words in told
+        assert words in message
     alone = BOTH[:1]
     check(alone, Machine(int(16e9 * 0.75), HOST, shared=False))
 

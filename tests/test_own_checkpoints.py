@@ -98,8 +98,8 @@ def described(goldens, texts):
             "vocab_size": 1024,
         },
     }
-    for name, told in files.items():
-        (texts / f"{name}.json").write_text(json.dumps({"name": name, **told}))
+    for name, fields in files.items():
+        (texts / f"{name}.json").write_text(json.dumps({"name": name, **fields}))
     return {name: str(texts / f"{name}.json") for name in files}
 
 
@@ -201,8 +201,8 @@ def ask_for(page, *files):
 
 def test_what_is_told_while_a_folder_opens(goldens, described):
     steps = load.open_steps(local.open_folder(goldens / "pi0", described["mine"]))
-    told, policy = finish(steps)
-    assert {event.phase.split(" (")[0] for event in told} == {"downloading", "loading"}
+    events, policy = finish(steps)
+    assert {event.phase.split(" (")[0] for event in events} == {"downloading", "loading"}
     info = policy.info
     assert (info.name, info.badge, info.robot) == ("mine", "real checkpoint", "aloha")
     assert (info.normalisation, info.default_prompt) == ("z-score", PROMPT)
@@ -210,9 +210,11 @@ def test_what_is_told_while_a_folder_opens(goldens, described):
 
 def test_a_text_model_that_is_too_large_is_refused(goldens, described, texts):
     """openpi's PaliGemma tokens in a model that knows fewer would be read as others."""
-    told = json.loads((texts / "mine.json").read_text())
-    told["text_tokenizer"] = str(goldens / "transforms" / "sentencepiece" / "tiny_paligemma.model")
-    (texts / "wrong.json").write_text(json.dumps(told))
+    fields = json.loads((texts / "mine.json").read_text())
+    fields["text_tokenizer"] = str(
+        goldens / "transforms" / "sentencepiece" / "tiny_paligemma.model"
+    )
+    (texts / "wrong.json").write_text(json.dumps(fields))
     with pytest.raises(ValueError, match=r"knows 2,048 tokens, its sentencepiece model has 3,712"):
         load.open_policy(local.open_folder(goldens / "pi0", str(texts / "wrong.json")))
 
@@ -230,9 +232,9 @@ def test_a_folder_that_openpi_wrote(goldens, described, texts, client, picture):
 def test_folders_chosen_on_the_page(goldens, described, texts, tmp_path, browser, picture):
     """openpi's, a LoRA one and two of LeRobot's: the program starts anew on them, the page comes
     back by itself, and each answers for its robot."""
-    told = json.loads((texts / "mine.json").read_text()) | {"folder": str(goldens / "pi0")}
+    fields = json.loads((texts / "mine.json").read_text()) | {"folder": str(goldens / "pi0")}
     path = texts / "chosen.json"
-    path.write_text(json.dumps(told))
+    path.write_text(json.dumps(fields))
     with started(tmp_path, "--checkpoint", "pi0_tabletop") as address:
         page = with_the_panel_open(browser, address)
         ask_for(page, "nothing.json", path)
@@ -278,9 +280,9 @@ def test_a_damaged_folder_chosen_on_the_page(goldens, described, texts, tmp_path
     with started(tmp_path, "--checkpoint", "pi0_tabletop") as address:
         page = with_the_panel_open(browser, address)
         ask_for(page, texts / "cut_off.json")
-        told = page.locator(".refusal")
-        expect(told).to_contain_text("the earlier checkpoints are open again", timeout=300_000)
-        expect(told).to_contain_text("cannot read params.PaliGemma")
+        refusal = page.locator(".refusal")
+        expect(refusal).to_contain_text("the earlier checkpoints are open again", timeout=300_000)
+        expect(refusal).to_contain_text("cannot read params.PaliGemma")
         expect(page.locator(".card")).to_contain_text("pi0_tabletop · ")
         run(page)
         expect(page.locator(".card")).to_contain_text("Answered in")

@@ -160,10 +160,10 @@ def test_a_program_that_cancels_frees_the_worker(app, client, photo):
 
 def test_a_trace_s_answers_add_up():
     flow = traces.with_attention(traces.pi0_trace())
-    told = summaries.denoising(flow)
-    end = np.array(told["estimates"][-1])
+    found = summaries.denoising(flow)
+    end = np.array(found["estimates"][-1])
     np.testing.assert_allclose(end, flow.actions, atol=1e-5)  # the last step ends at its estimate
-    assert np.shape(told["speeds"]) == (len(flow.times) - 1, len(flow.info.actions))
+    assert np.shape(found["speeds"]) == (len(flow.times) - 1, len(flow.info.actions))
     np.testing.assert_allclose(np.sum(summaries.attention(flow)["mass"], axis=-1), 1, atol=2e-3)
     mask = np.array([list(row) for row in summaries.attention_mask(flow)["mask"]], int)
     np.testing.assert_array_equal(mask, flow.mask)

@@ -1,4 +1,4 @@
-"""A robot described in a JSON file: it drives a policy like one of ours, and mistakes are told."""
+"""A robot in a JSON file: it drives a policy like one of ours, and mistakes are reported."""
 
 import json
 
@@ -83,7 +83,7 @@ def test_slots_of_fast_on_droid_are_known_and_pi0_cannot_have_them(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"control_hz": 0}, "control_hz is 0; expected how many actions a second"),
         ({"control_hz": None}, "control_hz is null"),
@@ -98,8 +98,8 @@ def test_slots_of_fast_on_droid_are_known_and_pi0_cannot_have_them(tmp_path):
         ({"state": ARM["state"][:1] * 2}, "state names joint 1 twice"),
     ],
 )
-def test_a_mistake_is_told_with_what_was_expected(tmp_path, change, told):
-    with pytest.raises(ValueError, match=told):
+def test_a_mistake_is_reported_with_what_was_expected(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
         read_robot(write(tmp_path, "arm.json", ARM | change))
 
 

@@ -191,7 +191,7 @@ def test_the_tabletop_is_aloha_without_its_conventions():
     assert TABLETOP.control_hz == 50
     state = np.linspace(-1, 1, 14)
     np.testing.assert_array_equal(TABLETOP.state_to_model(state), state)
-    # An arm that the model wants to leave alone (zeros) stays; its gripper goes where it is told.
+    # An arm that the model wants to leave alone (zeros) stays; its gripper goes where it is sent.
     actions = conversion.from_model(TABLETOP, np.zeros((5, 32)), state, no_stats(14), "z-score")
     joints = [i for i in range(14) if i not in (6, 13)]
     np.testing.assert_allclose(actions[:, joints], np.broadcast_to(state[joints], (5, 12)))

@@ -145,8 +145,8 @@ def test_projection_is_where_the_picture_shows_the_cubes():
         wanted = np.array(RGBA[colour]) / sum(RGBA[colour])
         rows, columns = np.nonzero(np.abs(share - wanted).max(-1) < 0.12)
         seen = np.array([columns.mean() + 0.5, rows.mean() + 0.5])
-        told = kinematics.project(table.cube(colour), SIZE)
-        assert np.linalg.norm(seen - told) < 2.0, colour
+        expected = kinematics.project(table.cube(colour), SIZE)
+        assert np.linalg.norm(seen - expected) < 2.0, colour
 
 
 def test_the_camera_sees_the_whole_workspace():
@@ -485,7 +485,7 @@ def results(policy, **arguments):
 
 
 def test_a_rollouts_frames_say_what_happened():
-    twin = Table(random_scene(4))  # the expert's own view: it starts alike and is told the state
+    twin = Table(random_scene(4))  # the expert's own view: it starts alike and is given the state
     task = Task("touch", "red", "touch the {} cube")
 
     def expert_chunk(observation):

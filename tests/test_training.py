@@ -143,7 +143,7 @@ def test_the_grippers_pictures_show_the_cubes_where_the_batch_says(second_looks)
     # A finger or another cube may be in the way.
     assert hits > 0.8 * shown > 10
     texts = [
-        source._text.decode(tokens[mask].tolist())
+        source.text.decode(tokens[mask].tolist())
         for tokens, mask in zip(batch.tokens, batch.token_mask, strict=True)
     ]
     for text, named, other in zip(texts, batch.named, batch.others, strict=True):
@@ -177,7 +177,7 @@ def test_a_picture_gets_different_requests_and_each_prompt_names_its_cube(looks,
         rows = slice(6 * image, 6 * image + 6)
         assert sorted(batch.named[rows]) == [0, 0, 1, 1, 2, 2]
     for tokens, mask, named in zip(batch.tokens, batch.token_mask, batch.named, strict=True):
-        text = source._text.decode(tokens[mask].tolist())
+        text = source.text.decode(tokens[mask].tolist())
         assert COLOURS[named] in text
         assert not any(c in text for i, c in enumerate(COLOURS) if i != named)
     again = source.batch(5, 3, 6)
@@ -209,17 +209,17 @@ def test_what_the_auxiliary_losses_ask_of_fast_is_what_its_tokens_tell(looks, st
     batch = source.batch(2, 4, 3)
     chunk = batch.actions.shape[1:]
     for tokens, mask, counts in zip(batch.tokens, batch.token_mask, batch.counts, strict=True):
-        ids = source._fast.action_ids(tokens[mask].tolist())
-        told = counts[counts >= 0]
-        assert len(told) == len(ids) + 1
+        ids = source.fast.action_ids(tokens[mask].tolist())
+        written = counts[counts >= 0]
+        assert len(written) == len(ids) + 1
         # A chunk cut after any token decodes into this many coefficients.
-        for place, count in enumerate(told):
-            text = source._fast.fast._join(ids[:place])
+        for place, count in enumerate(written):
+            text = source.fast.fast._join(ids[:place])
             assert count == len(text.decode(errors="ignore"))
-        assert told[-1] == chunk[0] * chunk[1]
+        assert written[-1] == chunk[0] * chunk[1]
         # It stands where the next token is an action's, or the end.
         assert tokens[np.flatnonzero(counts >= 0) + 1].tolist()[:-1] == [
-            source._fast.swap(i) for i in ids
+            source.fast.swap(i) for i in ids
         ]
     # What is to come are the waves that the chunk is made of, and then nothing.
     steps = np.arange(chunk[0])
@@ -234,7 +234,7 @@ def test_what_the_auxiliary_losses_ask_of_fast_is_what_its_tokens_tell(looks, st
     # A number of the state ends where its digits do.
     for tokens, state, ends in zip(batch.tokens, batch.states, batch.numbers, strict=True):
         for dim, end in enumerate(ends):
-            text = source._text.decode(tokens[: end + 1].tolist())
+            text = source.text.decode(tokens[: end + 1].tolist())
             assert text.endswith(f" {state_bins(state)[dim]}")
 
 
@@ -334,7 +334,7 @@ def test_fast_learns_tokens_where_decoding_puts_them(looks, stats, fast_folder):
 def test_at_first_neighbours_pass_for_the_token(looks, stats, fast_folder):
     """What is wanted of each action token is spread over those that tell nearly the same."""
     source = batcher(looks, stats, "pi0_fast", fast_folder)
-    batch, fast = source.batch(0, 1, 1), source._fast
+    batch, fast = source.batch(0, 1, 1), source.fast
     policy = losses.Trainee(TINY["pi0_fast"], rngs=nnx.Rngs(0)).policy
     full = observation_of(policy, batch, 1)
     tokens = {slot: policy.embed_images(full.images[slot]) for slot in policy.config.image_slots}
@@ -347,15 +347,15 @@ def test_at_first_neighbours_pass_for_the_token(looks, stats, fast_folder):
     for place, token in enumerate(batch.tokens[0, 1:]):
         if not batch.loss_mask[0, place + 1]:
             continue
-        told = fast.fast.coefficients(fast.swap(int(token)))
-        if not told or not 0 <= fast.swap(int(token)) < fast.fast.vocab_size:
+        coefficients = fast.fast.coefficients(fast.swap(int(token)))
+        if not coefficients or not 0 <= fast.swap(int(token)) < fast.fast.vocab_size:
             costs.append(logp[place, token])
             continue
         odds = {}
         for other in range(fast.fast.vocab_size):
             near = fast.fast.coefficients(other)
-            if near and len(near) == len(told):
-                gap = sum((a - b) ** 2 for a, b in zip(near, told, strict=True))
+            if near and len(near) == len(coefficients):
+                gap = sum((a - b) ** 2 for a, b in zip(near, coefficients, strict=True))
                 odds[fast.swap(other)] = np.exp(-gap / (2 * batches._ALIKE**2))
         total = sum(odds.values())
         costs.append(sum(logp[place, t] * p / total for t, p in odds.items()))
@@ -452,10 +452,10 @@ def test_finer_tokens_begin_as_the_coarser_ones_of_nearly_the_same_coefficients(
     ones = {c[0] / old.scale: i for i in range(old.vocab_size)
             if (c := old.coefficients(i)) and len(c) == 1}  # fmt: skip
     for i in range(new.vocab_size):
-        if (told := new.coefficients(i)) and len(told) == 1:
-            apart = np.abs(np.array(list(ones)) - told[0] / new.scale)
+        if (coefficients := new.coefficients(i)) and len(coefficients) == 1:
+            apart = np.abs(np.array(list(ones)) - coefficients[0] / new.scale)
             alike = [list(ones.values())[j] for j in np.flatnonzero(apart < apart.min() + 1e-9)]
-            assert any((found[first - i] == learned[first - j]).all() for j in alike), told
+            assert any((found[first - i] == learned[first - j]).all() for j in alike), coefficients
     words = slice(0, first - max(old.vocab_size, new.vocab_size))
     np.testing.assert_array_equal(found[words], learned[words])
 
@@ -506,9 +506,9 @@ def test_a_stopped_run_goes_on_to_the_same_weights_and_is_exported(looks, tmp_pa
     names = set(load_file(folder / "model.safetensors"))
     assert names
     assert not any("grounding" in name for name in names)
-    told = json.loads((folder / "training.json").read_text())
-    assert told["steps"] == RECIPE.steps
-    assert told["looks"] == 30
+    recipe = json.loads((folder / "training.json").read_text())
+    assert recipe["steps"] == RECIPE.steps
+    assert recipe["looks"] == 30
 
     asker = evaluate.Asker(folder, rows=2)
     table = Table(random_scene(1))
@@ -526,8 +526,8 @@ def test_a_stopped_run_goes_on_to_the_same_weights_and_is_exported(looks, tmp_pa
 
 
 def test_the_log_is_a_table_with_every_figure(tmp_path):
-    train._log(tmp_path, 50, 0.5, [{"loss": 1.0}, {"loss": 2.0}], 10)
-    train._log(tmp_path, 100, 0.5, [dict.fromkeys(train.FIGURES, 3.0)], 10)
+    train.log_row(tmp_path, 50, 0.5, [{"loss": 1.0}, {"loss": 2.0}], 10)
+    train.log_row(tmp_path, 100, 0.5, [dict.fromkeys(train.FIGURES, 3.0)], 10)
     with (tmp_path / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["loss"] for row in rows] == ["1.5", "3.0"]

@@ -219,7 +219,7 @@ def build_model(table: TableSpec = FIRST) -> mujoco.MjModel:
         _paint_mesh_arms(spec)
     for joint in spec.joints:
         # The package's joints carry up to 60 N m of dry friction, which its own position servos
-        # never overcome for the last centimetres; here the servos hold what they are told.
+        # never overcome for the last centimetres; here the servos hold what is asked of them.
         if joint.type != mujoco.mjtJoint.mjJNT_FREE:
             joint.frictionloss = 0.5
             joint.armature = 0.02

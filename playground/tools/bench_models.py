@@ -361,7 +361,7 @@ def _visit(worker: Worker, infos, seed: int, repeats: int, waits: list[float]) -
 def bench_start(subject: Subject, arguments: argparse.Namespace) -> Iterator[Figure]:
     """The first call, with an empty compile cache and with the one it left; and a warm one where
     freed memory goes back to the kernel each time. Each in a process of its own, whose peak memory
-    is told."""
+    is reported."""
     with tempfile.TemporaryDirectory() as cache:
         for what in ("empty", "filled"):
             measured = _in_child(subject, arguments, cache, kept=True)

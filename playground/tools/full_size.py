@@ -3,7 +3,7 @@
     python -m playground.tools.full_size FOLDER            # pi0, then pi0-FAST: 12 GB each
     python -m playground.tools.full_size FOLDER --small    # the same at small sizes, to try it
 
-For each policy, in processes of their own so that their memory is told apart: the folder is
+For each policy, in processes of their own so that their memory is measured apart: the folder is
 written, opened by the path that `app.py --checkpoint` takes, and asked; and a few stages are
 computed with float32 weights and with bfloat16 weights, and compared. Answers of random weights
 mean nothing; loading, memory, time and rounding are those of the real ones.
@@ -58,16 +58,16 @@ def write(family: str, folder: Path, *, small: bool = False, seed: int = 0) -> P
     path is returned. The host holds one array at a time, and its compressed bytes."""
     folder.mkdir(parents=True)
     fast = family == "pi0_fast"
-    told: dict = {"base": BASES[family], "name": f"random_{family}", "folder": "."}
-    told["text_tokenizer"] = "text.model"
+    asked: dict = {"base": BASES[family], "name": f"random_{family}", "folder": "."}
+    asked["text_tokenizer"] = "text.model"
     if fast:
-        told["action_tokenizer"] = "fast"
+        asked["action_tokenizer"] = "fast"
         chunks = np.random.default_rng(seed).normal(size=(64, 10, 8)).cumsum(axis=1) / 4
         fit_action_tokenizer(chunks, vocab_size=512).save(folder / "fast")
     if small:
-        told |= {key: value for key, value in SMALL.items() if key != "action_expert" or not fast}
+        asked |= {key: value for key, value in SMALL.items() if key != "action_expert" or not fast}
     path = folder / "config.json"
-    path.write_text(json.dumps(told, indent=1) + "\n")
+    path.write_text(json.dumps(asked, indent=1) + "\n")
     entry = read_openpi_file(path)
     text = filled_up(TOKENIZER.read_bytes(), entry.config.vocab_size)
     (folder / "text.model").write_bytes(text)
@@ -121,7 +121,7 @@ def peak_gb() -> float:
 def serve(config: Path) -> dict:
     """Opens the folder as `app.py --checkpoint` does, and asks. Seconds, and GB of memory."""
     stored = sum(f.stat().st_size for f in (config.parent / "params").rglob("*") if f.is_file())
-    told, began = {"stored_gb": stored / 1e9}, time.perf_counter()
+    report, began = {"stored_gb": stored / 1e9}, time.perf_counter()
     steps = load([{"checkpoint": str(config.parent), "config": str(config)}])
     while True:
         try:
@@ -130,8 +130,8 @@ def serve(config: Path) -> dict:
             (policy,) = stop.value.values()
             break
         if phase.phase == "compiling":
-            told |= {"load_s": time.perf_counter() - began, "peak_load_gb": peak_gb()}
-    told["ready_s"] = time.perf_counter() - began
+            report |= {"load_s": time.perf_counter() - began, "peak_load_gb": peak_gb()}
+    report["ready_s"] = time.perf_counter() - began
     info, size = policy.info, policy.info.image_size
     picture = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
     images = {slot.name: picture for slot in info.slots if slot.required}
@@ -139,12 +139,12 @@ def serve(config: Path) -> dict:
     raw = RawObservation(info.robot, images, {}, "pick up the red cube", state)
     began = time.perf_counter()
     *_, done = policy.infer(raw, Options(max_tokens=TOKENS))
-    told["answer_s"] = time.perf_counter() - began
+    report["answer_s"] = time.perf_counter() - began
     assert isinstance(done, Done)
     trace = done.trace
     finite = trace.tokens if trace.actions is None else np.isfinite(trace.actions).all()
-    told["answered"] = bool(finite)
-    return told | {"peak_gb": peak_gb(), "device": jax.devices()[0].device_kind}
+    report["answered"] = bool(finite)
+    return report | {"peak_gb": peak_gb(), "device": jax.devices()[0].device_kind}
 
 
 # --- stages in two precisions -------------------------------------------------------------------
@@ -201,15 +201,15 @@ def measure(folder: Path, family: str, *, small: bool, keep: bool) -> dict:
     place = folder / family
     began = time.perf_counter()
     config = _alone(write, family, place, small=small)
-    told = {"write_s": time.perf_counter() - began, **_alone(serve, config)}
+    report = {"write_s": time.perf_counter() - began, **_alone(serve, config)}
     exact = _alone(stages, config, "float32", "float32")
-    told["deviations"] = {
+    report["deviations"] = {
         arithmetic: _alone(deviations, config, exact, "bfloat16", arithmetic)
         for arithmetic in ("float32", "bfloat16")
     }
     if not keep:
         shutil.rmtree(place)
-    return told
+    return report
 
 
 def _alone(call: Callable, *arguments, **options):
@@ -218,15 +218,16 @@ def _alone(call: Callable, *arguments, **options):
         return pool.apply(call, arguments, options)
 
 
-def show(family: str, told: dict) -> None:
+def show(family: str, report: dict) -> None:
     """For people."""
-    share = told["peak_load_gb"] / told["stored_gb"]
-    print(f"\n{family} on {told['device']}")
-    print(f"  stored {told['stored_gb']:.1f} GB, written in {told['write_s']:.0f} s")
-    print(f"  loaded in {told['load_s']:.0f} s, peak {told['peak_load_gb']:.1f} GB ({share:.2f} x)")
-    print(f"  ready after {told['ready_s']:.0f} s, which compile and run it once")
-    print(f"  answered in {told['answer_s']:.1f} s, peak {told['peak_gb']:.1f} GB")
-    for arithmetic, found in told["deviations"].items():
+    share = report["peak_load_gb"] / report["stored_gb"]
+    print(f"\n{family} on {report['device']}")
+    print(f"  stored {report['stored_gb']:.1f} GB, written in {report['write_s']:.0f} s")
+    peak = f"{report['peak_load_gb']:.1f} GB ({share:.2f} x)"
+    print(f"  loaded in {report['load_s']:.0f} s, peak {peak}")
+    print(f"  ready after {report['ready_s']:.0f} s, which compile and run it once")
+    print(f"  answered in {report['answer_s']:.1f} s, peak {report['peak_gb']:.1f} GB")
+    for arithmetic, found in report["deviations"].items():
         line = ", ".join(f"{name} {share:.2%}" for name, share in found.items())
         print(f"  weights in bfloat16, arithmetic in {arithmetic}, against float32: {line}")
 
@@ -241,13 +242,15 @@ def settings() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    told = settings().parse_args()
-    told.folder.mkdir(parents=True, exist_ok=True)
+    arguments = settings().parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
     found = {}
-    for family in told.families:
-        found[family] = measure(told.folder, family, small=told.small, keep=told.keep)
+    for family in arguments.families:
+        found[family] = measure(
+            arguments.folder, family, small=arguments.small, keep=arguments.keep
+        )
         show(family, found[family])
-        (told.folder / "full_size.json").write_text(json.dumps(found, indent=1) + "\n")
+        (arguments.folder / "full_size.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -134,11 +134,11 @@ def alike(fast: FastActionTokenizer) -> np.ndarray:
     """How far each action token passes for another, float32 [F, F], rows that sum to 1, in the
     order of the language vocabulary (so from the last one down): a Gaussian in the distance of
     their coefficients, for tokens that tell as many. A part of a character is like itself alone."""
-    told = [fast.coefficients(i) for i in reversed(range(fast.vocab_size))]
-    found = np.eye(len(told), dtype=np.float32)
-    for count in {len(c) for c in told if c}:
-        rows = np.array([i for i, c in enumerate(told) if c and len(c) == count])
-        values = np.array([told[i] for i in rows], np.float64)
+    coefficients = [fast.coefficients(i) for i in reversed(range(fast.vocab_size))]
+    found = np.eye(len(coefficients), dtype=np.float32)
+    for count in {len(c) for c in coefficients if c}:
+        rows = np.array([i for i, c in enumerate(coefficients) if c and len(c) == count])
+        values = np.array([coefficients[i] for i in rows], np.float64)
         squares = np.square(values[:, None] - values[None]).sum(-1)
         found[np.ix_(rows, rows)] = np.exp(-squares / (2 * _ALIKE**2))
     return found / found.sum(axis=1, keepdims=True)
@@ -148,7 +148,7 @@ def nearest_tokens(tokenizer: FastActionTokenizer, other: FastActionTokenizer) -
     """For each of its tokens the other tokenizer's that is most like it, int [F]: telling as many
     coefficients, or nearly so, the least apart; where several are, the one of the nearest id. A
     part of a character counts as telling none."""
-    told, others = (
+    coefficients, others = (
         [np.array(t.coefficients(i) or ()) / t.scale for i in range(t.vocab_size)]
         for t in (tokenizer, other)
     )
@@ -162,7 +162,7 @@ def nearest_tokens(tokenizer: FastActionTokenizer, other: FastActionTokenizer) -
 
         return min(range(len(others)), key=apart)
 
-    return np.array([nearest(token, values) for token, values in enumerate(told)])
+    return np.array([nearest(token, values) for token, values in enumerate(coefficients)])
 
 
 class Batcher:
@@ -184,14 +184,16 @@ class Batcher:
         self._method = method_of(config)
         self._starts = np.flatnonzero(looks.starts)
         self._later = np.flatnonzero(~looks.starts)
-        self._text = PaligemmaTokenizer(tokenizers.MODEL)
-        self._fast, self._alike = None, np.zeros((0, 0), np.float32)
+        self.text = PaligemmaTokenizer(tokenizers.MODEL)
+        self.fast, self._alike = None, np.zeros((0, 0), np.float32)
         if isinstance(config, Pi0FastConfig):
             fast = FastActionTokenizer.load(fast_folder)
-            self._fast, self._alike = FastTokenizer(self._text, fast), alike(fast)
-            self._digits = [self._text.encode(digit)[0] for digit in "0123456789"]
-            told = {i: fast.coefficients(i) for i in range(fast.vocab_size)}
-            self._told = {self._fast.swap(i): len(v) if v else 0.5 for i, v in told.items()}
+            self.fast, self._alike = FastTokenizer(self.text, fast), alike(fast)
+            self._digits = [self.text.encode(digit)[0] for digit in "0123456789"]
+            known = {i: fast.coefficients(i) for i in range(fast.vocab_size)}
+            self._num_coefficients = {
+                self.fast.swap(i): len(v) if v else 0.5 for i, v in known.items()
+            }
         self._patches = _patches(looks, config.vision.patch_size)
         self._places = ((looks.cubes - PLACE_MIDDLE) / PLACE_UNIT).astype(np.float32)
 
@@ -208,7 +210,7 @@ class Batcher:
         states = self._looks.states[rows]
         chunks = demonstrations.labels(self._looks, rows, asked, self._table)
         actions = normalise(model_actions(chunks, states), self._stats["actions"], self._method)
-        if self._fast is not None:
+        if self.fast is not None:
             actions = np.clip(actions, -FAST_FARTHEST, FAST_FARTHEST)
         states = normalise(states, self._stats["state"], self._method)
         words = [self._words(request, rng) for request in asked]
@@ -234,10 +236,10 @@ class Batcher:
         return wordings[rng.integers(len(wordings))].format(COLOURS[cube], COLOURS[other])
 
     def _tokens(self, words, states, actions) -> tuple[np.ndarray, ...]:
-        if self._fast is None:
+        if self.fast is None:
             return self._flow_tokens(words, states)
         prompts = [
-            self._fast.tokenize(text, state, FAST_TEXT, chunk)
+            self.fast.tokenize(text, state, FAST_TEXT, chunk)
             for text, state, chunk in zip(words, states, actions, strict=True)
         ]
         names = ("tokens", "mask", "ar_mask", "loss_mask")
@@ -250,11 +252,11 @@ class Batcher:
     def _flow_tokens(self, words, states) -> tuple[np.ndarray, ...]:
         if self._config.pi05:
             prompts = [
-                self._text.tokenize(text, PI05_TEXT, state)
+                self.text.tokenize(text, PI05_TEXT, state)
                 for text, state in zip(words, states, strict=True)
             ]
         else:
-            prompts = [self._text.tokenize(text, PI0_TEXT) for text in words]
+            prompts = [self.text.tokenize(text, PI0_TEXT) for text in words]
         tokens, mask = (np.stack([getattr(p, n) for p in prompts]) for n in ("tokens", "mask"))
         if self._config.pi05:
             places = _places_needed(mask)
@@ -263,21 +265,23 @@ class Batcher:
 
     def _counts(self, tokens: np.ndarray, in_postfix: np.ndarray) -> np.ndarray:
         counts = np.full(tokens.shape, -1, np.int32)
-        if self._fast is None:
+        if self.fast is None:
             return counts
-        marker = len(self._text.encode(ACTION_MARKER))
+        marker = len(self.text.encode(ACTION_MARKER))
         for row, (ids, postfix) in enumerate(zip(tokens, in_postfix, strict=True)):
             last = int(np.argmax(postfix)) + marker - 1
             # A character may be two bytes, a token each: half a coefficient.
-            told = np.cumsum([0.0, *(self._told.get(token, 0.0) for token in ids[last + 1 :])])
-            full = np.flatnonzero(told == self._config.action_horizon * self._config.action_dim)
+            written = np.cumsum(
+                [0.0, *(self._num_coefficients.get(token, 0.0) for token in ids[last + 1 :])]
+            )
+            full = np.flatnonzero(written == self._config.action_horizon * self._config.action_dim)
             length = full[0] + 1 if len(full) else np.sum(postfix) - marker + 1
-            counts[row, last : last + length] = told[:length]
+            counts[row, last : last + length] = written[:length]
         return counts
 
     def _numbers(self, tokens: np.ndarray, in_postfix: np.ndarray, count: int) -> np.ndarray:
         found = np.zeros((len(tokens), count), np.int32)
-        if self._fast is None:
+        if self.fast is None:
             return found
         digit = np.isin(tokens, self._digits) & ~in_postfix
         ends = digit & ~np.roll(digit, -1, axis=1)
@@ -288,10 +292,10 @@ class Batcher:
 
 def _upcoming(actions: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """The coefficients as FAST orders them, zeros beyond the last."""
-    told = scipy.fft.dct(actions, axis=1, norm="ortho").reshape(len(actions), -1)
-    told = np.pad(told, ((0, 0), (0, UPCOMING)))
+    coefficients = scipy.fft.dct(actions, axis=1, norm="ortho").reshape(len(actions), -1)
+    coefficients = np.pad(coefficients, ((0, 0), (0, UPCOMING)))
     at = np.maximum(counts, 0)[:, :, None] + np.arange(UPCOMING)
-    return told[np.arange(len(told))[:, None, None], at].astype(np.float32)
+    return coefficients[np.arange(len(coefficients))[:, None, None], at].astype(np.float32)
 
 
 def _places_needed(mask: np.ndarray) -> int:

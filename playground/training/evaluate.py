@@ -361,7 +361,7 @@ def controls(scenes: list[list[Answer]], black: list[list[Answer]]) -> dict:
 
 def _blind_errors(answers: list[Answer]) -> list[float]:
     """Errors (cm) of the best predictor that sees prompt and state alone: for each verb and arm the
-    one place that minimises the mean distance (Weiszfeld), fitted on these very answers. It is told
+    one place that minimises the mean distance (Weiszfeld), fitted on these very answers. It knows
     which arm serves, so a policy without sight can at best do as well."""
     errors = []
     for verb in VERBS:

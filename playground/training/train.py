@@ -258,7 +258,7 @@ def train(name: str, recipe: Recipe, folder: Path, data: Path, start_from: Path 
         if (step + 1) % 50 == 0 or step + 1 == recipe.steps:
             jax.block_until_ready(recent)  # steps are dispatched ahead of the device
             seconds = (time.monotonic() - begun) / len(recent)
-            _log(folder, step + 1, seconds, recent, len(looks))
+            log_row(folder, step + 1, seconds, recent, len(looks))
             recent, begun = [], time.monotonic()
         if time.monotonic() - saved > 240 or step + 1 == recipe.steps or stopped.is_set():
             manager.save(step + 1, args=ocp.args.StandardSave(state))
@@ -270,7 +270,7 @@ def train(name: str, recipe: Recipe, folder: Path, data: Path, start_from: Path 
             return
 
 
-def _log(folder: Path, step: int, seconds: float, recent: list[dict], looks: int) -> None:
+def log_row(folder: Path, step: int, seconds: float, recent: list[dict], looks: int) -> None:
     # While sight is trained alone the other figures do not exist: NaN, empty in a plot.
     means = {
         key: float(np.mean([figures.get(key, np.nan) for figures in recent])) for key in FIGURES
