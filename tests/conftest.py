@@ -7,6 +7,7 @@ import jax
 import pytest
 from hypothesis import settings
 
+from playground.serving.compile_cache import processor_digest
 from tests.support.visitor import app, browser, photo, policies, visit  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,14 +28,42 @@ def pytest_configure(config):
         os.environ.setdefault("XLA_FLAGS", QUICK)
     settings.register_profile("untimed", settings.default, deadline=None)
     settings.load_profile("untimed")
-    programs = config.rootpath / ".pytest_cache" / "programs"
+    # Beside the page's own, so that a new clone finds them, too; one folder a kind of processor.
+    home = Path(os.environ.get("PI0_PLAYGROUND_CACHE", Path.home() / ".cache" / "pi0-playground"))
+    programs = home / "tests" / processor_digest()
+    programs.mkdir(parents=True, exist_ok=True, mode=0o700)
     jax.config.update("jax_compilation_cache_dir", str(programs))
+    jax.config.update("jax_compilation_cache_max_size", 1 << 30)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
+# Files that take longest, first: whoever comes last then has little left to wait for.
+LONGEST = (
+    "test_own_checkpoints.py",
+    "test_page.py",
+    "test_training.py",
+    "test_views_browser.py",
+    "test_worker.py",
+    "test_parity_flow.py",
+    "test_page_table.py",
+    "test_page_first.py",
+    "test_bench.py",
+    "test_page_kept.py",
+    "test_parity_fast.py",
+    "test_policy.py",
+    "test_load.py",
+)
+
+
 def pytest_collection_modifyitems(config, items):
-    """Without the reference data: a failure where CI=true, a skip elsewhere."""
+    """Longest files first; `browser` for what drives one. Without the reference data: a failure
+    where CI=true, a skip elsewhere."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+    for item in items:
+        if {"browser", "visit"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.browser)
     if GOLDENS.is_dir() or os.environ.get("CI") == "true":
         return
     skip = pytest.mark.skip(reason=f"reference data not found at {GOLDENS}")

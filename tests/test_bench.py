@@ -26,6 +26,7 @@ def subject(family):
     return bench_models.Subject(family, CONFIGS[family], SEEN[family])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", CONFIGS)
 def test_a_trick_changes_no_number(family):
     model, observation = bench_models.whole(subject(family))
@@ -80,6 +81,7 @@ def test_floors_of_the_3b_models():
     assert 1e3 * rates.seconds(step.times(10)) == pytest.approx(1.33, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pi0", "pi0-FAST", "both"])
 def test_full_size_runs_at_a_small_size(name):
     figures = list(bench_full_size.part(name, tiny=True))

@@ -122,8 +122,8 @@ class Handler(BaseHTTPRequestHandler):
                     sha = hashlib.sha256(data).hexdigest()
                     file["lfs"] = {"sha256": sha, "size": len(data), "pointerSize": 130}
                 files.append(file)
-        told = {"id": repository.strip("/"), "sha": "c0ffee", "siblings": files}
-        self._send(200, json.dumps(told).encode())
+        answer = {"id": repository.strip("/"), "sha": "c0ffee", "siblings": files}
+        self._send(200, json.dumps(answer).encode())
 
     def _object(self, path, data):
         faults = self.server.faults

@@ -2,10 +2,13 @@
 
 import dataclasses
 
+import pytest
+
 from tests import load
 from tests.load import Answer, Fault, Faults, Level, Stage
 
 
+@pytest.mark.slow
 def test_few_visitors_and_every_fault():
     """But the hang, which takes longest and ends as the kill does. Whether all was in time is for
     the command to say, on a quiet machine."""

@@ -228,6 +228,7 @@ def test_a_folder_that_openpi_wrote(goldens, described, texts, client, picture):
     held(client, "mine", entry.robot, picture, want)
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_folders_chosen_on_the_page(goldens, described, texts, tmp_path, browser, picture):
     """openpi's, a LoRA one and two of LeRobot's: the program starts anew on them, the page comes
@@ -267,6 +268,7 @@ def test_folders_chosen_on_the_page(goldens, described, texts, tmp_path, browser
         page.close()
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_a_damaged_folder_chosen_on_the_page(goldens, described, texts, tmp_path, browser):
     """It is refused by name only once it is loaded: the former checkpoints answer again."""
@@ -289,6 +291,7 @@ def test_a_damaged_folder_chosen_on_the_page(goldens, described, texts, tmp_path
         page.close()
 
 
+@pytest.mark.slow
 def test_a_lora_fine_tune(goldens, described, texts, client, picture):
     entry = local.open_folder(goldens / "lora" / "pi0_fast", described["my_lora"])
     adapters = Adapters(Lora(4, 8.0, rslora=False))
@@ -306,6 +309,7 @@ def test_a_lora_fine_tune(goldens, described, texts, client, picture):
     assert [token["id"] for token in got["tokens"]] == np.asarray(want)[0].tolist()
 
 
+@pytest.mark.slow
 def test_a_folder_of_lerobot_s(goldens, described, texts, client, picture):
     entry = local.open_folder(goldens / "lerobot" / "pi05", described["my_lerobot"])
     model = load_lerobot(goldens / "lerobot" / "pi05", LEROBOT["pi05"], dtype="bfloat16")
@@ -315,6 +319,7 @@ def test_a_folder_of_lerobot_s(goldens, described, texts, client, picture):
     held(client, "my_lerobot", entry.robot, picture, want)
 
 
+@pytest.mark.slow
 def test_a_pi0_fast_of_lerobot_s(goldens, described, texts, client, picture):
     folder = goldens / "lerobot" / "pi0_fast"
     entry = local.open_folder(folder, described["my_lerobot_fast"])

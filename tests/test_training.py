@@ -259,6 +259,7 @@ def observation_of(policy, batch, count):
     )
 
 
+@pytest.mark.slow
 def test_flow_loss_is_the_models_own(looks, stats):
     batch = batcher(looks, stats, "pi0").batch(0, 2, 2)
     policy = losses.Trainee(TINY["pi0"], rngs=nnx.Rngs(0)).policy
@@ -302,6 +303,7 @@ def test_every_camera_is_learned_from_in_its_own_slot(second_looks):
     assert batch.tokens.shape[1] > batches.PI0_TEXT  # the state is part of pi0.5's prompt
 
 
+@pytest.mark.slow
 def test_fast_learns_tokens_where_decoding_puts_them(looks, stats, fast_folder):
     """Training's logits, teacher forced, are those of prefill and one decoding step a token."""
     batch = batcher(looks, stats, "pi0_fast", fast_folder).batch(0, 1, 1)
@@ -364,6 +366,7 @@ def test_at_first_neighbours_pass_for_the_token(looks, stats, fast_folder):
     assert abs(float(exact[0] - spread[0])) > 1e-3
 
 
+@pytest.mark.slow
 def test_text_stands_at_the_same_places_without_the_black_cameras(looks, stats, fast_folder):
     batch = batcher(looks, stats, "pi0_fast", fast_folder).batch(0, 1, 1)
     policy = losses.Trainee(TINY["pi0_fast"], rngs=nnx.Rngs(0)).policy
@@ -387,6 +390,7 @@ def test_text_stands_at_the_same_places_without_the_black_cameras(looks, stats, 
     assert len(places[1]) == first + text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_a_few_steps_on_one_batch_lower_every_part_of_the_loss(name, looks, stats, fast_folder):
     recipe = dataclasses.replace(RECIPE, steps=60, warmup=5, peak=5e-3)
@@ -478,6 +482,7 @@ def weights_of(run):
     return np.concatenate([np.ravel(x) for x in jax.tree.leaves(state["ema"])])
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_weights_and_is_exported(looks, tmp_path, tiny):
     data = write_shard(looks, tmp_path / "data")
     train.train("pi0", RECIPE, tmp_path / "whole", data, None)
