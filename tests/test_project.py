@@ -44,7 +44,8 @@ def tops(path: Path) -> set[str]:
 ROOMS = (
     ("codec",),
     ("json_file", "trace"),
-    ("robots", "serving"),
+    ("robots",),
+    ("serving",),
     ("tabletop", "run_file"),
     ("policies",),
     ("checkpoints",),
