@@ -14,7 +14,7 @@ from playground.robots import builtin, norm_stats
 from playground.trace import Stats
 from playground.ui import norms
 from playground.ui.setup import Setup, judged
-from tests.support.visitor import tab
+from tests.support.visitor import open_state, tab
 from tests.test_ui import info_of
 
 
@@ -209,12 +209,13 @@ def test_page_and_answer():
 @pytest.mark.browser
 def test_the_panel_follows_the_state(visit, policies):
     page = visit()
-    tab(page, "What the models receive")
+    tab(page, "Details")
     report = page.locator("#norms")
     expect(report.locator("h3")).to_have_count(len(policies))
     expect(report).to_contain_text("z-score")
     expect(report).not_to_contain_text("The given state")
-    field = page.locator("#state input").first
+    open_state(page)
+    field = page.locator(".state input").first
     field.fill("3.1")
     field.press("Tab")
     expect(report).to_contain_text("The given state, 3.1 rad, is outside")

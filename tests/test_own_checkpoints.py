@@ -27,12 +27,13 @@ from playground.policies.base import sample_noise
 from playground.robots import conversion, norm_stats
 from playground.training import tokenizers
 from tests.support.golden_models import CONFIGS, close
-from tests.support.visitor import give, open_state, run, started
+from tests.support.visitor import NOT_LIVE, give, open_state, run, started
 from tests.test_lerobot import CONFIG as LEROBOT
 from tests.test_lerobot_policy import ARM, few_actions, small_text
 from tests.test_loading import finish
 
 # The goldens' sizes, which neither openpi nor LeRobot writes into a folder.
+READY = re.compile("Ready|From the cache")  # an example may be shown already
 VISION = {"width": 48, "depth": 2, "mlp_dim": 96, "num_heads": 4}
 LANGUAGE = {"width": 64, "depth": 3, "mlp_dim": 128, "num_heads": 4, "head_dim": 16}
 ACTION = {**LANGUAGE, "width": 32, "mlp_dim": 64}
@@ -186,8 +187,9 @@ def held(client, name, robot, picture, want):
 
 def with_the_panel_open(browser, address):
     page = browser.new_page()
+    page.add_init_script(NOT_LIVE)
     page.goto(address)
-    expect(page.locator(".say")).to_have_text("Ready.")
+    expect(page.locator(".say")).to_have_text(READY)
     page.get_by_text("Open other checkpoints").click()
     return page
 
@@ -245,7 +247,7 @@ def test_folders_chosen_on_the_page(goldens, described, texts, tmp_path, browser
         others = (described[name] for name in ("my_lora", "my_lerobot", "my_lerobot_fast"))
         ask_for(page, path, *others)
         expect(page.locator(".card")).to_contain_text("mine · aloha", timeout=300_000)
-        expect(page.locator(".say")).to_have_text("Ready.", timeout=300_000)
+        expect(page.locator(".say")).to_have_text(READY, timeout=300_000)
         expect(page.locator("#prompt textarea")).to_have_attribute(
             "placeholder", re.compile(PROMPT)
         )
@@ -259,9 +261,11 @@ def test_folders_chosen_on_the_page(goldens, described, texts, tmp_path, browser
             open_state(page)
             expect(page.locator(".state input")).to_have_count(dims)
             page.get_by_label("Prompt").fill(PROMPT)
-            for slot, title in enumerate(page.locator(".camera-slot").filter(visible=True).all()):
-                if "needed" in title.inner_text():
-                    give(page, picture[0], slot=slot)
+            needed = page.locator(".camera-slot").filter(has_text="needed").filter(visible=True)
+            for slot in needed.all():
+                number = slot.locator("[id^=picture-]").first.get_attribute("id").split("-")[1]
+                give(page, picture[0], slot=number)
+                expect(page.locator(f"#picture-{number} img")).to_be_visible()
             run(page)
             expect(page.locator(".card")).to_contain_text("Answered in", timeout=300_000)
             expect(page.locator(".card")).to_contain_text("real checkpoint")

@@ -27,6 +27,7 @@ from tests.support.visitor import (
     CARDS,
     FAST,
     LONG,
+    NOT_LIVE,
     PI0,
     ROOT,
     answered,
@@ -79,6 +80,7 @@ def test_another_robot_brings_its_slots_and_one_failure_leaves_the_other_s_answe
 ):
     with started(tmp_path, program=("-m", "tests.support.two_robots")) as address:
         page = browser.new_page()
+        page.add_init_script(NOT_LIVE)
         page.goto(address)
         answered(page, "table")
         page.get_by_role("combobox", name="Robot").click()

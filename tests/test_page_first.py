@@ -46,6 +46,7 @@ def expected(trace, chunk):
 
 
 def test_first_screen_has_the_answer_and_one_scrubber_moves_all_of_it(visit, policies):
+    visit()  # from here on the answer is kept
     page = visit(script=SHIFTS)
     assert page.evaluate("window.shift") < 0.05
     for part in ("#prompt", "#run", "#overview .answer >> nth=0", "#overview .answer >> nth=1"):

@@ -117,7 +117,9 @@ def build(reopening: Reopening) -> None:
 
     own = {"api_visibility": "private", "show_progress": "hidden"}
     follow = {"fn": None, "js": appearance.script("reopen.js"), **own}
-    start.click(ask, [chosen, config, robot, asset_id], status, **own).success(**follow)
+    start.click(ask, [chosen, config, robot, asset_id], status, **own)
+    # Watched from the click on: the start that answered it may end before its answer arrives.
+    start.click(**follow)
     if reopening.otherwise is not None:
         gr.context.Context.root_block.load(**follow)
 

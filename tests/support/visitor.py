@@ -39,6 +39,7 @@ LIMIT_MS = 90_000  # for what must happen, on however slow a machine
 PI0, FAST = "pi0_tabletop", "pi0_fast_tabletop"
 CARDS = {PI0: ".card[data-family='pi0']", FAST: ".card[data-family='pi0_fast']"}
 CARDS["table"] = CARDS[PI0]
+NOT_LIVE = "localStorage.setItem('pi0-playground-live', 'off')"
 LONG = {"steps": 100, "samples": 32}  # a run that lasts for seconds
 
 
@@ -133,7 +134,7 @@ def visit(app, browser):
             lambda r: r.url.startswith((app, "data:", "blob:")) or complaints.append(r.url),
         )
         if not live:  # or a prompt that a test fills in would run before the test asks
-            page.add_init_script("localStorage.setItem('pi0-playground-live', 'off')")
+            page.add_init_script(NOT_LIVE)
         page.add_init_script(script)
         page.goto(app)
         opened.append(page)
@@ -182,10 +183,13 @@ def give(page, path, slot=0):
 def set_options(page, values):
     if not page.locator("#steps").count():
         page.get_by_role("button", name="Advanced").click()
-    for name, value in values.items():
-        field = page.locator(f"#{name} input[type=number]")
+    fields = {page.locator(f"#{name} input[type=number]"): value for name, value in values.items()}
+    for field, value in fields.items():
+        expect(field).not_to_have_value("")  # what is typed before its first value comes is lost
         field.fill(str(value))
         field.press("Tab")
+    for field, value in fields.items():
+        expect(field).to_have_value(str(value))
 
 
 def run(page):
