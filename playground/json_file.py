@@ -82,9 +82,10 @@ def _place(loc: Sequence[str | int], model: type[Description]) -> tuple[str, str
             where += f"[{step}]"
             continue
         where += f".{step}" if where else step
-        fields = [] if inner is None else list(inner.model_fields)
-        if step in fields:
-            field = inner.model_fields[step]
+        known = {} if inner is None else inner.model_fields
+        fields = list(known)
+        if step in known:
+            field = known[step]
             words, inner = field.description or words, _model_of(field.annotation)
     return where, words, fields
 

@@ -246,6 +246,17 @@ def open_model(name: str, tiny: bool) -> tuple[Pi0Programs | Pi0FastPrograms, Co
     return run, config, Figure(name, "weights drawn and placed", took, note=note)
 
 
+def calls_of(
+    run: Pi0Programs | Pi0FastPrograms, config: Config
+) -> Iterator[tuple[str, Callable, Work]]:
+    """What is measured of a model of either kind."""
+    if isinstance(config, Pi0FastConfig):
+        assert isinstance(run, Pi0FastPrograms)
+        return fast_calls(run, config)
+    assert isinstance(run, Pi0Programs)
+    return flow_calls(run, config)
+
+
 def part(name: str, tiny: bool) -> Iterator[Figure]:
     """The figures of one part, each as soon as it is there."""
     if name == "both":
@@ -257,8 +268,7 @@ def part(name: str, tiny: bool) -> Iterator[Figure]:
     rates = next((r for word, r in KNOWN.items() if word in device()), measured)
     note = f"{measured.flop / 1e12:.3g} Tflop/s, {measured.read / 1e9:.0f} GB/s through JAX"
     yield Figure("device", "measured", None, note=note)
-    calls = flow_calls(run, config) if isinstance(run, Pi0Programs) else fast_calls(run, config)
-    for what, call, work in calls:
+    for what, call, work in calls_of(run, config):
         began = time.perf_counter()
         jax.block_until_ready(call())
         first = time.perf_counter() - began
@@ -274,8 +284,7 @@ def both(tiny: bool) -> Iterator[Figure]:
     """Both models in memory, asked in turn."""
     runs = {name: open_model(name, tiny)[:2] for name in TEXT}
     for name, (run, config) in runs.items():
-        calls = flow_calls(run, config) if isinstance(run, Pi0Programs) else fast_calls(run, config)
-        _, call, _ = next(calls)
+        _, call, _ = next(calls_of(run, config))
         yield Figure(name, "chunk, with the other model in memory", wall(call))
     yield Figure("both", "peak memory", None, note=f"{peak_bytes() / 2**30:.2f} GiB")
 
