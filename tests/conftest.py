@@ -7,7 +7,6 @@ import jax
 import pytest
 from hypothesis import settings
 
-from playground.serving.compile_cache import processor_digest
 from tests.support.visitor import app, browser, photo, policies, visit  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,12 +27,10 @@ def pytest_configure(config):
         os.environ.setdefault("XLA_FLAGS", QUICK)
     settings.register_profile("untimed", settings.default, deadline=None)
     settings.load_profile("untimed")
-    # Beside the page's own, so that a new clone finds them, too; one folder a kind of processor.
-    home = Path(os.environ.get("PI0_PLAYGROUND_CACHE", Path.home() / ".cache" / "pi0-playground"))
-    programs = home / "tests" / processor_digest()
-    programs.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # In the clone: a program that a killed run left by half fails nobody else's tests.
+    programs = config.rootpath / ".pytest_cache" / "programs"
+    programs.mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(programs))
-    jax.config.update("jax_compilation_cache_max_size", 1 << 30)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
