@@ -266,10 +266,10 @@ def test_what_is_written(bundled, policy, fit):
 
 def test_the_command(tmp_path, monkeypatch, capsys, goldens):
     """From its arguments to its files; what does not fit is said before anything runs."""
-    command = ["evaluate", BUNDLED, "--episodes", "0", "--every", "30", "--batch", "2"]
-    command += ["--prompt", "touch the blue cube", "--out", str(tmp_path)]
+    arguments = ["evaluate", BUNDLED, "--episodes", "0", "--every", "30", "--batch", "2"]
+    arguments += ["--prompt", "touch the blue cube", "--out", str(tmp_path)]
     monkeypatch.setattr(command.load, "keep_compiled_programs", lambda: None)
-    monkeypatch.setattr("sys.argv", command)
+    monkeypatch.setattr("sys.argv", arguments)
     command.main()
     rows = list(csv.DictReader(io.StringIO((tmp_path / "errors.csv").read_text())))
     assert {row["prompt"] for row in rows} == {"the recorded task", "touch the blue cube"}

@@ -108,16 +108,17 @@ def described(goldens, texts):
 def client(goldens, described, tmp_path_factory):
     """The app on all: a folder with its config, and files that name their folders."""
     folder = tmp_path_factory.mktemp("own")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OPENPI_DATA_HOME", str(folder / "nothing"))
-        for name in ("http_proxy", "https_proxy"):
-            patch.setenv(name, "http://127.0.0.1:9")  # nobody listens: any request fails
-        patch.setenv("no_proxy", "127.0.0.1")
-        files = (described[name] for name in ("my_lora", "my_lerobot", "my_lerobot_fast"))
-        checkpoints = [str(goldens / "pi0"), *files]
-        arguments = ["--checkpoint", *checkpoints, "--config", described["mine"]]
-        with started(folder, *arguments) as address:
-            yield Client(address, verbose=False, download_files=False)
+    # The app's own environment: urllib keeps the proxies of its first request in this process.
+    environment = {
+        "OPENPI_DATA_HOME": str(folder / "nothing"),
+        **dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9"),  # any request fails
+        "no_proxy": "127.0.0.1",
+    }
+    files = (described[name] for name in ("my_lora", "my_lerobot", "my_lerobot_fast"))
+    checkpoints = [str(goldens / "pi0"), *files]
+    arguments = ["--checkpoint", *checkpoints, "--config", described["mine"]]
+    with started(folder, *arguments, environment=environment) as address:
+        yield Client(address, verbose=False, download_files=False)
     assert not (folder / "nothing").exists()
 
 

@@ -8,6 +8,7 @@ anything: nothing is unpickled, and a size that is announced is held against the
 """
 
 import math
+import re
 
 import msgpack
 import numpy as np
@@ -60,8 +61,9 @@ def _from_map(found: dict):
 
 
 def _dtype(name) -> np.dtype:
-    if not isinstance(name, str):
-        raise ValueError("an array's dtype is text")
+    # As NumPy writes them (`dtype.str`); it reads more, some of it with a warning.
+    if not isinstance(name, str) or not re.fullmatch(r"[<>=|]?[a-zA-Z]\d+", name) or "a" in name:
+        raise ValueError("an array's dtype is text such as <f4")
     dtype = np.dtype(name)
     if dtype.kind not in _KINDS:
         raise ValueError(f"arrays of {dtype} are not taken")

@@ -57,7 +57,7 @@ def app(tmp_path_factory):
 
 
 @contextlib.contextmanager
-def started(folder, *arguments, program=("app.py", "--port")):
+def started(folder, *arguments, program=("app.py", "--port"), environment=None):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -66,7 +66,11 @@ def started(folder, *arguments, program=("app.py", "--port")):
         process = subprocess.Popen(
             [sys.executable, *program, str(port), *arguments],
             cwd=ROOT,
-            env={**os.environ, "GRADIO_TEMP_DIR": str(folder / "files")},
+            env={
+                **os.environ,
+                "GRADIO_TEMP_DIR": str(folder / "files"),
+                **(environment or {}),
+            },
             stdout=output,
             stderr=subprocess.STDOUT,
         )
