@@ -16,6 +16,14 @@ from tests.support.visitor import FAST, PI0, answered, trace_of
 
 pytestmark = pytest.mark.browser
 
+# Adds up what the page's parts moved without anybody's doing, as browsers report it.
+SHIFTS = """
+  window.shift = 0;
+  new PerformanceObserver((list) => {
+    for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shift += entry.value;
+  }).observe({ type: "layout-shift", buffered: true });
+"""
+
 
 def observation(prompt):
     example = examples(TABLETOP)[0]
@@ -38,7 +46,9 @@ def expected(trace, chunk):
 
 
 def test_first_screen_has_the_answer_and_one_scrubber_moves_all_of_it(visit, policies):
-    page = visit()
+    visit()  # from here on the answer is kept
+    page = visit(script=SHIFTS)
+    assert page.evaluate("window.shift") < 0.05
     for part in ("#prompt", "#run", "#overview .answer >> nth=0", "#overview .answer >> nth=1"):
         box = page.locator(part).bounding_box()
         assert box["y"] + box["height"] <= 900, part
