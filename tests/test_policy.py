@@ -142,6 +142,25 @@ def test_reuse_changes_no_number(flow):
     close(got.actions, fresh.actions, 1e-5)
 
 
+def test_a_robot_neither_fills_nor_uses_what_is_kept_for_visitors():
+    for name in ("pi0_tabletop", "pi0_fast_tabletop"):
+        policy = load.untrained(name)
+        of_visitor, of_robot = observe(policy, seed=11), observe(policy, seed=12)
+        run(policy, of_visitor)
+        sizes = [len(kept) for kept in (policy._kept.image_tokens, policy._kept.prefixes)]
+        policy.chunk(of_robot, QUICK)
+        assert sizes == [len(kept) for kept in (policy._kept.image_tokens, policy._kept.prefixes)]
+        assert run(policy, of_visitor)[0].reused
+        got, _ = run(policy, of_robot)
+        assert "prefix" not in got.reused
+        assert not any("base" in reused for reused in got.reused)
+        # And its own frames, however many, are not kept: a slot without a camera is.
+        for seed in range(13, 17):
+            policy.chunk(observe(policy, seed=seed), QUICK)
+        assert len(policy._kept_of_robots.prefixes) == 1
+        assert len(policy._kept_of_robots.image_tokens) <= 8
+
+
 def test_text_padding_left_out_changes_no_number(flow, fast):
     """Measured attention is shown over every place, so a run that measures it leaves none out."""
     measured = dataclasses.replace(QUICK, attention=True)
@@ -159,10 +178,10 @@ def test_text_padding_left_out_changes_no_number(flow, fast):
                 close(*chances, 1e-5)
     prompt = flow.prepare(observe(flow)).prompt
     assert prompt.mask.sum() < 32 < len(prompt.tokens)
-    (prefix, _) = next(reversed(flow._prefixes.values()))
+    (prefix, _) = next(reversed(flow._kept.prefixes.values()))
     assert prefix.input_mask.shape == (1, 64 + len(prompt.tokens))  # the last run measured
     run(flow, observe(flow, seed=6, prompt="touch the blue cube"))
-    (prefix, _) = next(reversed(flow._prefixes.values()))
+    (prefix, _) = next(reversed(flow._kept.prefixes.values()))
     assert prefix.input_mask.shape == (1, 64 + 32)
 
 

@@ -199,12 +199,13 @@ def test_the_stock_client_gets_chunks(server, stock_python, name):
         assert client.metadata == metadata(Echo(name, ROBOTS[name]).info, ROBOTS[name])
 
 
-def test_the_stock_broker_takes_a_chunk_step_by_step(server, stock_python):
-    with StockClient(stock_python, url(server, "/aloha"), broker=3) as client:
-        steps = [client.infer(observation("aloha"))["actions"] for _ in range(4)]
+@pytest.mark.parametrize("name", ROBOTS)
+def test_the_stock_broker_takes_a_chunk_step_by_step(server, stock_python, name):
+    with StockClient(stock_python, url(server, f"/{name}"), broker=3) as client:
+        steps = [client.infer(observation(name))["actions"] for _ in range(4)]
     assert steps[0].ndim == 1
     for step, seed in zip(steps, (0, 0, 0, 1), strict=True):
-        assert_shown(step, "aloha", seed)
+        assert_shown(step, name, seed)
 
 
 def bundled():

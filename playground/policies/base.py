@@ -41,6 +41,7 @@ COMPILE_DEADLINE_S = 600.0
 CALL_DEADLINE_S = 120.0
 MAX_STEPS, MAX_SAMPLES, MAX_TOKENS = 100, 32, 512
 KEPT_IMAGES, KEPT_PREFIXES = 64, 8
+ROBOTS_IMAGES, ROBOTS_PREFIXES = 8, 1
 TEXT_STEP = 32
 
 
@@ -74,8 +75,10 @@ class Policy:
     def __init__(self, info: PolicyInfo, robot: Robot, config: Config, programs, rules: InputRules):
         self.info, self.robot, self.config, self.rules = info, robot, config, rules
         self._programs = programs
-        self._image_tokens = _Recent(KEPT_IMAGES)
-        self._prefixes = _Recent(KEPT_PREFIXES)
+        self._kept = Kept.of(KEPT_IMAGES, KEPT_PREFIXES)
+        # A robot sends new pictures many times a second: it would push out all that visitors use.
+        # What repeats of its own are the slots without a camera.
+        self._kept_of_robots = Kept.of(ROBOTS_IMAGES, ROBOTS_PREFIXES)
         self._compiled: set[tuple] = set()
         self._patience_s = patience_s(config)
 
@@ -111,11 +114,11 @@ class Policy:
         tokens = {}
         for slot in self._attended_images(prepared):
             digest = picture_digest(prepared, slot, self.rules)
-            if (known := self._image_tokens.get(digest)) is None:
+            if (known := self._kept.image_tokens.get(digest)) is None:
                 yield (phase := self._phase("vision", ("vision",)))
                 with timer(phase.phase):
                     known = self._programs.embed_images(self.pixels(prepared, slot)[None])
-                    self._image_tokens.put(digest, known.block_until_ready())
+                    self._kept.image_tokens.put(digest, known.block_until_ready())
             else:
                 reused.append(f"image embedding of {slot}")
             tokens[slot] = known
@@ -133,16 +136,19 @@ class Policy:
         as one batch over one prefix. FAST runs one for each seed from `options.seed` on, one in all
         at temperature 0; a single chunk that does not decode is reason enough for None.
         """
+        return self._whole(raw, options, self._kept)
+
+    def _whole(self, raw: RawObservation, options: Options, kept: "Kept"):
         check_options(options)
         prepared = self.prepare(raw)
         tokens = {}
         for slot in self._attended_images(prepared):
             digest = picture_digest(prepared, slot, self.rules)
-            if (known := self._image_tokens.get(digest)) is None:
+            if (known := kept.image_tokens.get(digest)) is None:
                 known = self._programs.embed_images(self.pixels(prepared, slot)[None])
-                self._image_tokens.put(digest, known)
+                kept.image_tokens.put(digest, known)
             tokens[slot] = known
-        actions, failure = self._actions(prepared, options, tokens)
+        actions, failure = self._actions(prepared, options, tokens, kept.prefixes)
         return None if actions is None else self._finite(actions), failure
 
     def chunks(
@@ -158,11 +164,12 @@ class Policy:
         return found
 
     def chunk(self, raw: RawObservation, options: Options) -> tuple[np.ndarray | None, str | None]:
-        """The same in the robot's units, float32 [N, H, D]: what a robot needs and no more."""
-        actions, failure = self.actions(raw, options)
+        """The same in the robot's units, float32 [N, H, D]: what a robot needs and no more. Neither
+        uses nor fills what is kept for the page's visitors."""
+        actions, failure = self._whole(raw, options, self._kept_of_robots)
         return None if actions is None else self._to_robot(actions, raw), failure
 
-    def _actions(self, prepared, options, tokens):
+    def _actions(self, prepared, options, tokens, prefixes):
         raise NotImplementedError
 
     def pixels(self, prepared: Prepared, slot: str) -> np.ndarray:
@@ -180,11 +187,11 @@ class Policy:
 
     def _prefix(self, key, program, prefill, timer, reused):
         """What `prefill` gives, (prefix, its attention): from the last few, or run now."""
-        if (known := self._prefixes.get(key)) is None:
+        if (known := self._kept.prefixes.get(key)) is None:
             yield (phase := self._phase("prefix", program))
             with timer(phase.phase):
                 known = jax.block_until_ready(prefill())
-                self._prefixes.put(key, known)
+                self._kept.prefixes.put(key, known)
         else:
             reused.append("prefix")
         return known
@@ -369,6 +376,18 @@ class _Recent(collections.OrderedDict):
         self.move_to_end(key)
         if len(self) > self._size:
             self.popitem(last=False)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Kept:
+    """What the last few observations are not computed twice for, by digest."""
+
+    image_tokens: _Recent
+    prefixes: _Recent
+
+    @classmethod
+    def of(cls, images: int, prefixes: int) -> "Kept":
+        return cls(_Recent(images), _Recent(prefixes))
 
 
 class _Timer:

@@ -156,15 +156,15 @@ class FastPolicy(Policy):
         )
         return (skipped, *guided)
 
-    def _actions(self, prepared, options, tokens):
+    def _actions(self, prepared, options, tokens, prefixes):
         slots = tuple(tokens)
         key = prefix_digest(prepared, slots, self.rules, False, options.max_tokens)
-        if (known := self._prefixes.get(key)) is None:
+        if (known := prefixes.get(key)) is None:
             places = self._text_places(prepared, False)
             observation = self._observation(prepared, slots, 1, places)
             size = {"max_decoding_steps": options.max_tokens}
             known = (self._programs.prefill(observation, tokens, **size), ())
-            self._prefixes.put(key, known)
+            prefixes.put(key, known)
         decode_options = self.decode_options(options)
         runs = options.num_samples if options.temperature > 0 else 1
         chunks = []

@@ -175,14 +175,14 @@ class FlowPolicy(Policy):
     def _chunking(self) -> ChunkingPrograms:
         return ChunkingPrograms(self._model)
 
-    def _actions(self, prepared, options, tokens):
+    def _actions(self, prepared, options, tokens, prefixes):
         slots, n = tuple(tokens), options.num_samples
         places = self._text_places(prepared, False)
         key = prefix_digest(prepared, slots, self.rules, False)
-        if (known := self._prefixes.get(key)) is None:
+        if (known := prefixes.get(key)) is None:
             observation = self._observation(prepared, slots, 1, places)
             known = (self._programs.prefill(observation, tokens), ())
-            self._prefixes.put(key, known)
+            prefixes.put(key, known)
         noise = sample_noise(options.seed, n, self.config.action_horizon, self.config.action_dim)
         path = self._programs.denoise_all(
             known[0],
