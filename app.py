@@ -19,6 +19,8 @@ KINDS = {
     "prompts": "playground.analysis.prompts:compare",
     "rollout": "playground.tabletop.job:rollout",
     "chunk": "playground.serving.robot_job:chunk",
+    "episode": "playground.datasets.job:predict",
+    "seam": "playground.datasets.job:seam",
 }
 
 

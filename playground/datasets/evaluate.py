@@ -13,10 +13,9 @@ from pathlib import Path
 
 from playground.analysis import norm_check
 from playground.checkpoints import load, resolve
-from playground.checkpoints.catalog import Entry
 from playground.datasets import open_loop
 from playground.datasets.lerobot import Dataset, open_dataset
-from playground.datasets.matching import Choice, Match, match, read_choice, unit_doubts
+from playground.datasets.matching import Match, checked, read_choice
 from playground.datasets.open_loop import Asking, Evaluation
 from playground.datasets.statistics import OwnStats, aggregation_note
 from playground.policies.base import Policy
@@ -42,21 +41,6 @@ def chosen_episodes(text: str | None, count: int) -> list[int]:
             raise ValueError(f"episodes {part.strip()}: there are 0 to {count - 1}")
         found += span
     return list(dict.fromkeys(found))
-
-
-def check_fit(dataset: Dataset, entry: Entry, choice: Choice | None, episode: int) -> Match:
-    """The match with all doubts, also those that an episode's values raise; no weights are needed.
-    Raises ValueError where the dataset cannot be this robot's."""
-    robot = entry.robot
-    found = match(dataset.info, entry, robot, choice)
-    first = dataset.episode(episode)
-    doubts = list(found.doubts)
-    for values, dimensions, what in (
-        (found.states(first), robot.state, "state"),
-        (found.recorded(first), robot.actions, "action"),
-    ):
-        doubts += unit_doubts(values, dimensions, what)
-    return Match(found.state, found.actions, found.cameras, found.notes, tuple(doubts))
 
 
 def run(
@@ -154,7 +138,8 @@ def _main(args: argparse.Namespace) -> None:
     for entry in resolve.resolve_all(
         resolve.requests(names, args.config, args.robot, args.asset_id)
     ):
-        matched = check_fit(dataset, entry, choice, episodes[0])
+        first = dataset.episode(episodes[0])
+        matched = checked(dataset.info, entry, entry.robot, choice, first)
         _say([*notes[:1], *matched.notes, *matched.doubts])
         if matched.doubts and not args.anyway:
             raise ValueError("these doubts come first; --anyway runs in spite of them")

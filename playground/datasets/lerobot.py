@@ -14,7 +14,7 @@ from PIL import Image
 
 from playground.datasets import episodes
 from playground.datasets.info import NAME, Feature, Info, read_info
-from playground.datasets.source import Folder, Hub, Source
+from playground.datasets.source import Folder, Hub, Source, is_repository
 from playground.datasets.tables import Table, numbers
 from playground.datasets.video import FrameError, Video
 
@@ -27,14 +27,24 @@ _FRAME_COLUMNS = ("timestamp", "frame_index", "episode_index", "task_index")
 _FINITE = ("observation", "action", "state", "timestamp")
 
 
-def open_dataset(word: str, revision: str | None = None) -> "Dataset":
+def open_dataset(word: str, revision: str | None = None, *, public: bool = False) -> "Dataset":
     """A dataset by its folder, by its name on the Hub ("owner/name"; `./owner/name` is always a
     folder), or the bundled one by its name, `BUNDLED`.
 
-    revision: of the Hub. Raises ValueError that names file and field.
+    revision: of the Hub. public: strangers choose the word, so that no folder is opened, and of the
+    Hub only what everybody may read. Raises ValueError that names file and field.
     """
     if word == BUNDLED and revision is None:
         return Dataset(Folder(_ASSETS / BUNDLED))
+    if public:
+        # Before any look at the disk: the answer must not tell which folders there are.
+        if not is_repository(word):
+            raise ValueError(
+                f"{word!r:.80} cannot be opened here: a page that others than its owner can reach "
+                f"opens the bundled {BUNDLED} and datasets of the Hub (owner/name), no folders. "
+                "Start the page on your own machine to open a folder"
+            )
+        return Dataset(Hub(word, revision, public=True))
     if Path(word).is_dir():
         if revision is not None:
             raise ValueError(f"{word} is a folder here: a revision belongs to a name of the Hub")

@@ -138,6 +138,27 @@ def match(info: Info, policy: Described, robot: Robot, choice: Choice | None = N
     return Match(found["state"], found["actions"], cameras, tuple(notes), tuple(doubts))
 
 
+def checked(
+    info: Info, policy: Described, robot: Robot, choice: Choice | None, episode: Episode
+) -> Match:
+    """`match` with all doubts, also those that an episode's values raise; no weights are needed."""
+    found = match(info, policy, robot, choice)
+    doubts = list(found.doubts)
+    for values, dimensions, what in (
+        (found.states(episode), robot.state, "state"),
+        (found.recorded(episode), robot.actions, "action"),
+    ):
+        doubts += unit_doubts(values, dimensions, what)
+    return dataclasses.replace(found, doubts=tuple(doubts))
+
+
+def of_policy(choice: Choice, policy: Described) -> Choice:
+    """What a choice for several policies says to one of them: only its own slots."""
+    slots = {slot.name for slot in policy.slots}
+    cameras = {slot: name for slot, name in choice.cameras.items() if slot in slots}
+    return choice.model_copy(update={"cameras": cameras})
+
+
 def unit_doubts(values: np.ndarray, dimensions: Sequence[Dimension], what: str) -> tuple[str, ...]:
     """What values [n, D], in the robot's order and supposed units, say against these units."""
     largest = np.abs(values).max(axis=0)

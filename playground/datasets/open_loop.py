@@ -25,6 +25,8 @@ CAVEAT = (
 )
 Span = Literal["first", "executed", "whole"]
 SPANS: tuple[Span, ...] = ("first", "executed", "whole")
+# (frame, chunk float32 [H, D] in the robot's units or None, why there is none)
+Answer = tuple[int, np.ndarray | None, str]
 
 
 class Predicts(Protocol):
@@ -74,16 +76,35 @@ class Prediction:
 def predict(
     policy: Predicts, episode: Episode, match: Match, asking: Asking
 ) -> Iterator[Prediction | int]:
-    """Yields how many frames are done after each batch, and at the end the Prediction. Pictures of
-    the next batch are decoded while the model runs."""
+    """Yields how many frames are done after each batch, and at the end the Prediction."""
     frames = np.arange(0, episode.length, asking.every)
-    batches = [frames[i : i + asking.batch] for i in range(0, len(frames), asking.batch)]
     chunks = np.full((len(frames), policy.info.horizon, len(policy.info.actions)), np.nan, "f4")
     failures: list[tuple[int, str]] = []
+    done = 0
+    for found in answers(policy, episode, match, asking, frames.tolist()):
+        for frame, chunk, why in found:
+            if chunk is None:
+                failures.append((frame, why))
+            else:
+                chunks[frame // asking.every] = chunk
+        done += len(found)
+        yield done
+    recorded, states = match.recorded(episode), match.states(episode)
+    yield Prediction(
+        *(episode.index, episode.fps, frames, chunks, recorded, states, tuple(failures))
+    )
 
-    def load(batch: np.ndarray) -> list[tuple[int, RawObservation | FrameError]]:
+
+def answers(
+    policy: Predicts, episode: Episode, match: Match, asking: Asking, frames: Sequence[int]
+) -> Iterator[list[Answer]]:
+    """The policy's answers at these frames, batch by batch. Pictures of the next batch are decoded
+    while the model runs."""
+    batches = [frames[i : i + asking.batch] for i in range(0, len(frames), asking.batch)]
+
+    def load(batch: Sequence[int]) -> list[tuple[int, RawObservation | FrameError]]:
         found = []
-        for frame in batch.tolist():
+        for frame in batch:
             try:
                 raw = match.observation(episode, frame, policy.robot, asking.prompt)
             except FrameError as error:
@@ -92,36 +113,29 @@ def predict(
         return found
 
     with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(load, batches[0])
+        ahead = pool.submit(load, batches[0]) if batches else None
         for number in range(len(batches)):
+            assert ahead is not None
             loaded = ahead.result()
             if number + 1 < len(batches):
                 ahead = pool.submit(load, batches[number + 1])
-            for frame, chunk, why in _asked(policy, loaded, asking):
-                if chunk is None:
-                    failures.append((frame, why))
-                else:
-                    chunks[frame // asking.every] = chunk
-            yield min((number + 1) * asking.batch, len(frames))
-    recorded, states = match.recorded(episode), match.states(episode)
-    yield Prediction(
-        *(episode.index, episode.fps, frames, chunks, recorded, states, tuple(failures))
-    )
+            yield _asked(policy, loaded, asking)
 
 
 def _asked(
     policy: Predicts, loaded: list[tuple[int, RawObservation | FrameError]], asking: Asking
-) -> Iterator[tuple[int, np.ndarray | None, str]]:
-    """(frame, chunk, why there is none). A short batch is filled up: every size is a program."""
-    there = [(frame, raw) for frame, raw in loaded if isinstance(raw, RawObservation)]
-    yield from ((frame, None, str(e)) for frame, e in loaded if isinstance(e, FrameError))
-    if not there:
-        return
-    raws = [raw for _, raw in there]
+) -> list[Answer]:
+    """A short batch is filled up: every size is a program."""
+    read = [(frame, raw) for frame, raw in loaded if isinstance(raw, RawObservation)]
+    found: list[Answer] = [(f, None, str(e)) for f, e in loaded if isinstance(e, FrameError)]
+    if not read:
+        return found
+    raws = [raw for _, raw in read]
     raws += raws[-1:] * (asking.batch - len(raws))
-    answers = policy.chunks(raws, asking.options)
-    for (frame, _), (chunk, why) in zip(there, answers, strict=False):
-        yield frame, chunk, why
+    chunks = policy.chunks(raws, asking.options)
+    for (frame, _), (chunk, why) in zip(read, chunks, strict=False):
+        found.append((frame, chunk, why))
+    return found
 
 
 # --- over episodes ------------------------------------------------------------------------------

@@ -6,11 +6,20 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import (
+    HfApi,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+# Of a dataset that a stranger chooses. LeRobot itself begins another file at 100 MB of rows and at
+# 200 or 500 MB of video.
+MAX_PUBLIC_FILE = 1 << 29
 
 
 class Source(Protocol):
@@ -29,6 +38,11 @@ class Source(Protocol):
     def listing(self, folder: str) -> list[str]:
         """Names of all files below a folder of the dataset, sorted; [] where there is none."""
         ...
+
+
+def is_repository(word: str) -> bool:
+    """Whether that could be the name of a dataset on the Hub."""
+    return bool(_REPOSITORY.fullmatch(word))
 
 
 def inside(name: str) -> str:
@@ -70,16 +84,26 @@ class Hub:
     """A dataset of the Hub at one commit.
 
     repository: "owner/name". revision: a branch, tag or commit; the newest of `main` if None.
-    endpoint: another server than the Hub. Raises ValueError for what is no such name, not there, or
-    cannot be reached.
+    endpoint: another server than the Hub. public: strangers choose the dataset; it is read without
+    this machine's login, and no file of more than MAX_PUBLIC_FILE. Raises ValueError for what is no
+    such name, not there, or cannot be reached.
     """
 
-    def __init__(self, repository: str, revision: str | None = None, endpoint: str | None = None):
-        if not _REPOSITORY.fullmatch(repository):
+    def __init__(
+        self,
+        repository: str,
+        revision: str | None = None,
+        endpoint: str | None = None,
+        *,
+        public: bool = False,
+    ):
+        if not is_repository(repository):
             raise ValueError(f"{repository!r} is no dataset of the Hub: expected owner/name")
         self.title, self.revision, self._endpoint = repository, revision or "", endpoint
-        self._api = HfApi(endpoint=endpoint)
-        if revision is not None and _COMMIT.fullmatch(revision):
+        self._public, self._token = public, False if public else None
+        self._api = HfApi(endpoint=endpoint, token=self._token)
+        # What lies in the cache under a commit may be private: for strangers the Hub is asked.
+        if revision is not None and _COMMIT.fullmatch(revision) and not public:
             self.revision = revision
             return
         try:
@@ -97,18 +121,29 @@ class Hub:
 
     def path(self, name: str) -> Path:
         name = inside(name)
+        where = {"repo_type": "dataset", "revision": self.revision, "endpoint": self._endpoint}
         try:
-            found = hf_hub_download(
-                *(self.title, name),
-                repo_type="dataset",
-                revision=self.revision,
-                endpoint=self._endpoint,
-            )
+            if self._public:
+                self._check_size(name, where)
+            found = hf_hub_download(self.title, name, token=self._token, **where)
         except EntryNotFoundError as error:
             raise ValueError(f"{name} is not there (in {self.title} of the Hub)") from error
         except (HfHubHTTPError, OSError) as error:
             raise ValueError(f"cannot get {name} of {self.title} from the Hub: {error}") from error
         return Path(found)
+
+    def _check_size(self, name: str, where: dict[str, str | None]) -> None:
+        """Asks the Hub, for its files only: one that is here already costs nothing more."""
+        if isinstance(try_to_load_from_cache(self.title, name, repo_type="dataset",
+                                             revision=self.revision), str):  # fmt: skip
+            return
+        url = hf_hub_url(self.title, name, **where)
+        size = get_hf_file_metadata(url, token=self._token, endpoint=self._endpoint).size or 0
+        if size > MAX_PUBLIC_FILE:
+            raise ValueError(
+                f"{name} of {self.title} has {size >> 20} MB; a page that others than its owner "
+                f"can reach takes files of at most {MAX_PUBLIC_FILE >> 20} MB"
+            )
 
     def listing(self, folder: str) -> list[str]:
         try:
