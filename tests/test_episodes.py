@@ -1,4 +1,4 @@
-"""Recorded episodes as the page has them: what may be opened, what is asked, and how chunks meet."""
+"""Recorded episodes as the page has them: what may be opened, what is asked, how chunks meet."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_a_public_page_opens_no_folder_and_does_not_say_whether_it_is_there(word
         raise ValueError("the Hub has no such dataset")
 
     monkeypatch.setattr("playground.datasets.lerobot.Hub", hub)
-    with pytest.raises(ValueError, match="no folders|the Hub has no such dataset"):
+    with pytest.raises(ValueError, match=r"no folders|the Hub has no such dataset"):
         open_dataset(word, public=True)
     assert asked == ([(word, True)] if word.startswith("assets/") else [])
     assert len(open_dataset(BUNDLED, public=True)) == 3
