@@ -9,13 +9,14 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from playground.robots import conversion
 from playground.robots.builtin import ALOHA, DROID, TABLETOP
 from playground.robots.norm_stats import normalise
 from playground.serving.events import Done, Failed, Finished, Phase, Queued, Step, TokenEvent
-from playground.trace import DecodedToken, Options, load
-from playground.ui import results
+from playground.trace import DecodedToken, Options, Slot, load
+from playground.ui import observation, prompt_bar, results
 from playground.ui.examples import examples
 from playground.ui.progress import Progress
 from playground.ui.request import AS_TRAINED
@@ -23,6 +24,7 @@ from playground.ui.request import jobs as jobs_of
 from playground.ui.results import Results
 from playground.ui.runs import Runs
 from playground.ui.setup import Setups, judged
+from tests.support.blocks import built
 from tests.support.traces import fast_trace, pi0_trace, policy_info
 
 GREY = np.full((4, 6, 3), 128, np.uint8)
@@ -101,6 +103,40 @@ def test_one_picture_of_a_camera_reaches_each_policy_under_its_own_slot():
     assert flow.observation.images["left_wrist_0_rgb"][0, 0, 0] == 129
     assert fast.observation.images["wrist_0_rgb"][0, 0, 0] == 129
     assert (flow.observation.modes, fast.observation.modes) == ({}, {"base_1_rgb": "black"})
+
+
+def test_any_number_of_pictures_reaches_each_policy_s_own_slots(tmp_path):
+    """A robot of seven cameras, six of which one policy has and five the other, under own names."""
+    cameras = [f"camera {i}" for i in range(7)]
+    six = tuple(Slot(f"flow {i}", cameras[i], True, "masked") for i in range(6))
+    five = tuple(Slot(f"fast {i}", cameras[i], True, "black") for i in range(2, 7))
+    robot = dataclasses.replace(TABLETOP, name="arm", flow_slots=six, fast_slots=five)
+    infos = {family: info_of(robot, family) for family in ("pi0", "pi0_fast")}
+    setups = Setups(Loaded(infos), dict.fromkeys(infos, robot))
+
+    def lay_out():
+        bar = prompt_bar.build(setups.of(), None)
+        return observation.build(setups.of(), setups.most_cameras(), bar)
+
+    _, form = built(lay_out)
+    shown = observation.refreshed(setups.of(), setups.robots(), form)
+    titles = [shown[title] for title in form.titles]
+    assert all(f"camera {i}" in title for i, title in enumerate(titles))
+    assert all(shown[column]["visible"] for column in form.columns)
+    values = [part.value for part in form.inputs]
+    values[2], values[3] = "go", {"values": list(robot.resting_state)}
+    first = form.inputs.index(form.pictures[0])
+    for i in range(7):
+        path = tmp_path / f"{i}.png"
+        Image.fromarray(GREY + i).save(path)
+        values[first + i] = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+    flow, fast = observation.request(setups, values).jobs(setups)
+    levels = [
+        {slot: picture[0, 0, 0] - 128 for slot, picture in job.observation.images.items()}
+        for job in (flow, fast)
+    ]
+    assert levels[0] == {f"flow {i}": i for i in range(6)}
+    assert levels[1] == {f"fast {i}": i for i in range(2, 7)}
 
 
 def test_page_can_be_used_before_policies_are_loaded_where_slots_are_alike():
