@@ -556,7 +556,7 @@ class Faults:
         Image.new("1", (10_000, 10_000)).save(large, "PNG")
         pictures = {
             "100 megapixels": (large.getvalue(), "at most 16,000,000"),
-            "10 MB and a byte": (PICTURE.read_bytes().ljust(MAX_PICTURE + 1), "larger than 10 MB"),
+            "20 MB and a byte": (PICTURE.read_bytes().ljust(MAX_PICTURE + 1), "larger than 20 MB"),
         }
         took, held = {}, True
         for name, (picture, message) in pictures.items():

@@ -65,7 +65,7 @@ def animated_gif():
 NO_PICTURE = "base_0_rgb: this is no readable PNG, JPEG or WebP image: save it as one of these"
 PICTURES = {
     "hundred-megapixels.png": (huge_png(10_000, 10_000), r"10000 x 10000 pixels, at most 16,000"),
-    "ten-megabytes.png": (encoded(Image.fromarray(photo())) + bytes(10 << 20), "larger than 10 MB"),
+    "large.png": (encoded(Image.fromarray(photo())) + bytes(20 << 20), "larger than 20 MB"),
     "sliver.png": (encoded(Image.new("RGB", (10_000, 1))), "10000 x 1 pixels is too narrow"),
     "cut-off.jpg": (cut_off(encoded(Image.fromarray(photo(200, 150)), "JPEG")), "cut off"),
     "animated.gif": (animated_gif(), NO_PICTURE),

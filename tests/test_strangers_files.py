@@ -162,5 +162,7 @@ def test_a_process_that_is_gone_is_replaced(decoders):
 
 
 def test_a_picture_of_the_largest_size_is_read_within_the_bounds():
-    for data in (encoded(Image.new("RGBA", (4000, 4000))), grey(4000)):
+    photo = encoded(Image.new("RGB", (8000, 8000)), "JPEG", progressive=True)
+    for data in (encoded(Image.new("RGBA", (4000, 4000))), grey(4000), photo):
         assert decoding.picture(data).shape == (4000, 4000, 3)
+    assert decoding.read_size(photo) == ((8000, 8000), (4000, 4000))

@@ -448,6 +448,32 @@ def test_huge_pictures_are_refused_by_their_header(side):
         transforms.load_image(huge_png(side, side))
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "MPO"])
+def test_a_photo_of_a_telephone_is_read_at_half_its_width(kind):
+    """24 megapixels, held upright; the model sees what it would of the whole photo."""
+    width, height = 6000, 4000
+    ramp = np.linspace(0, 255, width).astype(np.uint8)
+    wave = (127 + 120 * np.sin(np.arange(height) / 300)).astype(np.uint8)
+    whole = np.stack(np.broadcast_arrays(ramp[None], wave[:, None], np.uint8(90)), axis=-1)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(Image.fromarray(whole), kind, quality=90, exif=exif)
+    found = transforms.load_image(data)
+    assert found.shape == (3000, 2000, 3)
+    assert transforms.read_size(data) == ((6000, 4000), (3000, 2000))
+    upright = np.rot90(whole, -1)
+    seen = transforms.resize_with_pad(found, 224, 224).astype(int)
+    assert np.abs(seen - transforms.resize_with_pad(upright, 224, 224)).max() <= 4
+
+
+def test_a_jpeg_larger_than_a_telephone_s_is_refused_by_its_header():
+    data = bytearray(encoded(Image.fromarray(photo()), "JPEG"))
+    sizes = data.index(b"\xff\xc0") + 5
+    data[sizes : sizes + 4] = (8001).to_bytes(2, "big") + (8000).to_bytes(2, "big")
+    with pytest.raises(ValueError, match="8000 x 8001 pixels, at most 64,000,000 are taken"):
+        transforms.load_image(bytes(data))
+
+
 def a_zip():
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:

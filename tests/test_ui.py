@@ -18,6 +18,7 @@ from playground.serving.events import Done, Failed, Finished, Phase, Queued, Ste
 from playground.trace import DecodedToken, Options, Slot, load
 from playground.ui import observation, prompt_bar, results
 from playground.ui.examples import examples
+from playground.ui.handlers import Handlers
 from playground.ui.progress import Progress
 from playground.ui.request import AS_TRAINED
 from playground.ui.request import jobs as jobs_of
@@ -137,6 +138,17 @@ def test_any_number_of_pictures_reaches_each_policy_s_own_slots(tmp_path):
     ]
     assert levels[0] == {f"flow {i}": i for i in range(6)}
     assert levels[1] == {f"fast {i}": i for i in range(2, 7)}
+
+
+def test_a_large_photo_is_taken_with_a_word(monkeypatch, tmp_path):
+    said = []
+    monkeypatch.setattr("gradio.Info", said.append)
+    for width in (3000, 6000):
+        Image.new("RGB", (width, 4000)).save(tmp_path / "photo.jpg")
+        Handlers.check_picture(None, {"path": str(tmp_path / "photo.jpg")})
+    assert said == [
+        "This photo of 6000 x 4000 pixels is read at 3000 x 2000; the models see 224 x 224."
+    ]
 
 
 def test_page_can_be_used_before_policies_are_loaded_where_slots_are_alike():

@@ -76,8 +76,10 @@ def pad(values: np.ndarray, dims: int) -> np.ndarray:
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 16_000_000
+# A JPEG can be decoded at half its width and height, never having been whole in memory.
+MAX_JPEG_PIXELS = 4 * MAX_PIXELS
 
-
+_JPEG = ("JPEG", "MPO")  # a telephone's photo may hold further pictures after the first
 _MAX_SCANS = 100  # of a progressive JPEG, each of which decodes the whole picture; usual are 10
 _KINDS = "PNG, JPEG or WebP"
 # What Pillow raises on files that are damaged, in their pixels or in their EXIF.
@@ -92,17 +94,19 @@ def load_image(source: bytes | str | Path | BinaryIO) -> np.ndarray:
 
     Of several frames the first; transparency on black; 16-bit greys to their upper 8 bits; CMYK,
     palettes and the rest as Pillow turns them into RGB. Every pixel is decoded, since a picture is
-    known by them all. Raises ValueError for anything else, and, before a pixel is decoded, for more
-    than 16 million pixels or 100 scans.
+    known by them all; but a JPEG of more than 16 million, a photo of a telephone, is read at half
+    its width and height (`read_size`). Raises ValueError for anything else, and, before a pixel is
+    decoded, for more than 16 million pixels, 64 in a JPEG, or 100 scans.
     """
     if isinstance(source, str | Path):
         source = Path(source).read_bytes()
     data = source if isinstance(source, bytes) else source.read()
     with _opened(data) as image:
         # The marker of a scan stands for nothing else in a JPEG's pixels.
-        if image.format == "JPEG" and data.count(b"\xff\xda") > _MAX_SCANS:
+        if image.format in _JPEG and data.count(b"\xff\xda") > _MAX_SCANS:
             raise ValueError(f"the image has more than {_MAX_SCANS} scans: export it again")
         try:
+            _halve_if_large(image)
             return _rgb(ImageOps.exif_transpose(image))
         except _DAMAGED as error:
             raise ValueError(
@@ -116,6 +120,21 @@ def image_size(data: bytes) -> tuple[int, int]:
         return image.size
 
 
+def read_size(data: bytes) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(width, height) of the file and of what `load_image` makes of it, before it is turned
+    upright: smaller where a JPEG is large. Raises ValueError as `load_image` does."""
+    with _opened(data) as image:
+        size = image.size
+        _halve_if_large(image)
+        return size, image.size
+
+
+def _halve_if_large(image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        image.draft(None, (width // 2, height // 2))
+
+
 def _opened(data: bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
@@ -124,10 +143,11 @@ def _opened(data: bytes) -> Image.Image:
     except _DAMAGED as error:
         raise ValueError(f"this is no readable {_KINDS} image: save it as one of these") from error
     width, height = image.size
-    if width * height > MAX_PIXELS:
+    most = MAX_JPEG_PIXELS if image.format in _JPEG else MAX_PIXELS
+    if width * height > most:
         image.close()
         raise ValueError(
-            f"the image has {width} x {height} pixels, at most {MAX_PIXELS:,} are taken: "
+            f"the image has {width} x {height} pixels, at most {most:,} are taken: "
             "scale it down (the models see 224 x 224)"
         )
     return image

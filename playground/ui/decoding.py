@@ -30,6 +30,7 @@ _WAIT_S = 300.0  # however busy the machine is
 _ROOT = Path(__file__).resolve().parents[2]
 _READ: dict[str, Callable[[bytes], object]] = {
     "picture": transforms.load_image,
+    "read_size": transforms.read_size,
     "run_file": run_file.read,
 }
 
@@ -39,6 +40,12 @@ def picture(data: bytes) -> np.ndarray:
     found = _shared.read("picture", data)
     assert isinstance(found, np.ndarray)
     return found
+
+
+def read_size(data: bytes) -> tuple[tuple[int, int], tuple[int, int]]:
+    """As `transforms.read_size`."""
+    size, read = _shared.read("read_size", data)
+    return size, read
 
 
 def opened(data: bytes) -> Opened:

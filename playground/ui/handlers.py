@@ -14,6 +14,7 @@ import gradio as gr
 from playground.serving.events import Done
 from playground.serving.worker import Down, Worker
 from playground.ui import (
+    decoding,
     errors,
     matters,
     observation,
@@ -30,7 +31,7 @@ from playground.ui.example_cache import ExampleCache, asked_by
 from playground.ui.examples import examples
 from playground.ui.observation import Form
 from playground.ui.progress import Progress
-from playground.ui.request import picture
+from playground.ui.request import picture_file
 from playground.ui.results import Results
 from playground.ui.runs import Runs
 from playground.ui.setup import Setup, Setups, judged
@@ -193,10 +194,15 @@ class Handlers:
         if file is None:  # taken out again meanwhile
             return gr.skip()
         try:
-            picture(file["path"])
+            data = picture_file(file["path"])
+            decoding.picture(data)
+            size, read = decoding.read_size(data)
         except ValueError as error:
             gr.Warning(errors.escaped(error), title="This picture cannot be used")
             return None
+        if read != size:
+            whole, half = (" x ".join(map(str, pair)) for pair in (size, read))
+            gr.Info(f"This photo of {whole} pixels is read at {half}; the models see 224 x 224.")
         return gr.skip()
 
     # --- a run ----------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from playground.ui import decoding
 from playground.ui.setup import Setup, Setups, numbers
 
 AS_TRAINED = "as trained"
-MAX_PICTURE = 10 << 20  # bytes of a file
+MAX_PICTURE = 20 << 20  # bytes of a file; a telephone's photo has about ten
 MAX_PROMPT = 10_000  # characters
 
 _TEXTS = "a list of texts, or null"
@@ -154,16 +154,21 @@ def _problems(model: type[BaseModel], values: Mapping, error: ValidationError) -
 
 def picture(path: str | Path) -> np.ndarray:
     """A file that a visitor gave, as `transforms.load_image` reads it; raises ValueError."""
+    return decoding.picture(picture_file(path))
+
+
+def picture_file(path: str | Path) -> bytes:
+    """What a file holds that a visitor gave for a picture; raises ValueError if it is too large, or
+    gone."""
     try:
         if Path(path).stat().st_size > MAX_PICTURE:
             raise ValueError(
                 f"the picture's file is larger than {MAX_PICTURE >> 20} MB: scale it down (the "
                 "models see 224 x 224)"
             )
-        data = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except OSError as error:  # files are kept for some hours
         raise ValueError("the picture is no longer kept here: give it again") from error
-    return decoding.picture(data)
 
 
 # --- jobs ---------------------------------------------------------------------------------------
