@@ -15,6 +15,7 @@ from playground import codec
 Family = Literal["pi0", "pi05", "pi0_fast"]
 SlotMode = Literal["filled", "masked", "black"]
 Meaning = Literal["absolute", "offset", "velocity"]
+Method = Literal["z-score", "quantile", "quantile-10", "min-max", "identity"]
 
 # Cell codes of a mask matrix.
 BLOCKED, ALLOWED, PADDING = 0, 1, 2
@@ -64,7 +65,8 @@ class PolicyInfo:
     badge: shown wherever the policy's output shows ("untrained weights", "small bundled policy",
     "real checkpoint"). revision: digest of the weights. default_prompt: what it gets when nobody
     gives a prompt. stats_notes: plain sentences on norm stats that do not fit the robot. guided:
-    whether pi0-FAST decodes so unless asked otherwise, see Options.
+    whether pi0-FAST decodes so unless asked otherwise, see Options. normalisation: how state and
+    actions were scaled; action_normalisation: the actions, where it was another way, else None.
     """
 
     name: str
@@ -81,13 +83,20 @@ class PolicyInfo:
     control_hz: float
     horizon: int
     max_token_len: int
-    normalisation: Literal["z-score", "quantile", "min-max", "identity"]
+    normalisation: Method
     state_stats: Stats | None
     action_stats: Stats | None
     model_config: dict
     default_prompt: str | None = None
     stats_notes: tuple[str, ...] = ()
     guided: bool = False
+    action_normalisation: Method | None = None
+
+    def method(self, part: Literal["state", "actions"]) -> Method:
+        """How that part was scaled."""
+        if part == "actions" and self.action_normalisation is not None:
+            return self.action_normalisation
+        return self.normalisation
 
 
 @codec.register

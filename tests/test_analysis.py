@@ -410,6 +410,8 @@ def test_intervals_hold_what_they_promise():
 def test_ranges_come_from_quantiles_else_from_deviations():
     info = flow().info
     np.testing.assert_allclose(share_of_range(info), 100 * DEVIATION / EXTENT, rtol=1e-4)
+    as_is = dataclasses.replace(info, action_normalisation="identity")
+    np.testing.assert_allclose(share_of_range(as_is), 100 / np.array(EXTENT), rtol=1e-4)
     plain = dataclasses.replace(ACTION_STATS, q01=None, q99=None)
     info = dataclasses.replace(info, action_stats=plain)
     np.testing.assert_allclose(share_of_range(info), np.full(14, 25), rtol=1e-4)

@@ -472,7 +472,7 @@ def test_config_that_cannot_be_run(folder, change, message):
 def test_unknown_normalisation(folder):
     edit(
         folder / "pi0" / "policy_postprocessor.json",
-        lambda d: d["steps"][0]["config"]["norm_map"].update(ACTION="QUANTILE10"),
+        lambda d: d["steps"][0]["config"]["norm_map"].update(ACTION="QUANTILE20"),
     )
-    with pytest.raises(ValueError, match="ACTION is normalised by QUANTILE10; expected one of"):
+    with pytest.raises(ValueError, match="ACTION is normalised by QUANTILE20; expected one of"):
         lerobot_config.read_lerobot(folder / "pi0")

@@ -17,7 +17,7 @@ from playground.checkpoints import folder as local
 from playground.checkpoints import stats as stats_of
 from playground.policies.base import picture_digest
 from playground.policies.flow import FlowPolicy
-from playground.robots import conversion, norm_stats
+from playground.robots import conversion
 from playground.trace import Options, RawObservation
 from tests.support.golden_models import close
 from tests.test_chains import shallow
@@ -390,36 +390,72 @@ def test_a_state_wider_than_the_model(folder, texts):
 # --- other rules --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rule", ["MIN_MAX", "IDENTITY"])
-def test_lerobots_other_rules(goldens, folder, rule):
-    """MIN_MAX is 2 (x - min) / (max - min) - 1, IDENTITY leaves the numbers alone."""
-    place = folder / "pi05"
+def by_lerobots_rule(rule, values, arrays, feature, *, back=False):
+    """`_apply_transform` of LeRobot's `processor/normalize_processor.py`, without its epsilons."""
+    names = {
+        "MEAN_STD": ("mean", "std"),
+        "QUANTILES": ("q01", "q99"),
+        "QUANTILE10": ("q10", "q90"),
+        "MIN_MAX": ("min", "max"),
+    }
+    if rule == "IDENTITY":
+        return values
+    first, second = (arrays[f"{feature}.{name}"] for name in names[rule])
+    if rule == "MEAN_STD":
+        return values * second + first if back else (values - first) / second
+    span = second - first
+    return (values + 1) / 2 * span + first if back else 2 * (values - first) / span - 1
+
+
+def change_rules(place, **rules):
     for file, step in STATE_FILES:
-        edit(
-            place / file,
-            lambda d: step_of(d, step)["config"]["norm_map"].update(STATE=rule, ACTION=rule),  # noqa: B023
-        )
-    arrays = {}
+        edit(place / file, lambda d: step_of(d, step)["config"]["norm_map"].update(rules))  # noqa: B023
+
+
+@pytest.mark.parametrize(
+    ("state_rule", "action_rule"),
+    [
+        ("MIN_MAX", "MIN_MAX"),
+        ("IDENTITY", "IDENTITY"),
+        ("QUANTILE10", "QUANTILE10"),
+        ("MEAN_STD", "IDENTITY"),
+        ("MIN_MAX", "QUANTILES"),
+        ("QUANTILES", "MEAN_STD"),
+    ],
+)
+def test_lerobots_other_rules(folder, texts, state_rule, action_rule):
+    """Also another for the state than for the actions."""
+    place, rng, arrays = folder / "pi05", np.random.default_rng(0), {}
+    change_rules(place, STATE=state_rule, ACTION=action_rule)
 
     def change(found):
-        arrays.update({n: x.astype(np.float64) for n, x in found.items()})
-        gone = ("q01", "q99", *(("mean", "std", "min", "max") if rule == "IDENTITY" else ()))
-        for name in [n for n in found if n.rpartition(".")[2] in gone]:
-            del found[name]
+        """Other numbers in each, and nothing beyond what the rules need."""
+        for name in ("observation.state", "action"):
+            width = len(found[f"{name}.mean"])
+            order = np.sort(rng.normal(size=(7, width)), axis=0)
+            named = zip(("min", "q01", "q10", "mean", "q90", "q99", "max"), order, strict=True)
+            arrays.update({f"{name}.{n}": x for n, x in named if f"{name}.{n}" not in arrays})
+            arrays.setdefault(f"{name}.std", 1 + rng.random(width))
+            needed = {state_rule, action_rule} - {"MIN_MAX", "IDENTITY"}
+            for key in [key for key in found if key.startswith(name)]:
+                del found[key]
+            found.update({n: x for n, x in arrays.items() if n.startswith(name)} if needed else {})
+            if needed or {state_rule, action_rule} == {"MIN_MAX"}:
+                found[f"{name}.min"] = arrays[f"{name}.min"]
+                found[f"{name}.max"] = arrays[f"{name}.max"]
 
     change_stats(place, change)
     entry = local.open_folder(place, robot="libero")
-    stats, rng = stats_of.norm_stats(entry), np.random.default_rng(0)
-    state, said = rng.normal(size=8), rng.normal(size=(10, 7))
-    want_state, want = state, said
-    if rule == "MIN_MAX":
-        low, high = arrays["observation.state.min"], arrays["observation.state.max"]
-        want_state = 2 * (state - low) / (high - low) - 1
-        low, high = arrays["action.min"], arrays["action.max"]
-        want = (said + 1) / 2 * (high - low) + low
-    close(norm_stats.normalise(state, stats["state"], entry.normalisation), want_state, 1e-5)
-    close(conversion.from_model(entry.robot, said, state, stats["actions"], entry.normalisation),
-          want, 1e-5)  # fmt: skip
+    config = dataclasses.replace(entry.config, vocab_size=texts.vocab_size)
+    policy = assembled(entry, shallow(config), texts, None)
+    state = rng.normal(size=8)
+    images = {slot.name: np.zeros((8, 8, 3), np.uint8) for slot in entry.slots if slot.required}
+    raw = RawObservation("libero", images, {}, "pick", state)
+    want = by_lerobots_rule(state_rule, state, arrays, "observation.state")
+    close(policy.prepare(raw).state, want, 1e-5)
+    said = rng.normal(size=(10, 32))
+    want = by_lerobots_rule(action_rule, said[:, :7], arrays, "action", back=True)
+    close(policy._to_robot(said, raw), want, 1e-5)
 
 
 def test_which_names_the_training_data_had(folder):

@@ -26,10 +26,11 @@ from models.config import (
     Pi0FastConfig,
 )
 
-Normalisation = Literal["z-score", "quantile", "min-max", "identity"]
+Normalisation = Literal["z-score", "quantile", "quantile-10", "min-max", "identity"]
 NORMALISATIONS: dict[str, Normalisation] = {
     "MEAN_STD": "z-score",
     "QUANTILES": "quantile",
+    "QUANTILE10": "quantile-10",
     "MIN_MAX": "min-max",
     "IDENTITY": "identity",
 }
@@ -37,6 +38,7 @@ NORMALISATIONS: dict[str, Normalisation] = {
 NEEDED = {
     "z-score": ("mean", "std"),
     "quantile": ("q01", "q99"),
+    "quantile-10": ("q10", "q90"),
     "min-max": ("min", "max"),
     "identity": (),
 }

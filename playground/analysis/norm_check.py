@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 
 from playground.checkpoints.entry import TITLES
-from playground.robots.norm_stats import EPSILON, FAR, normalise
+from playground.robots.norm_stats import BOUNDS, EPSILON, FAR, SHARES, normalise
 from playground.robots.robot import Robot, format_state
-from playground.trace import Dimension, PolicyInfo, Stats
+from playground.trace import Dimension, Method, PolicyInfo, Stats
 
 # Below this reach a move of one hundredth (radian, metre, share) is ten or more for the model.
 TINY = 1e-3
@@ -25,6 +25,7 @@ _USUAL = {"pi0": "z-score", "pi05": "quantile", "pi0_fast": "quantile"}
 _RULES = {
     "z-score": "z-score: the model gets (value - mean) / std",
     "quantile": "quantile: the model gets q01 to q99 as -1 to 1, and goes on beyond",
+    "quantile-10": "quantile-10: the model gets q10 to q90 as -1 to 1, and goes on beyond",
     "min-max": "min-max: the model gets the smallest to the largest value as -1 to 1",
     "identity": "identity: the model gets the numbers as they are",
 }
@@ -50,10 +51,11 @@ class DimensionCheck:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class NormCheck:
-    """method: "z-score" or "quantile"; rule: the same in words; padding: which of the model's
-    dimensions are the robot's, "" if all are; remarks: on the whole of them."""
+    """method: of the state and, unless `rule` says otherwise, of the actions; rule: in words;
+    padding: which of the model's dimensions are the robot's, "" if all are; remarks: on the whole
+    of them."""
 
-    method: str
+    method: Method
     rule: str
     padding: str
     remarks: tuple[str, ...]
@@ -70,10 +72,10 @@ def check(info: PolicyInfo, robot: Robot, state: Sequence[float] | None = None) 
     robot: with the policy's conventions. state: in the robot's units [S], or None for none.
     """
     remarks = list(info.stats_notes)
-    method = info.normalisation
+    methods = info.method("state"), info.method("actions")
     # A LeRobot folder names its own method, so another one is a choice.
     chosen = info.model_config.get("convention") == "lerobot"
-    if method != _USUAL[info.family] and not chosen:
+    if methods[0] != _USUAL[info.family] and not chosen:
         remarks.append(
             f"Unusual: openpi normalises {TITLES[info.family]} by {_USUAL[info.family]}."
         )
@@ -82,10 +84,14 @@ def check(info: PolicyInfo, robot: Robot, state: Sequence[float] | None = None) 
     rows: list[DimensionCheck] = []
     if info.state_stats is not None:
         values = None if given is None else robot.state_to_model(given)
-        rows += _rows("state", info.state, info.state_stats, method, values, given=given)
+        rows += _rows("state", info.state, info.state_stats, methods[0], values, given=given)
     if info.action_stats is not None:
-        rows += _rows("actions", info.actions, info.action_stats, method, None, offsets=offsets)
-    return NormCheck(method, _RULES[method], _padding(info), tuple(remarks), tuple(rows))
+        stats = info.action_stats
+        rows += _rows("actions", info.actions, stats, methods[1], None, offsets=offsets)
+    rule = _RULES[methods[0]]
+    if methods[0] != methods[1]:
+        rule = f"The state by {rule}. The actions by {_RULES[methods[1]]}"
+    return NormCheck(methods[0], rule, _padding(info), tuple(remarks), tuple(rows))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -114,7 +120,7 @@ def against_data(info: PolicyInfo, data: Mapping[str, Stats]) -> tuple[Compared,
             continue
         for i, dimension in enumerate(dimensions):
             theirs, ours = (_single(s, i) for s in (stats, data[part]))
-            remarks = _of_data(part, theirs, ours, info.normalisation)
+            remarks = _of_data(part, theirs, ours, info.method(part))
             told = ((*theirs,), (*ours,))
             rows.append(Compared(part, dimension.name, dimension.unit, *told, tuple(remarks)))
     return tuple(rows)
@@ -124,7 +130,7 @@ def _single(stats: Stats, i: int) -> tuple[float | None, ...]:
     return tuple(None if v is None else v[i] for v in dataclasses.astuple(stats))
 
 
-def _of_data(part: str, theirs: tuple, ours: tuple, method: str) -> list[str]:
+def _of_data(part: str, theirs: tuple, ours: tuple, method: Method) -> list[str]:
     mean, std, low, high = theirs
     ranges = method != "z-score" and low is not None and high is not None
     middle, reach = ((low + high) / 2, (high - low) / 2) if ranges else (mean, std)
@@ -185,7 +191,7 @@ def _rows(
     return rows
 
 
-def _of_scale(part: str, dimension: Dimension, stats: Stats, method: str) -> list[str]:
+def _of_scale(part: str, dimension: Dimension, stats: Stats, method: Method) -> list[str]:
     """Of one dimension's spread."""
     if method == "identity":
         return []
@@ -194,7 +200,8 @@ def _of_scale(part: str, dimension: Dimension, stats: Stats, method: str) -> lis
     remarks = []
     span = None if low is None or high is None else high - low
     reach = std if method == "z-score" else span / 2
-    flat = "std is 0" if method == "z-score" else "q01 = q99"
+    least, most = BOUNDS[method]
+    flat = "std is 0" if method == "z-score" else f"{least} = {most}"
     if reach <= EPSILON:
         fixed = mean if method == "z-score" else low
         effect = f"the policy's answer is always {fixed:.4g}"
@@ -210,7 +217,9 @@ def _of_scale(part: str, dimension: Dimension, stats: Stats, method: str) -> lis
     if method == "z-score" and span is not None and span <= EPSILON < std:
         remarks.append("q01 = q99, though std is not 0: 98 % of the training data were one value.")
     if span is not None and not low - EPSILON <= mean <= high + EPSILON:
-        remarks.append("The mean lies outside q01..q99: rare extremes, or stats of two things.")
+        remarks.append(
+            f"The mean lies outside {least}..{most}: rare extremes, or stats of two things."
+        )
     return remarks
 
 
@@ -230,7 +239,12 @@ def _of_offset(stats: Stats) -> list[str]:
 
 
 def _of_value(
-    given: float, value: float, normalised: float, stats: Stats, dimension: Dimension, method: str
+    given: float,
+    value: float,
+    normalised: float,
+    stats: Stats,
+    dimension: Dimension,
+    method: Method,
 ) -> list[str]:
     """Where the given state lies; `value` is the same in the convention of the stats."""
     if method == "identity":
@@ -239,7 +253,7 @@ def _of_value(
         (low,), (high,) = stats.q01, stats.q99
         if low - EPSILON <= value <= high + EPSILON:
             return []
-        share = "" if method == "min-max" else "98 % of "
+        share = SHARES[BOUNDS[method][0]]
         where = f"outside the {low:.4g} to {high:.4g} of {share}the training data"
     elif abs(normalised) <= FAR:
         return []

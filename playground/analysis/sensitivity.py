@@ -252,7 +252,8 @@ def share_of_range(info: PolicyInfo) -> np.ndarray:
     deviation = np.array(stats.std)
     quantiles = stats.q01 is not None and stats.q99 is not None
     extent = np.array(stats.q99) - stats.q01 if quantiles else 4 * deviation
-    unit = deviation + EPSILON if info.normalisation == "z-score" else (extent + EPSILON) / 2
+    others = {"z-score": deviation + EPSILON, "identity": np.ones(extent.shape)}
+    unit = others.get(info.method("actions"), (extent + EPSILON) / 2)
     moves = extent > 10 * EPSILON
     if not moves.any():
         raise ValueError(f"no action of {info.title} has a range in its norm stats")

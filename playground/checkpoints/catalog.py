@@ -14,9 +14,8 @@ from models.checkpoints.lora import GEMMA_2B_LORA, GEMMA_300M_LORA, Adapters
 from models.config import PI0_FAST_TABLETOP, PI0_TABLETOP, from_dict
 from playground.checkpoints.entry import TITLES, Entry, family_of, sizes
 from playground.robots import builtin
-from playground.robots.norm_stats import Method
 from playground.robots.robot import Robot
-from playground.trace import Family
+from playground.trace import Family, Method
 
 BUCKET = "gs://openpi-assets/checkpoints"
 PALIGEMMA_TOKENIZER = "gs://big_vision/paligemma_tokenizer.model"

@@ -116,7 +116,8 @@ def _stats(entry: Entry) -> Iterable[str]:
     if entry.kind == "untrained":
         return
     stats = norm_stats(entry)
-    yield f"{entry.normalisation}, over {len(stats['state'].mean)} and {len(stats['actions'].mean)}"
+    for key, method in entry.methods.items():
+        yield f"{key} by {method}, {len(stats[key].mean)} dimensions"
     yield from stats_notes(entry)
 
 

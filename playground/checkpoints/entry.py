@@ -8,10 +8,9 @@ from typing import Literal
 from models.checkpoints.lora import Adapters
 from models.checkpoints.openpi import openpi_manifest
 from models.config import PI0, PI0_FAST, PI05, Config, Convention, Pi0FastConfig
-from playground.robots.norm_stats import Method
 from playground.robots.robot import Robot
 from playground.robots.transforms import OPENPI_RULES, InputRules
-from playground.trace import Family, Slot
+from playground.trace import Family, Method, Slot
 
 # Whose layout a folder has; "untrained" has none, its weights are drawn.
 Kind = Literal["openpi", "openpi_pytorch", "lerobot", "bundled", "untrained"]
@@ -28,7 +27,8 @@ class Entry:
     title              for people, on the page
     config             the model's sizes; its slots, horizon and prompt length among them
     robot              with the conventions of this policy's actions: offsets, adapt_to_pi
-    normalisation      how state and actions were scaled
+    normalisation      how state and actions were scaled; action_normalisation: the actions, where
+                       it was another way, else None
     state_in_prompt    whether the prompt holds the state (in 256 bins)
     asset_id           whose norm stats: `assets/<asset_id>/` of openpi's folder, else unused
     default_prompt     what openpi's policy gets where nobody says anything, or None
@@ -53,6 +53,7 @@ class Entry:
     normalisation: Method
     state_in_prompt: bool
     asset_id: str
+    action_normalisation: Method | None = None
     default_prompt: str | None = None
     adapters: Adapters | None = None
     action_tokenizer: str | None = None
@@ -66,6 +67,12 @@ class Entry:
     guided: bool = False
     licence: str = ""
     notice: str = ""
+
+    @property
+    def methods(self) -> dict[str, Method]:
+        """How "state" and "actions" were scaled."""
+        actions = self.action_normalisation or self.normalisation
+        return {"state": self.normalisation, "actions": actions}
 
     @property
     def family(self) -> Family:

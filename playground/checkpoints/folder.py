@@ -125,12 +125,8 @@ def _lerobot(folder: Path, config: str | None, robot: str | None) -> Entry:
         )
     if said.action_tokenizer and family != "pi0_fast":
         raise ValueError(f"{config}: {schema.NO_ACTION_TOKENS.format(family)}")
-    if len(set(described.normalisation.values())) > 1:
-        raise ValueError(
-            f"{folder} normalises in two ways, {described.normalisation}; one for state "
-            "and actions is supported"
-        )
     config = schema.resized(described.config, said)
+    same = len(set(described.normalisation.values())) == 1
     notices = _notices(described, family, said.lerobot_version)
     if is_base:
         # Nothing is learned of the robot yet: numbers go in and come out as the model has them.
@@ -144,6 +140,7 @@ def _lerobot(folder: Path, config: str | None, robot: str | None) -> Entry:
         config=config,
         robot=_as_lerobot_has_it(drives, described.cameras),
         normalisation="identity" if is_base else described.normalisation["state"],
+        action_normalisation=None if is_base or same else described.normalisation["actions"],
         state_in_prompt=family != "pi0",
         asset_id="",
         default_prompt=said.default_prompt,

@@ -262,6 +262,7 @@ def describe(
         horizon=config.action_horizon,
         max_token_len=config.max_token_len,
         normalisation=entry.normalisation,
+        action_normalisation=entry.action_normalisation,
         state_stats=stats["state"],
         action_stats=stats["actions"],
         model_config=to_dict(config),

@@ -10,8 +10,8 @@ import numpy as np
 
 from models.checkpoints.lerobot_config import NEEDED, LeRobotPolicy, read_lerobot
 from playground.checkpoints.entry import Entry
-from playground.robots.norm_stats import EPSILON, checked_stats, read_norm_stats, trim
-from playground.trace import Stats
+from playground.robots.norm_stats import BOUNDS, EPSILON, checked_stats, read_norm_stats, trim
+from playground.trace import Method, Stats
 
 
 def norm_stats(entry: Entry) -> dict[str, Stats]:
@@ -25,7 +25,8 @@ def norm_stats(entry: Entry) -> dict[str, Stats]:
     if missing := dims.keys() - stats.keys():
         raise ValueError(f"the norm stats of {entry.folder} lack {', '.join(sorted(missing))}")
     stats = {key: trim(stats[key], count) for key, count in dims.items()}
-    if entry.normalisation == "quantile" and any(x.q01 is None for x in stats.values()):
+    ranges = {"quantile", "quantile-10", "min-max"}
+    if any(stats[key].q01 is None for key, method in entry.methods.items() if method in ranges):
         raise ValueError(
             f"{entry.name} is normalised by quantiles, and the norm stats of {entry.folder} have "
             "none (q01, q99): compute them again with openpi's script"
@@ -76,7 +77,7 @@ def _stored(entry: Entry) -> dict[str, Stats]:
     """As the folder has them, of whatever length."""
     if entry.kind == "lerobot":
         described = read_lerobot(entry.folder)
-        if entry.normalisation == "identity" and not any(described.stats.values()):
+        if set(entry.methods.values()) == {"identity"} and not any(described.stats.values()):
             robot = entry.robot
             parts = {"state": len(robot.state), "actions": len(robot.actions)}
             return {key: Stats((0.0,) * n, (1.0,) * n, None, None) for key, n in parts.items()}
@@ -110,11 +111,11 @@ def _lerobot_stats(described: LeRobotPolicy, where: Path) -> dict[str, Stats]:
 
 
 def _named_as_ours(
-    stats: Mapping[str, np.ndarray], method: str, width: int
+    stats: Mapping[str, np.ndarray], method: Method, width: int
 ) -> dict[str, np.ndarray]:
     """Stats under openpi's names; of a rule that needs neither mean nor std, placeholders for those
     that are missing, which that rule never reads."""
-    low, high = ("min", "max") if method == "min-max" else ("q01", "q99")
+    low, high = BOUNDS[method]
     theirs = {"mean": "mean", "std": "std", "q01": low, "q99": high}
     found = {ours: stats[name] for ours, name in theirs.items() if name in stats}
     if method == "min-max":

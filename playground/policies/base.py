@@ -24,7 +24,7 @@ from models.tokenizer import Prompt
 from playground.policies.environment import versions
 from playground.robots import builtin, conversion, transforms
 from playground.robots.conversion import ModelInput
-from playground.robots.norm_stats import FAR
+from playground.robots.norm_stats import BOUNDS, FAR, SHARES
 from playground.robots.robot import Robot, format_state
 from playground.robots.transforms import InputRules
 from playground.serving.events import Done, Event, Phase
@@ -226,7 +226,7 @@ class Policy:
             slack, share = np.zeros(len(state)), f"{FAR:g} standard deviations around the mean of "
         else:
             low, high = np.array(stats.q01), np.array(stats.q99)
-            slack, share = 0.1 * (high - low), "" if method == "min-max" else "98 % of "
+            slack, share = 0.1 * (high - low), SHARES[BOUNDS[method][0]]
         found = []
         for i, dimension in enumerate(self.info.state):
             # Constant dimensions of the training data carry no scale to judge by.
@@ -285,7 +285,7 @@ class Policy:
         """Model actions [..., H, M] in the robot's units, float32 [..., H, D]."""
         info = self.info
         actions = conversion.from_model(
-            self.robot, actions, raw.state, info.action_stats, info.normalisation
+            self.robot, actions, raw.state, info.action_stats, info.method("actions")
         )
         return self._finite(actions).astype(np.float32)
 

@@ -169,7 +169,7 @@ class FlowPolicy(Policy):
         if robot.offsets:
             state = robot.state_to_model(np.asarray(raw.state, np.float64))
             actions = transforms.to_offsets(actions, state, robot.offsets)
-        return norm_stats.normalise(actions, info.action_stats, info.normalisation)
+        return norm_stats.normalise(actions, info.action_stats, info.method("actions"))
 
     @functools.cached_property
     def _chunking(self) -> ChunkingPrograms:

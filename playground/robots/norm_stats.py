@@ -8,18 +8,25 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
-from playground.trace import Stats
-
-Method = Literal["z-score", "quantile", "min-max", "identity"]
+from playground.trace import Method, Stats
 
 # Added to a standard deviation or a quantile range before dividing by it.
 EPSILON = 1e-6
 # Standard deviations from the mean that hardly any of the training data lies beyond.
 FAR = 4.0
+# What a method has in the places of q01 and q99, and how much of the data lies between.
+BOUNDS: dict[Method, tuple[str, str]] = {
+    "z-score": ("q01", "q99"),
+    "quantile": ("q01", "q99"),
+    "quantile-10": ("q10", "q90"),
+    "min-max": ("min", "max"),
+    "identity": ("q01", "q99"),
+}
+SHARES = {"q01": "98 % of ", "q10": "80 % of ", "min": ""}
 
 # --- normalisation ------------------------------------------------------------------------------
 
@@ -28,9 +35,9 @@ def normalise(values: np.ndarray, stats: Stats, method: Method) -> np.ndarray:
     """float64 [..., D] in the model's terms, from values in the robot's units.
 
     z-score: (x - mean) / (std + 1e-6), pi0. quantile: q01..q99 to -1..1 without clipping, pi0.5 and
-    pi0-FAST. min-max (LeRobot's) is the same rule, with the smallest and largest value in q01 and
-    q99. identity leaves the values alone. The stats must cover exactly D dimensions: cut longer
-    ones with `trim`.
+    pi0-FAST. quantile-10 and min-max (LeRobot's) are the same rule, with the 10 % and 90 % quantile
+    or the smallest and largest value in q01 and q99 (`BOUNDS`). identity leaves the values alone.
+    The stats must cover exactly D dimensions: cut longer ones with `trim`.
     """
     if method == "identity":
         return np.asarray(values, np.float64)
@@ -68,7 +75,7 @@ def _scale(values: np.ndarray, stats: Stats, method: Method) -> tuple[np.ndarray
         raise ValueError(f"the norm stats cover {len(stats.mean)} dimensions, the data has {dims}")
     if method == "z-score":
         return np.array(stats.mean), np.array(stats.std) + EPSILON
-    if method not in ("quantile", "min-max"):
+    if method not in ("quantile", "quantile-10", "min-max"):
         raise ValueError(f"normalisation is one of {', '.join(get_args(Method))}, not {method!r}")
     if stats.q01 is None or stats.q99 is None:
         raise ValueError(

@@ -176,7 +176,7 @@ class Asker:
         if actions is None:
             return None
         return conversion.from_model(
-            self.policy.robot, actions, raw.state, info.action_stats, info.normalisation
+            self.policy.robot, actions, raw.state, info.action_stats, info.method("actions")
         )
 
     def _image_tokens(self, prepared: Prepared) -> dict:

@@ -4,11 +4,12 @@ them, and where the given state lies."""
 import dataclasses
 import html
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
 
 from playground.analysis.norm_check import DimensionCheck, NormCheck, check
+from playground.robots.norm_stats import BOUNDS
 from playground.robots.robot import check_state
 from playground.trace import PolicyInfo
 from playground.ui.observation import Form
@@ -16,7 +17,7 @@ from playground.ui.setup import Setup, Setups, numbers
 from playground.views import theme
 
 _WAITING = "<p class='waiting'>The policies are being loaded.</p>"
-_TITLES = {"state": "State", "actions": "Actions"}
+_TITLES: dict[Literal["state", "actions"], str] = {"state": "State", "actions": "Actions"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ def _report(info: PolicyInfo, report: NormCheck) -> str:
     told = "".join(f"<li>{remark}</li>" for remark in remarks)
     told = f"<ul class='remarks'>{told}</ul>" if told else "<p class='sound'>Nothing is odd.</p>"
     title = f"<h3>{_text(info.title)} <span>{_text(info.badge)}</span></h3>"
-    tables = "".join(_table(report, part) for part in _TITLES)
+    tables = "".join(_table(report, part, info) for part in _TITLES)
     rule = _text(f"{report.rule}. {report.padding}")
     return (
         f"<section class='norms'>{title}<p class='fine'>{rule}</p>{told}"
@@ -106,9 +107,9 @@ def _report(info: PolicyInfo, report: NormCheck) -> str:
     )
 
 
-def _table(report: NormCheck, part: str) -> str:
+def _table(report: NormCheck, part: Literal["state", "actions"], info: PolicyInfo) -> str:
     rows = [row for row in report.rows if row.part == part]
-    heads = ["dimension", "unit", "mean", "std", "q01", "q99"]
+    heads = ["dimension", "unit", "mean", "std", *BOUNDS[info.method(part)]]
     if part == "state":
         heads += ["as counted", "for the model"]
     head = "".join(f"<th scope='col'>{text}</th>" for text in heads)

@@ -22,7 +22,13 @@ _GAP = 0.09  # between the columns, of the width
 _STATE = {"symbol": "circle-open", "size": 9, "color": theme.NEUTRAL, "line": {"width": 2}}
 
 # What normalised values count in, and what a value means; short, for a phone's panels.
-_UNITS = {"z-score": "sd", "quantile": "quantile range", "min-max": "range", "identity": "as is"}
+_UNITS = {
+    "z-score": "sd",
+    "quantile": "quantile range",
+    "quantile-10": "q10 to q90",
+    "min-max": "range",
+    "identity": "as is",
+}
 _MEANINGS = {"absolute": "", "offset": "offset from state", "velocity": "velocity"}
 
 
@@ -49,7 +55,7 @@ def panels(traces: Sequence[Trace], *, normalised: bool = False) -> list[Panel]:
     found: dict[tuple, list[tuple[int, int]]] = {}
     for which, trace in enumerate(traces):
         for place, dim in enumerate(trace.info.actions):
-            unit = _UNITS[trace.info.normalisation] if normalised else dim.unit
+            unit = _UNITS[trace.info.method("actions")] if normalised else dim.unit
             key = (dim.name, unit, dim.meaning, trace.info.control_hz)
             found.setdefault(key, []).append((which, place))
     return [Panel(*key, members=tuple(members)) for key, members in found.items()]
@@ -100,7 +106,7 @@ def describe(
         travel = np.ptp(values[0], axis=0)
         most = int(travel.argmax())
         dim = trace.info.actions[most]
-        unit = _UNITS[trace.info.normalisation] if normalised else dim.unit
+        unit = _UNITS[trace.info.method("actions")] if normalised else dim.unit
         sentences.append(
             f"{who}: {samples} chunk{'s' * (samples > 1)} of {horizon} steps at "
             f"{trace.info.control_hz:g} a second over {dims} dimensions. {dim.name} moves most, "

@@ -54,7 +54,9 @@ def denoising(trace: FlowTrace) -> dict[str, object] | None:
     if not trace.on_table:
         return None
     info, state = trace.info, np.array(trace.inputs.state)
-    noise = conversion.from_model(TABLETOP, trace.x_t, state, info.action_stats, info.normalisation)
+    noise = conversion.from_model(
+        TABLETOP, trace.x_t, state, info.action_stats, info.method("actions")
+    )
     return _over(trace, np.concatenate([trace.estimates, trace.actions[None]]), noise)
 
 

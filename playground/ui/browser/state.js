@@ -50,6 +50,15 @@ function edited(i) {
   waiting = setTimeout(() => trigger("input"), 250);
 }
 
+// By how a policy scales its state: what the model gets, and how much of the data a range holds.
+const METHODS = {
+  "z-score": ["mean 0, deviation 1", "98 % of"],
+  quantile: ["q01 to q99 is −1 to 1", "98 % of"],
+  "quantile-10": ["q10 to q90 is −1 to 1", "80 % of"],
+  "min-max": ["the smallest to the largest value is −1 to 1", "all of"],
+  identity: ["as it is", "98 % of"],
+};
+
 function judge() {
   const columns = props.judged || [];
   const head = view.querySelector("thead tr");
@@ -58,20 +67,20 @@ function judge() {
   for (const row of [head, ...cells]) row.querySelectorAll(".judged").forEach((cell) => cell.remove());
   let flagged = 0;
   for (const column of columns) {
-    const method = column.method === "quantile" ? "q01 to q99 is −1 to 1" : "mean 0, deviation 1";
+    const [method, share] = METHODS[column.method];
     head.append(make("th", { scope: "col", class: "judged", title: method }, column.title));
     column.values.forEach((value, i) => {
       const range = column.ranges && column.ranges[i];
       const outside = Boolean(range && range[2]);
       flagged += outside;
       const told = range
-        ? `98 % of the training data: ${number(range[0], 1)} to ${number(range[1], 1)}`
+        ? `${share} the training data: ${number(range[0], 1)} to ${number(range[1], 1)}`
         : "";
       cells[i].append(
         make(
           "td",
           { class: `judged number${outside ? " outside" : ""}`, title: told, "data-family": column.family },
-          outside ? make("span", { class: "flag", role: "img", "aria-label": "outside q01 to q99" }, "▲ ") : null,
+          outside ? make("span", { class: "flag", role: "img", "aria-label": "outside the training data" }, "▲ ") : null,
           number(value, 4),
         ),
       );
@@ -79,7 +88,7 @@ function judge() {
   }
   const note = view.querySelector(".legend-note");
   note.textContent = columns.length
-    ? `Right: as each model gets it, normalised. ${flagged ? "▲ outside q01 to q99 of the training data; nothing is clipped." : ""}`
+    ? `Right: as each model gets it, normalised. ${flagged ? "▲ outside the range of the training data; nothing is clipped." : ""}`
     : "";
 }
 
