@@ -147,13 +147,13 @@ class Handlers:
 
     # --- the observation ------------------------------------------------------------------------
 
-    def choose_robot(self, robot):
+    def choose_robot(self, robot, temperature):
         """Another robot, another observation; the last result belonged to the former."""
         setup = self.setups.of(robot)
         example = next(iter(examples(setup.robot)), None)
         values = observation.filled(setup, example, self.form)
         values[self.form.policies] = list(setup.policies)
-        updates = merged(self._frame(setup), values)
+        updates = merged(self._frame(setup, temperature=temperature), values)
         return updates | {self.state.key: None} | tabs.cleared(self.shown)
 
     def judge(self, robot, state):
@@ -313,7 +313,9 @@ class Handlers:
         setup = self.setups.of(opened.recipe.robot)
         present = observation.present(*inputs)
         updates, missing = recipe.restored(setup, opened, present, self.form)
-        updates = merged(self._frame(setup), updates)
+        chosen = updates[self.form.policies]["value"]
+        frame = self._frame(setup, chosen, opened.recipe.options.temperature)
+        updates = merged(frame, updates)
         updates |= {self.state.key: None} | tabs.cleared(self.shown)
         updates |= {self.shown.measure: opened.recipe.options.attention}
         said = missing or ["Running again what the file holds."]

@@ -43,7 +43,9 @@ def wire(page: gr.Blocks, handlers: Handlers) -> None:
     gr.on([shown.units.change, shown.execute.change], **plot)
     shown.tabs.select(handlers.open_tab, plot["inputs"][:-1], [state.tab, *plot["outputs"]], **_OWN)
     cleared = [*frame, state.key, *shown.drawn]
-    form.robot.input(handlers.choose_robot, form.robot, cleared, **_OWN).then(**plot)
+    form.robot.input(handlers.choose_robot, [form.robot, form.temperature], cleared, **_OWN).then(
+        **plot
+    )
     _wire_prompt(handlers, answer)
     _wire_examples_and_scenes(handlers, answer)
     tab = shown.recipe
@@ -103,8 +105,10 @@ def _wire_prompt(handlers: Handlers, answer) -> None:
 def _wire_observation(handlers: Handlers) -> None:
     form = handlers.form
     form.state.input(handlers.judge, [form.robot, form.state], form.state, **_OWN)
+    # Only what a person changes: whatever else sets them sets the options, too, and an update
+    # on its way would put back what somebody types there meanwhile.
     gr.on(
-        [form.policies.change, form.temperature.change],
+        [form.policies.input, form.temperature.input],
         handlers.effects,
         [form.robot, form.policies, form.temperature],
         form.options,
