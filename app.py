@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import urllib.parse
 from collections.abc import Mapping
 
 from playground.checkpoints import resolve
@@ -22,6 +23,8 @@ KINDS = {
     "episode": "playground.datasets.job:predict",
     "seam": "playground.datasets.job:seam",
 }
+
+ROBOTS_PORT = 8000  # openpi's
 
 
 def settings() -> argparse.ArgumentParser:
@@ -55,9 +58,15 @@ def settings() -> argparse.ArgumentParser:
         "--robots",
         nargs="?",
         type=int,
-        const=8000,
+        const=ROBOTS_PORT,
         metavar="PORT",
         help="serve robots too, by openpi's websocket, on a port of its own (%(const)s)",
+    )
+    parser.add_argument(
+        "--shadow",
+        type=server_url,
+        metavar="URL",
+        help="pass robots on to their own policy server, ws://HOST:PORT; ours answer beside it",
     )
     # For a start that the page asked for, from the one before it (`checkpoints.Reopening`).
     parser.add_argument("--otherwise", help=argparse.SUPPRESS)
@@ -69,6 +78,13 @@ def port_number(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) < 1 << 16:
         raise argparse.ArgumentTypeError(f"a port is a number from 1 to 65535, not {text!r}")
     return int(text)
+
+
+def server_url(text: str) -> str:
+    parts = urllib.parse.urlsplit(text)
+    if parts.scheme not in ("ws", "wss") or not parts.hostname:
+        raise argparse.ArgumentTypeError(f"a policy server is ws://HOST:PORT, not {text!r}")
+    return text
 
 
 def main() -> None:
@@ -92,6 +108,7 @@ def main() -> None:
     if again := serve(worker, robots, args):
         place = ["--host", args.host, "--port", str(args.port)]
         place += [] if args.robots is None else ["--robots", str(args.robots)]
+        place += [] if args.shadow is None else ["--shadow", args.shadow]
         os.execv(sys.executable, [sys.executable, __file__, *place, *again])
 
 
@@ -111,14 +128,16 @@ def serve(
     # its files are to lie as it is imported.
     files = private_folder(worker)
     from playground.serving import health
+    from playground.serving.robot_traffic import Traffic
     from playground.ui import checkpoints, page, results
 
+    traffic = Traffic()
     kept, reopening = results.Results(), checkpoints.Reopening(args)
     private = checkpoints.is_private(args.host) and not args.allow_host
     demo = page.build(worker, robots, kept, reopening if private else None)
     try:
-        port = args.robots
-        robot_server = serve_robots(worker, robots, args)
+        port = args.robots or ROBOTS_PORT
+        robot_server = serve_robots(worker, robots, args, traffic)
         port = args.port
         served = page.serve(demo, args.host, port, args.allow_host)
     except OSError:
@@ -155,14 +174,21 @@ def private_folder(worker: Worker) -> tempfile.TemporaryDirectory | None:
     return files
 
 
-def serve_robots(worker: Worker, robots: Mapping[str, Robot], args: argparse.Namespace):
-    """The server of `--robots`, None without it; raises OSError if its port is taken."""
+def serve_robots(worker: Worker, robots: Mapping[str, Robot], args: argparse.Namespace, traffic):
+    """The server of `--robots` or `--shadow`, None without them; raises OSError if its port is
+    taken. traffic: the `robot_traffic.Traffic` that
+    takes what robots send and get."""
+    port = args.robots or ROBOTS_PORT
+    if args.shadow is not None:
+        from playground.serving.robot_shadow import Shadow
+
+        return Shadow(worker, robots, args.host, port, args.shadow, traffic)
     if args.robots is None:
         return None
     from playground.serving.robot_socket import RobotServer
 
     key = os.environ.get("PI0_PLAYGROUND_ROBOT_KEY", "")
-    return RobotServer(worker, robots, args.host, args.robots, key)
+    return RobotServer(worker, robots, args.host, port, key, traffic)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import jax
 import pytest
 from hypothesis import settings
 
+from tests.support.stock import stock_python  # noqa: F401
 from tests.support.visitor import app, browser, photo, policies, visit  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -106,6 +106,7 @@ def test_a_port_that_is_taken_is_said_in_a_line():
         (["--checkpoint", "pi0_drod"], "pi0_droid"),
         (["--checkpoint", "./nowhere"], "nowhere"),
         (["--port", "http"], "--port"),
+        (["--shadow", "robot:8000"], "a policy server is ws://HOST:PORT, not 'robot:8000'"),
         (["--port", "99999"], "a port is a number from 1 to 65535, not '99999'"),
     ],
 )

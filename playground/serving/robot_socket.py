@@ -37,12 +37,12 @@ from websockets.http11 import Request, Response
 from websockets.sync.server import Server, ServerConnection, serve
 
 from playground.robots.builtin import DROID
-from playground.robots.conversion import from_openpi
-from playground.robots.robot import Robot, check_state
-from playground.serving import robot_messages
+from playground.robots.robot import Robot
+from playground.serving import robot_messages, robot_request
 from playground.serving.events import Failed, Result
 from playground.serving.queue import Busy
 from playground.serving.robot_job import Chunk, ChunkRequest
+from playground.serving.robot_traffic import Exchange, Traffic
 from playground.serving.worker import Down, Worker
 from playground.trace import Options, PolicyInfo, RawObservation
 
@@ -54,7 +54,6 @@ _WARM_UP_WORDS = (1, 8, 16, 24)
 _LEAST_S = 0.005  # between two requests of one connection: no robot asks 200 times a second
 _MAX_ERROR = 500  # letters of a sentence
 _MAX_SEED = 2**31
-_MAX_PROMPT = 10_000  # characters
 _RESET = "reset successful"
 _INTERNAL_ERROR = 1011  # RFC 6455, what openpi closes with
 _ALOHA_JOINTS = 6
@@ -69,18 +68,26 @@ class RobotServer:
     worker: with `playground.serving.robot_job.chunk` as its kind KIND
     robots: by policy
     key: what `Authorization: Api-Key` has to say; "" lets everybody in
+    traffic: takes what the robots send and get
 
     Raises OSError if the port cannot be had. `ready` is set once it listens.
     """
 
     def __init__(
-        self, worker: Worker, robots: Mapping[str, Robot], host: str, port: int, key: str = ""
+        self,
+        worker: Worker,
+        robots: Mapping[str, Robot],
+        host: str,
+        port: int,
+        key: str = "",
+        traffic: Traffic | None = None,
     ):
         self._worker, self._robots, self._key = worker, dict(robots), key
+        self._traffic = Traffic() if traffic is None else traffic
         self._infos: dict[str, PolicyInfo] = {}
         self._places = threading.Semaphore(MAX_CONNECTIONS)
         self.ready = threading.Event()
-        self._socket = _bound(host, port)
+        self._socket = bound(host, port)
         self.port: int = self._socket.getsockname()[1]
         self._lock = threading.Lock()
         self._closed = False
@@ -178,18 +185,20 @@ class RobotServer:
         path = connection.request.path.partition("?")[0]
         name = self._policy_of(path)
         assert name is not None
-        session = _Session(self._worker, self._infos[name], self._robots[name], path == VLLM_PATH)
+        info, robot = self._infos[name], self._robots[name]
+        session = _Session(self._worker, info, robot, path == VLLM_PATH, self._traffic)
         _log("robot connected", {"policy": name})
         try:
             session.serve(connection)
         except ConnectionClosed:
             pass
         finally:
+            session.end()
             self._places.release()
             _log("robot left", {"policy": name, "requests": session.requests})
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def bound(host: str, port: int) -> socket.socket:
     """A socket that has its port and does not listen yet."""
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     found = socket.socket(family, kind, protocol)
@@ -202,11 +211,25 @@ def _bound(host: str, port: int) -> socket.socket:
     return found
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Answered:
+    """actions: float32 [horizon, action dimensions], robot units; infer_ms: of the policy alone."""
+
+    actions: np.ndarray
+    infer_ms: float
+
+
 class _Session:
     """One robot's connection to one policy."""
 
-    def __init__(self, worker: Worker, info: PolicyInfo, robot: Robot, vllm: bool):
+    def __init__(
+        self, worker: Worker, info: PolicyInfo, robot: Robot, vllm: bool, traffic: Traffic
+    ):
         self._worker, self._info, self._robot, self._vllm = worker, info, robot, vllm
+        self._traffic = traffic
+        self._connection = traffic.joined(robot.name, info.name, info.control_hz)
+        self._answered: ChunkRequest | None = None
+        self._actions = np.empty(0)
         self._seed = 0
         self._id: object = None
         self._previous_ms: float | None = None
@@ -227,10 +250,34 @@ class _Session:
                     return
             took_s = time.monotonic() - began
             self._previous_ms = took_s * 1e3
+            self._keep(began, took_s * 1e3)
             time.sleep(max(0.0, _LEAST_S - took_s))
+
+    def end(self) -> None:
+        self._traffic.left(self._connection)
+
+    def _keep(self, began: float, latency_ms: float) -> None:
+        """After the robot has its chunk, for who looks."""
+        request, self._answered = self._answered, None
+        if request is None:
+            return
+        number, time_s = self._traffic.answered(self._connection, began, latency_ms)
+        self._traffic.keep(
+            Exchange(
+                connection=self._connection,
+                number=number,
+                time_s=time_s,
+                observation=request.observation,
+                policy=request.policy,
+                actions=self._actions,
+                seed=request.options.seed,
+                latency_ms=latency_ms,
+            )
+        )
 
     def _refuse(self, connection: ServerConnection, error: Exception) -> None:
         """Says what to mend, and nothing of what else went wrong."""
+        self._answered = None
         message = "Something went wrong inside the server; its log says what."
         if isinstance(error, ValueError | Busy | Down):
             message = _plain(str(error))
@@ -244,11 +291,7 @@ class _Session:
 
     def _answer(self, data: str | bytes, began: float) -> str | bytes:
         """What is sent back; raises ValueError that says what to mend, Busy or Down."""
-        if isinstance(data, str):
-            raise ValueError("an observation is a binary frame of msgpack, not text")
-        request = robot_messages.unpack(data)
-        if not isinstance(request, dict) or not all(isinstance(key, str) for key in request):
-            raise ValueError("an observation is a map whose keys are text")
+        request = robot_request.read(data)
         match request.pop("endpoint", "infer"):
             case "reset":
                 self._reset()
@@ -268,17 +311,10 @@ class _Session:
             self._id = session
             self._reset()
         options = Options(seed=self._next_seed(request.pop("seed", None)))
-        observation = from_openpi(
-            self._robot, self._info.family, _renumbered(request, self._robot),
-            self._info.default_prompt,
-        )  # fmt: skip
-        if len(observation.prompt) > _MAX_PROMPT:
-            raise ValueError(f"the prompt has more than {_MAX_PROMPT:,} characters")
-        state = check_state(self._robot, observation.state)
-        observation = dataclasses.replace(observation, state=state)
-        chunk = self._chunk(ChunkRequest(self._info.name, observation, options))
-        if chunk.actions is None:
-            raise ValueError(f"the tokens did not decode to a chunk: {chunk.failure}")
+        observation = robot_request.observation(request, self._info, self._robot)
+        asked = ChunkRequest(self._info.name, observation, options)
+        chunk = answer(self._worker, asked, urgent=True)
+        self._answered, self._actions = asked, chunk.actions
         timing = {"infer_ms": (time.monotonic() - began) * 1e3}
         if self._previous_ms is not None:
             timing["prev_total_ms"] = self._previous_ms
@@ -298,18 +334,22 @@ class _Session:
             raise ValueError(f"seed is {seed!r:.60}; it is a whole number from 0 to {_MAX_SEED:,}")
         return seed
 
-    def _chunk(self, request: ChunkRequest) -> Chunk:
-        found = None
-        with self._worker.call(KIND, request, urgent=True) as events:
-            for event in events:
-                match event:
-                    case Result(value=Chunk() as chunk):
-                        found = chunk
-                    case Failed(message=message):
-                        raise ValueError(message)
-        if found is None:
-            raise ValueError("the request was cancelled")
-        return found
+
+def answer(worker: Worker, request: ChunkRequest, *, urgent: bool) -> Answered:
+    """The chunk. Raises ValueError that says why there is none, Busy or Down."""
+    found = None
+    with worker.call(KIND, request, urgent=urgent) as events:
+        for event in events:
+            match event:
+                case Result(value=Chunk() as chunk):
+                    found = chunk
+                case Failed(message=message):
+                    raise ValueError(message)
+    if found is None:
+        raise ValueError("the request was cancelled")
+    if found.actions is None:
+        raise ValueError(f"the tokens did not decode to a chunk: {found.failure}")
+    return Answered(found.actions, found.infer_ms)
 
 
 def metadata(info: PolicyInfo, robot: Robot) -> dict[str, object]:
@@ -337,21 +377,6 @@ def metadata(info: PolicyInfo, robot: Robot) -> dict[str, object]:
     if robot.name == "aloha":
         found["reset_pose"] = [float(angle) for angle in robot.resting_state[:_ALOHA_JOINTS]]
     return found
-
-
-def _renumbered(request: dict, robot: Robot) -> dict:
-    """RoboArena counts external cameras from 0, DROID from 1: a camera 0 tells which it is."""
-    first = "observation/exterior_image_0_left"
-    if robot.name != DROID.name or first not in request:
-        return request
-    renamed = {}
-    for key, value in request.items():
-        for index in range(3):
-            if key.startswith(f"observation/exterior_image_{index}_"):
-                key = key.replace(f"image_{index}_", f"image_{index + 1}_")
-                break
-        renamed[key] = value
-    return renamed
 
 
 def _plain(text: str) -> str:

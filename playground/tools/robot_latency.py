@@ -1,16 +1,18 @@
-"""What the robots' socket costs: the same request over it and as a job without it, and the policy's
-own share, in turn, on the bundled pi0.
+"""What the robots' socket costs: the same request through shadow mode's relay, over the socket
+alone and as a job without it, and the policy's own share, in turn, on the bundled pi0.
 
     python -m playground.tools.robot_latency
 """
 
 import argparse
 import dataclasses
+import socket
 import statistics
 import time
 
 from playground.checkpoints import resolve
 from playground.serving.robot_job import ChunkRequest
+from playground.serving.robot_shadow import start_relay
 from playground.serving.robot_socket import KIND, RobotServer
 from playground.serving.worker import Worker
 from playground.tabletop.robot import PolicyServer, message
@@ -22,20 +24,27 @@ POLICY = "pi0_tabletop"
 
 
 def measure(requests: int) -> dict[str, float]:
-    """Medians in milliseconds: "socket", "job" and "policy"."""
+    """Medians in milliseconds: "relay", "socket", "job" and "policy"."""
     asked = resolve.requests([POLICY], None, None, None)
     robots = {entry.name: entry.robot for entry in resolve.resolve_all(asked)}
     arguments = {"policies": [dataclasses.asdict(request) for request in asked]}
     kinds = {KIND: "playground.serving.robot_job:chunk"}
     observation = observe(Table(random_scene(3)), "touch the red cube")
-    times: dict[str, list[float]] = {"socket": [], "job": [], "policy": []}
+    times: dict[str, list[float]] = {"relay": [], "socket": [], "job": [], "policy": []}
     with Worker("playground.checkpoints.load:load", arguments, kinds=kinds) as worker:
         server = RobotServer(worker, robots, "127.0.0.1", 0)
-        client = PolicyServer(f"ws://127.0.0.1:{server.port}")
+        copies, theirs = socket.socketpair()
+        with socket.create_server(("127.0.0.1", 0)) as listening, theirs:
+            relayed = listening.getsockname()[1]
+            server.ready.wait()
+            start_relay(listening, theirs, f"ws://127.0.0.1:{server.port}")
+        ports = {"relay": relayed, "socket": server.port}
+        clients = {what: PolicyServer(f"ws://127.0.0.1:{port}") for what, port in ports.items()}
         for seed in range(requests):
-            began = time.perf_counter()
-            reply = client.infer(message(observation))
-            times["socket"].append((time.perf_counter() - began) * 1e3)
+            for what, client in clients.items():
+                began = time.perf_counter()
+                reply = client.infer(message(observation))
+                times[what].append((time.perf_counter() - began) * 1e3)
             times["policy"].append(reply["policy_timing"]["infer_ms"])
             began = time.perf_counter()
             request = ChunkRequest(POLICY, observation, Options(seed=seed))
@@ -43,7 +52,9 @@ def measure(requests: int) -> dict[str, float]:
                 for _ in events:
                     pass
             times["job"].append((time.perf_counter() - began) * 1e3)
-        client.close()
+        for client in clients.values():
+            client.close()
+        copies.close()
         server.close()
     return {what: statistics.median(values) for what, values in times.items()}
 
