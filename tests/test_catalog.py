@@ -313,8 +313,8 @@ def test_lerobot_folder_that_is_not_clear(goldens):
 
 def test_what_lerobot_s_folder_leaves_out(goldens, tmp_path):
     folder, path = goldens / "lerobot" / "pi0", tmp_path / "mine.json"
-    told = {"name": "mine", "robot": "aloha_sim", "vocab_size": 1024, "default_prompt": "fold"}
-    path.write_text(json.dumps(told))
+    fields = {"name": "mine", "robot": "aloha_sim", "vocab_size": 1024, "default_prompt": "fold"}
+    path.write_text(json.dumps(fields))
     entry = local.open_folder(folder, str(path))
     assert (entry.name, entry.default_prompt) == ("mine", "fold")
     assert entry.config == dataclasses.replace(
@@ -325,7 +325,7 @@ def test_what_lerobot_s_folder_leaves_out(goldens, tmp_path):
         ValueError, match=r"no field is called 'family'\n  robot is missing: one of"
     ):
         local.open_folder(folder, str(path))
-    path.write_text(json.dumps({**told, "action_tokenizer": "me/fast"}))
+    path.write_text(json.dumps({**fields, "action_tokenizer": "me/fast"}))
     with pytest.raises(ValueError, match="a pi0 policy has no action_tokenizer"):
         local.open_folder(folder, str(path))
     with pytest.raises(ValueError, match=r"says itself how it was made: .*not 'pi0_aloha'"):
@@ -414,8 +414,8 @@ def test_what_a_config_may_change(read):
 
 def test_a_model_of_other_sizes(read):
     language = {"width": 64, "depth": 3, "head_dim": 16}
-    told = {"vision": {"depth": 2}, "language": language, "action_expert": language}
-    small = read({**COMPLETE, **told, "vocab_size": 512}).config
+    fields = {"vision": {"depth": 2}, "language": language, "action_expert": language}
+    small = read({**COMPLETE, **fields, "vocab_size": 512}).config
     assert small.vocab_size == 512
     assert small.vision == dataclasses.replace(config.SIGLIP_SO400M, depth=2)
     assert small.language == dataclasses.replace(config.GEMMA_2B, **language)
@@ -430,12 +430,12 @@ def test_a_model_of_other_sizes(read):
 
 def test_files_are_found_from_where_the_config_is(read, tmp_path):
     (tmp_path / "fast").mkdir()
-    told = {"base": "pi0_fast_droid", "name": "x", "action_tokenizer": "fast"}
-    entry = read({**told, "text_tokenizer": "text.model", "folder": "run/3"})
+    fields = {"base": "pi0_fast_droid", "name": "x", "action_tokenizer": "fast"}
+    entry = read({**fields, "text_tokenizer": "text.model", "folder": "run/3"})
     assert entry.action_tokenizer == str(tmp_path / "fast")
     assert entry.text_tokenizer == tmp_path / "text.model"
     assert schema.folder_in(tmp_path / "config.json") == tmp_path / "run/3"
-    read(told)
+    read(fields)
     with pytest.raises(ValueError, match="names no folder"):
         schema.folder_in(tmp_path / "config.json")
 

@@ -16,9 +16,9 @@ from playground.serving import worker
 from playground.ui import checkpoints
 
 
-def described(where: Path, name: str, **told) -> str:
+def described(where: Path, name: str, **fields) -> str:
     path = where / f"{name}.json"
-    path.write_text(json.dumps({"name": name, **told}))
+    path.write_text(json.dumps({"name": name, **fields}))
     return str(path)
 
 
@@ -87,9 +87,9 @@ def test_what_the_page_asks_for_is_what_the_command_line_takes(goldens, monkeypa
     assert not reopening.asked.is_set()
     reopening.ask([str(goldens / "pi0"), "pi0_droid"], " pi0_aloha ", "", "")
     assert reopening.asked.is_set()
-    told = app.settings().parse_args(reopening.arguments)
-    assert told.checkpoint == [str(goldens / "pi0"), "pi0_droid"]
-    assert (told.config, told.robot, told.asset_id) == ("pi0_aloha", None, None)
+    parsed = app.settings().parse_args(reopening.arguments)
+    assert parsed.checkpoint == [str(goldens / "pi0"), "pi0_droid"]
+    assert (parsed.config, parsed.robot, parsed.asset_id) == ("pi0_aloha", None, None)
 
     # Should these turn out damaged, the former ones open again, and the page says why.
     class Refusing:
@@ -99,12 +99,12 @@ def test_what_the_page_asks_for_is_what_the_command_line_takes(goldens, monkeypa
         def status(self):
             return SimpleNamespace(state="down")
 
-    after = checkpoints.Reopening(told)
+    after = checkpoints.Reopening(parsed)
     after.watch(Refusing()).join()
     assert after.asked.is_set()
-    told = app.settings().parse_args(after.arguments)
-    assert (told.checkpoint, told.because) == (["pi0_tabletop"], "damaged")
-    assert checkpoints.Reopening(told).watch(Refusing()) is None
+    parsed = app.settings().parse_args(after.arguments)
+    assert (parsed.checkpoint, parsed.because) == (["pi0_tabletop"], "damaged")
+    assert checkpoints.Reopening(parsed).watch(Refusing()) is None
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_only_a_page_of_this_machine_s_own_may_choose(host, private):
 
 @pytest.fixture
 def machine(monkeypatch, tmp_path, caplog):
-    """A machine as told: GPU memory, JAX's plugins, a network."""
+    """A machine with these: GPU memory, JAX's plugins, a network."""
     monkeypatch.setenv("OPENPI_DATA_HOME", str(tmp_path))
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
 
@@ -139,12 +139,12 @@ def machine(monkeypatch, tmp_path, caplog):
 def test_default_pair(machine, monkeypatch):
     assert machine(141.0) == (DEFAULT_PAIR, "")
     assert machine(None) == (BUNDLED_PAIR, "")
-    for told, words in (
+    for about, words in (
         ({"memory": PAIR_NEEDS_GB - 1}, "it has 15 GB"),
         ({"memory": 141.0, "plugins": ()}, 'pip install "jax'),
         ({"memory": 141.0, "network": False}, "gs://openpi-assets/checkpoints/pi0_droid"),
     ):
-        pair, said = machine(**told)
+        pair, said = machine(**about)
         assert pair == BUNDLED_PAIR
         assert words in said
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
@@ -175,7 +175,7 @@ def test_the_driver_is_asked(monkeypatch, tmp_path):
     program = tmp_path / "nvidia-smi"
     monkeypatch.setenv("PATH", str(tmp_path))
     assert resolve.gpu_memory_gb() is None
-    for told, memory in (("echo 143771; echo 143771", 150.8), ("exit 9", None), ("echo x", None)):
-        program.write_text(f"#!/bin/sh\n{told}\n")
+    for script, memory in (("echo 143771; echo 143771", 150.8), ("exit 9", None), ("echo x", None)):
+        program.write_text(f"#!/bin/sh\n{script}\n")
         program.chmod(0o755)
         assert resolve.gpu_memory_gb() == pytest.approx(memory, abs=0.1)

@@ -269,8 +269,8 @@ def test_what_does_not_come_to_its_end_is_given_up():
     """A message as a whole, an upload after a pause; who leaves afterwards has time."""
     begun = {"type": "http.request", "body": b"{", "more_body": True}
 
-    def pieces(*told):
-        rest = list(told)
+    def pieces(*parts):
+        rest = list(parts)
 
         async def receive():
             return rest.pop(0) if rest else await asyncio.Event().wait()

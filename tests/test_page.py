@@ -308,8 +308,8 @@ def test_measured_attention_is_that_of_the_run(visit, policies):
     example = first_example()
     for name in (PI0, FAST):
         trace = trace_of(policies[name], example, Options(attention=True))
-        told = page.locator(f".right .view[data-family='{trace.info.family}']")
-        expect(told.filter(has=page.locator(".masses")).locator("p.hidden").first).to_have_text(
+        views = page.locator(f".right .view[data-family='{trace.info.family}']")
+        expect(views.filter(has=page.locator(".masses")).locator("p.hidden").first).to_have_text(
             attention.describe(trace)
         )
 
@@ -390,7 +390,7 @@ def test_units_chosen_while_an_answer_is_on_its_way_hold(visit):
     shown = """() => document.querySelector("#actions-plot .js-plotly-plot")?.layout.uirevision"""
     for units in ("normalised", "robot units", "normalised", "robot units"):
         run(page)
-        answered(page)  # told; what it is shown as comes after
+        answered(page)  # it is said; what it is shown as comes after
         page.locator("#units").get_by_label(units).click()
         page.wait_for_timeout(2_000)
         until(lambda: page.evaluate(shown))  # the first plot takes its time

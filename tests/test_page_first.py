@@ -67,9 +67,9 @@ def test_first_screen_has_the_answer_and_one_scrubber_moves_all_of_it(visit, pol
     token = int(np.flatnonzero(decoded[: tokens // 2])[-1]) + 1
     step = token * 10 // tokens
     slider.evaluate("(s, to) => { s.value = to; s.dispatchEvent(new Event('input')) }", token)
-    told = page.locator("#overview .readout")
-    expect(told.nth(0)).to_contain_text(f"step {step} of 10")
-    expect(told.nth(1)).to_have_text(f"token {token} of {tokens}")
+    readouts = page.locator("#overview .readout")
+    expect(readouts.nth(0)).to_contain_text(f"step {step} of 10")
+    expect(readouts.nth(1)).to_have_text(f"token {token} of {tokens}")
     estimate = traces[PI0].estimates[step, 0]
     np.testing.assert_allclose(path(page, PI0), expected(traces[PI0], estimate), atol=0.06)
     partial = traces[FAST].partial_actions[token - 1]

@@ -80,7 +80,7 @@ def test_a_new_scene_runs_and_its_paths_are_kinematics(visit, policies):
         found = drawn(page, ".view[data-family=pi0]:has(.transport)")
         np.testing.assert_allclose(found, expected(trace, trace.estimates[step, 0]), atol=0.06)
 
-    # A number is a scene: told, it is the same one.
+    # A number is a scene: given again, it is the same one.
     other = visit()
     other.locator("#scene input").fill(seed)
     other.locator("#scene input").press("Enter")
@@ -167,8 +167,8 @@ def test_a_rollout_streams_frames_and_ends_as_the_referee_says(visit, policies):
         first = first or trace
         *_, last = episode.act(trace.actions[0])
     word = "Success" if last.outcome.success else "Failure"
-    told = f"{word} after {last.time_s:.1f} s: {last.outcome.reason}."
-    expect(film.locator(".verdict")).to_have_text(told)
+    verdict = f"{word} after {last.time_s:.1f} s: {last.outcome.reason}."
+    expect(film.locator(".verdict")).to_have_text(verdict)
     expect(film).to_contain_text("small bundled policy")
     expect(film).to_contain_text("Simulation of the table, scene 4")
 

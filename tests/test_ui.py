@@ -32,7 +32,7 @@ GREY = np.full((4, 6, 3), 128, np.uint8)
 
 
 class Loaded:
-    """A worker that has loaded what it is told; only its metadata is asked for."""
+    """A worker that has loaded what it is asked to; only its metadata is asked for."""
 
     def __init__(self, infos):
         self.infos = infos
@@ -167,8 +167,8 @@ def test_a_default_prompt_is_told_where_nothing_is_said():
     setup = setup_of(ALOHA, "pi0", "pi05")
     towel = dataclasses.replace(setup.infos["pi0"], default_prompt="fold the towel")
     setup = dataclasses.replace(setup, infos=setup.infos | {"pi0": towel})
-    told = {job.policies: job.observation.prompt for job in jobs(setup, {0: GREY}, prompt=" ")}
-    assert told == {("pi0",): "fold the towel", ("pi05",): " "}
+    prompts = {job.policies: job.observation.prompt for job in jobs(setup, {0: GREY}, prompt=" ")}
+    assert prompts == {("pi0",): "fold the towel", ("pi05",): " "}
     (job,) = jobs(setup, {0: GREY}, prompt="open it")
     assert (job.policies, job.observation.prompt) == (("pi0", "pi05"), "open it")
     with pytest.raises(ValueError, match="still being loaded"):
@@ -236,9 +236,9 @@ def test_table_shows_what_the_model_gets(state):
             ALOHA, info.family, observation, info.state_stats, info.normalisation, 8
         )
         np.testing.assert_allclose(column["values"], model.state)
-        told = [outside for _, _, outside in column["ranges"]]
+        found = [outside for _, _, outside in column["ranges"]]
         converted = ALOHA.state_to_model(raw)
-        assert told == [not -1 <= value <= 1 for value in converted]
+        assert found == [not -1 <= value <= 1 for value in converted]
 
 
 def test_table_judges_no_state_that_cannot_be():

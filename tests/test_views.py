@@ -248,9 +248,9 @@ def test_describing_names_the_dimension_that_seeds_disagree_on():
 def test_the_rail_is_sent_every_token_and_every_partial_chunk():
     trace = traces.fast_trace()
     sent = as_json(tokens.payload(trace))
-    for token, told in zip(trace.tokens, sent["tokens"], strict=True):
-        assert (token.id, token.text, token.probability) == (told["id"], told["text"], told["p"])
-        assert [list(other) for other in token.runners_up] == told["others"]
+    for token, shown in zip(trace.tokens, sent["tokens"], strict=True):
+        assert (token.id, token.text, token.probability) == (shown["id"], shown["text"], shown["p"])
+        assert [list(other) for other in token.runners_up] == shown["others"]
     partial = theme.unpacked(sent["partial"])
     np.testing.assert_array_equal(np.isnan(partial), np.isnan(trace.partial_actions))
     np.testing.assert_allclose(partial, trace.partial_actions, atol=1e-3)
@@ -276,12 +276,12 @@ def test_describing_names_the_least_sure_token():
 
 def test_tokens_that_were_not_the_likeliest_are_marked_and_told():
     trace = traces.fast_trace()
-    assert all(told["likeliest"] for told in as_json(tokens.payload(trace))["tokens"])
+    assert all(token["likeliest"] for token in as_json(tokens.payload(trace))["tokens"])
     assert "passed over" not in tokens.describe(trace)
     forced = DecodedToken(5, "<forced>", 0.2, ((6, "<other>", 0.7),))
     changed = dataclasses.replace(trace, tokens=(*trace.tokens[:7], forced, *trace.tokens[8:]))
-    told = [told["likeliest"] for told in as_json(tokens.payload(changed))["tokens"]]
-    assert [i for i, likeliest in enumerate(told) if not likeliest] == [7]
+    likeliest = [token["likeliest"] for token in as_json(tokens.payload(changed))["tokens"]]
+    assert [i for i, first in enumerate(likeliest) if not first] == [7]
     assert "At 1 of them the draw passed over" in tokens.describe(changed)
     guided = dataclasses.replace(changed.options, guided=True)
     text = tokens.describe(dataclasses.replace(changed, options=guided))

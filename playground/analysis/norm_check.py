@@ -121,8 +121,8 @@ def against_data(info: PolicyInfo, data: Mapping[str, Stats]) -> tuple[Compared,
         for i, dimension in enumerate(dimensions):
             theirs, ours = (_single(s, i) for s in (stats, data[part]))
             remarks = _of_data(part, theirs, ours, info.method(part))
-            told = ((*theirs,), (*ours,))
-            rows.append(Compared(part, dimension.name, dimension.unit, *told, tuple(remarks)))
+            both = ((*theirs,), (*ours,))
+            rows.append(Compared(part, dimension.name, dimension.unit, *both, tuple(remarks)))
     return tuple(rows)
 
 

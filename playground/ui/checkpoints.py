@@ -31,8 +31,8 @@ class Reopening:
     """
 
     def __init__(self, started: argparse.Namespace):
-        told = (started.checkpoint, started.config, started.robot, started.asset_id)
-        self._current = _arguments(*told)
+        arguments = (started.checkpoint, started.config, started.robot, started.asset_id)
+        self._current = _arguments(*arguments)
         self.asked = threading.Event()
         self.arguments: list[str] | None = None
         self.otherwise = json.loads(started.otherwise) if started.otherwise else None
@@ -43,9 +43,9 @@ class Reopening:
         what cannot be opened."""
         if not checkpoints:
             raise ValueError("choose at least one checkpoint")
-        told = [word.strip() or None for word in (config, robot, asset_id)]
-        resolve.resolve_all(resolve.requests(checkpoints, *told))
-        self._again([*_arguments(checkpoints, *told), "--otherwise", json.dumps(self._current)])
+        typed = [word.strip() or None for word in (config, robot, asset_id)]
+        resolve.resolve_all(resolve.requests(checkpoints, *typed))
+        self._again([*_arguments(checkpoints, *typed), "--otherwise", json.dumps(self._current)])
 
     def watch(self, worker: Worker) -> threading.Thread | None:
         """Goes back to the former checkpoints if the worker stays down without having loaded. The
@@ -87,9 +87,9 @@ def is_private(host: str) -> bool:
 def tell(reopening: Reopening) -> None:
     """Why the former checkpoints are open again, on top of the page."""
     if reopening.because:
-        told = "What you chose could not be opened; the earlier checkpoints are open again."
-        told = f"<strong>{told}</strong> {html.escape(reopening.because)}"
-        gr.HTML(f"<p class='refusal' role='alert'>{told}</p>", apply_default_css=False)
+        text = "What you chose could not be opened; the earlier checkpoints are open again."
+        text = f"<strong>{text}</strong> {html.escape(reopening.because)}"
+        gr.HTML(f"<p class='refusal' role='alert'>{text}</p>", apply_default_css=False)
 
 
 def build(reopening: Reopening) -> None:

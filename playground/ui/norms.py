@@ -62,8 +62,8 @@ def answer(
     found = {}
     for name in chosen:
         info, report = setup.infos[name], check(setup.infos[name], setup.robots[name], values)
-        told = {"badge": info.badge, "notice": info.notice, "sound": report.sound}
-        found[name] = told | dataclasses.asdict(report)
+        policy = {"badge": info.badge, "notice": info.notice, "sound": report.sound}
+        found[name] = policy | dataclasses.asdict(report)
     return found
 
 
@@ -96,13 +96,15 @@ def _report(info: PolicyInfo, report: NormCheck) -> str:
             f"{title}, {_text(theme.listed(names))}: {_text(remark)}"
             for remark, names in said.items()
         ]
-    told = "".join(f"<li>{remark}</li>" for remark in remarks)
-    told = f"<ul class='remarks'>{told}</ul>" if told else "<p class='sound'>Nothing is odd.</p>"
+    listed = "".join(f"<li>{remark}</li>" for remark in remarks)
+    listed = (
+        f"<ul class='remarks'>{listed}</ul>" if listed else "<p class='sound'>Nothing is odd.</p>"
+    )
     title = f"<h3>{_text(info.title)} <span>{_text(info.badge)}</span></h3>"
     tables = "".join(_table(report, part, info) for part in _TITLES)
     rule = _text(f"{report.rule}. {report.padding}")
     return (
-        f"<section class='norms'>{title}<p class='fine'>{rule}</p>{told}"
+        f"<section class='norms'>{title}<p class='fine'>{rule}</p>{listed}"
         f"<details><summary>All dimensions</summary>{tables}</details></section>"
     )
 

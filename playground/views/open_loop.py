@@ -84,9 +84,9 @@ def table_csv(evaluations: Sequence[Evaluation]) -> str:
     for evaluation in evaluations:
         for row in evaluation.dimensions:
             numbers = [row.span, *row.absolute.values(), *row.percent.values(), row.still]
-            told = (evaluation.policy.name, _prompt(evaluation))
+            key = (evaluation.policy.name, _prompt(evaluation))
             cells = (f"{number:.6g}" for number in numbers)
-            writer.writerow([*told, row.dimension.name, row.dimension.unit, *cells])
+            writer.writerow([*key, row.dimension.name, row.dimension.unit, *cells])
     return file.getvalue()
 
 
