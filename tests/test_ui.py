@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from playground.robots import conversion
-from playground.robots.builtin import ALOHA, DROID, TABLETOP
+from playground.robots.builtin import ALOHA, DROID, DROID_JOINT_POSITION, TABLETOP
 from playground.robots.norm_stats import normalise
 from playground.serving.events import Done, Failed, Finished, Phase, Queued, Step, TokenEvent
 from playground.trace import DecodedToken, Options, Slot, load
@@ -138,6 +138,17 @@ def test_any_number_of_pictures_reaches_each_policy_s_own_slots(tmp_path):
     ]
     assert levels[0] == {f"flow {i}": i for i in range(6)}
     assert levels[1] == {f"fast {i}": i for i in range(2, 7)}
+
+
+def test_velocities_and_positions_are_told_apart_in_words():
+    infos = {name: info_of(DROID, "pi0") for name in ("fast", "slow")}
+    robots = {"fast": DROID, "slow": DROID_JOINT_POSITION}
+    both = observation.robot_notes(Setups(Loaded(infos), robots).of())
+    assert "<p class='fine'>fast: The actions are joint velocities, no positions" in both
+    assert "<p class='fine'>slow: The actions are joint positions, no velocities" in both
+    alone = observation.robot_notes(setup_of(DROID, "pi0"))
+    assert alone.startswith("<p class='fine'>The actions are joint velocities, no positions")
+    assert observation.robot_notes(setup_of(TABLETOP, "pi0")) == ""
 
 
 def test_a_large_photo_is_taken_with_a_word(monkeypatch, tmp_path):

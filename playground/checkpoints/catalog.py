@@ -39,6 +39,8 @@ def _openpi(
     *,
     horizon: int | None = None,
     max_token_len: int | None = None,
+    action_dim: int | None = None,
+    action_tokenizer: str = FAST_TOKENIZER,
     prompt: str | None = None,
     state_in_prompt: bool | None = None,
     lora: bool = False,
@@ -49,14 +51,14 @@ def _openpi(
     return Entry(
         name=name,
         title=TITLES[family],
-        config=sizes(family, robot, horizon, max_token_len),
+        config=sizes(family, robot, horizon, max_token_len, action_dim),
         robot=robot,
         normalisation="z-score" if family == "pi0" else "quantile",
         state_in_prompt=family != "pi0" if state_in_prompt is None else state_in_prompt,
         asset_id=asset_id,
         default_prompt=prompt,
         adapters=adapters if lora else None,
-        action_tokenizer=FAST_TOKENIZER if family == "pi0_fast" else None,
+        action_tokenizer=action_tokenizer if family == "pi0_fast" else None,
         address=f"{BUCKET}/{checkpoint}" if checkpoint else None,
         licence=GEMMA_TERMS if checkpoint else "",
         notice=notice or ("" if checkpoint else _UNPUBLISHED),
@@ -65,6 +67,10 @@ def _openpi(
 
 _BASE = "A base model: openpi fine-tunes it before use."
 _EARLIER = "From an earlier version of openpi, whose documents no longer name it."
+_ROBOARENA = (
+    "Not verified: of RoboArena. openpi's config names its sizes, tokenizer and norm stats, but no "
+    "longer builds; its pictures and state are taken to be those of openpi's other DROID policies."
+)
 _ALOHA_SIM_ID = "lerobot/aloha_sim_transfer_cube_human"
 _LIBERO_ID = "physical-intelligence/libero"
 _ALOHA, _DROID, _LIBERO = builtin.ALOHA, builtin.DROID, builtin.LIBERO
@@ -155,6 +161,26 @@ OPENPI = (
     ),
     _openpi("pi05_full_droid_finetune", "pi05", _DROID_JOINTS, "droid", None, horizon=16),
     _openpi("pi05_droid_finetune", "pi05", _DROID, "droid", None, horizon=16),
+    _openpi(
+        "paligemma_fast_droid",
+        *("pi0_fast", _DROID, "droid", "roboarena/paligemma_fast_droid"),
+        horizon=15,
+        notice=_ROBOARENA,
+    ),
+    _openpi(
+        "paligemma_fast_specialist_droid",
+        *("pi0_fast", _DROID, "droid", "roboarena/paligemma_fast_specialist_droid"),
+        horizon=15,
+        action_tokenizer="KarlP/fast_droid_specialist",
+        notice=_ROBOARENA,
+    ),
+    _openpi(
+        "paligemma_diffusion_droid",
+        *("pi0", _DROID, "droid", "roboarena/paligemma_diffusion_droid"),
+        horizon=10,
+        action_dim=8,
+        notice=_ROBOARENA,
+    ),
 )
 
 # LeRobot's on the Hugging Face hub. None could be downloaded where this was written: what is said
@@ -171,14 +197,10 @@ HUB = {
 }
 
 # openpi's other configs, and why they cannot be opened here.
-_TOO_OLD = "openpi itself can no longer build this config"
 NOT_OFFERED = {
     "paligemma_binning_droid": "its actions are binned, not FAST tokens",
     "paligemma_binning_droid_jointpos": "its actions are binned, not FAST tokens",
     "paligemma_vq_droid": "its actions are FSQ codes, not FAST tokens",
-    "paligemma_fast_droid": _TOO_OLD,
-    "paligemma_fast_specialist_droid": _TOO_OLD,
-    "paligemma_diffusion_droid": _TOO_OLD,
 }
 
 

@@ -69,8 +69,8 @@ def _what_it_is(entry: Entry) -> Iterable[str]:
         f"memory: {entry.num_parameters / 1e9:.2f} billion parameters, "
         f"{_BYTES * entry.num_parameters / 1e9:.1f} GB in bfloat16"
     )
-    if entry.notice:
-        yield f"note: {entry.notice}"
+    for note in (*robot.notes, *([entry.notice] if entry.notice else [])):
+        yield f"note: {note}"
 
 
 def _meaning(entry: Entry) -> str:

@@ -211,7 +211,7 @@ def _entry(said: OpenpiFile, settings: Mapping, robot: Robot, path: Path) -> Ent
         settings["max_token_len"],
         settings.get("action_dim"),
     )
-    fast = family == "pi0_fast"
+    published = settings.get("action_tokenizer", FAST_TOKENIZER)
     return Entry(
         name=said.name,
         title=said.title or said.name,
@@ -222,7 +222,8 @@ def _entry(said: OpenpiFile, settings: Mapping, robot: Robot, path: Path) -> Ent
         asset_id=settings["asset_id"],
         default_prompt=settings.get("default_prompt"),
         adapters=settings.get("lora"),
-        action_tokenizer=action_tokenizer_of(said, path) or (FAST_TOKENIZER if fast else None),
+        action_tokenizer=action_tokenizer_of(said, path)
+        or (published if family == "pi0_fast" else None),
         text_tokenizer=text_tokenizer_of(said, path),
     )
 
@@ -271,6 +272,7 @@ def _settings(entry: Entry) -> dict:
         "state_in_prompt": entry.state_in_prompt,
         "asset_id": entry.asset_id,
         "default_prompt": entry.default_prompt,
+        "action_tokenizer": entry.action_tokenizer,
         "lora": entry.adapters,
     }
 

@@ -83,7 +83,11 @@ DROID = Robot(
     resting_state=(0, -np.pi / 5, 0, -4 * np.pi / 5, 0, 3 * np.pi / 5, 0, 0),
     offsets=(),
     adapt_to_pi=False,
-    notes=("openpi's client clips joint velocities to -1..1 and rounds the gripper at 0.5.",),
+    notes=(
+        "The actions are joint velocities, no positions: numbers of DROID policies that predict "
+        "joint positions do not compare. openpi's client clips them to -1..1 and rounds the "
+        "gripper at 0.5.",
+    ),
 )
 
 # The policies trained on joint positions predict offsets; what a person sees is absolute.
@@ -92,7 +96,10 @@ DROID_JOINT_POSITION = dataclasses.replace(
     title="DROID (joint positions)",
     actions=(*_PANDA_JOINTS, _PANDA_GRIPPER),
     offsets=(True,) * 7 + (False,),
-    notes=(),
+    notes=(
+        "The actions are joint positions, no velocities: predicted as offsets from the state, "
+        "shown absolute. Numbers of DROID policies that predict joint velocities do not compare.",
+    ),
 )
 
 _AXES = ("x", "y", "z")
@@ -166,7 +173,7 @@ TABLETOP = Robot(
     resting_state=(0, -0.95, 0.95, 0, 1.0, 0, 0.5) * 2,
     offsets=_ALOHA_OFFSETS,
     adapt_to_pi=False,
-    notes=("A simulated ALOHA table with coloured cubes; the policies for it are small.",),
+    notes=(),
 )
 
 # By the name that an observation carries.

@@ -41,6 +41,7 @@ class Form:
     pictures: tuple[gr.Image, ...]
     modes: tuple[gr.Radio, ...]
     absent: gr.HTML
+    notes: gr.HTML
     prompt: gr.Textbox
     rewordings: gr.HTML
     run: gr.Button
@@ -83,6 +84,7 @@ def build(setup: Setup, cameras: int, bar: Bar) -> Form:
         slots = [_camera(setup, index, first) for index in range(cameras)]
     columns, titles, pictures, modes = zip(*slots, strict=True)
     absent = gr.HTML(absent_slots(setup), **_ABSENT, elem_id="absent")
+    notes = gr.HTML(robot_notes(setup), apply_default_css=False, elem_id="robot-notes")
     policies = gr.CheckboxGroup(
         list(setup.policies), value=list(setup.policies), label="Policies", elem_id="policies"
     )
@@ -101,6 +103,7 @@ def build(setup: Setup, cameras: int, bar: Bar) -> Form:
         pictures=pictures,
         modes=modes,
         absent=absent,
+        notes=notes,
         prompt=bar.prompt,
         rewordings=bar.rewordings,
         run=bar.run,
@@ -189,6 +192,20 @@ def absent_slots(setup: Setup) -> str:
     return f"{len(absent)} more input{'s' * (len(absent) > 1)}, empty" + (f": {how}" if how else "")
 
 
+def robot_notes(setup: Setup) -> str:
+    """What a person should read before feeding the robot, with the policies that it holds for where
+    it does not hold for all."""
+    found: dict[str, list[str]] = {}
+    for policy, robot in setup.robots.items():
+        for note in robot.notes:
+            found.setdefault(note, []).append(policy)
+    lines = []
+    for note, policies in found.items():
+        who = "" if len(policies) == len(setup.robots) else f"{theme.listed(policies)}: "
+        lines.append(f"<p class='fine'>{html.escape(theme.plain(who + note))}</p>")
+    return "".join(lines)
+
+
 def state_value(setup: Setup, values: Sequence[float] | None) -> dict:
     dims = [{"name": theme.plain(d.name), "unit": theme.plain(d.unit)} for d in setup.robot.state]
     return {"dims": dims, "values": list(values or setup.robot.resting_state)}
@@ -215,6 +232,7 @@ def refreshed(setup: Setup, robots: Sequence[Robot], form: Form) -> dict:
         form.policies: gr.update(choices=labels, visible=len(setup.policies) > 1),
         form.prompt: gr.update(placeholder=prompt_bar.placeholder(setup)),
         form.absent: absent_slots(setup),
+        form.notes: robot_notes(setup),
         form.rewordings: gr.update(words=prompt_bar.words(setup.robot)),
         form.examples: example_cards(setup),
         **scenes.refreshed(setup, form.scenes),

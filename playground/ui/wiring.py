@@ -12,8 +12,9 @@ def wire(page: gr.Blocks, handlers: Handlers) -> None:
     """Every event of the page."""
     form, shown, state = handlers.form, handlers.shown, handlers.state
     frame = [
-        handlers.strip, *form.inputs, *form.columns, *form.titles, form.absent, form.examples,
-        form.rewordings, form.scenes.column, form.scenes.seed, *shown.by_policy, state.framed,
+        handlers.strip, *form.inputs, *form.columns, *form.titles, form.absent, form.notes,
+        form.examples, form.rewordings, form.scenes.column, form.scenes.seed, *shown.by_policy,
+        state.framed,
     ]  # fmt: skip
     plot = {
         "fn": handlers.plot,
