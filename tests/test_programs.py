@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+import urllib.error
 import urllib.request
 
 import httpx
@@ -70,6 +71,7 @@ def test_programs_get_what_python_computes(app, client, policies, photo, observa
     here = summaries.denoising(expected[PI0])
     np.testing.assert_allclose(steps[PI0]["estimates"], here["estimates"], atol=1e-4)
     assert steps[PI0]["times"] == here["times"]
+    assert not any(answer["arrays"] for answer in (*chunks.values(), *steps.values()))
     ids = [token.id for token in expected[FAST].tokens]
     assert [token["id"] for token in steps[FAST]["tokens"]] == ids
     with urllib.request.urlopen(f"{app}/{chunks[PI0]['trace']}") as file:
@@ -155,6 +157,29 @@ def test_a_program_that_cancels_frees_the_worker(app, client, photo):
     until(lambda: not status()["running"])
     assert status()["completed"] == done
     assert asked(client, photo, "/infer")[PI0]["actions"]
+
+
+def test_a_large_answer_leaves_as_arrays_by_link(app, client, policies, photo, observation):
+    """And holds what Python computes; a summary of another kind is had by its own link."""
+    how = {"num_steps": 8, "num_samples": 32, "seed": 3}
+    here = summaries.run(policies[PI0], observation, Options(**how))
+    answer = asked(client, photo, "/denoise", policies=[PI0], **how)[PI0]
+    assert here.estimates.size > 20_000
+    assert (answer["estimates"], answer["speeds"], answer["times"]) == (None, None, None)
+    assert answer["badge"] == here.info.badge
+    link = answer["arrays"]
+    with urllib.request.urlopen(f"{app}/{link}") as file:
+        found = dict(np.load(io.BytesIO(file.read())))
+    expected = summaries.denoising(here)
+    assert found.keys() == {"times", "estimates", "speeds"}
+    for name, values in found.items():
+        np.testing.assert_allclose(values, expected[name], atol=1e-4)
+    with urllib.request.urlopen(f"{app}/{link.replace('denoising', 'chunk')}") as file:
+        actions = np.load(io.BytesIO(file.read()))["actions"]
+    np.testing.assert_allclose(actions, here.actions, atol=1e-4)
+    for other in ("attention-suffix", "guess"):  # none was measured; there is no such summary
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"{app}/{link.replace('denoising', other)}")
 
 
 # --- the functions ------------------------------------------------------------------------------

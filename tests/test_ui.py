@@ -2,6 +2,8 @@
 
 import dataclasses
 import io
+import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from playground import codec
 from playground.robots import conversion
 from playground.robots.builtin import ALOHA, DROID, DROID_JOINT_POSITION, TABLETOP
 from playground.robots.norm_stats import normalise
@@ -441,6 +444,38 @@ def test_results_are_bounded_by_number_size_and_age():
     assert small.find(last)
     brief = Results(age_s=0.0)
     assert brief.find(brief.keep(traces)) == {}
+
+
+def test_nobody_s_results_push_out_those_of_who_keeps_less():
+    """Neither by their number nor by their size, until what is kept is spread evenly."""
+    traces = {"pi0": pi0_trace()}
+    size = results._Run(traces, (), "").size
+    for bounds in ({"runs": 8}, {"size": 8 * size}):
+        kept = Results(**bounds)
+        one = kept.keep(traces, owner="one")
+        two = [kept.keep(traces, owner="two") for _ in range(2)]
+        many = [kept.keep(traces, owner="many") for _ in range(40)]
+        assert all(map(kept.find, [one, *two]))
+        assert [key for key in many if kept.find(key)] == many[-5:]
+        others = [kept.keep(traces, owner=f"other {i}") for i in range(4)]
+        assert all(map(kept.find, [one, *others]))
+        assert sum(bool(kept.find(key)) for key in many) < 3
+
+
+def test_results_are_counted_as_what_they_cost():
+    """The values of Python beside the arrays, and pictures, each once."""
+    trace = fast_trace(count=200)
+    picture = np.zeros((10, 10, 3), np.uint8)
+    bare = results._Run({"fast": trace}, (), "").size
+    assert results._Run({"fast": trace}, [picture, picture.copy()], "").size == bare + 300
+    tree, arrays = codec.pack(trace)
+    text = json.dumps(tree)
+    tracemalloc.start()
+    read = codec.unpack(json.loads(text), arrays)
+    cost, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert read.tokens == trace.tokens
+    assert 0.7 * cost < bare - sum(array.nbytes for array in arrays.values()) < 3 * cost
 
 
 def test_a_trace_is_saved_with_its_badge_in_name_and_content():

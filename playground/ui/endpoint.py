@@ -1,6 +1,10 @@
 """The page's answers for programs: `/infer`, `/denoise`, `/attention_mask`, `/attention`,
 `/what_matters` and `/norm_stats`. What they hold is in `playground.summaries`,
-`playground.analysis.sensitivity` and `playground.analysis.norm_check`."""
+`playground.analysis.sensitivity` and `playground.analysis.norm_check`.
+
+Large answers leave as arrays: as lists, the two million numbers of a hundred steps would take a
+hundred MB here, for as long as the caller does not read them.
+"""
 
 import dataclasses
 import inspect
@@ -16,10 +20,12 @@ from playground.serving.worker import Worker
 from playground.trace import Trace
 from playground.ui import errors, norms, runs
 from playground.ui import results as kept
+from playground.ui.guard import visitors
 from playground.ui.request import RunRequest
 from playground.ui.results import Results
 from playground.ui.setup import Setups
 
+_MAX_NUMBERS = 20_000  # in JSON, for each policy
 _OBSERVATION = ("prompt", "images", "state", "policies", "robot", "modes")
 _FAST = ("temperature", "max_tokens", "guided")
 _RUN = (*_OBSERVATION, "num_steps", "num_samples", "seed", *_FAST)
@@ -30,10 +36,11 @@ def build(setups: Setups, worker: Worker, results: Results) -> None:
     """Adds the endpoints to the Blocks at hand. Gradio shows their signatures and docstrings to
     whoever asks for the API."""
 
-    def summarised(summary: Callable[[Trace], dict[str, Any]], request: RunRequest, **how):
-        """Runs the policies and gives the summary of each trace."""
+    def summarised(kind: str, request: RunRequest, **how):
+        """Runs the policies and gives the summary of each trace. kind: of the summary, see
+        `results.SUMMARIES`."""
         streams = runs.submit(worker, request.jobs(setups, **how))
-        return _answer(streams, results, summary)
+        return _answer(streams, results, kind)
 
     def infer(request: RunRequest) -> dict[str, Any]:
         """Runs policies on one observation and gives the chunk of each.
@@ -52,22 +59,23 @@ def build(setups: Setups, worker: Worker, results: Results) -> None:
         Returns by policy: badge and notice (say them wherever you show the numbers), actions
         [samples, steps, dimensions] in the robot's units (null if FAST's tokens did not decode,
         then decode_failure says why), dimensions (name, unit, meaning), control_hz, timings_ms,
-        warnings, and trace, the path of the whole trace on this server. A policy that failed has
-        only `failure`.
+        warnings, trace, the path of the whole trace on this server, and arrays: null, or where the
+        arrays would hold more than 20,000 numbers, the path of an NPZ file with them by name; they
+        are null in the answer then. A policy that failed has only `failure`.
         """
-        return summarised(summaries.chunk, request)
+        return summarised("chunk", request)
 
     def denoise(request: RunRequest) -> dict[str, Any]:
         """Runs policies on one observation and tells how each chunk came about. Takes what /infer
         takes.
 
-        Returns by policy: badge, notice, trace, and of pi0: times (t, from 1 to 0), estimates
-        [steps, samples, horizon, dimensions] in the robot's units (x_t - t v_t), speeds [steps,
-        dimensions] (root mean square of v_t); of pi0-FAST: tokens (id, text, probability,
-        runners_up, and decodes: whether the tokens so far decode). A policy that failed has only
-        `failure`.
+        Returns by policy: badge, notice, trace, arrays (as /infer), and of pi0: times (t, from 1 to
+        0), estimates [steps, samples, horizon, dimensions] in the robot's units (x_t - t v_t),
+        speeds [steps, dimensions] (root mean square of v_t); of pi0-FAST: tokens (id, text,
+        probability, runners_up, and decodes: whether the tokens so far decode). A policy that
+        failed has only `failure`.
         """
-        return summarised(summaries.denoising, request)
+        return summarised("denoising", request)
 
     def attention_mask(request: RunRequest) -> dict[str, Any]:
         """Runs policies on one observation and gives who may attend to whom in that run. Takes what
@@ -79,22 +87,19 @@ def build(setups: Setups, worker: Worker, results: Results) -> None:
         """
         # Steps and samples change no mask.
         few = request.model_copy(update={"num_steps": 1, "num_samples": 1})
-        return summarised(summaries.attention_mask, few)
+        return summarised("mask", few)
 
     def attention(request: RunRequest) -> dict[str, Any]:
         """Runs policies on one observation and measures where each looks; weight is not cause.
         Takes what /infer takes, and which: "suffix" for the weights of state and actions (of the
         generated tokens for pi0-FAST), "prefix" for those of the text.
 
-        Returns by policy: badge, notice, caveat, trace, blocks (name, kind, start, stop), times,
-        mass [steps, layers, heads, blocks] and cameras (by slot [layers, side, side]: the weight on
-        each patch), averaged over queries. A policy that failed has only `failure`.
+        Returns by policy: badge, notice, caveat, trace, arrays (as /infer), blocks (name, kind,
+        start, stop), times, mass [steps, layers, heads, blocks] and cameras (by slot [layers, side,
+        side]: the weight on each patch), averaged over queries. A policy that failed has only
+        `failure`.
         """
-
-        def summary(trace):
-            return summaries.attention(trace, request.which)
-
-        return summarised(summary, request, attention=True)
+        return summarised(f"attention-{request.which}", request, attention=True)
 
     def what_matters(request: RunRequest) -> dict[str, Any]:
         """Measures how much each policy's chunk changes when one input changes, with equal noise.
@@ -164,9 +169,7 @@ def _spelled_out(
     return called
 
 
-def _answer(
-    streams: list[Stream], results: Results, summary: Callable[[Trace], dict[str, Any]]
-) -> dict[str, Any]:
+def _answer(streams: list[Stream], results: Results, kind: str) -> dict[str, Any]:
     traces: dict[str, Trace] = {}
     failures: dict[str, str] = {}
     for event in runs.waited_for(streams):
@@ -177,11 +180,23 @@ def _answer(
                 raise gr.Error(message, print_exception=False)
             case Failed(policy=name, message=message):
                 failures[name] = message
-    key = results.keep(traces) if traces else ""
-    found = {
-        name: summary(trace) | {"trace": kept.link(key, name)} for name, trace in traces.items()
-    }
+    key = results.keep(traces, owner=visitors.current()) if traces else ""
+    found = {name: _for_json(trace, kind, key) for name, trace in traces.items()}
     return found | {name: {"failure": message} for name, message in failures.items()}
+
+
+def _for_json(trace: Trace, kind: str, key: str) -> dict[str, Any]:
+    """The summary of a trace that is kept under a key. Where it holds many numbers, each array is
+    null in it, and they are had by a link."""
+    name = trace.info.name
+    summary = kept.SUMMARIES[kind](trace)
+    arrays = summaries.arrays_of(summary)
+    few = sum(array.size for array in arrays.values()) <= _MAX_NUMBERS
+    found = summaries.in_lists(summary if few else summaries.without_arrays(summary))
+    return found | {
+        "trace": kept.link(key, name),
+        "arrays": None if few else kept.arrays_link(key, name, kind),
+    }
 
 
 def _report(stream: Stream) -> dict[str, Any]:

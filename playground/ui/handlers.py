@@ -29,6 +29,7 @@ from playground.ui import (
 )
 from playground.ui.example_cache import ExampleCache, asked_by
 from playground.ui.examples import examples
+from playground.ui.guard import visitors
 from playground.ui.observation import Form
 from playground.ui.progress import Progress
 from playground.ui.request import picture_file
@@ -267,7 +268,7 @@ class Handlers:
         """The key of the run's result, which takes the place of the one before."""
         self.results.drop(before)
         given = [p for job in jobs for p in job.observation.images.values()]
-        key = self.results.keep(notes.traces, given)
+        key = self.results.keep(notes.traces, given, visitors.current())
         notes.keep(key)
         return key
 

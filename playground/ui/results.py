@@ -2,38 +2,55 @@
 
 import collections
 import io
+import json
 import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from fastapi import APIRouter
 from fastapi.responses import Response
 
-from playground import codec, run_file
+from playground import codec, run_file, summaries
 from playground import trace as traces
 from playground.trace import PolicyInfo, Trace
 from playground.views import report
+
+MAX_SIZE = 384 << 20  # of all that is kept; with it the process stays below 1 GB
+# What is said of a trace to programs, by what an address calls it.
+SUMMARIES: dict[str, Callable[[Trace], dict[str, Any]]] = {
+    "chunk": lambda trace: summaries.chunk(trace, arrays=True),
+    "denoising": lambda trace: summaries.denoising(trace, arrays=True),
+    "mask": summaries.attention_mask,
+    "attention-suffix": lambda trace: summaries.attention(trace, "suffix", arrays=True),
+    "attention-prefix": lambda trace: summaries.attention(trace, "prefix", arrays=True),
+}
 
 
 class Results:
     """Traces by run. A run's key is random, so whoever holds it may see the run and nobody else.
 
-    Bounded three ways: runs, bytes of arrays, and seconds since the run. Safe from any thread.
+    Bounded three ways: runs, bytes of memory, and seconds since the run. Where there is no room,
+    the oldest run of whoever has most gives way, so nobody's runs push out those of others who
+    keep less. Safe from any thread.
     """
 
-    def __init__(self, runs: int = 256, size: int = 1 << 30, age_s: float = 3600.0):
-        self._limits = (runs, size, age_s)
+    def __init__(self, runs: int = 256, size: int = MAX_SIZE, age_s: float = 3600.0):
+        self._runs, self._size, self._age_s = runs, size, age_s
         self._lock = threading.Lock()
         self._kept: collections.OrderedDict[str, _Run] = collections.OrderedDict()
 
-    def keep(self, found: dict[str, Trace], pictures: Sequence[np.ndarray] = ()) -> str:
+    def keep(
+        self, found: dict[str, Trace], pictures: Sequence[np.ndarray] = (), owner: str = ""
+    ) -> str:
         """Keeps the traces (by policy) of one run, with the pictures as they were given, and gives
-        the run's key."""
+        the run's key. owner: whose share it counts against."""
         key = secrets.token_urlsafe(18)
+        run = _Run(found, pictures, owner)
         with self._lock:
-            self._kept[key] = _Run(found, pictures)
+            self._kept[key] = run
             self._forget()
         return key
 
@@ -54,30 +71,59 @@ class Results:
             self._kept.pop(key, None)
 
     def _forget(self) -> None:
-        """Oldest first, until the rest is within the limits."""
-        runs, size, age_s = self._limits
-        total = sum(run.size for run in self._kept.values())
-        while self._kept:
-            oldest = next(iter(self._kept.values()))
-            old = time.monotonic() - oldest.made > age_s
-            if not old and len(self._kept) <= runs and (total <= size or len(self._kept) == 1):
+        """What is too old, then until the rest is within the bounds; the newest run stays."""
+        for key, run in list(self._kept.items()):
+            if time.monotonic() - run.made > self._age_s:
+                del self._kept[key]
+        while len(self._kept) > 1:
+            sizes = collections.Counter()
+            counts = collections.Counter(run.owner for run in self._kept.values())
+            for run in self._kept.values():
+                sizes[run.owner] += run.size
+            if sizes.total() > self._size:
+                self._drop_oldest(sizes)
+            elif len(self._kept) > self._runs:
+                self._drop_oldest(counts)
+            else:
                 return
-            total -= self._kept.popitem(last=False)[1].size
+
+    def _drop_oldest(self, shares: collections.Counter[str]) -> None:
+        """Of the owner with the largest share; of equal ones, of who has the oldest run."""
+        *older, _ = self._kept
+        del self._kept[max(older, key=lambda key: shares[self._kept[key].owner])]
 
 
 class _Run:
-    def __init__(self, found: dict[str, Trace], pictures: Sequence[np.ndarray]):
+    def __init__(self, found: dict[str, Trace], pictures: Sequence[np.ndarray], owner: str):
         self.traces = found
         self.pictures = list({traces.image_digest(p): p for p in pictures}.values())
+        self.owner = owner
         self.made = time.monotonic()
-        arrays = [a for trace in found.values() for a in codec.pack(trace)[1].values()]
-        self.size = sum(array.nbytes for array in (*arrays, *self.pictures))
+        packed = [codec.pack(trace) for trace in found.values()]
+        arrays = [array for _, held in packed for array in held.values()]
+        # Values of Python take some four times the memory of their JSON.
+        others = sum(4 * len(json.dumps(tree)) for tree, _ in packed)
+        self.size = sum(array.nbytes for array in (*arrays, *self.pictures)) + others
 
 
 def routes(results: Results) -> APIRouter:
     """/trace/<run>/<policy>: a trace as `playground.trace.save` writes it; /run/<run>: all of a
-    run, as `playground.run_file.write` does. 404 once it is gone."""
+    run, as `playground.run_file.write` does; /arrays/<run>/<policy>/<summary>: the arrays of one of
+    `playground.summaries`, by name, as `numpy.savez` does. 404 once it is gone."""
     router = APIRouter()
+
+    @router.get("/arrays/{key}/{policy}/{summary}")
+    def arrays(key: str, policy: str, summary: str) -> Response:
+        trace, make = results.find(key).get(policy), SUMMARIES.get(summary)
+        if trace is None or make is None:
+            return _gone()
+        try:
+            found = make(trace)
+        except ValueError:  # this run measured no attention
+            return _gone()
+        file = io.BytesIO()
+        np.savez_compressed(file, **summaries.arrays_of(found))
+        return _download(file, f"{filename(trace.info)}-{summary}.npz")
 
     @router.get("/trace/{key}/{policy}")
     def one(key: str, policy: str) -> Response:
@@ -120,6 +166,11 @@ def _download(file: io.BytesIO, name: str) -> Response:
 def link(key: str, policy: str) -> str:
     """Relative to the page, so that it holds behind any proxy."""
     return f"trace/{key}/{policy}"
+
+
+def arrays_link(key: str, policy: str, summary: str) -> str:
+    """Of a summary's arrays, in the same way."""
+    return f"arrays/{key}/{policy}/{summary}"
 
 
 def run_link(key: str) -> str:

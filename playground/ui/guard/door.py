@@ -14,7 +14,7 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from playground.run_file import MAX_FILE
-from playground.ui.guard import headers, messages, routes
+from playground.ui.guard import headers, messages, routes, sessions
 from playground.ui.guard.files import Files
 from playground.ui.guard.functions import Functions
 from playground.ui.guard.hosts import Hosts
@@ -110,11 +110,13 @@ class Guard:
 def around(
     page: gr.Blocks, hosts: Hosts
 ) -> Callable[[FastAPI], contextlib.AbstractAsyncContextManager[None]]:
-    """A lifespan for the page's application that puts a guard before all else in it: middleware
-    that is given to Gradio would come after Gradio's own, which answers some requests by itself."""
+    """A lifespan for the page's application that puts a guard before all else in it, and holds what
+    Gradio keeps of sessions: middleware that is given to Gradio would come after Gradio's own,
+    which answers some requests by itself."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        sessions.hold(app, page)
         app.middleware_stack = Guard(app.middleware_stack, page, hosts)
         yield
 

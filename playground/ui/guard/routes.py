@@ -69,6 +69,7 @@ OWN = (
     Served("GET", "/readyz"),
     Served("GET", "/trace/{key}/{policy}"),
     Served("GET", "/run/{key}"),
+    Served("GET", "/arrays/{key}/{policy}/{summary}"),
 )
 
 
