@@ -130,11 +130,13 @@ def serve(
     from playground.serving import health
     from playground.serving.robot_traffic import Traffic
     from playground.ui import checkpoints, page, results
+    from playground.ui.episodes import store
 
     traffic = Traffic()
     kept, reopening = results.Results(), checkpoints.Reopening(args)
     private = checkpoints.is_private(args.host) and not args.allow_host
-    demo = page.build(worker, robots, kept, reopening if private else None)
+    recordings = store.Recordings(public=not private)
+    demo = page.build(worker, robots, kept, reopening if private else None, recordings)
     try:
         port = args.robots or ROBOTS_PORT
         robot_server = serve_robots(worker, robots, args, traffic)
@@ -146,6 +148,7 @@ def serve(
         settings().error(f"cannot listen on {where}; if it is taken, choose another")
     served.include_router(health.routes(worker))
     served.include_router(results.routes(kept))
+    served.include_router(store.routes(recordings))
     print(f"The playground is open at {demo.local_url}", flush=True)
     reopening.watch(worker)
     health.wait_for_signal(reopening.asked)

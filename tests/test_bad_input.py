@@ -253,13 +253,17 @@ def test_functions_of_the_page_are_known(client):
     }
     known = {
         "ask",
+        "at_frame",
         "check_picture",
         "choose_robot",
         "compare",
         "effects",
+        "evaluate",
         "example",
         "fill_in",
         "follow_loading",
+        "go_to",
+        "join",
         "js_fn",
         "judge",
         "judge_again",
@@ -268,10 +272,13 @@ def test_functions_of_the_page_are_known(client):
         "measure",
         "new_scene",
         "open",
+        "open_bundled",
         "open_file",
         "open_tab",
+        "open_word",
         "picture",
         "plot",
+        "rematch",
         "restore",
         "run",
         "run_example",
@@ -279,6 +286,7 @@ def test_functions_of_the_page_are_known(client):
         "show",
         "start",
         "stop",
+        "use",
     }
     assert private - known == set()
 

@@ -1,19 +1,44 @@
 """Recorded episodes as the page has them: what may be opened, what is asked, how chunks meet."""
 
+import dataclasses
+import io
+import json
+
 import numpy as np
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from PIL import Image
 
 from models.chunking import prefix_weights
+from playground.datasets import evaluate as command
 from playground.datasets import job, seams
-from playground.datasets.job import EpisodeRequest, Predicted, Recorded, SeamRequest
+from playground.datasets.job import EpisodeRequest, Predicted, Recorded, SeamChunks, SeamRequest
 from playground.datasets.lerobot import BUNDLED, open_dataset
 from playground.datasets.matching import Choice, match
+from playground.datasets.open_loop import Asking, Prediction, evaluate
 from playground.robots.builtin import TABLETOP
 from playground.serving.events import Phase, Result
 from playground.trace import Options
+from playground.ui.episodes import evaluation, reading, stats, store
+from playground.ui.episodes.asked import Asked
+from playground.ui.setup import Setups
+from playground.views import episode as episode_view
+from playground.views import seam as seam_view
+from playground.views import theme, worms
 from tests.support.visitor import FAST, PI0
 
 OPTIONS = Options(num_steps=4, seed=2)
+
+
+class Loaded:
+    """A worker that has loaded what it is given; only its metadata is asked for."""
+
+    def __init__(self, infos):
+        self.infos = infos
+
+    def metadata(self, timeout_s=None):
+        return self.infos
 
 
 def recorded(**fields):
@@ -133,3 +158,221 @@ def test_a_jump_is_counted_in_typical_steps():
     np.testing.assert_allclose(found.change, [0.2, -0.8, 2])
     np.testing.assert_allclose(found.steps, [2, 4, np.nan])
     assert found.largest == 1
+
+
+# --- what the page keeps, and sends -------------------------------------------------------------
+
+
+@pytest.fixture
+def recordings():
+    return store.Recordings(public=False)
+
+
+@pytest.fixture
+def client(recordings):
+    served = FastAPI()
+    served.include_router(store.routes(recordings))
+    return TestClient(served)
+
+
+def infos_of(policies):
+    return {name: policy.info for name, policy in policies.items()}
+
+
+@pytest.fixture
+def setup(policies):
+    robots = {name: policy.robot for name, policy in policies.items()}
+    return Setups(Loaded(infos_of(policies)), robots).of()
+
+
+def question_on(setup, opened, index=1, choice=None, prompt=None, anyway=False):
+    choice, episode = choice or Choice(cameras={}), opened.episode(index)
+    fit = reading.fit(setup, opened.dataset.info, episode, choice, anyway)
+    return Asked(setup, opened, episode, prompt, choice, fit)
+
+
+def test_pictures_are_served_by_frame(recordings, client):
+    opened = recordings.open(BUNDLED)
+    found = client.get(f"/episode/{opened.key}/1/0/30")
+    assert found.headers["content-type"] == "image/jpeg"
+    picture = np.asarray(Image.open(io.BytesIO(found.content)), np.float64)
+    there = open_dataset(BUNDLED).episode(1).picture("observation.images.table", 30)
+    assert np.abs(picture - there).mean() < 3
+    for place in (
+        f"{opened.key}/1/1/30",
+        f"{opened.key}/1/0/999",
+        f"{opened.key}/9/0/0",
+        "x/1/0/0",
+    ):
+        assert client.get(f"/episode/{place}").status_code == 404
+    for _ in range(40):  # an opening too many; the oldest go
+        recordings.open(BUNDLED)
+    assert client.get(f"/episode/{opened.key}/1/0/30").status_code == 404
+
+
+def test_a_damaged_video_costs_its_pictures(goldens, recordings, client):
+    opened = recordings.open(str(goldens / "datasets" / "broken" / "truncated_mp4"))
+    lengths = [opened.episode(index).length for index in range(len(opened.dataset))]
+    places = [f"{index}/0/{length - 1}" for index, length in enumerate(lengths)]
+    answers = [client.get(f"/episode/{opened.key}/{place}") for place in places]
+    bad = [answer for answer in answers if answer.status_code == 410]
+    assert bad
+    assert all("file-000.mp4" in answer.text for answer in bad)
+
+
+def test_an_owner_opens_folders_and_strangers_do_not(goldens, recordings):
+    folder = str(goldens / "datasets" / "v30_table")
+    assert len(recordings.open(f" {folder} ").dataset) == 3
+    with pytest.raises(ValueError, match="no folders"):
+        store.Recordings(public=True).open(folder)
+    with pytest.raises(ValueError, match="name a dataset"):
+        recordings.open("  ")
+    with pytest.raises(ValueError, match="open a dataset first"):
+        recordings.find("other")
+
+
+def test_what_names_leave_open_is_asked_once_and_kept(goldens, setup, recordings):
+    """Without a name the camera is missing; with it, and by what the browser keeps, it fits."""
+    folder = goldens / "datasets" / "v30_tasks"
+    opened = recordings.open(str(folder))
+    info = opened.dataset.info
+    features = {name.replace("table", "left"): f for name, f in info.features.items()}
+    unnamed = info.model_copy(update={"features": features})
+    choice = Choice(cameras={})
+    found = reading.fit(setup, unnamed, opened.episode(0), choice, False)
+    assert not found.matches
+    assert any("base_0_rgb" in reason for reason in found.reasons)
+    with pytest.raises(ValueError, match="base_0_rgb"):
+        found.check()
+    cameras = ["observation.images.left", "", "gone"]
+    chosen, anyway = reading.choice_of(setup, unnamed, ["", "action", False, True, *cameras])
+    assert chosen == Choice(actions="action", cameras={"base_0_rgb": "observation.images.left"})
+    assert anyway
+    assert set(reading.fit(setup, unnamed, opened.episode(0), chosen, False).matches) == {PI0, FAST}
+    kept = json.loads(json.dumps(reading.remember(None, "mine", chosen)))
+    assert reading.remembered(kept, "mine") == chosen
+    for nonsense in (None, "x", {"mine": 3}, {"mine": {"cameras": {"a": 1}}}, {"mine": {"x": 1}}):
+        assert reading.remembered(nonsense, "mine") == Choice(cameras={})
+    for number in range(60):
+        kept = reading.remember(kept, str(number), choice)
+    assert len(kept) == 50
+    assert "59" in kept
+
+
+def test_doubts_come_before_a_prediction(setup, recordings):
+    opened = recordings.open(BUNDLED)
+    slow = opened.dataset.info.model_copy(update={"fps": 30.0})
+    found = reading.fit(setup, slow, opened.episode(0), Choice(cameras={}), False)
+    assert any("30 frames a second" in doubt for doubt in found.doubts)
+    with pytest.raises(ValueError, match="in spite of the doubts"):
+        found.check()
+    reading.fit(setup, slow, opened.episode(0), Choice(cameras={}), True).check()
+    assert "30 frames a second" in reading.sentences(found)
+
+
+def test_an_evaluation_on_the_page_is_that_of_the_command(policies, setup, recordings):
+    """Two policies and two prompts, from the events of the worker's jobs; so are its files."""
+    question = question_on(setup, recordings.open(BUNDLED), 2, prompt="touch the blue cube")
+    running = evaluation.Running(question, every=40, executed=10, most=100)
+    for request in running.requests:
+        for event in job.predict(policies, request):
+            running.take(event)
+    found = {(e.policy.name, e.prompt): e for e in running.evaluations()}
+    assert set(found) == {(n, p) for n in policies for p in (None, "touch the blue cube")}
+    dataset, policy = open_dataset(BUNDLED), policies[PI0]
+    fit = match(dataset.info, policy.info, TABLETOP)
+    for prompt in (None, "touch the blue cube"):
+        expected = command.run(dataset, policy, fit, [2], Asking(40, 8, prompt), 10)
+        for row, there in zip(found[PI0, prompt].dimensions, expected.dimensions, strict=True):
+            assert row.absolute == pytest.approx(there.absolute, abs=2e-6)
+    key = running.keep(recordings).removeprefix("evaluation/")
+    assert recordings.report(key, "errors.csv").count("\n") == 1 + 4 * 14
+    assert "touch the blue cube" in recordings.report(key, "report.html")
+    with pytest.raises(ValueError, match=r"up to 3 are run here. Take every"):
+        evaluation.Running(question, every=1, executed=10, most=3)
+
+
+def test_reports_are_files_to_save(recordings, client):
+    key = recordings.keep_report({"report.html": "<b>hello</b>", "errors.csv": "a,b"})
+    for name, kind in (("report.html", "text/html"), ("errors.csv", "text/csv")):
+        found = client.get(f"/evaluation/{key}/{name}")
+        assert found.headers["content-type"].startswith(kind)
+        assert "attachment" in found.headers["content-disposition"]
+    assert client.get(f"/evaluation/{key}/other").status_code == 404
+    assert client.get("/evaluation/x/errors.csv").status_code == 404
+
+
+def test_own_statistics_are_held_against_the_norm_stats(goldens, setup, recordings):
+    question = question_on(setup, recordings.open(str(goldens / "datasets" / "v30_table")), 0)
+    page = stats.page(question)
+    assert "all 3 episodes" in page
+    assert "averages the quantiles of the episodes" in page
+    assert page.count("<section") == 2
+
+
+# --- what the browser draws ---------------------------------------------------------------------
+
+
+def test_an_episode_is_sent_in_the_robot_s_units(setup, recordings):
+    opened = recordings.open(BUNDLED)
+    question = question_on(setup, opened)
+    info, episode = opened.dataset.info, question.episode
+    shown = episode_view.payload(info, episode, "here", TABLETOP, question.fit.match, None)
+    np.testing.assert_allclose(
+        theme.unpacked(shown["actions"]["values"]), episode.values["action"], atol=1e-6
+    )
+    assert [dim["name"] for dim in shown["states"]["dims"]] == [d.name for d in TABLETOP.state]
+    assert shown["tasks"] == [[0, episode.tasks[0]]]
+    assert shown["cameras"][0]["url"] == "here/0/"
+    alien = episode_view.payload(info, episode, "here", TABLETOP, None, None)
+    assert alien["actions"]["dims"][0]["name"] == info.features["action"].dimension_names[0]
+    json.dumps([shown, alien])
+
+
+def test_what_a_component_sends_is_a_frame_or_the_first():
+    assert episode_view.frame_of({"values": [7]}) == 7
+    for other in (None, "x", {"values": []}, {"values": ["a"]}, {}):
+        assert episode_view.frame_of(other) == 0
+
+
+def test_errors_over_time_are_means_of_their_steps(policies):
+    info = policies[PI0].info
+    rng = np.random.default_rng(0)
+    frames, recorded = np.array([0, 20, 40]), rng.normal(size=(60, 14))
+    chunks = rng.normal(size=(3, 50, 14)).astype(np.float32)
+    chunks[1] = np.nan
+    prediction = Prediction(0, 50.0, frames, chunks, recorded, recorded, ((20, "damaged"),))
+    found = evaluate(info, TABLETOP, [prediction], 30)
+    series = worms.payload([found])["series"][0]
+    errors = theme.unpacked(series["errors"])
+    for span, length in enumerate((1, 30, 50)):
+        for k, frame in enumerate(frames):
+            steps = [h for h in range(length) if frame + h < 60]
+            there = np.mean([np.abs(chunks[k, h] - recorded[frame + h]) for h in steps], axis=0)
+            np.testing.assert_allclose(errors[span, k], there, rtol=1e-5)
+    assert (series["failed"], series["failures"]) == (1, [[20, "damaged"]])
+    many = dataclasses.replace(
+        prediction, frames=np.arange(900), chunks=np.zeros((900, 50, 14), np.float32),
+        recorded=np.zeros((960, 14)), states=np.zeros((960, 14)),
+    )  # fmt: skip
+    sent = worms.payload([evaluate(info, TABLETOP, [many], 30)])
+    assert sent["series"][0]["chunks"]["shape"] == [900, 25, 14]
+    assert sent["stride"] == 2
+
+
+def test_a_seam_is_drawn_over_the_steps_of_both_chunks(policies):
+    info = policies[PI0].info
+    old, plain, guided = (np.full((50, 14), x, np.float32) for x in (0.0, 1.0, 0.25))
+    chunks = SeamChunks(old, plain, guided, np.linspace(1, 0, 50).astype("f4"), 21.0, 62.0)
+    recorded = np.repeat(np.arange(60)[:, None] * 0.5, 14, axis=1)
+    shown = seam_view.payload(info, chunks, recorded, frame=30, since=20, delay=5)
+    assert (shown["first"], shown["span"]) == (10, 70)
+    drawn = {k: theme.unpacked(shown[k])[:, 0] for k in ("old", "plain", "guided", "recorded")}
+    assert np.isfinite(drawn["old"]).sum() == 50
+    assert np.isnan(drawn["plain"][:20]).all()
+    assert (drawn["plain"][20:] == 1).all()
+    np.testing.assert_allclose(drawn["recorded"][:50], recorded[10:60, 0])
+    assert np.isnan(drawn["recorded"][50:]).all()
+    jumps = {way["way"]: (way["change"], way["steps"]) for way in shown["ways"]}
+    assert jumps == {"plain": (1.0, 2.0), "guided": (0.25, 0.5)}
+    assert [one["steps"] for one in shown["latency"]] == [2, 4]

@@ -64,10 +64,11 @@ class EpisodeRequest:
 @codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
 class Predicted:
-    """One policy's chunks at some frames. frames int64 [K]; chunks float32 [K, H, D] in the robot's
-    units, NaN where there is none; failures: (frame, why)."""
+    """One policy's chunks at some frames. prompt: the request's; frames int64 [K]; chunks float32
+    [K, H, D] in the robot's units, NaN where there is none; failures: (frame, why)."""
 
     policy: str
+    prompt: str | None
     frames: np.ndarray
     chunks: np.ndarray
     failures: tuple[tuple[int, str], ...]
@@ -94,7 +95,7 @@ def predict(policies: Mapping, request: EpisodeRequest) -> Generator[Phase | Res
         done = 0
         yield _progress(name, done, len(frames))
         for batch in found:
-            yield Result(_predicted(name, policy, batch))
+            yield Result(_predicted(name, request.prompt, policy, batch))
             done += len(batch)
             yield _progress(name, done, len(frames))
 
@@ -103,7 +104,7 @@ def _progress(name: str, done: int, of: int) -> Phase:
     return Phase(name, f"frame {done} of {of}", _ASK_S)
 
 
-def _predicted(name: str, policy, batch: list[open_loop.Answer]) -> Predicted:
+def _predicted(name: str, prompt: str | None, policy, batch: list[open_loop.Answer]) -> Predicted:
     shape = (len(batch), policy.info.horizon, len(policy.info.actions))
     chunks = np.full(shape, np.nan, np.float32)
     for i, (_, chunk, _) in enumerate(batch):
@@ -111,7 +112,7 @@ def _predicted(name: str, policy, batch: list[open_loop.Answer]) -> Predicted:
             chunks[i] = chunk
     frames = np.array([frame for frame, _, _ in batch], np.int64)
     failures = tuple((frame, why) for frame, chunk, why in batch if chunk is None)
-    return Predicted(name, frames, chunks, failures)
+    return Predicted(name, prompt, frames, chunks, failures)
 
 
 # --- where two chunks meet ----------------------------------------------------------------------

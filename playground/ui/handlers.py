@@ -27,6 +27,7 @@ from playground.ui import (
     tabs,
     visits,
 )
+from playground.ui.episodes import section as episodes
 from playground.ui.example_cache import ExampleCache, asked_by
 from playground.ui.examples import examples
 from playground.ui.guard import visitors
@@ -337,6 +338,8 @@ class Handlers:
         self.runs.forget(request.session_hash)
         for kind in (prompts, matters, rollout):
             self.runs.forget(kind.run_of(request))
+        for run in episodes.runs_of(request):
+            self.runs.forget(run)
 
 
 def merged(first: dict, then: dict) -> dict:

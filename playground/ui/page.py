@@ -21,6 +21,7 @@ from playground.ui import (
     visits,
     wiring,
 )
+from playground.ui.episodes.store import Recordings
 from playground.ui.examples import examples
 from playground.ui.guard import door
 from playground.ui.guard.hosts import Hosts
@@ -45,10 +46,15 @@ def build(
     robots: Mapping[str, Robot],
     results: Results,
     reopening: checkpoints.Reopening | None = None,
+    recordings: Recordings | None = None,
 ) -> gr.Blocks:
-    """The page for a worker that has loaded these policies, or is about to. `robots`: by policy,
-    with its conventions. reopening: takes what the page asks to be opened instead; None where it
-    may not ask."""
+    """The page for a worker that has loaded these policies, or is about to.
+
+    robots: by policy, with its conventions. results: what runs leave. reopening: takes what the
+    page asks to be opened instead; None where it may not ask. recordings: the datasets that
+    visitors open; those of a public page if None.
+    """
+    recordings = recordings or Recordings(public=True)
     setups = Setups(worker, robots)
     setup = setups.of()
     os.environ.update(_UNWATCHED)
@@ -69,9 +75,9 @@ def build(
                 if reopening is not None:
                     checkpoints.build(reopening)
             with gr.Column(scale=1, min_width=320, elem_classes="right"):
-                shown = tabs.build(list(robots), setup, form)
+                shown = tabs.build(list(robots), setup, form, recordings.public)
         handlers = Handlers(setups, worker, results, form, shown, strip, visits.build())
-        wiring.wire(page, handlers)
+        wiring.wire(page, handlers, recordings)
         endpoint.build(setups, worker, results)
     page.queue(max_size=_MAX_EVENTS, default_concurrency_limit=None, api_open=False)
     return page

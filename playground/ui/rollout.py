@@ -29,7 +29,7 @@ _INTRODUCTION = (
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tab:
-    tab: gr.Tab
+    column: gr.Column
     policy: gr.Radio
     prompt: gr.Textbox
     scene: gr.Number
@@ -42,9 +42,9 @@ class Tab:
 
 
 def build(setup: Setup, prompt: str, scene: int | None) -> Tab:
-    """To be called inside gr.Tabs."""
-    here = setup.robot.name == TABLETOP.name and job.available()
-    with gr.Tab("Run it", id="rollout", visible=here) as tab:
+    """To be called inside the tab."""
+    here = is_here(setup)
+    with gr.Column(visible=here, elem_id="at-the-table") as column:
         gr.HTML(f"<p class='lead'>{_INTRODUCTION}</p>", apply_default_css=False)
         with gr.Row(elem_classes="tools"):
             policy = gr.Radio(
@@ -74,13 +74,18 @@ def build(setup: Setup, prompt: str, scene: int | None) -> Tab:
             )
         status = gr.HTML("", apply_default_css=False, elem_id="rollout-status")
         film = gr.HTML(None, **film_view.COMPONENT, elem_id="rollout")
-    return Tab(tab, policy, text, number, new, execute, start, stop, status, film)
+    return Tab(column, policy, text, number, new, execute, start, stop, status, film)
+
+
+def is_here(setup: Setup) -> bool:
+    """Whether the simulated table can be run for this robot."""
+    return setup.robot.name == TABLETOP.name and job.available()
 
 
 def refreshed(setup: Setup, tab: Tab) -> dict:
-    """The tab is the table's; its policies by their titles once they are loaded."""
-    here = setup.robot.name == TABLETOP.name and job.available()
-    updates = {tab.tab: gr.update(visible=here)}
+    """The column is the table's; its policies by their titles once they are loaded."""
+    here = is_here(setup)
+    updates = {tab.column: gr.update(visible=here)}
     if here:
         named = [(setup.infos[n].title if n in setup.infos else n, n) for n in setup.policies]
         updates[tab.policy] = gr.update(choices=named)

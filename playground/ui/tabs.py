@@ -20,6 +20,7 @@ from playground.ui import (
     rollout,
     scenes,
 )
+from playground.ui.episodes import section as episodes
 from playground.ui.observation import Form
 from playground.ui.setup import Setup
 from playground.views import actions as actions_view
@@ -27,6 +28,8 @@ from playground.views import attention, denoising, mask, overview, tokens
 
 ACTIONS = "Actions and denoising"  # title of the tab that has the plot
 ROBOT_UNITS, MODEL_UNITS = "robot units", "normalised"
+# Of what "Run it" runs; the style sheet hides the other, where a robot has both.
+_WHERE = [("At the simulated table", "table"), ("On recorded episodes", "episodes")]
 _LIVE = appearance.component("panels.js", "live.js")
 _LINES = appearance.component("lines.js")
 _WAITING = "<p class='waiting'>The chunk of each policy appears here.</p>"
@@ -44,7 +47,9 @@ class Shown:
 
     tabs: gr.Tabs
     overview: gr.HTML
+    where: gr.Radio
     rollout: rollout.Tab
+    episodes: episodes.Section
     units: gr.Radio
     execute: gr.Slider
     plot: gr.Plot
@@ -63,7 +68,7 @@ class Shown:
     def by_policy(self) -> list:
         """What depends on which policies are there."""
         columns = [column for found in self.columns.values() for column in found]
-        film = [self.rollout.tab, self.rollout.policy]
+        film = [self.where, self.rollout.column, self.rollout.policy]
         return [*columns, *self.players.values(), *self.rails.values(), self.execute, *film]
 
     @property
@@ -72,7 +77,8 @@ class Shown:
         return [self.overview, self.recipe.status]
 
 
-def build(policies: Sequence[str], setup: Setup, form: Form) -> Shown:
+def build(policies: Sequence[str], setup: Setup, form: Form, public: bool) -> Shown:
+    """public: whether others than this machine's owner reach the page."""
     columns: dict[str, list[gr.Column]] = {name: [] for name in policies}
 
     def side_by_side(parts, kind=""):
@@ -125,7 +131,15 @@ def build(policies: Sequence[str], setup: Setup, form: Form) -> Shown:
                 apply_default_css=False,
             )
             what_matters = matters.build()
-        film = rollout.build(setup, form.prompt.value, form.scenes.seed.value)
+        with gr.Tab("Run it", id="rollout"):
+            where = gr.Radio(
+                _WHERE, value=_WHERE[0][1], visible=rollout.is_here(setup), show_label=False,
+                interactive=True,
+                container=False, elem_id="where",
+            )  # fmt: skip
+            film = rollout.build(setup, form.prompt.value, form.scenes.seed.value)
+            with gr.Column(elem_id="on-episodes"):
+                recorded = episodes.build(len(form.pictures), public)
         with gr.Tab("Details", id="details") as details:
             gr.HTML(
                 "<h2>What the models receive</h2>", elem_classes="section", apply_default_css=False
@@ -137,7 +151,9 @@ def build(policies: Sequence[str], setup: Setup, form: Form) -> Shown:
     return Shown(
         tabs=strip,
         overview=glimpse,
+        where=where,
         rollout=film,
+        episodes=recorded,
         units=units,
         execute=execute,
         plot=plot,
@@ -168,6 +184,7 @@ def refreshed(setup: Setup, shown: Shown) -> dict:
             updates[shown.players[name]] = gr.update(visible=not fast)
             updates[shown.rails[name]] = gr.update(visible=fast)
     updates |= rollout.refreshed(setup, shown.rollout)
+    updates[shown.where] = gr.update(visible=rollout.is_here(setup))
     longest = max((info.horizon for info in setup.infos.values()), default=50)
     return updates | {shown.execute: gr.update(maximum=longest)}
 

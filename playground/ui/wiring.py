@@ -3,12 +3,14 @@
 import gradio as gr
 
 from playground.ui import appearance, matters, norms, prompts, rollout, scenes, visits
+from playground.ui.episodes import section as episodes
+from playground.ui.episodes.store import Recordings
 from playground.ui.handlers import Handlers
 
 _OWN = {"api_visibility": "private", "show_progress": "hidden"}
 
 
-def wire(page: gr.Blocks, handlers: Handlers) -> None:
+def wire(page: gr.Blocks, handlers: Handlers, recordings: Recordings) -> None:
     """Every event of the page."""
     form, shown, state = handlers.form, handlers.shown, handlers.state
     frame = [
@@ -60,6 +62,7 @@ def wire(page: gr.Blocks, handlers: Handlers) -> None:
     judge = {"fn": handlers.judge_again, "inputs": [tab.opened, state.key], **_OWN}
     answer(tab.again.change).then(outputs=[tab.status, tab.opened], **judge)
     rollout.wire(shown.rollout, form, handlers.setups, handlers.worker, handlers.runs)
+    episodes.wire(shown.episodes, form, handlers.setups, handlers.worker, handlers.runs, recordings)
     chosen = prompts.wire(shown.board, form, handlers.setups, handlers.worker, handlers.runs)
     answer(chosen.then)
     matters.wire(shown.matters, form, handlers.setups, handlers.worker, handlers.runs)

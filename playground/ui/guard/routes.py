@@ -70,6 +70,8 @@ OWN = (
     Served("GET", "/trace/{key}/{policy}"),
     Served("GET", "/run/{key}"),
     Served("GET", "/arrays/{key}/{policy}/{summary}"),
+    Served("GET", "/episode/{key}/{episode}/{camera}/{frame}"),
+    Served("GET", "/evaluation/{key}/{name}"),
 )
 
 

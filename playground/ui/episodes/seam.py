@@ -1,0 +1,139 @@
+"""Where two successive chunks meet at the frame that is looked at, plain and with real-time
+chunking."""
+
+import dataclasses
+from collections.abc import Callable
+
+import gradio as gr
+
+from playground.datasets.job import SeamChunks, SeamRequest
+from playground.serving.events import Failed, Phase, Queued, Result
+from playground.serving.worker import Worker
+from playground.trace import Options
+from playground.ui import errors, progress
+from playground.ui.episodes.asked import Asked
+from playground.ui.runs import Runs
+from playground.views import seam as view
+from playground.views.episode import frame_of
+
+_OWN = {"api_visibility": "private", "show_progress": "hidden"}
+_INTRODUCTION = (
+    "While a policy computes, the robot goes on with its old chunk. Where the new one takes over, "
+    "the command can jump. Real-time chunking denoises the new chunk under guidance towards what "
+    "is left of the old one."
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Part:
+    since: gr.Slider
+    delay: gr.Slider
+    start: gr.Button
+    status: gr.HTML
+    result: gr.HTML
+
+
+def build() -> Part:
+    """To be called inside the tab."""
+    gr.HTML("<h2>Where chunks meet</h2>", elem_classes="section", apply_default_css=False)
+    gr.HTML(f"<p class='fine'>{_INTRODUCTION}</p>", apply_default_css=False)
+    with gr.Row(elem_classes="tools"):
+        since = gr.Slider(
+            1, 49, 25, step=1, label="Steps from one question to the next", elem_id="since"
+        )
+        delay = gr.Slider(0, 25, 5, step=1, label="Steps that an answer takes", elem_id="delay")
+    with gr.Row(elem_classes="buttons"):
+        start = gr.Button(
+            "Join two chunks at this frame", variant="primary", scale=0, min_width=320,
+            elem_id="join-chunks",
+        )  # fmt: skip
+    status = gr.HTML("", apply_default_css=False, elem_id="seam-status")
+    result = gr.HTML(None, **view.COMPONENT, elem_id="seam")
+    return Part(since, delay, start, status, result)
+
+
+def outputs(part: Part) -> list:
+    return [part.status, part.result]
+
+
+def cleared(part: Part) -> dict:
+    """What belonged to another dataset goes."""
+    return {part.status: "", part.result: None}
+
+
+def run_of(request: gr.Request) -> str:
+    """What a visitor's seam is called among the runs: it does not end another kind."""
+    return f"{request.session_hash} seam"
+
+
+def wire(
+    part: Part, at: gr.HTML, question: list, asked: Callable[..., Asked], worker: Worker, runs: Runs
+):
+    """at: its value is the frame that is looked at; question: the components that `asked` is given
+    the values of."""
+
+    @errors.for_page
+    def join(request: gr.Request, since, delay, frame, *values):
+        wanted = _Seam(asked(*values), int(since or 1), int(delay or 0), frame_of(frame))
+        stream = worker.call("seam", wanted.request)
+        following = runs.follow(run_of(request), [stream], wanted.take, 0.2)
+        for _ in following:
+            yield _updates(part, wanted, running=True)
+        if following.outcome != "replaced":
+            yield _updates(part, wanted, running=False)
+
+    part.start.click(
+        join,
+        [part.since, part.delay, at, *question],
+        [part.status, part.result, part.start],
+        **_OWN,
+    )
+    limit = "(since, delay) => Math.min(delay, since)"
+    part.since.input(None, [part.since, part.delay], part.delay, js=limit, **_OWN)
+
+
+class _Seam:
+    """Two questions to the first flow policy that the episode fits, and what came of them."""
+
+    def __init__(self, question: Asked, since: int, delay: int, frame: int):
+        question.fit.check()
+        flow = [name for name, info in question.infos.items() if info.family != "pi0_fast"]
+        if not flow:
+            raise ValueError("real-time chunking needs pi0 or pi0.5, and none fits this episode")
+        length = question.episode.length
+        if since >= length:
+            raise ValueError(f"the episode has {length} frames: ask again after fewer steps")
+        self.question, self.name = question, flow[0]
+        self.since, self.delay, self.frame = since, delay, min(max(frame, since), length - 1)
+        recorded = question.opened.recorded(question.episode.index, question.choice)
+        self.request = SeamRequest(
+            self.name, recorded, self.frame, since, delay, question.prompt, Options()
+        )
+        self.say = "Starting."
+        self.chunks: SeamChunks | None = None
+
+    def take(self, event) -> None:
+        match event:
+            case Queued():
+                self.say = progress.place(event)
+            case Phase(phase=phase):
+                self.say = f"{phase[0].upper()}{phase[1:]}."
+            case Result(value=SeamChunks() as chunks):
+                self.chunks, self.say = chunks, ""
+            case Failed(message=message):
+                self.say = message
+
+    def payload(self) -> dict:
+        match = self.question.fit.matches[self.name]
+        recorded = match.recorded(self.question.episode)
+        info = self.question.infos[self.name]
+        return view.payload(info, self.chunks, recorded, self.frame, self.since, self.delay)
+
+
+def _updates(part: Part, state: _Seam, *, running: bool) -> dict:
+    say = f"<p class='told' role='status'>{errors.escaped(state.say)}</p>" if state.say else ""
+    return {
+        part.status: say,
+        part.result: state.payload() if state.chunks else gr.skip(),
+        part.start: gr.update(interactive=not running),
+    }
