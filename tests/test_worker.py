@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_np
 
 from playground import codec
-from playground.serving import health
+from playground.serving import health, queue
 from playground.serving.events import Done, Failed, Finished, Job, Phase, Queued, Result, Step
 from playground.serving.messages import Loading, Setup
 from playground.serving.queue import Busy
@@ -340,6 +340,58 @@ def test_a_full_queue_says_busy_and_when_to_come_again(start, tmp_path):
     assert worker.status().completed == 3
 
 
+def ticket_of(owner):
+    """All of this is used with the lock held."""
+    lock = threading.RLock()
+    lock.acquire()
+    return queue.Ticket(lock, "infer", job("step"), owner=owner)
+
+
+def queued(*owners, size=64):
+    """A queue that these visitors' jobs joined in this order, and their tickets."""
+    waiting = queue.Queue(size)
+    tickets = [ticket_of(owner) for owner in owners]
+    for ticket in tickets:
+        waiting.join(ticket)
+    return waiting, tickets
+
+
+def test_who_sends_many_jobs_holds_others_up_by_two():
+    waiting, tickets = queued("a", "a", "a", "a", "b", "c", "b", "b", "", "", "")
+    served = []
+    while ticket := waiting.next():
+        served.append(ticket)
+        waiting.end(ticket, done=True)
+    assert "".join(ticket.owner or "-" for ticket in served) == "aabcb---aba"
+    own = [ticket for ticket in served if ticket.owner == "a"]
+    assert own == [ticket for ticket in tickets if ticket.owner == "a"]
+
+
+def test_who_came_long_before_is_not_overtaken():
+    waiting, (*_, third) = queued("a", "a", "a")
+    third.due -= 2 * queue._TURN_S  # that long ago
+    late = ticket_of("b")
+    waiting.join(late)
+    assert waiting.tickets()[-2:] == [third, late]
+
+
+def test_a_visitor_holds_a_quarter_of_the_places(monkeypatch):
+    with pytest.raises(queue.Busy, match=r"^16 of your runs are waiting already. .* in \d+ s\.$"):
+        queued(*["a"] * 17)
+    waiting, tickets = queued(*["a"] * 16, *["b"] * 16, *[""] * 33)
+    assert waiting.count() == 65  # one of them is next
+    tickets[0].closed = True  # who left holds none
+    waiting.join(ticket_of("a"))
+    with pytest.raises(queue.Busy, match="All places"):
+        waiting.join(ticket_of("c"))
+    size = len(tickets[0].payload)
+    monkeypatch.setattr(queue, "_MAX_WAITING_BYTES", 12 * size)
+    with pytest.raises(queue.Busy, match="3 of your runs"):
+        queued("b", *["a"] * 4)
+    with pytest.raises(queue.Busy, match="All places"):
+        queued(*[""] * 13)
+
+
 def test_what_cannot_run_is_refused_before_the_queue(start):
     worker = start()
     worker.metadata(LIMIT_S)
@@ -608,7 +660,7 @@ def test_a_factory_that_breaks_is_tried_three_times(start, factory):
 
 PAGE = """
 import sys
-from playground.serving import health
+from playground.serving import health, queue
 from playground.serving.events import Finished
 from playground.serving.worker import Worker
 from tests import test_worker as t

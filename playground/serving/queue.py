@@ -1,11 +1,16 @@
-"""The queue before the worker: who waits, in which place, for how long, and each one's mailbox."""
+"""The queue before the worker: who waits, in which place, for how long, and each one's mailbox.
+
+First come, first served, but for whoever has several jobs waiting: from the third on, each counts
+as if it had come a turn later than the one before. So a visitor who sends many at once holds others
+up by two, and nobody waits for ever. One visitor holds at most a quarter of the places.
+"""
 
 import collections
 import math
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from playground import codec
 from playground.serving.events import Event, Failed, Queued, Request
@@ -15,27 +20,41 @@ SIZE = 64  # jobs that wait while one runs
 URGENT_SIZE = 16  # the same of urgent ones
 _POSITION_EVERY_S = 2.0  # waiting clients hear this often, so that a closed page is noticed too
 _MAX_UNREAD = 2000  # events; a client this far behind has stopped reading
-_MAX_WAITING_BYTES = 1 << 30
+_MAX_WAITING_BYTES = 256 << 20
+_SHARE = 4  # a visitor's part of the places and bytes is one in so many
+_AT_ONCE = 2  # jobs that one request may make
+_TURN_S = 20.0
 _UNKNOWN_RETRY_S = 10
 
 
 class Busy(RuntimeError):
-    """The queue is full; retry_s: seconds after which a place is likely to be free."""
+    """The queue is full, or one visitor's part of it; retry_s: seconds after which a place is
+    likely to be free."""
 
-    def __init__(self, retry_s: int):
-        super().__init__(f"All places in the queue are taken. Please try again in {retry_s} s.")
+    def __init__(self, retry_s: int, what: str = "All places in the queue are taken."):
+        super().__init__(f"{what} Please try again in {retry_s} s.")
         self.retry_s = retry_s
 
 
 class Ticket:
-    """A job's place in the queue and its mailbox. `urgent`: goes before all that are not. `closed`:
-    nobody wants its events any more; `ended`: no more will come. All but `closed` is guarded by the
+    """A job's place in the queue and its mailbox. `urgent`: goes before all that are not. `owner`:
+    the visitor whose job it is, "" for nobody's. `due`: when it counts as come. `closed`: nobody
+    wants its events any more; `ended`: no more will come. All but `closed` is guarded by the
     worker's lock."""
 
-    def __init__(self, lock: threading.Lock, kind: str, request: Request, *, urgent: bool = False):
+    def __init__(
+        self,
+        lock: threading.Lock,
+        kind: str,
+        request: Request,
+        *,
+        urgent: bool = False,
+        owner: str = "",
+    ):
         self.id = secrets.token_hex(8)  # not to be guessed: it cancels
         self.kind = kind
         self.urgent = urgent
+        self.owner = owner
         self.payload = codec.encode(Start(self.id, kind, request))
         self.label = " ".join([kind, *request.policies])
         self.news = threading.Condition(lock)
@@ -45,7 +64,11 @@ class Ticket:
         self.ended = False
         self.position = -1
         self.announced = 0.0  # when its place was last sent
-        self.queued = self.started = time.monotonic()
+        self.queued = self.started = self.due = time.monotonic()
+
+    def place(self) -> tuple[bool, float]:
+        """What those who wait are ordered by."""
+        return not self.urgent, self.due
 
     def put(self, event: Event) -> None:
         """Of several unread Queued in a row only the newest is kept. A client that does not read
@@ -106,8 +129,8 @@ class Stream:
 
 
 class Queue:
-    """First come, first served, urgent jobs before all others. All of it is used with the worker's
-    lock held.
+    """Fair, see above; urgent jobs before all others. All of it is used with the worker's lock
+    held.
 
     running: whose job the worker is at, no longer in `waiting`. An urgent job does not wait for its
     end: it is run at that one's next event, and is in `passing` meanwhile. moves: whether the
@@ -141,14 +164,19 @@ class Queue:
     def join(self, ticket: Ticket) -> None:
         """Raises Busy."""
         alike = [t for t in self.waiting if t.urgent == ticket.urgent and not t.closed]
-        size = sum(len(t.payload) for t in alike)
+        active = [t for t in self.active() if t.urgent == ticket.urgent]
         limit = URGENT_SIZE if ticket.urgent else self._size
-        taken = len(alike) + any(t.urgent == ticket.urgent for t in self.active())
-        if taken > limit or (size and size + len(ticket.payload) > _MAX_WAITING_BYTES):
-            remaining = self._remaining_s(time.monotonic())
-            raise Busy(_UNKNOWN_RETRY_S if remaining is None else max(1, math.ceil(remaining)))
-        ahead = sum(t.urgent for t in self.waiting) if ticket.urgent else len(self.waiting)
-        self.waiting.insert(ahead, ticket)
+        if len(alike) + bool(active) > limit or _too_large(alike, ticket, _MAX_WAITING_BYTES):
+            raise Busy(self._retry_s())
+        own = [t for t in alike if t.owner == ticket.owner] if ticket.owner else []
+        most = max(_AT_ONCE, limit // _SHARE)
+        if len(own) >= most or _too_large(own, ticket, _MAX_WAITING_BYTES // _SHARE):
+            raise Busy(self._retry_s(), f"{len(own)} of your runs are waiting already.")
+        ticket.due += _TURN_S * max(0, len(own) + 1 - _AT_ONCE)
+        behind = [
+            t for t in self.waiting if (not t.urgent, t.due) > (not ticket.urgent, ticket.due)
+        ]
+        self.waiting.insert(len(self.waiting) - len(behind), ticket)
         self.announce()
 
     def next(self) -> Ticket | None:
@@ -215,6 +243,10 @@ class Queue:
             wait_s = None if wait_s is None or typical is None else wait_s + typical
             ahead += 1
 
+    def _retry_s(self) -> int:
+        remaining = self._remaining_s(time.monotonic())
+        return _UNKNOWN_RETRY_S if remaining is None else max(1, math.ceil(remaining))
+
     def _remaining_s(self, now: float) -> float | None:
         """Seconds until the running job is likely to end; None if there is nothing to go by."""
         if not self.moves:
@@ -223,3 +255,9 @@ class Queue:
             return 0.0
         typical = self._typical_s.get(self.running.label)
         return None if typical is None else max(0.0, self.running.started + typical - now)
+
+
+def _too_large(waiting: Sequence[Ticket], ticket: Ticket, most: int) -> bool:
+    """Whether they would hold too many bytes with it; alone, each is taken."""
+    size = sum(len(t.payload) for t in waiting)
+    return bool(size) and size + len(ticket.payload) > most

@@ -116,22 +116,23 @@ class Worker:
 
     # --- for the page's threads -----------------------------------------------------------------
 
-    def infer(self, job: Job, *, urgent: bool = False) -> Stream:
+    def infer(self, job: Job, *, urgent: bool = False, owner: str = "") -> Stream:
         """The events of one or more policies on one observation; raises as `call` does. urgent: for
-        a robot, which waits for no visitor: it goes first, at the running job's next event."""
+        a robot, which waits for no visitor: it goes first, at the running job's next event. owner:
+        the visitor who asks, of whom not too much may wait; "" for nobody's."""
         if not job.policies:
             raise ValueError("the job names no policy; name at least one")
         if self._metadata is not None and (unknown := set(job.policies) - set(self._metadata)):
             known = ", ".join(self._metadata)
             raise ValueError(f"no policy is called {', '.join(sorted(unknown))}; loaded: {known}")
-        return self.call("infer", job, urgent=urgent)
+        return self.call("infer", job, urgent=urgent, owner=owner)
 
-    def call(self, kind: str, request: Request, *, urgent: bool = False) -> Stream:
+    def call(self, kind: str, request: Request, *, urgent: bool = False, owner: str = "") -> Stream:
         """Queues a job and gives its events. Raises Busy, Down, ValueError for an unknown kind, and
         TypeError for what `playground.codec` cannot pack."""
         if kind != "infer" and kind not in self._setup.kinds:
             raise ValueError(f"no kind of job is called {kind!r}")
-        ticket = Ticket(self._lock, kind, request, urgent=urgent)
+        ticket = Ticket(self._lock, kind, request, urgent=urgent, owner=owner)
         with self._lock:
             if self._state in ("down", "closed") or self._closing_at < math.inf:
                 raise Down(self._reason)

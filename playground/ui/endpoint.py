@@ -111,7 +111,8 @@ def build(setups: Setups, worker: Worker, results: Results) -> None:
         between seeds in % of range), changes (by variant: percent of range, 95 % interval,
         times_spread, by dimension), left_out.
         """
-        return _report(worker.call("what_matters", request.measurement(setups)))
+        wanted = request.measurement(setups)
+        return _report(worker.call("what_matters", wanted, owner=visitors.current()))
 
     def norm_stats(request: RunRequest) -> dict[str, Any]:
         """Checks the norm stats of policies; runs none.

@@ -9,6 +9,7 @@ from playground.analysis.variants import GROUPS
 from playground.serving.events import Failed, Phase, Queued, Result
 from playground.serving.worker import Worker
 from playground.ui import errors, observation, progress
+from playground.ui.guard import visitors
 from playground.ui.observation import Form
 from playground.ui.runs import Runs
 from playground.ui.setup import Setup, Setups
@@ -63,7 +64,8 @@ def wire(tab: Tab, form: Form, setups: Setups, worker: Worker, runs: Runs) -> No
         """Yields the report as it grows; it is whole in every update."""
         own = (prompts or "").splitlines()
         asked = observation.request(setups, inputs, noises=noises, groups=groups, prompts=own)
-        stream = worker.call("what_matters", asked.measurement(setups))
+        wanted = asked.measurement(setups)
+        stream = worker.call("what_matters", wanted, owner=visitors.of(request))
         state = _Measurement(setups.of(asked.robot))
         following = runs.follow(run_of(request), [stream], state.take, _UPDATE_EVERY_S)
         for _ in following:

@@ -10,6 +10,7 @@ from playground.serving.events import Failed, Queued, Result
 from playground.serving.worker import Worker
 from playground.tabletop import camera
 from playground.ui import errors, observation, progress
+from playground.ui.guard import visitors
 from playground.ui.observation import Form
 from playground.ui.runs import Runs
 from playground.ui.setup import Setup, Setups
@@ -64,7 +65,7 @@ def wire(
     @errors.for_page
     def compare(request: gr.Request, texts, *inputs):
         comparison = _Comparison(setups, texts, inputs)
-        stream = worker.call("prompts", comparison.request)
+        stream = worker.call("prompts", comparison.request, owner=visitors.of(request))
         following = runs.follow(run_of(request), [stream], comparison.take, _UPDATE_EVERY_S)
         for _ in following:
             yield comparison.updates(board, running=True)

@@ -10,6 +10,7 @@ from playground.serving.worker import Worker
 from playground.tabletop import job
 from playground.trace import Options
 from playground.ui import errors, progress, scenes
+from playground.ui.guard import visitors
 from playground.ui.observation import Form
 from playground.ui.request import MAX_PROMPT
 from playground.ui.runs import Runs
@@ -107,7 +108,7 @@ def wire(tab: Tab, form: Form, setups: Setups, worker: Worker, runs: Runs) -> No
         info = _info(setups, policy)
         steps = max(_LEAST, int(execute or 0))
         wanted = job.RolloutRequest(policy, prompt or "", seed, steps, Options())
-        stream = worker.call("rollout", wanted)
+        stream = worker.call("rollout", wanted, owner=visitors.of(request))
         film, status = Film(info, prompt or "", seed), ["Starting."]
 
         def take(event):

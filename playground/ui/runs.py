@@ -15,6 +15,7 @@ from playground.serving.events import Event, Job, Phase, Queued, Step, TokenEven
 from playground.serving.queue import Busy, Stream
 from playground.serving.worker import Down, Worker
 from playground.ui import progress
+from playground.ui.guard import visitors
 
 # It came to its end, its visitor ended it, or a newer run of theirs took its place.
 Outcome = Literal["finished", "stopped", "replaced"]
@@ -25,7 +26,7 @@ def submit(worker: Worker, jobs: Sequence[Job]) -> list[Stream]:
     streams: list[Stream] = []
     try:
         for job in jobs:
-            streams.append(worker.infer(job))
+            streams.append(worker.infer(job, owner=visitors.current()))
     except (Busy, Down, ValueError):
         _close(streams)
         raise
