@@ -110,6 +110,8 @@ class DecodeState:
     first_position: int32 [B], where the first written token stands
     logits: [B, V], what the next token is chosen by
     step: int32, how many tokens were fed
+    cuts: bool [L, B, 1, P + M], places that written tokens may not attend to all the same, see
+        `masks.Cuts`
     """
 
     cache: KVCache
@@ -117,6 +119,7 @@ class DecodeState:
     first_position: Array
     logits: Array
     step: Array
+    cuts: Array | None = None
 
     @property
     def prefix_len(self) -> int:

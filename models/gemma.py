@@ -62,6 +62,23 @@ class KVCache:
         zeros = jnp.zeros((batch_size, length, config.num_kv_heads, config.head_dim), dtype)
         return KVCache((zeros,) * config.depth, (zeros,) * config.depth)
 
+    def patched(self, source: "KVCache", where: Array) -> "KVCache":
+        """With the source's keys and values in some places (*activation patching*).
+
+        source: of the same sizes; of one row, like this one, or of B
+        where: bool [L, B, S], True: the place holds the source's
+        """
+
+        def choose(own: tuple[Array, ...], other: tuple[Array, ...]) -> tuple[Array, ...]:
+            rows = zip(own, other, where, strict=True)
+            return tuple(jnp.where(w[..., None, None], o, x) for x, o, w in rows)
+
+        return KVCache(choose(self.k, source.k), choose(self.v, source.v))
+
+    def at(self, places: Array) -> "KVCache":
+        """The keys and values at these places, int [S'], in their order."""
+        return jax.tree.map(lambda x: x[:, places], self)
+
 
 class Attended(NamedTuple):
     """What attention gives in one layer: the weighted values [B, T, N, H], the weights
@@ -256,7 +273,7 @@ class Gemma(nnx.Module):
         self,
         tokens: Pair[Array],
         positions: Array,
-        mask: Array,
+        mask: Array | tuple[Array, ...],
         *,
         condition: Array | None = None,
         cache: ReadCache | WriteCache | None = None,
@@ -267,7 +284,8 @@ class Gemma(nnx.Module):
         tokens: [B, T_i, D_i] of each expert, prefix and suffix; T is the sum of T_i
         positions: int [B, T] for RoPE, the prefix's tokens first
         mask: bool [B, T, S], True: the query may attend to the key. Without a cache S is T; with
-            `ReadCache` the cached tokens come first; with `WriteCache` S is the cache's length
+            `ReadCache` the cached tokens come first; with `WriteCache` S is the cache's length.
+            A tuple holds one for each layer, see `masks.cut`
         condition: [B, D of the suffix] for pi0.5's adaptive norms
         cache: what becomes of earlier tokens' keys and values, and of the new ones'
         last_only: only the last token's output is wanted, [B, 1, D]. The last layer then computes
@@ -277,12 +295,13 @@ class Gemma(nnx.Module):
         experts = x.map(lambda _, expert: expert, Pair(self.language, self.action))
         conditions = Pair(suffix=condition)
         rotation, depth = _rotation(positions, self.head_dim), len(self.language.blocks)
+        layer_masks = mask if isinstance(mask, tuple) else (mask,) * depth
         layers = []
         for layer in range(depth):
             blocks, only_last = _at_layer(experts, layer), last_only and layer == depth - 1
             attend_to = attend if cache is None else functools.partial(cache.attend, layer)
             x, attended = self._attention(
-                blocks, x, conditions, rotation, mask, attend_to, only_last
+                blocks, x, conditions, rotation, layer_masks[layer], attend_to, only_last
             )
             x = _mlp(blocks, x, conditions)
             layers.append(attended)

@@ -6,6 +6,8 @@ shown of a run NumPy, which needs no compiler.
 Axes: B batch, T query tokens, S key tokens.
 """
 
+from typing import NamedTuple
+
 import jax
 import numpy as np
 
@@ -66,6 +68,33 @@ def suffix_mask(prefix_input_mask: Array, suffix_input_mask: Array, suffix_ar_ma
     b, t = suffix_input_mask.shape
     prefix = xp.broadcast_to(prefix_input_mask[:, None, :], (b, t, prefix_input_mask.shape[1]))
     return xp.concatenate([prefix, block_causal(suffix_input_mask, suffix_ar_mask)], axis=2)
+
+
+class Cuts(NamedTuple):
+    """Connections that are forbidden beyond what the mask forbids, for each layer (*attention
+    knockout*, arXiv 2304.14767). True: the query may not attend to the key. An axis of length 1
+    stands for all.
+
+    prefix: bool [L, B, P, P], of the prefix pass, in the order of its columns
+    suffix: bool [L, B, Q, P + Q], of what runs over the prefix; for pi0-FAST [L, B, 1, P + M]
+    """
+
+    prefix: Array
+    suffix: Array
+
+
+def cut(mask: Array, forbidden: Array | None) -> Array | tuple[Array, ...]:
+    """A mask for each layer: mask [B, T, S] without what is forbidden, bool [L, B, T, S]; the mask
+    itself where that is None."""
+    return mask if forbidden is None else tuple(mask & ~layer for layer in forbidden)
+
+
+def blinded(mask: Array, forbidden: Array) -> Array:
+    """bool [L, B, T]: queries that the mask [B, T, S] lets attend to something, and that are left
+    without any key once bool [L, B, T, S] is forbidden. Their attention would be an average over
+    everything, which means nothing."""
+    xp = mask.__array_namespace__()
+    return xp.any(mask, axis=-1) & ~xp.any(mask & ~forbidden, axis=-1)
 
 
 def right_align_shift(input_mask: Array) -> Array:

@@ -23,6 +23,7 @@ from models.compiled import compiled
 from models.config import Pi0Config
 from models.embedded import Embedded, cameras_and_text
 from models.gemma import Gemma, KVCache, Pair, Pass, ReadCache
+from models.masks import Cuts
 from models.matmul import laid_out
 from models.observation import Observation
 from models.siglip import Siglip
@@ -31,11 +32,18 @@ from models.siglip import Siglip
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Prefix:
-    """The prefix after its pass: keys and values [B, P, K, H] a layer, and which tokens are valid,
-    bool [B, P]. One of a single row serves any number of suffixes."""
+    """The prefix after its pass. One of a single row serves any number of suffixes.
+
+    cache: keys and values, [B, P, K, H] a layer
+    input_mask: bool [B, P], which tokens are valid: the suffix attends to them
+    first_position: int32 [B], where the suffix begins
+    cuts: bool [L, B, Q, P + Q], what the suffix may not attend to all the same, see `masks.Cuts`
+    """
 
     cache: KVCache
     input_mask: Array
+    first_position: Array
+    cuts: Array | None = None
 
 
 class Trajectory(NamedTuple):
@@ -220,24 +228,33 @@ class Pi0(nnx.Module):
     # --- sampling -------------------------------------------------------------------------------
 
     def prefill(
-        self, observation: Observation, image_tokens: dict[str, Array] | None = None
+        self,
+        observation: Observation,
+        image_tokens: dict[str, Array] | None = None,
+        cuts: Cuts | None = None,
     ) -> tuple[Prefix, list[Array]]:
         """The prefix pass, once a chunk: (its keys and values, attention [B, N, P, P] a layer).
 
-        Without state or noise in it, it stays valid while images and prompt do.
+        Without state or noise in it, it stays valid while images and prompt do. cuts: connections
+        that this pass, and every suffix over it, goes without.
         """
-        prefix, passed = self.run_prefix(observation, image_tokens)
+        prefix, passed = self.run_prefix(observation, image_tokens, cuts)
         return prefix, passed.attention
 
     def run_prefix(
-        self, observation: Observation, image_tokens: dict[str, Array] | None = None
+        self,
+        observation: Observation,
+        image_tokens: dict[str, Array] | None = None,
+        cuts: Cuts | None = None,
     ) -> tuple[Prefix, Pass]:
         """`prefill` with all that the pass gives; its outputs are what grounding is learned by."""
         embedded = self.embed_prefix(observation, image_tokens)
         mask = masks.block_causal(embedded.input_mask, embedded.ar_mask)
         positions = masks.positions(embedded.input_mask)
-        passed = self.gemma(Pair(prefix=embedded.tokens), positions, mask)
-        return Prefix(passed.cache, embedded.input_mask), passed
+        in_prefix, in_suffix = cuts or (None, None)
+        passed = self.gemma(Pair(prefix=embedded.tokens), positions, masks.cut(mask, in_prefix))
+        first = jnp.sum(embedded.input_mask, axis=1)
+        return Prefix(passed.cache, embedded.input_mask, first, in_suffix), passed
 
     def velocity(
         self,
@@ -254,11 +271,11 @@ class Pi0(nnx.Module):
         """
         time = jnp.broadcast_to(time, x_t.shape[:1])
         suffix, condition = self.embed_suffix(observation, x_t, time)
-        offset = jnp.sum(prefix.input_mask, axis=1)[:, None]
+        mask = masks.suffix_mask(prefix.input_mask, suffix.input_mask, suffix.ar_mask)
         outputs, _, attention = self.gemma(
             Pair(suffix=suffix.tokens),
-            offset + masks.positions(suffix.input_mask),
-            masks.suffix_mask(prefix.input_mask, suffix.input_mask, suffix.ar_mask),
+            prefix.first_position[:, None] + masks.positions(suffix.input_mask),
+            masks.cut(mask, prefix.cuts),
             condition=condition,
             cache=ReadCache(prefix.cache),
         )

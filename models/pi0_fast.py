@@ -25,6 +25,7 @@ from models.config import Pi0FastConfig
 from models.decoding import GREEDY, DecodeOptions, DecodeState, TokenBuffer, next_token
 from models.embedded import Embedded, cameras_and_text, present_slots
 from models.gemma import Gemma, KVCache, Pair, WriteCache
+from models.masks import Cuts
 from models.matmul import laid_out
 from models.observation import Observation
 from models.siglip import Siglip
@@ -147,6 +148,7 @@ class Pi0Fast(nnx.Module):
         self,
         observation: Observation,
         image_tokens: dict[str, Array] | None = None,
+        cuts: Cuts | None = None,
         *,
         max_decoding_steps: int,
         last_only: bool = False,
@@ -154,7 +156,8 @@ class Pi0Fast(nnx.Module):
         """The prefix pass, aligned to the right: (state, attention [B, N, P, P + M] a layer).
 
         With `last_only` the last layer runs for the last place alone, which is all that the logits
-        need: its attention is [B, N, 1, P + M].
+        need: its attention is [B, N, 1, P + M]. cuts: connections that this pass, and every token
+        written after it, goes without; their columns are those of the aligned prefix.
         """
         embedded = self.embed_inputs(observation, image_tokens)
         shift = masks.right_align_shift(embedded.input_mask)
@@ -165,26 +168,31 @@ class Pi0Fast(nnx.Module):
         # without any allowed key. PARITY: openpi's generated tokens can see such rows when a camera
         # in the middle is masked.
         mask = jnp.pad(mask, ((0, 0), (0, 0), (0, max_decoding_steps)))
+        in_prefix, in_decoding = cuts or (None, None)
+        if in_prefix is not None:
+            in_prefix = jnp.pad(in_prefix, ((0, 0), (0, 0), (0, 0), (0, max_decoding_steps)))
         cache = KVCache.empty(self.config.language, *mask.shape[::2], self.gemma.dtype)
         outputs, cache, attention = self.gemma(
             Pair(prefix=tokens),
             masks.positions(input_mask),
-            mask,
+            masks.cut(mask, in_prefix),
             cache=WriteCache(cache, start=0),
             last_only=last_only,
         )
         visible = masks.visible_to_decoded(input_mask, self.config.convention)
         position = jnp.sum(input_mask, axis=1) + self._position_gap
         logits = self.gemma.logits(outputs.prefix[:, -1])
-        return DecodeState(cache, visible, position, logits, jnp.int32(0)), attention
+        state = DecodeState(cache, visible, position, logits, jnp.int32(0), in_decoding)
+        return state, attention
 
     def feed(self, state: DecodeState, token: Array) -> tuple[DecodeState, Array, list[Array]]:
         """Runs token int [B]: (the next state with its old logits, the hidden state [B, D] that the
         next logits are made from, attention [B, N, 1, P + M] a layer)."""
+        mask = masks.decode_mask(state.visible, state.step, state.prefix_len + state.max_steps)
         outputs, cache, attention = self.gemma(
             Pair(prefix=self.gemma.embed(token[:, None])),
             (state.first_position + state.step)[:, None],
-            masks.decode_mask(state.visible, state.step, state.prefix_len + state.max_steps),
+            masks.cut(mask, state.cuts),
             cache=WriteCache(state.cache, start=state.prefix_len + state.step),
         )
         state = dataclasses.replace(state, cache=cache, step=state.step + 1)
@@ -194,6 +202,25 @@ class Pi0Fast(nnx.Module):
         """`feed` with the next logits in the state: (the next state, attention)."""
         state, hidden, attention = self.feed(state, token)
         return dataclasses.replace(state, logits=self.gemma.logits(hidden)), attention
+
+    def log_probabilities_after(self, state: DecodeState, tokens: Array) -> Array:
+        """Of tokens int [B, T] after a prefix that has run, all of them in one pass: float32
+        [B, T - 1], the log-probability of token i + 1 given the prefix and the tokens up to i.
+
+        state: with nothing fed yet and room for T tokens. The first token's own is in its logits.
+        """
+        count = tokens.shape[1]
+        steps = jnp.arange(count)
+        total = state.prefix_len + state.max_steps
+        outputs, _, _ = self.gemma(
+            Pair(prefix=self.gemma.embed(tokens)),
+            state.first_position[:, None] + steps,
+            masks.cut(masks.decode_mask(state.visible, steps[:, None], total), state.cuts),
+            cache=WriteCache(state.cache, start=state.prefix_len),
+        )
+        logits = self.gemma.logits(outputs.prefix[:, :-1])
+        logp = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+        return jnp.take_along_axis(logp, tokens[:, 1:, None], axis=-1)[..., 0]
 
     def sample_actions(
         self,

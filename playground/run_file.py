@@ -36,6 +36,7 @@ from playground import codec
 from playground import trace as traces
 from playground.robots import transforms
 from playground.trace import (
+    Cut,
     DecodedToken,
     FastTrace,
     Options,
@@ -227,7 +228,7 @@ def from_json(text: str | bytes) -> Recipe:
     fields = {name: value for name, value in tree.items() if name not in ("format", "version")}
     try:
         policies = tuple(_typed(Ran, entry) for entry in _listed(fields.pop("policies")))
-        options = _typed(Options, fields.pop("options"))
+        options = _options(fields.pop("options"))
         state = tuple(map(_number, _listed(fields.pop("state"))))
         shared = {"policies": policies, "options": options, "state": state}
         recipe = _typed(Recipe, {**fields, **shared}, known=shared)
@@ -240,6 +241,26 @@ def from_json(text: str | bytes) -> Recipe:
     if unknown := {m for ran in policies for m in ran.modes.values()} - set(get_args(SlotMode)):
         raise ValueError(f"the recipe has slots that are {sorted(unknown)!r:.60}")
     return recipe
+
+
+# Options that recipes of earlier versions of the playground lack: the model as it is.
+_LATER = {"guidance": 1.0, "cuts": []}
+
+
+def _options(tree) -> Options:
+    if not isinstance(tree, dict):
+        raise TypeError(f"Options is {tree!r}")
+    tree = {**_LATER, **tree}
+    cuts = {"cuts": tuple(map(_cut, _listed(tree["cuts"])))}
+    return _typed(Options, {**tree, **cuts}, known=cuts)
+
+
+def _cut(tree) -> Cut:
+    if not isinstance(tree, dict) or not tree.keys() >= {"layers"}:
+        raise KeyError(f"a cut has a query, a key and layers, got {tree!r:.60}")
+    layers = tree["layers"]
+    layers = None if layers is None else tuple(map(_whole, _listed(layers)))
+    return _typed(Cut, {**tree, "layers": layers}, known=("layers",))
 
 
 def _typed(cls, tree, known=()):

@@ -119,11 +119,29 @@ class RawObservation:
 
 @codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
+class Cut:
+    """A connection that a run goes without (attention knockout): queries of one block do not attend
+    to keys of another.
+
+    query, key: a camera slot's name, "images" for all of them, "text", "state" or "actions" (of
+        pi0-FAST: the written tokens)
+    layers: which, from 1 on; None: all
+    """
+
+    query: str
+    key: str
+    layers: tuple[int, ...] | None = None
+
+
+@codec.register
+@dataclasses.dataclass(frozen=True, slots=True)
 class Options:
     """How to run. num_steps, num_samples and seed are pi0's; temperature and max_tokens FAST's
     (seed counts there only when temperature > 0). Sample i of pi0 uses noise from seed + i.
     guided: pi0-FAST chooses among the tokens that keep the chunk decodable, instead of among all as
-    openpi does; None: as the policy is meant to (PolicyInfo.guided)."""
+    openpi does; None: as the policy is meant to (PolicyInfo.guided).
+    guidance: pi0's, w in v_empty + w (v - v_empty), where v_empty is the velocity with an empty
+    prompt; 1 is the policy itself. cuts: connections that the model goes without."""
 
     num_steps: int = 10
     num_samples: int = 1
@@ -132,6 +150,8 @@ class Options:
     max_tokens: int = 256
     attention: bool = False
     guided: bool | None = None
+    guidance: float = 1.0
+    cuts: tuple[Cut, ...] = ()
 
 
 def is_guided(info: PolicyInfo, options: Options) -> bool:

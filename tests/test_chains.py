@@ -83,6 +83,6 @@ def test_a_whole_chain(name, tokenizers):
         sizes = info.horizon, len(info.actions)
         actions = policy.tokenizer.extract_actions(actions.astype(int), *sizes).actions
 
-    ours = policy._to_robot(actions, raw)
+    ours = policy.to_robot(actions, raw)
     for route in outputs.keys() & {"policy_jax", "policy_torch"}:
         np.testing.assert_allclose(ours, outputs[route]["actions"], rtol=2e-7, atol=1e-6)

@@ -455,7 +455,7 @@ def test_lerobots_other_rules(folder, texts, state_rule, action_rule):
     close(policy.prepare(raw).state, want, 1e-5)
     said = rng.normal(size=(10, 32))
     want = by_lerobots_rule(action_rule, said[:, :7], arrays, "action", back=True)
-    close(policy._to_robot(said, raw), want, 1e-5)
+    close(policy.to_robot(said, raw), want, 1e-5)
 
 
 def test_which_names_the_training_data_had(folder):

@@ -84,7 +84,7 @@ def test_the_way_in_and_back(goldens, entries, texts, actions, family):
         ids = prompt.tokens[prompt.mask].tolist()
         ends = [BOS] if family == "pi0_fast" else []
         assert ids == [BOS, *texts.encode(prompt.text), *ends]
-        close(policy._to_robot(record["model_action"][i], raw), record["action_unnormalized"][i],
+        close(policy.to_robot(record["model_action"][i], raw), record["action_unnormalized"][i],
               2e-6)  # fmt: skip
 
 

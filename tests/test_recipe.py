@@ -50,6 +50,17 @@ ZIP = written()
 # --- there and back -----------------------------------------------------------------------------
 
 
+def test_cuts_and_guidance_are_part_of_a_recipe():
+    """Recipes of before there were any are of the model as it is."""
+    cuts = (trace.Cut("text", "images", (1, 2)), trace.Cut("actions", "text"))
+    options = dataclasses.replace(FLOW.options, guidance=1.5, cuts=cuts)
+    recipe = dataclasses.replace(run_file.of(RUN), options=options)
+    assert run_file.from_json(run_file.to_json(recipe).encode()) == recipe
+    tree = json.loads(run_file.to_json(run_file.of(RUN)))
+    del tree["options"]["guidance"], tree["options"]["cuts"]
+    assert run_file.from_json(json.dumps(tree).encode()) == run_file.of(RUN)
+
+
 def test_a_saved_run_comes_back_whole():
     opened = run_file.read(ZIP)
     assert opened.recipe == run_file.of(RUN)
@@ -218,6 +229,7 @@ HOSTILE = {
     "state": (changed_json(state=["x"]), "expected a number"),
     "nan": (changed_json(state=[float("nan")]), "expected a number"),
     "options": (changed_json(options={"num_steps": 10}), "Options lacks"),
+    "cuts": (changed_json(options={**dataclasses.asdict(trace.Options()), "cuts": [3]}), "a cut"),
     "seed": (changed_json(options={**dataclasses.asdict(trace.Options()), "seed": "0"}), "whole"),
     "policies": (changed_json(policies=[]), "names no policy"),
     "policy": (changed_json(policies=[{"name": "x"}]), "Ran lacks"),

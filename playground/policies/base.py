@@ -17,11 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from models.checkpoints.openpi import rows
-from models.config import Config
+from models.config import Config, Pi0Config
 from models.fast_tokenizer import FastPrompt
+from models.masks import Cuts
 from models.observation import Observation, uint8_to_float
 from models.tokenizer import Prompt
 from playground.policies.environment import versions
+from playground.policies.places import Places, cuts
 from playground.robots import builtin, conversion, transforms
 from playground.robots.conversion import ModelInput
 from playground.robots.norm_stats import BOUNDS, FAR, SHARES
@@ -40,6 +42,7 @@ from playground.trace import (
 COMPILE_DEADLINE_S = 600.0
 CALL_DEADLINE_S = 120.0
 MAX_STEPS, MAX_SAMPLES, MAX_TOKENS = 100, 32, 512
+MAX_GUIDANCE, MAX_CUTS = 3.0, 64
 KEPT_IMAGES, KEPT_PREFIXES = 64, 8
 ROBOTS_IMAGES, ROBOTS_PREFIXES = 8, 1
 TEXT_STEP = 32
@@ -47,11 +50,12 @@ TEXT_STEP = 32
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Prepared:
-    """An observation at the model's door. images: what the model sees, uint8 [size, size, 3] by
-    slot, in the model's order; bars: by slot, bool [size, size], see `ModelInput`; modes: by slot;
-    state: float64 [D], normalised; prompt: its tokens; on_table: as in a trace; warnings: plain
-    sentences."""
+    """An observation at the model's door. raw: as it was given; images: what the model sees, uint8
+    [size, size, 3] by slot, in the model's order; bars: by slot, bool [size, size], see
+    `ModelInput`; modes: by slot; state: float64 [D], normalised; prompt: its tokens; on_table: as
+    in a trace; warnings: plain sentences."""
 
+    raw: RawObservation
     images: dict[str, np.ndarray]
     bars: dict[str, np.ndarray]
     modes: dict[str, str]
@@ -102,7 +106,7 @@ class Policy:
         foreign = (camera.FOREIGN,) if on_table is False else ()
         warnings = (*foreign, *self._warnings(raw, prompt))
         state, modes = given.state, given.modes
-        return Prepared(given.images, given.bars, modes, state, prompt, on_table, warnings)
+        return Prepared(raw, given.images, given.bars, modes, state, prompt, on_table, warnings)
 
     def infer(self, raw: RawObservation, options: Options) -> Iterator[Event]:
         """The run as it happens: Phase before whatever blocks, Step or TokenEvent, then Done."""
@@ -141,15 +145,45 @@ class Policy:
     def _whole(self, raw: RawObservation, options: Options, kept: "Kept"):
         check_options(options)
         prepared = self.prepare(raw)
-        tokens = {}
+        tokens = self.image_tokens(prepared, kept)
+        actions, failure = self._actions(prepared, options, tokens, kept.prefixes)
+        return None if actions is None else self._finite(actions), failure
+
+    def image_tokens(self, prepared: Prepared, kept: "Kept | None" = None) -> dict[str, jax.Array]:
+        """By slot, what the language model reads of each attended picture, [1, tokens, D]: from the
+        last few of those kept (None: for the page's visitors), or embedded now."""
+        kept, tokens = kept or self._kept, {}
         for slot in self._attended_images(prepared):
             digest = picture_digest(prepared, slot, self.rules)
             if (known := kept.image_tokens.get(digest)) is None:
                 known = self._programs.embed_images(self.pixels(prepared, slot)[None])
                 kept.image_tokens.put(digest, known)
             tokens[slot] = known
-        actions, failure = self._actions(prepared, options, tokens, kept.prefixes)
-        return None if actions is None else self._finite(actions), failure
+        return tokens
+
+    def text_columns(self, prepared: Prepared) -> int:
+        """How many columns of text run."""
+        return self._text_places(prepared, False)
+
+    def observation(self, prepared: Prepared, columns: int) -> Observation:
+        """What the models' programs take beside `image_tokens`: one row, with `columns` of text."""
+        return self._observation(prepared, tuple(self._attended_images(prepared)), 1, columns)
+
+    def places(self, prepared: Prepared, columns: int) -> Places:
+        """Where its parts stand in such a run."""
+        raise NotImplementedError
+
+    def _cuts(self, prepared: Prepared, options: Options, columns: int) -> Cuts | None:
+        """What the model goes without; None where nothing is cut. Raises ValueError."""
+        if not options.cuts:
+            return None
+        places = self.places(prepared, columns)
+        width = len(places.valid)
+        ar_mask = np.zeros(width, bool)  # cameras and prompt are one block
+        room = options.max_tokens
+        if isinstance(self.config, Pi0Config):
+            room = self.config.suffix_len
+        return cuts(options.cuts, places, self.config, ar_mask, room)
 
     def chunks(
         self, raws: Sequence[RawObservation], options: Options
@@ -159,7 +193,7 @@ class Policy:
         options, found = dataclasses.replace(options, num_samples=1), []
         for raw in raws:
             actions, failure = self.actions(raw, options)
-            chunk = None if actions is None else self._to_robot(actions[0], raw)
+            chunk = None if actions is None else self.to_robot(actions[0], raw)
             found.append((chunk, failure or ""))
         return found
 
@@ -167,7 +201,7 @@ class Policy:
         """The same in the robot's units, float32 [N, H, D]: what a robot needs and no more. Neither
         uses nor fills what is kept for the page's visitors."""
         actions, failure = self._whole(raw, options, self._kept_of_robots)
-        return None if actions is None else self._to_robot(actions, raw), failure
+        return None if actions is None else self.to_robot(actions, raw), failure
 
     def _actions(self, prepared, options, tokens, prefixes):
         raise NotImplementedError
@@ -281,7 +315,7 @@ class Policy:
             token_loss_mask=text(prompt.loss_mask) if fast else None,
         )
 
-    def _to_robot(self, actions: np.ndarray, raw: RawObservation) -> np.ndarray:
+    def to_robot(self, actions: np.ndarray, raw: RawObservation) -> np.ndarray:
         """Model actions [..., H, M] in the robot's units, float32 [..., H, D]."""
         info = self.info
         actions = conversion.from_model(
@@ -345,11 +379,16 @@ def check_options(options: Options) -> None:
         "max_tokens": (1, MAX_TOKENS),
         "temperature": (0, 10),
         "seed": (0, 2**31 - 1),
+        "guidance": (0, MAX_GUIDANCE),
     }
     for name, (low, high) in limits.items():
         value = getattr(options, name)
         if not low <= value <= high:
             raise ValueError(f"{name} is {value}; it goes from {low} to {high}")
+    if len(options.cuts) > MAX_CUTS:
+        raise ValueError(f"{len(options.cuts)} connections are cut; at most {MAX_CUTS} are")
+    if options.cuts and options.guidance != 1:
+        raise ValueError("cut connections and a guidance other than 1 are not run together")
 
 
 def sample_noise(seed: int, samples: int, horizon: int, dims: int) -> np.ndarray:

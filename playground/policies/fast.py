@@ -5,22 +5,27 @@ H horizon, D the robot's action dimensions.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models.decoding import Constraint, DecodeOptions, StopAfter
+from models.decoding import Constraint, DecodeOptions, DecodeState, StopAfter
 from models.fast_tokenizer import Decoding, FastPrompt, FastTokenizer
+from models.interventions import Pi0FastInterventions
+from models.matmul import laid_out
 from models.pi0_fast import DecodingStep, Pi0Fast, Pi0FastPrograms
 from models.tokenizer import ACTION_END, ACTION_MARKER
 from playground.policies import token_layout
 from playground.policies.base import Policy, Prepared, prefix_digest
+from playground.policies.places import Places, fast, text_parts
 from playground.robots.robot import Robot
 from playground.robots.transforms import OPENPI_RULES, InputRules
 from playground.serving.events import TokenEvent
 from playground.trace import DecodedToken, FastTrace, Options, PolicyInfo, RawObservation, is_guided
 
+_UNGUIDED = "Guidance weighs velocities: pi0-FAST writes tokens, and ran without it."
 _DOERS = {"openpi": "openpi", "lerobot": "LeRobot"}
 
 
@@ -35,7 +40,8 @@ class FastPolicy(Policy):
         tokenizer: FastTokenizer,
         rules: InputRules = OPENPI_RULES,
     ):
-        super().__init__(info, robot, model.config, Pi0FastPrograms(model), rules)
+        self._model = laid_out(model)  # one layout in memory for all its programs
+        super().__init__(info, robot, model.config, Pi0FastPrograms(self._model), rules)
         self.tokenizer = tokenizer
         encode = tokenizer.paligemma.encode
         end = encode(ACTION_END)
@@ -85,6 +91,16 @@ class FastPolicy(Policy):
         alike = self.config.convention == "openpi" and "masked" in prepared.modes.values()
         return super()._text_places(prepared, attention or alike)
 
+    def places(self, prepared: Prepared, columns: int) -> Places:
+        ids = prepared.prompt.tokens[prepared.prompt.mask]
+        parts = text_parts([self.piece(i) for i in ids], state_in_text=True)
+        return fast(self.config, self.observation(prepared, columns), parts)
+
+    @functools.cached_property
+    def interventions(self) -> Pi0FastInterventions:
+        """Compiled programs that change what the model reads."""
+        return Pi0FastInterventions(self._model)
+
     def _run(self, raw, prepared, options, tokens, timer, reused):
         decode_options = self.decode_options(options)
         places = self._text_places(prepared, options.attention)
@@ -92,7 +108,7 @@ class FastPolicy(Policy):
             prepared, options, tokens, places, timer, reused
         )
         program = ("step", places, options.max_tokens, options.temperature, options.attention)
-        program += (decode_options.constraint is not None,)
+        program += (decode_options.constraint is not None, bool(options.cuts))
         yield (phase := self._phase("decode", program))
         key = jax.random.key(options.seed)
         steps = self._programs.decode(state, key, decode_options, attention=options.attention)
@@ -112,10 +128,11 @@ class FastPolicy(Policy):
             result = self._extract(written)
             actions = None if result.actions is None else np.float32(result.actions)[None]
             warnings = (*prepared.warnings, *self._decoding_warnings(written, result, options))
+            warnings += (_UNGUIDED,) * (options.guidance != 1)
             prepared = dataclasses.replace(prepared, warnings=warnings)
             return FastTrace(
                 **self._shared(raw, prepared, options),
-                actions=None if actions is None else self._to_robot(actions, raw),
+                actions=None if actions is None else self.to_robot(actions, raw),
                 actions_normalised=actions,
                 tokens=tuple(written),
                 partial_actions=self._stack(partials),
@@ -133,16 +150,21 @@ class FastPolicy(Policy):
     def _prefill(self, prepared, options, tokens, places, timer, reused):
         slots = tuple(tokens)
         size = {"max_decoding_steps": options.max_tokens}
-        key = prefix_digest(prepared, slots, self.rules, options.attention, options.max_tokens)
+        key = self._prefix_key(prepared, slots, options, options.attention, places)
+        cut = self._cuts(prepared, options, places)
 
         def prefill():
             observation = self._observation(prepared, slots, 1, places)
             if options.attention:
-                return self._programs.prefill_attention(observation, tokens, **size)
-            return self._programs.prefill(observation, tokens, **size), ()
+                return self._programs.prefill_attention(observation, tokens, cut, **size)
+            return self._programs.prefill(observation, tokens, cut, **size), ()
 
-        program = ("prefix", places, options.max_tokens, options.attention)
+        program = ("prefix", places, options.max_tokens, options.attention, cut is None)
         return (yield from self._prefix(key, program, prefill, timer, reused))
+
+    def _prefix_key(self, prepared, slots, options, attention: bool, places: int) -> str:
+        more = (attention, options.max_tokens, options.cuts, places)
+        return prefix_digest(prepared, slots, self.rules, *more)
 
     def _decoding_warnings(
         self, written: list[DecodedToken], result: Decoding, options: Options
@@ -156,25 +178,42 @@ class FastPolicy(Policy):
         )
         return (skipped, *guided)
 
-    def _actions(self, prepared, options, tokens, prefixes):
-        slots = tuple(tokens)
-        key = prefix_digest(prepared, slots, self.rules, False, options.max_tokens)
+    def prefilled_state(self, prepared: Prepared, options: Options, columns: int) -> DecodeState:
+        """The prefix of one row with `columns` of text: from the last few, or run now."""
+        tokens = self.image_tokens(prepared)
+        return self._prefilled(prepared, options, tokens, columns, self._kept.prefixes)
+
+    def _prefilled(self, prepared, options, tokens, columns, prefixes) -> DecodeState:
+        key = self._prefix_key(prepared, tuple(tokens), options, False, columns)
         if (known := prefixes.get(key)) is None:
-            places = self._text_places(prepared, False)
-            observation = self._observation(prepared, slots, 1, places)
+            observation = self.observation(prepared, columns)
             size = {"max_decoding_steps": options.max_tokens}
-            known = (self._programs.prefill(observation, tokens, **size), ())
+            cut = self._cuts(prepared, options, columns)
+            known = (self._programs.prefill(observation, tokens, cut, **size), ())
             prefixes.put(key, known)
-        decode_options = self.decode_options(options)
+        return known[0]
+
+    def written(self, state: DecodeState, options: Options, seed: int = 0) -> list[int]:
+        """The tokens that are written over a prefix, to the last that is not padding."""
+        ids = self._programs.decode_all(state, jax.random.key(seed), self.decode_options(options))
+        return np.trim_zeros(np.asarray(ids)[0], "b").tolist()
+
+    def decoded(self, ids: Sequence[int]) -> tuple[np.ndarray | None, str | None]:
+        """(The normalised chunk [H, D] that tokens stand for, None), or (None, why there is
+        none)."""
+        result = self.tokenizer.extract_actions(ids, self.config.action_horizon, self._dims)
+        return result.actions, result.failure
+
+    def _actions(self, prepared, options, tokens, prefixes):
+        columns = self._text_places(prepared, False)
+        state = self._prefilled(prepared, options, tokens, columns, prefixes)
         runs = options.num_samples if options.temperature > 0 else 1
         chunks = []
         for seed in range(options.seed, options.seed + runs):
-            written = self._programs.decode_all(known[0], jax.random.key(seed), decode_options)
-            ids = np.asarray(written)[0].tolist()
-            result = self.tokenizer.extract_actions(ids, self.config.action_horizon, self._dims)
-            if result.actions is None:
-                return None, result.failure
-            chunks.append(result.actions)
+            actions, failure = self.decoded(self.written(state, options, seed))
+            if actions is None:
+                return None, failure
+            chunks.append(actions)
         return np.stack(chunks).astype(np.float32), None
 
     def _decoded(self, step: DecodingStep) -> DecodedToken:
@@ -198,7 +237,7 @@ class FastPolicy(Policy):
     def _partial(self, written: list[DecodedToken], raw: RawObservation) -> np.ndarray | None:
         ids = [token.id for token in written]
         chunk = self.tokenizer.extract_partial(ids, self.config.action_horizon, self._dims)
-        return None if chunk is None else self._to_robot(chunk, raw)
+        return None if chunk is None else self.to_robot(chunk, raw)
 
     def _stack(self, partials: list[np.ndarray | None]) -> np.ndarray:
         nothing = np.full((self.config.action_horizon, self._dims), np.nan, np.float32)

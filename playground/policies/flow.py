@@ -3,6 +3,7 @@
 N samples, H horizon, D the robot's action dimensions, M the model's.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -10,11 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from models.chunking import MAX_GUIDANCE, ChunkingPrograms
+from models.interventions import Pi0Interventions
 from models.matmul import laid_out
-from models.pi0 import Pi0, Pi0Programs
+from models.pi0 import Pi0, Pi0Programs, Prefix
 from models.tokenizer import PaligemmaTokenizer, Prompt
 from playground.policies import token_layout
 from playground.policies.base import Policy, Prepared, check_options, prefix_digest, sample_noise
+from playground.policies.places import Places, flow, text_parts
 from playground.robots import norm_stats, transforms
 from playground.robots.robot import Robot
 from playground.robots.transforms import OPENPI_RULES, InputRules
@@ -58,28 +61,30 @@ class FlowPolicy(Policy):
     def _run(self, raw, prepared, options, tokens, timer, reused):
         slots, n = tuple(tokens), options.num_samples
         places = self._text_places(prepared, options.attention)
-        key = prefix_digest(prepared, slots, self.rules, options.attention)
-
-        def prefill():
-            observation = self._observation(prepared, slots, 1, places)
-            if options.attention:
-                return self._programs.prefill_attention(observation, tokens)
-            return self._programs.prefill(observation, tokens), ()
-
-        program = ("prefix", slots, places, options.attention)
-        prefix, prefix_attention = yield from self._prefix(key, program, prefill, timer, reused)
+        given = (options, tokens, places, timer, reused)
+        prefix, prefix_attention = yield from self._prefill(prepared, *given)
+        empty = None
+        if (without := self._without_prompt(prepared, options)) is not None:
+            empty, _ = yield from self._prefill(without, *given)
         observation = self._observation(prepared, slots, n, places)
         noise = sample_noise(options.seed, n, self.config.action_horizon, self.config.action_dim)
-        yield (phase := self._phase("denoise", ("step", slots, n, places, options.attention)))
+        program = ("step", slots, n, places, options.attention, bool(options.cuts))
+        program += (empty is None,)
+        yield (phase := self._phase("denoise", program))
         x_t, v_t, estimates, attention = [noise], [], [], []
-        steps = self._programs.denoise(
-            prefix, observation, noise, options.num_steps, attention=options.attention
-        )
+        if empty is None:
+            steps = self._programs.denoise(
+                prefix, observation, noise, options.num_steps, attention=options.attention
+            )
+        else:
+            steps = self.interventions.denoise(
+                prefix, empty, observation, noise, options.guidance, options.num_steps
+            )
         times = [1.0]
         while (step := timer.next(phase.phase if times == [1.0] else "denoise", steps)) is not None:
             with timer("postprocess"):
                 x, v = np.asarray(step.x_t), np.asarray(step.v_t, np.float32)
-                estimates.append(self._to_robot(x - step.time * v, raw))
+                estimates.append(self.to_robot(x - step.time * v, raw))
                 x_t.append(np.asarray(step.x_next))
                 v_t.append(v)
                 times.append(max(0.0, 1 - (step.index + 1) / options.num_steps))
@@ -94,7 +99,7 @@ class FlowPolicy(Policy):
             final = x_t[-1]
             trace = FlowTrace(
                 **self._shared(raw, prepared, options),
-                actions=self._to_robot(final, raw),
+                actions=self.to_robot(final, raw),
                 actions_normalised=final[..., : len(self.info.actions)],
                 times=np.asarray(times, np.float32),
                 x_t=np.stack(x_t),
@@ -107,10 +112,64 @@ class FlowPolicy(Policy):
             )
         return trace
 
+    def _prefill(self, prepared, options, tokens, places, timer, reused):
+        """(prefix, its attention), announced and timed."""
+        slots = tuple(tokens)
+        key = self._key(prepared, slots, options.attention, options.cuts, places)
+        cut = self._cuts(prepared, options, places)
+
+        def prefill():
+            observation = self._observation(prepared, slots, 1, places)
+            if options.attention:
+                return self._programs.prefill_attention(observation, tokens, cut)
+            return self._programs.prefill(observation, tokens, cut), ()
+
+        program = ("prefix", slots, places, options.attention, cut is None)
+        return (yield from self._prefix(key, program, prefill, timer, reused))
+
+    def _key(self, prepared, slots, *more) -> str:
+        return prefix_digest(prepared, slots, self.rules, *more)
+
+    def prefilled(self, prepared: Prepared, columns: int) -> Prefix:
+        """The prefix of one row with `columns` of text: from the last few, or run now."""
+        tokens = self.image_tokens(prepared)
+        return self._prefilled(prepared, Options(), tokens, columns, self._kept.prefixes)
+
+    def _without_prompt(self, prepared, options):
+        """The observation with an empty prompt, for a guidance other than 1; else None."""
+        if options.guidance == 1:
+            return None
+        if options.attention:
+            raise ValueError("attention is not measured at a guidance other than 1")
+        return self.prepare(dataclasses.replace(prepared.raw, prompt=""))
+
+    def _prefilled(self, prepared, options, tokens, places, prefixes):
+        """The prefix, from the last few or run now."""
+        slots = tuple(tokens)
+        key = self._key(prepared, slots, False, options.cuts, places)
+        if (known := prefixes.get(key)) is None:
+            observation = self._observation(prepared, slots, 1, places)
+            cut = self._cuts(prepared, options, places)
+            known = (self._programs.prefill(observation, tokens, cut), ())
+            prefixes.put(key, known)
+        return known[0]
+
+    def places(self, prepared: Prepared, columns: int) -> Places:
+        ids = prepared.prompt.tokens[prepared.prompt.mask]
+        parts = text_parts([self.piece(i) for i in ids], self._state_in_prompt)
+        return flow(self.config, self.observation(prepared, columns), parts)
+
+    @functools.cached_property
+    def interventions(self) -> Pi0Interventions:
+        """Compiled programs that change what the model reads."""
+        return Pi0Interventions(self._model)
+
     def chunks(self, raws, options):
         """As one batch: the whole way from pictures to actions runs once for all. They must have
-        their pictures in the same slots; else each is asked alone."""
+        their pictures in the same slots, and the model as it is; else each is asked alone."""
         check_options(options)
+        if options.cuts or options.guidance != 1:
+            return super().chunks(raws, options)
         prepared = [self.prepare(raw) for raw in raws]
         slots = tuple(self._attended_images(prepared[0])) if prepared else ()
         if any(tuple(self._attended_images(p)) != slots for p in prepared):
@@ -127,7 +186,7 @@ class FlowPolicy(Policy):
         noise = np.repeat(noise, len(raws), axis=0)
         path = self._programs.denoise_all(prefix, observation, noise, num_steps=options.num_steps)
         actions = np.asarray(path.x_t[-1])
-        return [(self._to_robot(a, raw), "") for a, raw in zip(actions, raws, strict=True)]
+        return [(self.to_robot(a, raw), "") for a, raw in zip(actions, raws, strict=True)]
 
     def guided_chunk(
         self,
@@ -144,6 +203,8 @@ class FlowPolicy(Policy):
         `models.chunking.prefix_weights`. Weights of 0 give the plain chunk.
         """
         check_options(options)
+        if options.cuts or options.guidance != 1:
+            raise ValueError("real-time chunking runs the model as it is: no cuts, guidance 1")
         prepared = self.prepare(raw)
         slots, places = tuple(self._attended_images(prepared)), self._text_places(prepared, False)
         observation = self._observation(prepared, slots, 1, places)
@@ -160,10 +221,10 @@ class FlowPolicy(Policy):
             num_steps=options.num_steps,
             max_guidance=max_guidance,
         )
-        return self._to_robot(np.asarray(path.x_t[-1])[0], raw)
+        return self.to_robot(np.asarray(path.x_t[-1])[0], raw)
 
     def _to_model(self, actions: np.ndarray, raw: RawObservation) -> np.ndarray:
-        """Actions [H, D] in the robot's units in the model's terms: what `_to_robot` undoes."""
+        """Actions [H, D] in the robot's units in the model's terms: what `to_robot` undoes."""
         robot, info = self.robot, self.info
         actions = robot.actions_to_model(np.asarray(actions, np.float64))
         if robot.offsets:
@@ -178,16 +239,16 @@ class FlowPolicy(Policy):
     def _actions(self, prepared, options, tokens, prefixes):
         slots, n = tuple(tokens), options.num_samples
         places = self._text_places(prepared, False)
-        key = prefix_digest(prepared, slots, self.rules, False)
-        if (known := prefixes.get(key)) is None:
-            observation = self._observation(prepared, slots, 1, places)
-            known = (self._programs.prefill(observation, tokens), ())
-            prefixes.put(key, known)
+        prefix = self._prefilled(prepared, options, tokens, places, prefixes)
+        observation = self._observation(prepared, slots, n, places)
         noise = sample_noise(options.seed, n, self.config.action_horizon, self.config.action_dim)
-        path = self._programs.denoise_all(
-            known[0],
-            self._observation(prepared, slots, n, places),
-            noise,
-            num_steps=options.num_steps,
-        )
+        steps = {"num_steps": options.num_steps}
+        without = self._without_prompt(prepared, options)
+        if without is None:
+            path = self._programs.denoise_all(prefix, observation, noise, **steps)
+        else:
+            empty = self._prefilled(without, options, tokens, places, prefixes)
+            path = self.interventions.denoise_guided(
+                prefix, empty, observation, noise, options.guidance, **steps
+            )
         return np.asarray(path.x_t[-1])[..., : len(self.info.actions)], None

@@ -1,0 +1,353 @@
+"""Interventions: against a slow path in NumPy, and models whose answer is known."""
+
+import dataclasses
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+
+from models import interventions
+from models.config import Pi0Config
+from models.interventions import Written
+from models.pi0 import Pi0
+from models.pi0_fast import Pi0Fast
+from playground.analysis import causal, connections
+from playground.analysis.causal import Variant
+from playground.policies.places import hidden
+from playground.trace import Cut, Options
+from playground.training.tokenizers import fit_action_tokenizer
+from tests import test_analysis as small
+from tests.support import slow_gemma
+from tests.support.golden_models import close
+
+QUICK = Options(num_steps=2, max_tokens=24)
+RED, BLUE = "pick up the red cube", "pick up the blue cube"
+FAMILIES = ["pi0", "pi05", "pi0_fast"]
+each_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+def deep(family):
+    """The small config with three layers."""
+    config = small.FAST if family == "pi0_fast" else small.FLOW
+    parts = {"language": dataclasses.replace(config.language, depth=3)}
+    if family != "pi0_fast":
+        expert = dataclasses.replace(config.action_expert, depth=3)
+        parts |= {"action_expert": expert, "pi05": family == "pi05"}
+    return dataclasses.replace(config, **parts)
+
+
+@functools.cache
+def policy(family):
+    """Random weights, none of them zero, small enough that tokens stay distinct."""
+    draw, config = np.random.default_rng(2), deep(family)
+    kind = Pi0Fast if family == "pi0_fast" else Pi0
+    model = small.filled(kind, config, lambda shape: 0.3 * draw.normal(size=shape))
+    chunks = fit_action_tokenizer(small.CHUNKS * 8, vocab_size=600) if kind is Pi0Fast else None
+    return small.assemble(family, config, model, small.tokenizer(), chunks)
+
+
+# --- the slow path ------------------------------------------------------------------------------
+
+
+class Slow:
+    """One observation of a policy: unbatched, in NumPy, and in the order of embedding."""
+
+    def __init__(self, policy, raw):
+        self.policy, self.prepared = policy, policy.prepare(raw)
+        self.model, self.depth = policy._model, policy.config.language.depth
+        columns = policy.text_columns(self.prepared)
+        self.observation = policy.observation(self.prepared, columns)
+        fast = policy.info.family == "pi0_fast"
+        embed = self.model.embed_inputs if fast else self.model.embed_prefix
+        embedded = embed(self.observation, policy.image_tokens(self.prepared))
+        self.tokens = np.asarray(embedded.tokens)[0]
+        self.valid = np.asarray(embedded.input_mask)[0]
+        self.text = len(self.tokens) - columns
+
+    def find(self, *words):
+        """Where the tokens of words stand, found by their ids."""
+        ids = [small.tokenizer().encode(word) for word in words]
+        assert all(len(found) == 1 for found in ids)
+        places = [np.flatnonzero(self.prepared.prompt.tokens == found[0])[0] for found in ids]
+        return self.text + np.array(places)
+
+    def prefix(self, cut=lambda layer, query, key: False):
+        """A Memory for each layer."""
+        expert, size = self.model.gemma.language, len(self.tokens)
+        positions = np.cumsum(self.valid) - 1
+        allowed = [
+            [[self.valid[q] and self.valid[k] and not cut(layer, q, k) for k in range(size)]
+             for q in range(size)]
+            for layer in range(self.depth)
+        ]  # fmt: skip
+        return slow_gemma.run(expert, self.tokens, positions, np.array(allowed))[1]
+
+    def chunk(self, memories, visible, x, steps=2, guide=None):
+        """pi0's normalised chunk [H, M] from noise x. visible: [L, Q or 1, S], which of the
+        memories' tokens the suffix attends to. guide: v_t to another one at the same x and t."""
+        for step in range(steps):
+            v_t = self.velocity(memories, visible, x, 1 - step / steps)
+            v_t = v_t if guide is None else guide(v_t, x, 1 - step / steps)
+            x = x - v_t / steps
+        return x
+
+    def velocity(self, memories, visible, x, time):
+        suffix, condition = self.model.embed_suffix(
+            self.observation, jnp.asarray(x, jnp.float32)[None], jnp.array([time])
+        )
+        tokens = np.asarray(suffix.tokens)[0]
+        among = np.ones((len(tokens), len(tokens)), bool)
+        if not self.policy.config.pi05:
+            among[0, 1:] = False  # the state attends to no action
+        allowed = self.with_memory(visible, among)
+        positions = self.valid.sum() + np.arange(len(tokens))
+        condition = None if condition is None else np.asarray(condition)[0]
+        expert = self.model.gemma.action
+        out, _ = slow_gemma.run(expert, tokens, positions, allowed, memories, condition)
+        head = self.model.action_out_proj
+        out = out[-self.policy.config.action_horizon :]
+        return out @ np.asarray(head.kernel[...]) + np.asarray(head.bias[...])
+
+    def with_memory(self, visible, among):
+        shape = (len(among), visible.shape[-1])
+        return [np.concatenate([np.broadcast_to(v, shape), among], axis=1) for v in visible]
+
+    def log_odds(self, memories, visible, written):
+        """pi0-FAST's log p of the first chunk's tokens, less that of the second's."""
+        a, b = (self.log_likelihood(memories, visible, ids) for ids in written)
+        return a - b
+
+    def log_likelihood(self, memories, visible, ids):
+        gemma = self.model.gemma
+        tokens = np.asarray(gemma.embed(jnp.array([ids])))[0]
+        allowed = self.with_memory(visible, np.tri(len(ids), dtype=bool))
+        positions = self.valid.sum() + 1 + np.arange(len(ids))  # openpi leaves one out
+        out, _ = slow_gemma.run(gemma.language, tokens, positions, allowed, memories)
+        logits = out @ np.asarray(gemma.embedding[...], np.float64).T
+        logp = scipy.special.log_softmax(logits, axis=-1)
+        return sum(logp[i, ids[i + 1]] for i in range(len(ids) - 1))
+
+
+class SlowPair:
+    """Both prompts' memories in a row; a patch shows the one's and hides the other's."""
+
+    def __init__(self, policy, prompt, counterfactual):
+        self.a, self.b = (Slow(policy, small.observe(p)) for p in (prompt, counterfactual))
+        memories = zip(self.b.prefix(), self.a.prefix(), strict=True)
+        self.memories = [
+            slow_gemma.Memory(*(np.concatenate(both) for both in zip(*pair, strict=True)))
+            for pair in memories
+        ]
+
+    def visible(self, hide, show, layers):
+        """[L, 1, S] with the counterfactual's tokens hidden and the prompt's shown in layers."""
+        found = np.zeros((self.b.depth, 1, len(self.b.valid) + len(self.a.valid)), bool)
+        found[:, 0, : len(self.b.valid)] = self.b.valid
+        for layer in layers:
+            found[layer, 0, hide] = False
+            found[layer, 0, len(self.b.valid) + np.asarray(show)] = True
+        return found
+
+
+# --- patches ------------------------------------------------------------------------------------
+
+
+def group(runs, name):
+    return next(places for found, places in runs.joined.groups if found.name == name)
+
+
+PAIRS = {
+    "equal": (RED, BLUE, "red / blue", [" red"], [" blue"]),
+    "unequal": ("touch the red cube", RED, "touch / pick up", None, None),
+}
+
+
+@each_family
+@pytest.mark.parametrize("lengths", PAIRS)
+def test_patches_are_those_of_the_slow_path(family, lengths):
+    """A word, an image patch and everything, in single layers and in all."""
+    prompt, other, name, ours, theirs = PAIRS[lengths]
+    net, slow = policy(family), SlowPair(policy(family), prompt, other)
+    runs = causal.pair(net, small.observe(prompt), other, QUICK, noises=2)
+    own, source = slow.b, slow.a
+    if ours is None:  # at the prompt's beginning pi0 has no space before the word
+        space = "" if family == "pi0" else " "
+        ours, theirs = [f"{space}touch"], [f"{space}pick", " up"]
+    every = [np.flatnonzero(s.valid) for s in (own, source)]
+    cases = [
+        (Variant(group(runs, name), 1), own.find(*theirs), source.find(*ours), [1]),
+        (Variant(runs.joined.patches[small.SLOTS[0]][[2]], None), [2], [2], range(3)),
+        (Variant(group(runs, "everything"), 2), *every, [2]),
+    ]
+    got = runs.patched([variant for variant, *_ in cases])
+    for found, (_, hide, show, layers) in zip(got, cases, strict=True):
+        visible = slow.visible(hide, show, layers)
+        if family == "pi0_fast":
+            written = [ids[:n] for ids, n in zip(*runs._written, strict=True)]
+            want = own.log_odds(slow.memories, visible, [list(map(int, w)) for w in written])
+            assert abs(found - want) < 2e-3
+        else:
+            want = [own.chunk(slow.memories, visible, noise) for noise in runs._noise]
+            close(found, np.array(want)[..., :14], 1e-3)
+            assert np.abs(found - runs.own).max() > 1e-2  # it does something
+
+
+@each_family
+def test_everything_patched_is_the_prompts_own_run(family):
+    net = policy(family)
+    runs = causal.pair(net, small.observe(RED), BLUE, QUICK, noises=2)
+    assert runs.distinguished
+    everything = Variant(group(runs, "everything"), None)
+    ((recovered, _),) = runs.recovered(runs.patched([everything]))
+    assert recovered == pytest.approx(1, abs=1e-3)
+
+
+@each_family
+def test_a_run_patched_with_itself_is_the_same_bit_for_bit(family):
+    net = policy(family)
+    runs = causal.pair(net, small.observe(RED), RED, QUICK, noises=2)
+    everything, nothing = group(runs, "everything"), np.array([], int)
+    a, b = runs.patched([Variant(everything, None), Variant(nothing, None)])
+    np.testing.assert_array_equal(a, b)
+    assert not runs.distinguished
+
+
+# --- cut connections, hidden patches, guidance ----------------------------------------------------
+
+CUTS = (
+    Cut("text", "images", (2,)),
+    Cut("actions", "text", (1, 3)),
+    Cut("images", "base_0_rgb", (1,)),
+)
+
+
+def slow_cuts(slow, rows):
+    """(the prefix's rule, what the suffix sees [L, 1, P]) of CUTS; rows: of the first camera."""
+    images = np.arange(slow.text)[slow.valid[: slow.text]]
+    texts = slow.text + np.flatnonzero(slow.valid[slow.text :])
+
+    def cut(layer, query, key):
+        text_to_images = layer == 1 and query in texts and key in images
+        return text_to_images or (layer == 0 and query in images and key in rows)
+
+    visible = np.tile(slow.valid, (slow.depth, 1, 1))
+    visible[[0, 2], :, slow.text :] = False
+    return cut, visible
+
+
+@each_family
+def test_cuts_are_those_of_the_slow_path(family):
+    """In the prefix, in what follows it, and in these layers only."""
+    net, raw = policy(family), small.observe(RED)
+    slow, options = Slow(net, raw), dataclasses.replace(QUICK, cuts=CUTS)
+    cut, visible = slow_cuts(slow, range(4))
+    if family == "pi0":  # its state is a query of its own
+        visible = np.repeat(visible, 4, axis=1)
+        visible[:, 0] = slow.valid
+    memories = slow.prefix(cut)
+    if family == "pi0_fast":
+        written = [[5, 9, 300, 12, 7]]
+        state = net.prefilled_state(slow.prepared, options, net.text_columns(slow.prepared))
+        counted = Written(np.array(written, np.int32), np.array([5], np.int32))
+        got = interventions.log_likelihoods(net._model, state, counted)
+        assert float(got[0, 0]) == pytest.approx(
+            slow.log_likelihood(memories, visible, written[0]), abs=1e-3
+        )
+        plain = slow.log_likelihood(slow.prefix(), slow.valid[None, None].repeat(3, 0), written[0])
+        assert abs(float(got[0, 0]) - plain) > 0.05
+        return
+    chunks, _ = net.actions(raw, dataclasses.replace(options, num_samples=2, seed=4))
+    noises = causal.sample_noise(4, 2, 3, 14)
+    close(chunks, [slow.chunk(memories, visible, noise) for noise in noises], 1e-3)
+    whole = net.actions(raw, dataclasses.replace(QUICK, num_samples=2, seed=4))[0]
+    assert np.abs(chunks - whole).max() > 1e-2
+
+
+@each_family
+def test_a_hidden_patch_is_hidden_everywhere(family):
+    net, raw = policy(family), small.observe(RED)
+    slow, report = Slow(net, raw), connections.occlusion(net, raw, QUICK, noises=2)
+    assert report.failure is None
+    assert report.done == report.of == sum(len(rows) ** 2 for rows in report.change.values())
+    hide, visible = 2, np.tile(slow.valid, (slow.depth, 1, 1))
+    visible[..., hide] = False
+    memories = slow.prefix(lambda layer, query, key: key == hide)
+    got, plain = report.change[small.SLOTS[0]][1][0], np.tile(slow.valid, (slow.depth, 1, 1))
+    if family == "pi0_fast":
+        state = net.prefilled_state(slow.prepared, QUICK, net.text_columns(slow.prepared))
+        written = net.written(state, QUICK)
+        want = slow.log_likelihood(slow.prefix(), plain, written)
+        assert got == pytest.approx(
+            want - slow.log_likelihood(memories, visible, written), abs=2e-3
+        )
+    else:
+        noises, before = causal.sample_noise(0, 2, 3, 14), slow.prefix()
+        moved = [slow.chunk(memories, visible, x) - slow.chunk(before, plain, x) for x in noises]
+        share = small.share_of_range(net.info)
+        assert got == pytest.approx(np.abs(moved * share).mean(), rel=1e-2)
+    assert -1 <= report.rank_correlation <= 1
+
+
+@pytest.mark.parametrize("family", ["pi0", "pi05"])
+def test_guidance_weighs_the_prompt(family):
+    """w = 1 is the policy itself, bit for bit; other weights are the slow path's."""
+    net, raw = policy(family), small.observe(RED)
+    plain, _ = net.actions(raw, QUICK)
+    same, _ = net.actions(raw, dataclasses.replace(QUICK, guidance=1.0))
+    np.testing.assert_array_equal(plain, same)
+    slow = Slow(net, raw)
+    empty = Slow(net, dataclasses.replace(raw, prompt=""))
+    memories, other = slow.prefix(), empty.prefix()
+    visible, there = (np.tile(s.valid, (s.depth, 1, 1)) for s in (slow, empty))
+
+    def guide(v_t, x, time):
+        without = empty.velocity(other, there, x, time)
+        return without + 2.5 * (v_t - without)
+
+    (noise,) = causal.sample_noise(0, 1, 3, 14)
+    want = slow.chunk(memories, visible, noise, guide=guide)
+    how = dataclasses.replace(QUICK, guidance=2.5)
+    got, _ = net.actions(raw, how)
+    close(got[0], want, 2e-3)
+    *_, done = net.infer(raw, how)
+    close(done.trace.actions_normalised, got, 1e-4)
+    assert np.abs(got - plain).max() > 1e-2
+
+
+@each_family
+def test_cutting_what_padding_hides_changes_nothing(family):
+    net, raw = policy(family), small.observe(RED)
+    prepared = net.prepare(raw)
+    places = net.places(prepared, net.text_columns(prepared))
+    width, room = len(places.valid), QUICK.max_tokens
+    room = net.config.suffix_len if isinstance(net.config, Pi0Config) else room
+    hide = np.flatnonzero(~places.valid)
+    assert len(hide)
+    nothing = hidden(np.zeros((1, 0), int), width, 3, room)
+    everything = hidden(hide[None], width, 3, room)
+    args = (net.observation(prepared, net.text_columns(prepared)), net.image_tokens(prepared))
+    if family == "pi0_fast":
+        counted = Written(np.array([[5, 9, 12]], np.int32), np.array([3], np.int32))
+        how = {"max_decoding_steps": room}
+    else:
+        counted, how = causal.sample_noise(0, 2, 3, 14), {"num_steps": 2}
+    a, b = (net.interventions.cut(*args, cuts, counted, **how) for cuts in (nothing, everything))
+    np.testing.assert_array_equal(a, b)
+
+
+@each_family
+def test_cuts_that_leave_nothing_are_refused(family):
+    net, raw = policy(family), small.observe(RED)
+    blind = (Cut("text", "images"), Cut("text", "text", (2,)))
+    for cuts, words in (
+        (blind, "leave text with nothing to attend to"),
+        ((Cut("actions", "elbow"),), "nothing is called 'elbow'"),
+        ((Cut("actions", "text", (4,)),), "they go from 1 to 3"),
+        ((Cut("actions", "text", ()),), "they go from 1 to 3"),
+    ):
+        report = connections.knockout(net, raw, dataclasses.replace(QUICK, cuts=cuts))
+        assert words in report.failure
+        with pytest.raises(ValueError, match=words):
+            net.actions(raw, dataclasses.replace(QUICK, cuts=cuts))
