@@ -254,6 +254,7 @@ def test_functions_of_the_page_are_known(client):
     known = {
         "ask",
         "at_frame",
+        "check",
         "check_picture",
         "choose_robot",
         "compare",

@@ -1,9 +1,11 @@
 """`python app.py --check`: what is said of a checkpoint is what it would be asked, and the exit
 status is 0 only where it would open."""
 
+import html
 import json
 import shutil
 
+import gradio as gr
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -12,6 +14,8 @@ import app
 from models.tokenizer import BOS, PaligemmaTokenizer
 from playground.checkpoints.check import report
 from playground.checkpoints.resolve import Request
+from playground.ui import checkpoints
+from tests.support.blocks import built
 from tests.test_folders import SIZES, pytorch  # noqa: F401
 from tests.test_lerobot_policy import small_text
 
@@ -103,3 +107,28 @@ def test_a_published_name_tells_what_it_is_before_it_is_fetched():
     assert "not on this machine; they are downloaded when it is opened" in text
     assert "actions: velocities (joint 1, " in text
     assert "memory: 3.35 billion parameters, 6.7 GB in bfloat16" in text
+
+
+def test_the_page_says_the_same_before_it_opens_anything(goldens, tmp_path, described):
+    """What is shown is the command's report; what would not open closes nothing."""
+    reopening = checkpoints.Reopening(app.settings().parse_args(["--checkpoint", "pi0_tabletop"]))
+    page, _ = built(lambda: checkpoints.build(reopening))
+    handlers = {event.api_name: event.fn for event in page.fns.values() if event.fn}
+
+    def shown(name, *given):
+        return html.unescape(list(handlers[name](*given))[-1])
+
+    bad = tmp_path / "bad.json"
+    bad.write_text(described.read_text().replace('"depth": 3', '"depth": 2'))
+    text, _ = report(Request(str(bad)))
+    said = shown("ask", [str(bad)], "", "", "")
+    assert "the policies here stay" in said
+    assert text in said
+    assert not reopening.asked.is_set()
+    text, _ = report(Request("pi0_tabletop"))
+    assert shown("check", ["pi0_tabletop"], " ", "", "") == f"<pre>{text}</pre>"
+    assert not reopening.asked.is_set()
+    assert "the page comes back by itself" in shown("ask", [str(described)], "", "", "")
+    assert reopening.asked.is_set()
+    with pytest.raises(gr.Error, match="choose at least one"):
+        shown("check", [], "", "", "")

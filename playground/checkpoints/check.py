@@ -1,7 +1,13 @@
 """`python app.py --check`: what a checkpoint is, whether it would open, and what it would be asked,
 without loading its weights.
+
+    python -m playground.checkpoints.check REQUESTS
+
+is the same for the page: `resolve.Request`s as a JSON list, and exit status 0 where all would open.
 """
 
+import json
+import sys
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -152,3 +158,9 @@ def check(requests: Sequence[Request]) -> tuple[str, bool]:
     """The reports of several, and whether all would open."""
     reports = [report(request) for request in requests]
     return "\n\n".join(text for text, _ in reports), all(opens for _, opens in reports)
+
+
+if __name__ == "__main__":
+    said, all_open = check([Request(**fields) for fields in json.loads(sys.argv[1])])
+    print(said)
+    sys.exit(0 if all_open else 1)

@@ -4,11 +4,15 @@ Only where the page is this machine's own: elsewhere one visitor would choose fo
 """
 
 import argparse
+import dataclasses
 import html
 import ipaddress
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 import gradio as gr
 
@@ -18,6 +22,7 @@ from playground.checkpoints.entry import Entry
 from playground.serving.worker import Down, Worker
 from playground.ui import appearance, errors
 
+_ROOT = Path(__file__).resolve().parents[2]
 _OTHER = "Names, a checkpoint folder, or a JSON file that names one (type and press Enter)"
 
 
@@ -41,10 +46,8 @@ class Reopening:
     def ask(self, checkpoints: Sequence[str], config: str, robot: str, asset_id: str) -> None:
         """Has `app.py` end the program and start it anew. Raises ValueError, and ends nothing, for
         what cannot be opened."""
-        if not checkpoints:
-            raise ValueError("choose at least one checkpoint")
-        typed = [word.strip() or None for word in (config, robot, asset_id)]
-        resolve.resolve_all(resolve.requests(checkpoints, *typed))
+        typed = _typed(config, robot, asset_id)
+        resolve.resolve_all(_requests(checkpoints, typed))
         self._again([*_arguments(checkpoints, *typed), "--otherwise", json.dumps(self._current)])
 
     def watch(self, worker: Worker) -> threading.Thread | None:
@@ -66,6 +69,30 @@ class Reopening:
     def _again(self, arguments: list[str]) -> None:
         self.arguments = arguments
         self.asked.set()
+
+
+def _typed(*fields: str) -> list[str | None]:
+    return [field.strip() or None for field in fields]
+
+
+def _requests(checkpoints: Sequence[str], typed: Sequence[str | None]) -> list[resolve.Request]:
+    if not checkpoints:
+        raise ValueError("choose at least one checkpoint")
+    return resolve.requests(checkpoints, *typed)
+
+
+def findings(
+    checkpoints: Sequence[str], config: str, robot: str, asset_id: str
+) -> tuple[str, bool]:
+    """What `app.py --check` says of the checkpoints, and whether all would open. From a process of
+    its own: it needs JAX, which the page does without. Raises ValueError as `Reopening.ask`."""
+    requests = _requests(checkpoints, _typed(config, robot, asset_id))
+    asked = json.dumps([dataclasses.asdict(request) for request in requests])
+    command = [sys.executable, "-m", "playground.checkpoints.check", asked]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=_ROOT)
+    if done.returncode not in (0, 1):
+        raise ValueError(f"these checkpoints could not be checked: {done.stderr.strip()[-500:]}")
+    return done.stdout.strip(), done.returncode == 0
 
 
 def _arguments(
@@ -107,21 +134,42 @@ def build(reopening: Reopening) -> None:
         config = gr.Textbox(label="Config of the folder", placeholder="pi0_libero, or my_run.json")
         robot = gr.Textbox(label="Robot of a LeRobot folder", placeholder="libero, or my_arm.json")
         asset_id = gr.Textbox(label="Norm stats, if not the config's", placeholder="my_dataset")
-        start = gr.Button("Open", elem_id="open-checkpoints")
+        with gr.Row():
+            check_button = gr.Button("Check", elem_id="check-checkpoints", min_width=80)
+            open_button = gr.Button("Open", elem_id="open-checkpoints", min_width=80)
         status = gr.HTML("", apply_default_css=False, elem_id="reopening")
 
     @errors.for_page
-    def ask(*given):
-        reopening.ask(*given)
-        return "<p class='fine'>Opening; the page comes back by itself.</p>"
+    def check(*given):
+        yield _said("Reading what describes them; weights are not loaded.")
+        yield _said("", findings(*given)[0])
+
+    @errors.for_page
+    def ask(checkpoints, *fields):
+        given = checkpoints, *fields
+        resolve.resolve_all(_requests(checkpoints, _typed(*fields)))
+        yield _said("Checking before anything is closed.")
+        text, opens = findings(*given)
+        if opens:
+            reopening.ask(*given)
+            yield _said("Opening; the page comes back by itself.", text)
+        else:
+            yield _said("Nothing was opened, and the policies here stay.", text)
 
     own = {"api_visibility": "private", "show_progress": "hidden"}
     follow = {"fn": None, "js": appearance.script("reopen.js"), **own}
-    start.click(ask, [chosen, config, robot, asset_id], status, **own)
+    asked = [chosen, config, robot, asset_id]
+    check_button.click(check, asked, status, **own)
+    open_button.click(ask, asked, status, **own)
     # Watched from the click on: the start that answered it may end before its answer arrives.
-    start.click(**follow)
+    open_button.click(**follow)
     if reopening.otherwise is not None:
         gr.context.Context.root_block.load(**follow)
+
+
+def _said(sentence: str, report: str = "") -> str:
+    lines = f"<p class='fine'>{sentence}</p>" if sentence else ""
+    return lines + (f"<pre>{html.escape(report)}</pre>" if report else "")
 
 
 def _label(entry: Entry) -> str:
