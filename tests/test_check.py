@@ -3,6 +3,7 @@ status is 0 only where it would open."""
 
 import html
 import json
+import re
 import shutil
 
 import gradio as gr
@@ -12,6 +13,7 @@ import safetensors.numpy
 
 import app
 from models.tokenizer import BOS, PaligemmaTokenizer
+from playground.checkpoints import catalog
 from playground.checkpoints.check import report
 from playground.checkpoints.resolve import Request
 from playground.ui import checkpoints
@@ -67,6 +69,21 @@ def test_a_state_in_the_prompt_is_the_resting_one(goldens, tmp_path):
     rest = np.array([-0.05, 0.0, 0.69, np.pi, 0.0, -0.09, 0.039, -0.039])
     bins = np.digitize(2 * (rest - low) / (high - low) - 1, np.linspace(-1, 1, 257)[:-1]) - 1
     assert f"State: {' '.join(map(str, bins))};" in said
+
+
+def test_pi0_fast_shows_its_prompt_where_both_tokenizers_are_here(monkeypatch):
+    text, opens = report(Request("pi0_fast_tabletop"))
+    assert opens, text
+    assert re.search(
+        r"prompt: 'Task: pick up the cup, State: [\d ]+;\\n', as the robot rests", text
+    )
+    monkeypatch.setattr(catalog, "bundled", lambda folder: catalog.untrained(folder.name))
+    text, opens = report(Request("pi0_fast_tabletop"))
+    assert opens, text
+    assert "prompt: not shown, its tokenizer of actions is fitted when it is opened" in text
+    text, opens = report(Request("pi0_fast_droid"))
+    assert opens, text
+    assert "prompt: not shown, the sentencepiece model is not on this machine" in text
 
 
 @pytest.mark.usefixtures("pytorch")

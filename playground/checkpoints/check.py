@@ -9,6 +9,7 @@ is the same for the page: `resolve.Request`s as a JSON list, and exit status 0 w
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from models.checkpoints import lerobot
 from models.checkpoints.arrays import check as check_arrays
 from models.checkpoints.digests import params_folder, weights_file
 from models.checkpoints.openpi import open_openpi, rows
-from models.fast_tokenizer import FastTokenizer
+from models.fast_tokenizer import FastActionTokenizer, FastTokenizer
 from models.tokenizer import PaligemmaTokenizer
 from playground.checkpoints import catalog, download
 from playground.checkpoints.entry import TITLES, Entry
@@ -129,22 +130,19 @@ def _stats(entry: Entry) -> Iterable[str]:
 
 def _prompt(entry: Entry) -> Iterable[str]:
     """What the model would read, with the resting state, where the tokenizers are here."""
-    absent = [address for address in download.missing(entry) if "fast" not in address]
-    text = entry.text_tokenizer or download.local_path(catalog.PALIGEMMA_TOKENIZER)
-    if entry.kind in ("bundled", "untrained"):
-        text = catalog.TOKENIZER
-    elif entry.text_tokenizer is None and catalog.PALIGEMMA_TOKENIZER in absent:
-        yield f"not shown, PaliGemma's tokenizer is not on this machine ({text})"
+    if absent := _absent_tokenizer(entry):
+        yield f"not shown, {absent}"
         return
-    tokenizer = PaligemmaTokenizer(text, entry.convention)
     state = np.array(entry.robot.resting_state)
     if entry.folder is not None and entry.kind != "untrained":
         stats = norm_stats(entry)["state"]
         state = normalise(entry.robot.state_to_model(state), stats, entry.normalisation)
     state = np.pad(state, (0, max(0, entry.rules.prompt_state_dims - len(state))))
     words, length = entry.default_prompt or _PROMPT, entry.config.max_token_len
-    if entry.family == "pi0_fast":
-        prompt = FastTokenizer(tokenizer, None).tokenize(words, state, length)
+    tokenizer = PaligemmaTokenizer(_text_tokenizer(entry), entry.convention)
+    if entry.action_tokenizer is not None:
+        actions = FastActionTokenizer.load(_action_tokenizer(entry.action_tokenizer))
+        prompt = FastTokenizer(tokenizer, actions).tokenize(words, state, length)
     else:
         prompt = tokenizer.tokenize(words, length, state if entry.state_in_prompt else None)
     ids = prompt.tokens[prompt.mask].tolist()
@@ -152,6 +150,30 @@ def _prompt(entry: Entry) -> Iterable[str]:
     yield f"{len(ids)} of {length} tokens, the first {ids[:_TOKENS]}"
     if prompt.truncated:
         yield f"{prompt.truncated} tokens do not fit"
+
+
+def _absent_tokenizer(entry: Entry) -> str:
+    """Which of the tokenizers is missing, in words; "" where both are here."""
+    if entry.family == "pi0_fast" and entry.action_tokenizer is None:
+        return "its tokenizer of actions is fitted when it is opened"
+    if not (text := _text_tokenizer(entry)).is_file():
+        return f"the sentencepiece model is not on this machine ({text})"
+    if entry.action_tokenizer is not None:
+        folder = _action_tokenizer(entry.action_tokenizer)
+        if not (folder / "processor_config.json").is_file():
+            return f"the tokenizer of actions is not on this machine ({folder})"
+    return ""
+
+
+def _text_tokenizer(entry: Entry) -> Path:
+    if entry.kind in ("bundled", "untrained"):
+        return catalog.TOKENIZER
+    return entry.text_tokenizer or download.local_path(catalog.PALIGEMMA_TOKENIZER)
+
+
+def _action_tokenizer(name: str) -> Path:
+    folder = Path(name)
+    return folder if folder.is_dir() else download.local_path(f"hf://{name}")
 
 
 def check(requests: Sequence[Request]) -> tuple[str, bool]:
