@@ -4,7 +4,9 @@ import dataclasses
 import io
 import json
 import tracemalloc
+from types import SimpleNamespace
 
+import gradio as gr
 import numpy as np
 import pytest
 from fastapi import FastAPI
@@ -416,6 +418,28 @@ def test_never_two_runs_of_a_visitor_are_in_the_queue():
     assert (before.outcome, newer.outcome) == ("replaced", "finished")
     assert len(list(others)) == 1
     assert other.outcome == "finished"
+
+
+def test_a_run_that_is_replaced_before_its_first_event_changes_nothing(monkeypatch):
+    """Of a generator that yields nothing, Gradio would empty the whole page."""
+    monkeypatch.setattr("playground.ui.handlers.ExampleCache", lambda *_: None)
+    setups = Setups(Loaded({"pi0": info_of(TABLETOP, "pi0")}), {"pi0": TABLETOP})
+    worker = SimpleNamespace(status=lambda: SimpleNamespace(loading=""))
+    _, handlers = built(
+        lambda: Handlers(setups, worker, Results(), SimpleNamespace(), None, gr.HTML(), None)
+    )
+
+    class Replaced(Streamed):
+        def __iter__(self):
+            handlers.runs.replace("me")
+            return iter(())
+
+    job = SimpleNamespace(policies=["pi0"])
+    asked = SimpleNamespace(robot=TABLETOP.name, jobs=lambda *_, **__: [job])
+    monkeypatch.setattr(observation, "request", lambda *_: asked)
+    monkeypatch.setattr("playground.ui.runs.submit", lambda *_: [Replaced()])
+    found = list(handlers.run(SimpleNamespace(session_hash="me"), "kept", False))
+    assert found == [{handlers.strip: gr.skip()}]
 
 
 # --- what is kept -------------------------------------------------------------------------------

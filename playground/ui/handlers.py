@@ -164,7 +164,7 @@ class Handlers:
     def open(self, request: gr.Request, key, measure, *inputs):
         """Answers what a visitor finds in the form, unless the page came with the answer, or
         others wait; what cannot be run is said when Run is clicked."""
-        yield {self.state.key: key}  # of a generator that yields nothing, Gradio empties all
+        yield {self.strip: gr.skip()}  # of a generator that yields nothing, Gradio empties all
         status = self.worker.status()
         if key or status.waiting or self.runs.begun(request.session_hash):
             return
@@ -233,6 +233,7 @@ class Handlers:
                 updates |= tabs.live(notes.live(), self.shown) if live else {}
             yield updates
         if following.outcome == "replaced":  # the page shows the newer run
+            yield {self.strip: gr.skip()}
             return
         if following.outcome == "stopped":
             notes.stop()
@@ -242,6 +243,15 @@ class Handlers:
         yield self._over(notes, jobs, key)
         # What comes last is sent twice: not the arrays.
         yield {self.form.stop: gr.update(interactive=False)}
+
+    def run_typed(self, request: gr.Request, key, measure, *inputs):
+        """As `run`, while the prompt is typed: not when others wait in line, and looks again at the
+        next letter."""
+        own = self.runs.current(request.session_hash)
+        if self.worker.status().waiting > len(own or ()):
+            yield {self.form.rewordings: gr.update(slow="", waiting=True)}
+            return
+        yield from self.run(request, key, measure, *inputs)
 
     def run_example(self, request: gr.Request, key, measure, *inputs):
         """As `run`; an example that was answered before is not run again."""
@@ -287,8 +297,8 @@ class Handlers:
         if notes.traces:
             key = self._keep(notes, jobs, key)
             updates |= tabs.drawn(notes.traces, key, self.shown)
-            reason = prompt_bar.slow(notes.traces, self.worker.status().waiting)
-            updates[self.form.rewordings] = gr.update(slow=reason)
+            reason = prompt_bar.slow(notes.traces)
+            updates[self.form.rewordings] = gr.update(slow=reason, waiting=False)
         return updates | self._running(notes, False) | {self.state.key: key}
 
     def open_tab(self, key, plotted, units, execute, event: gr.SelectData):

@@ -74,6 +74,8 @@ def wire(tab: Tab, form: Form, setups: Setups, worker: Worker, runs: Runs) -> No
             state.say = "Stopped. What was measured before stays."
         if following.outcome != "replaced":
             yield _updates(tab, state, running=False)
+        else:
+            yield {tab.status: gr.skip()}
 
     def stop(request: gr.Request):
         runs.stop(run_of(request))

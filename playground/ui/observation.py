@@ -171,8 +171,8 @@ def camera_title(setup: Setup, index: int) -> str:
         text += ", needed"
     elif slots:
         text += "; empty: " + ", ".join(f"{n} {slot.when_missing}" for n, slot in slots.items())
-    absent = "" if camera.name else " class='absent'"
-    return f"<code{absent}>{html.escape(camera.title)}</code> <span>{html.escape(text)}</span>"
+    kind = "present" if camera.name else "absent"
+    return f"<code class='{kind}'>{html.escape(camera.title)}</code> <span>{html.escape(text)}</span>"
 
 
 def absent_slots(setup: Setup) -> str:

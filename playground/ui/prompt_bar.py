@@ -32,7 +32,8 @@ _SWAPS = {
 class Bar:
     """rewordings: value {prompt, chosen}: what stands in the field, and what was clicked. Its
     property `words` is {swaps, tasks}: groups of words that stand for each other, and other
-    prompts; `slow` says why the page does not answer while one types, "" where it does."""
+    prompts; `slow` says why the page does not answer while one types, "" where it does; `waiting`
+    says that others were in line when it was last asked to."""
 
     prompt: gr.Textbox
     run: gr.Button
@@ -61,6 +62,7 @@ def build(setup: Setup, first: Example | None) -> Bar:
         {"prompt": text, "chosen": ""},
         words=words(setup.robot),
         slow="",
+        waiting=False,
         **_REWORDINGS,
         elem_id="rewordings",
     )
@@ -80,11 +82,8 @@ def words(robot: Robot) -> dict[str, list]:
     return {"swaps": _SWAPS.get(robot.name, []), "tasks": list(dict.fromkeys(tasks))}
 
 
-def slow(traces: Mapping[str, Trace], waiting: int) -> str:
-    """Why the page cannot answer while one types; "" where it can. traces: the last answers;
-    waiting: how many jobs are in line."""
-    if waiting:
-        return "others are waiting"
+def slow(traces: Mapping[str, Trace]) -> str:
+    """Why the page cannot answer while one types; "" where it can. traces: the last answers."""
     for trace in traces.values():
         took = sum(ms for stage, ms in trace.timings_ms.items() if not _compiles(stage)) / 1000
         if took > LIVE_WITHIN_S:

@@ -74,6 +74,8 @@ def wire(
         if following.outcome != "replaced":
             yield comparison.updates(board, running=False)
             yield {board.stop: gr.update(interactive=False)}
+        else:
+            yield {board.status: gr.skip()}
 
     @errors.for_page
     def fill_in(*inputs):

@@ -123,6 +123,8 @@ def wire(tab: Tab, form: Form, setups: Setups, worker: Worker, runs: Runs) -> No
             yield _updates(tab, film, "", running=False)
             # What comes last is sent twice: not the film.
             yield {tab.start: gr.update(interactive=True)}
+        else:
+            yield {tab.status: gr.skip()}
 
     def stop(request: gr.Request):
         runs.stop(run_of(request))

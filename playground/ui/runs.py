@@ -121,7 +121,8 @@ class Runs:
             self._begun.pop(visitor, None)
 
     def replace(self, visitor: str) -> None:
-        """Ends the visitor's run for a newer one, so that never two of theirs are in the queue."""
+        """Ends the visitor's run for a newer one, so that never two of theirs are in the queue. What
+        the ended run's handler yields last must change nothing, see `Following`."""
         with self._lock:
             if visitor not in self._open:
                 return
@@ -153,7 +154,10 @@ class Following:
     and gives control back after the first event, and then at most every `every_s` seconds. What is
     shown in between costs more than the model's step: the clock runs from when that is done.
 
-    outcome: how it ended, once it has.
+    outcome: how it ended, once it has. A handler whose run was "replaced" must still yield an
+    update, and one that changes nothing: of a generator that yields nothing Gradio (6.31) empties
+    every output, and whatever comes last it sends a second time, perhaps after the newer run's
+    answer.
     """
 
     def __init__(

@@ -103,7 +103,7 @@ def _wire_prompt(handlers: Handlers, answer) -> None:
     chosen = "(value) => value.chosen"
     reworded = form.rewordings.select(None, form.rewordings, form.prompt, js=chosen, **_OWN)
     answer(reworded.then)
-    answer(form.rewordings.input, trigger_mode="always_last")
+    answer(form.rewordings.input, fn=handlers.run_typed, trigger_mode="always_last")
 
 
 def _wire_observation(handlers: Handlers) -> None:

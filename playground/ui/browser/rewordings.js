@@ -34,7 +34,7 @@ function typed(event) {
 document.addEventListener("input", typed);
 
 function tell() {
-  const slow = props.slow;
+  const slow = props.slow || (props.waiting ? "others are waiting" : "");
   why.textContent = slow && input.checked ? ` off: ${slow}` : "";
   input.classList.toggle("paused", Boolean(slow));
 }
@@ -99,5 +99,6 @@ function refresh() {
 watch("value", refresh);
 watch("words", refresh);
 watch("slow", tell);
+watch("waiting", tell);
 refresh();
 tell();
