@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -318,6 +319,8 @@ def test_overlay_and_mass_are_the_measured_weights(build, which):
         whole = weights[..., block.start : block.stop].sum(axis=-1)
         np.testing.assert_allclose(mass[..., i], whole, atol=1e-4)
     np.testing.assert_allclose(mass.sum(axis=-1), 1, atol=0.01)
+    bits = scipy.stats.entropy(weights.astype(np.float64), base=2, axis=-1)
+    np.testing.assert_allclose(theme.unpacked(sent["entropy"]), bits, atol=0.05)
     assert len(sent["passes"]) == (len(when) if len(times) else 0)
     first = {"pi0": "state", "pi0_fast": "generated 0"}[trace.info.family]
     assert sent["queries"][0][0] == (first if which == "suffix" else "text 0")

@@ -415,12 +415,22 @@ def test_attention_shows_where_the_weight_lies(page):
         "s => { s.value = 7; s.dispatchEvent(new Event('input')) }"
     )
     check_attention(page, weights[-1, :, :, chosen[7]].astype(np.float64).mean(axis=(0, 1)))
-    for name, place in (("layer", 1), ("head", 2), ("step", 1)):
-        page.locator(f"#attention input[aria-label={name}]").evaluate(
-            "(s, to) => { s.value = to; s.dispatchEvent(new Event('input')) }", place
-        )
+    page.locator("#attention input[aria-label=step]").evaluate(
+        "s => { s.value = 1; s.dispatchEvent(new Event('input')) }"
+    )
+    head = page.locator("#attention .heads button").nth(1 * weights.shape[2] + 2)
+    head.click()  # one small picture of many
+    expect(head).to_have_attribute("aria-pressed", "true")
+    for name, place in (("layer", "1"), ("head", "2")):
+        expect(page.locator(f"#attention input[aria-label={name}]")).to_have_value(place)
+    page.get_by_label("shaded by").select_option("weight on text")
+    expect(page.locator("#attention .notice").first).to_contain_text("right wrist 0")  # masked
     passes = np.unique(np.linspace(0, 9, 5).round().astype(int))
-    check_attention(page, weights[passes[1], 1, 2, chosen[7]].astype(np.float64))
+    row = weights[passes[1], 1, 2, chosen[7]].astype(np.float64)
+    check_attention(page, row)
+    block = next(block for block in FLOW.blocks if block.name == "text")
+    said = head.get_attribute("aria-label").split(": ")[1].removeprefix("< ").split(" ")[0]
+    assert abs(float(said) / 100 - row[block.start : block.stop].sum()) < 0.006
     expect(page.locator("#attention .caveat")).to_contain_text("not cause")
     page.locator("#attention .check").click()
     assert page.locator("#attention .masses .pad").count() == 0

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import threading
 import time
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from playground.trace import Options, Trace
 from playground.ui.examples import Example, examples
 from playground.ui.request import AS_TRAINED, jobs
 from playground.ui.setup import Setup, Setups
+from playground.views.attention import costs_little
 
 REUSED = "the whole answer, from when the playground started"
 _IDLE_S = 0.5  # how often the worker is looked at
@@ -40,11 +42,14 @@ class ExampleCache:
             self._worker.metadata()
             for robot in self._setups.robots():
                 setup = self._setups.of(robot.name)
-                for example in examples(robot):
-                    for job in asked_by(setup, example):
-                        self._wait_for_idle()
-                        self._answer(setup, job)
-        except (Busy, Down):
+                jobs = [asked_by(setup, example) for example in examples(robot)]
+                for job in itertools.chain(*jobs):
+                    self._answer(setup, job)
+                # Compiles what measures attention, where a page measures without being asked.
+                for job in itertools.chain(*jobs[:1]):
+                    if all(costs_little(self._found[_key(setup, n, job)]) for n in job.policies):
+                        self._answer(setup, measuring(job))
+        except (Busy, Down, KeyError):  # KeyError: a policy that could not answer
             return
 
     def _wait_for_idle(self) -> None:
@@ -55,6 +60,7 @@ class ExampleCache:
             time.sleep(_IDLE_S)
 
     def _answer(self, setup: Setup, job: Job) -> None:
+        self._wait_for_idle()
         with self._worker.infer(job) as events:
             for event in events:
                 if isinstance(event, Done):
@@ -75,6 +81,11 @@ def asked_by(setup: Setup, example: Example) -> list[Job]:
         state=example.state,
         options=Options(),
     )
+
+
+def measuring(job: Job) -> Job:
+    """The same with attention measured."""
+    return dataclasses.replace(job, options=dataclasses.replace(job.options, attention=True))
 
 
 def _key(setup: Setup, policy: str, job: Job) -> str:

@@ -28,7 +28,7 @@ from playground.ui import (
     visits,
 )
 from playground.ui.episodes import section as episodes
-from playground.ui.example_cache import ExampleCache, asked_by
+from playground.ui.example_cache import ExampleCache, asked_by, measuring
 from playground.ui.examples import examples
 from playground.ui.guard import visitors
 from playground.ui.observation import Form
@@ -213,7 +213,26 @@ class Handlers:
     def run(self, request: gr.Request, key, measure, *inputs):
         """Yields what changes on the page while the policies answer."""
         asked = observation.request(self.setups, inputs)
-        setup, jobs = self.setups.of(asked.robot), asked.jobs(self.setups, attention=measure)
+        jobs = asked.jobs(self.setups, attention=measure)
+        yield from self._run(request, self.setups.of(asked.robot), jobs, key)
+
+    @errors.for_page
+    def measure(self, request: gr.Request, key):
+        """The run that is shown, once more with attention measured: for whoever looks there."""
+        kept = self.results.jobs(key)
+        if not kept or self.runs.current(request.session_hash):
+            yield {self.strip: gr.skip()}
+            return
+        jobs = [measuring(job) for job in kept]
+        setup = self.setups.of(jobs[0].observation.robot)
+        if found := self.cache.find(setup, jobs):
+            yield self._answer_again(setup, jobs, found, key)
+            yield {self.form.stop: gr.update(interactive=False)}
+            return
+        yield from self._run(request, setup, jobs, key)
+
+    def _run(self, request, setup, jobs, key):
+        """Yields updates from a place in line to the answers. key: of the result before."""
         self.runs.replace(request.session_hash)
         streams = runs.submit(self.worker, jobs)
         names = [name for job in jobs for name in job.policies]
@@ -278,8 +297,7 @@ class Handlers:
     def _keep(self, notes, jobs, before) -> str:
         """The key of the run's result, which takes the place of the one before."""
         self.results.drop(before)
-        given = [p for job in jobs for p in job.observation.images.values()]
-        key = self.results.keep(notes.traces, given, visitors.current())
+        key = self.results.keep(notes.traces, jobs, visitors.current())
         notes.keep(key)
         return key
 

@@ -172,7 +172,9 @@ def camera_title(setup: Setup, index: int) -> str:
     elif slots:
         text += "; empty: " + ", ".join(f"{n} {slot.when_missing}" for n, slot in slots.items())
     kind = "present" if camera.name else "absent"
-    return f"<code class='{kind}'>{html.escape(camera.title)}</code> <span>{html.escape(text)}</span>"
+    return (
+        f"<code class='{kind}'>{html.escape(camera.title)}</code> <span>{html.escape(text)}</span>"
+    )
 
 
 def absent_slots(setup: Setup) -> str:

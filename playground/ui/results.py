@@ -15,6 +15,7 @@ from fastapi.responses import Response
 
 from playground import codec, run_file, summaries
 from playground import trace as traces
+from playground.serving.events import Job
 from playground.trace import PolicyInfo, Trace
 from playground.views import report
 
@@ -42,13 +43,11 @@ class Results:
         self._lock = threading.Lock()
         self._kept: collections.OrderedDict[str, _Run] = collections.OrderedDict()
 
-    def keep(
-        self, found: dict[str, Trace], pictures: Sequence[np.ndarray] = (), owner: str = ""
-    ) -> str:
-        """Keeps the traces (by policy) of one run, with the pictures as they were given, and gives
-        the run's key. owner: whose share it counts against."""
+    def keep(self, found: dict[str, Trace], jobs: Sequence[Job] = (), owner: str = "") -> str:
+        """Keeps the traces (by policy) of one run, with what was asked for, and gives the run's
+        key. owner: whose share it counts against."""
         key = secrets.token_urlsafe(18)
-        run = _Run(found, pictures, owner)
+        run = _Run(found, jobs, owner)
         with self._lock:
             self._kept[key] = run
             self._forget()
@@ -65,6 +64,12 @@ class Results:
         with self._lock:
             self._forget()
             return self._kept[key].pictures if key in self._kept else []
+
+    def jobs(self, key: str | None) -> list[Job]:
+        """What a run was asked for; [] once it is gone."""
+        with self._lock:
+            self._forget()
+            return self._kept[key].jobs if key in self._kept else []
 
     def drop(self, key: str | None) -> None:
         with self._lock:
@@ -94,8 +99,10 @@ class Results:
 
 
 class _Run:
-    def __init__(self, found: dict[str, Trace], pictures: Sequence[np.ndarray], owner: str):
+    def __init__(self, found: dict[str, Trace], jobs: Sequence[Job], owner: str):
         self.traces = found
+        self.jobs = list(jobs)
+        pictures = [p for job in jobs for p in job.observation.images.values()]
         self.pictures = list({traces.image_digest(p): p for p in pictures}.values())
         self.owner = owner
         self.made = time.monotonic()

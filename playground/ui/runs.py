@@ -121,8 +121,7 @@ class Runs:
             self._begun.pop(visitor, None)
 
     def replace(self, visitor: str) -> None:
-        """Ends the visitor's run for a newer one, so that never two of theirs are in the queue. What
-        the ended run's handler yields last must change nothing, see `Following`."""
+        """Ends the visitor's run for a newer one, so that never two of theirs are in the queue."""
         with self._lock:
             if visitor not in self._open:
                 return

@@ -32,8 +32,9 @@ ROBOT_UNITS, MODEL_UNITS = "robot units", "normalised"
 _WHERE = [("At the simulated table", "table"), ("On recorded episodes", "episodes")]
 _LIVE = appearance.component("panels.js", "live.js")
 _LINES = appearance.component("lines.js")
+_MEASURE_NOW = appearance.component("measure.js")
 _WAITING = "<p class='waiting'>The chunk of each policy appears here.</p>"
-_MEASURE = "Slower, and the first such run compiles anew. Where a model looks, not why."
+_MEASURE = "So that saved traces hold it. Where a model looks, not why."
 _MAX_PLAYED = 500_000  # values of x_t that a player gets; 16 bits each, three arrays of them
 _OPEN_LOOP = (
     "Predictions from one observation: a chunk close to a demonstration is not yet a robot that "
@@ -58,6 +59,7 @@ class Shown:
     players: dict[str, gr.HTML]
     rails: dict[str, gr.HTML]
     measure: gr.Checkbox
+    measure_now: gr.HTML
     board: prompts.Board
     matters: matters.Tab
     norms: norms.Panel
@@ -119,10 +121,13 @@ def build(policies: Sequence[str], setup: Setup, form: Form, public: bool) -> Sh
             gr.HTML(overview.reference(part="compare"), **_LINES, elem_id="compare")
             side_by_side({"mask": mask.COMPONENT})
             gr.HTML("<h2>Measured</h2>", elem_classes="section", apply_default_css=False)
+            measure_now = gr.HTML(
+                overview.reference(part="measure"), **_MEASURE_NOW, elem_id="measure-now"
+            )
+            side_by_side({"attention": attention.COMPONENT})
             measure = gr.Checkbox(
                 label="Measure attention with each run", info=_MEASURE, elem_id="measure"
             )
-            side_by_side({"attention": attention.COMPONENT})
         with gr.Tab("Prompts", id="prompts"):
             board = prompts.build()
             gr.HTML(
@@ -162,6 +167,7 @@ def build(policies: Sequence[str], setup: Setup, form: Form, public: bool) -> Sh
         players=players,
         rails=rails,
         measure=measure,
+        measure_now=measure_now,
         board=board,
         matters=what_matters,
         norms=stats,
@@ -212,6 +218,11 @@ def drawn(traces: Mapping[str, Trace], key: str, shown: Shown) -> dict:
     }
     run = overview.payload(played, key, objects, parts) | {
         "recipe": recipe.payload(traces, key),
+        "measure": {
+            "key": key,
+            "measured": all(trace.attention for trace in traces.values()),
+            "little": all(map(attention.costs_little, traces.values())),
+        },
         "compare": _compare(traces),
         "shortened": [text for trace in traces.values() if (text := _left_out(trace))],
     }

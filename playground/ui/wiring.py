@@ -59,6 +59,12 @@ def wire(page: gr.Blocks, handlers: Handlers, recordings: Recordings) -> None:
         preprocess=False,
         **_OWN,
     ).then(**plot)
+    answer(
+        shown.measure_now.input,
+        fn=handlers.measure,
+        inputs=[state.key],
+        trigger_mode="always_last",
+    )
     judge = {"fn": handlers.judge_again, "inputs": [tab.opened, state.key], **_OWN}
     answer(tab.again.change).then(outputs=[tab.status, tab.opened], **judge)
     rollout.wire(shown.rollout, form, handlers.setups, handlers.worker, handlers.runs)

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from playground.trace import PADDING, FastTrace, Trace
+from playground.trace import PADDING, FastTrace, FlowTrace, Trace
 from playground.views import mask, theme
 
 # gr.HTML(value, **COMPONENT) with value None or `payload(trace)`.
@@ -26,15 +26,17 @@ CAVEAT = (
 )
 MAX_CELLS = 600_000  # bytes of overlay sent at most
 _QUERIES, _PASSES = 16, 5
+_LITTLE = 32 << 20  # bytes of float16 weights; the bundled policies have 7 and 9 million
 
 
 def payload(trace: Trace, which: Literal["suffix", "prefix"] = "suffix") -> dict[str, object]:
     """What the component draws, as plain JSON: the weights of the suffix's queries or of the
     prefix's text, after `reduced`.
 
-    cameras    {label, side, image, note} of each camera; image: a picture or None
+    cameras    {label, side, image, note, masked} of each camera; image: a picture or None
     overlay    base64 uint8 [P, L, K, Q, columns of all cameras], full scale at the row's `peak`
     peak       packed [P, L, K, Q]: the largest weight of a camera column
+    entropy    packed [P, L, K, Q]: of the weights over all columns, in bits
     mass       packed [P, L, K, Q, blocks]: the weight on each block; they sum to 1
     blocks     {label, padding} of each block
     passes     "t ..., τ ..." of each Euler step; empty where there is one pass
@@ -57,6 +59,7 @@ def payload(trace: Trace, which: Literal["suffix", "prefix"] = "suffix") -> dict
         "cameras": _cameras(trace),
         "overlay": base64.b64encode(codes.tobytes()).decode("ascii"),
         "peak": theme.packed(peak),
+        "entropy": theme.packed(_entropy(weights)),
         "mass": theme.packed(_mass(trace, weights)),
         "blocks": [
             {"label": mask.label(block), "padding": bool(_is_padding(trace, block))}
@@ -68,6 +71,17 @@ def payload(trace: Trace, which: Literal["suffix", "prefix"] = "suffix") -> dict
         + (f"{heads} heads" if heads > 1 else "one head or the mean over heads")
         + (f", {p} of {len(times)} steps" if len(times) else ""),
     }
+
+
+def costs_little(trace: Trace) -> bool:
+    """Whether a page may measure a run like this one without being asked: what it would hold is
+    read off the mask and the model's sizes."""
+    language = trace.info.model_config["language"]
+    rows, columns = trace.mask.shape
+    again = trace.options.num_steps - 1 if isinstance(trace, FlowTrace) else 0
+    suffix = rows - mask.suffix_start(trace)
+    cells = (rows + again * suffix) * columns
+    return 2 * cells * language["depth"] * language["num_heads"] <= _LITTLE
 
 
 def measurement(trace: Trace, which: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -143,6 +157,12 @@ def _mass(trace, weights):
     return np.stack(sums, axis=-1)
 
 
+def _entropy(weights):
+    with np.errstate(divide="ignore", invalid="ignore"):
+        bits = np.where(weights > 0, -weights * np.log2(weights), 0)
+    return bits.sum(axis=-1)
+
+
 def _image_blocks(trace):
     return [block for block in trace.blocks if block.kind == "image"]
 
@@ -165,6 +185,7 @@ def _cameras(trace):
             "side": round((block.stop - block.start) ** 0.5),
             "image": theme.picture(images[block.name]) if block.name in images else None,
             "note": notes.get(trace.inputs.modes.get(block.name), ""),
+            "masked": trace.inputs.modes.get(block.name) == "masked",
         }
         for block in _image_blocks(trace)
     ]

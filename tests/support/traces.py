@@ -70,7 +70,7 @@ def policy_info(family, dims=ALOHA, *, horizon=50, hz=50.0, title=None, image_si
         normalisation="quantile" if family != "pi0" else "z-score",
         state_stats=stats,
         action_stats=stats,
-        model_config={},
+        model_config={"language": {"depth": 2, "num_heads": 2}},
     )
 
 

@@ -1,14 +1,16 @@
 // Measured attention: an overlay on each camera and the weight on each block, for one step, query,
 // layer and head, or the mean over layers or heads.
 
-const kept = { pass: null, query: 0, layer: -1, head: -1, padding: true }; // -1: the mean
+// -1: the mean. shade: what shades the heads, a block's place or -1 for the entropy.
+const kept = { pass: null, query: 0, layer: -1, head: -1, padding: true, shade: -1 };
 
 class Attention {
   constructor(value) {
     this.value = value;
     this.overlay = Uint8Array.from(atob(value.overlay), (letter) => letter.charCodeAt(0));
-    const [peak, mass] = [unpack(value.peak), unpack(value.mass)];
-    [this.peak, this.mass, this.axes] = [peak.values, mass.values, peak.shape];
+    const [peak, mass, entropy] = [value.peak, value.mass, value.entropy].map(unpack);
+    [this.peak, this.mass, this.entropy, this.axes] = [peak.values, mass.values, entropy.values, peak.shape];
+    this.readouts = [];
     this.width = this.overlay.length / this.peak.length;
     this.build();
   }
@@ -19,9 +21,11 @@ class Attention {
     const clip = (chosen, count) => Math.min(chosen, count - 1);
     kept.pass = kept.pass === null ? passes - 1 : clip(kept.pass, passes);
     [kept.query, kept.layer, kept.head] = [clip(kept.query, queries), clip(kept.layer, layers), clip(kept.head, heads)];
+    kept.shade = clip(kept.shade, value.blocks.length);
     const query = ([name, text]) => (text ? `${name} “${visible(text)}”` : name);
     const mean = (kind) => (i) => (i < 0 ? `mean over ${kind}s` : `${kind} ${i}`);
     this.pictures = value.cameras.map((camera) => this.camera(camera));
+    const hidden = this.pictures.filter(({ canvas }) => !canvas).map(({ title }) => title);
     this.masses = make("div", { class: "masses" });
     this.scale = make("span", { class: "number" });
     view.replaceChildren(
@@ -40,7 +44,9 @@ class Attention {
         { class: "legend" },
         make("li", {}, "weight of a patch: 0", make("span", { class: "ramp", "aria-hidden": "true" }), this.scale),
       ),
-      make("div", { class: "cameras" }, ...this.pictures.map(({ node }) => node)),
+      make("div", { class: "cameras" }, ...this.pictures.filter(({ canvas }) => canvas).map(({ node }) => node)),
+      hidden.length ? make("p", { class: "notice" }, `${hidden.join("; ")}: no token may attend there.`) : "",
+      this.heads(),
       check("count padding", kept.padding, (padding) => this.change({ padding })),
       this.masses,
       make("p", { class: "caveat" }, value.caveat),
@@ -57,26 +63,74 @@ class Attention {
 
   change(changes) {
     Object.assign(kept, changes);
+    this.readouts.forEach((tell) => tell());
     this.draw();
+  }
+
+  /** A small picture of every head to choose from, shaded by its entropy or its weight on a block. */
+  heads() {
+    const [, layers, heads] = this.axes;
+    const shown = this.pictures.findIndex(({ canvas }) => canvas);
+    const side = shown < 0 ? 1 : this.pictures[shown].side;
+    this.patches = [this.pictures.slice(0, Math.max(0, shown)).reduce((sum, { side: s }) => sum + s * s, 0), shown < 0 ? 0 : side * side];
+    this.cells = Array.from({ length: layers * heads }, (_, i) => {
+      const [layer, head] = [Math.floor(i / heads), i % heads];
+      const canvas = make("canvas", { width: side, height: side, "aria-hidden": "true" });
+      const words = make("span", { class: "number" });
+      const node = make("button", { type: "button" }, canvas, words);
+      node.addEventListener("click", () => {
+        const same = kept.layer === layer && kept.head === (heads > 1 ? head : -1);
+        this.change({ layer: same ? -1 : layer, head: same || heads === 1 ? -1 : head });
+      });
+      return { node, canvas, words, layer, head };
+    });
+    const options = [[-1, "entropy (bits)"], ...this.value.blocks.map(({ label }, b) => [b, `weight on ${label}`])];
+    const select = make("select", {}, ...options.map(([b, text]) => make("option", { value: b, selected: b === kept.shade }, text)));
+    select.addEventListener("change", () => this.change({ shade: Number(select.value) }));
+    return make(
+      "div",
+      { class: "heads" },
+      make("label", {}, heads > 1 ? "Heads (rows: layers), shaded by " : "Layers, shaded by ", select),
+      make("div", { class: "grid", role: "group", "aria-label": "Choose a head", style: `--heads:${heads}` }, ...this.cells.map(({ node }) => node)),
+    );
+  }
+
+  drawHeads(colour) {
+    const [, layers, heads, queries] = this.axes;
+    const blocks = this.value.blocks.length;
+    const row = ({ layer, head }) => ((kept.pass * layers + layer) * heads + head) * queries + kept.query;
+    const amount = (cell) => (kept.shade < 0 ? this.entropy[row(cell)] : this.mass[row(cell) * blocks + kept.shade]);
+    const amounts = this.cells.map(amount);
+    const [least, most] = kept.shade < 0 ? [Math.min(...amounts), Math.max(...amounts)] : [0, Math.max(...amounts)];
+    const [from, count] = this.patches;
+    this.cells.forEach(({ node, canvas, words, layer, head }, i) => {
+      const first = row(this.cells[i]) * this.width + from;
+      const text = kept.shade < 0 ? amounts[i].toFixed(1) : percent(amounts[i]);
+      if (count) paint(canvas, this.overlay.subarray(first, first + count), 255, colour);
+      node.style.setProperty("--share", most > least ? (amounts[i] - least) / (most - least) : 0);
+      node.setAttribute("aria-pressed", String(kept.layer === layer && (heads === 1 || kept.head === head)));
+      node.setAttribute("aria-label", `layer ${layer}${heads > 1 ? `, head ${head}` : ""}: ${text}${kept.shade < 0 ? " bits" : ""}`);
+      words.textContent = text;
+    });
   }
 
   pick(label, name, min, max, words) {
     const input = make("input", { type: "range", min, max, step: 1, value: kept[name], "aria-label": label });
     const output = make("output", {}, words(kept[name]));
     const tell = () => {
+      input.value = kept[name];
       output.textContent = words(kept[name]);
       output.title = words(kept[name]);
       input.setAttribute("aria-valuetext", words(kept[name]));
     };
-    input.addEventListener("input", () => {
-      this.change({ [name]: Number(input.value) });
-      tell();
-    });
+    input.addEventListener("input", () => this.change({ [name]: Number(input.value) }));
+    this.readouts.push(tell);
     tell();
     return make("label", {}, make("span", {}, label), input, output);
   }
 
-  camera({ label, side, image, note }) {
+  camera({ label, side, image, note, masked }) {
+    if (masked) return { canvas: null, title: label, side };
     const canvas = make("canvas", { width: side, height: side, "aria-hidden": "true" });
     const alt = image ? `${label}: what the model saw` : "";
     const photo = image ? make("img", { src: image.url, alt }) : null;
@@ -106,10 +160,12 @@ class Attention {
     let start = 0;
     for (const { canvas, caption, title, side } of this.pictures) {
       const patches = weights.subarray(start, start + side * side);
+      start += side * side;
+      if (!canvas) continue;
       paint(canvas, patches, most, colour);
       caption.textContent = `${title} · ${percent(patches.reduce((a, b) => a + b, 0))}`;
-      start += side * side;
     }
+    this.drawHeads(colour);
     this.drawMasses(rows);
   }
 
@@ -144,7 +200,7 @@ function paint(canvas, patches, most, [red, green, blue]) {
 }
 
 let shown = null;
-begin("Run a policy with attention measured to see where it looks.", (value) => {
+begin("Measured attention appears here.", (value) => {
   if (shown) shown.close();
   shown = new Attention(value);
 });
