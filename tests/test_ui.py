@@ -19,8 +19,8 @@ from playground import codec
 from playground.robots import conversion
 from playground.robots.builtin import ALOHA, DROID, DROID_JOINT_POSITION, TABLETOP
 from playground.robots.norm_stats import normalise
-from playground.serving.events import Done, Failed, Finished, Phase, Queued, Step, TokenEvent
-from playground.trace import DecodedToken, Options, Slot, load
+from playground.serving.events import Done, Failed, Finished, Job, Phase, Queued, Step, TokenEvent
+from playground.trace import DecodedToken, Options, RawObservation, Slot, load
 from playground.ui import observation, prompt_bar, results
 from playground.ui.examples import examples
 from playground.ui.handlers import Handlers
@@ -491,7 +491,15 @@ def test_results_are_counted_as_what_they_cost():
     trace = fast_trace(count=200)
     picture = np.zeros((10, 10, 3), np.uint8)
     bare = results._Run({"fast": trace}, (), "").size
-    assert results._Run({"fast": trace}, [picture, picture.copy()], "").size == bare + 300
+    asked = [
+        Job(
+            (name,),
+            RawObservation("tabletop", {"base_0_rgb": given}, {}, "go", np.zeros(14)),
+            Options(),
+        )
+        for name, given in (("pi0", picture), ("fast", picture.copy()))
+    ]
+    assert results._Run({"fast": trace}, asked, "").size == bare + 300
     tree, arrays = codec.pack(trace)
     text = json.dumps(tree)
     tracemalloc.start()
