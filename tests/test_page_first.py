@@ -12,7 +12,7 @@ from playground.tabletop.scene import random_scene
 from playground.trace import RawObservation
 from playground.ui.examples import examples
 from playground.views import overview
-from tests.support.visitor import FAST, PI0, answered, trace_of
+from tests.support.visitor import FAST, PI0, answered, trace_of, until
 
 pytestmark = pytest.mark.browser
 
@@ -91,7 +91,8 @@ def test_a_prompt_is_answered_while_it_is_typed_and_at_a_click(visit, policies):
     said = page.locator("#overview .sentence").first
     expect(said).to_contain_text("the red cube")  # nobody clicked Run
     trace = trace_of(policies[PI0], observation("touch the red cube"))
-    np.testing.assert_allclose(path(page, PI0), expected(trace, trace.actions[0]), atol=0.06)
+    wanted = expected(trace, trace.actions[0])  # "touch the red c" ends there, too, by another path
+    until(lambda: np.allclose(path(page, PI0), wanted, atol=0.06))
     answered(page)
 
     page.get_by_role("button", name="Run “touch the green cube”").click()
