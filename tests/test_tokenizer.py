@@ -358,6 +358,18 @@ def test_fit_leaves_no_holes(fitted):
         assert fitted.decode(ids, 1, 2).actions.round(9).tolist() == [[value / 10, 0.0]]
 
 
+def test_zeros_are_tokens_of_nothing_but_zero_coefficients(tiny, recorded_fast):
+    """Part of a character is none: of it no coefficient is known yet."""
+    fast = recorded_fast["fast"]
+    tokenizer = FastTokenizer(tiny, fast)
+    zeros = tokenizer.constraint(tiny.vocab_size, 20, 5).zeros
+    known = {i: fast.coefficients(i) for i in range(fast.vocab_size)}
+    assert None in known.values()
+    assert set(np.flatnonzero(zeros)) == {
+        tokenizer.swap(i) for i, values in known.items() if values and set(values) == {0}
+    }
+
+
 @pytest.mark.parametrize("kind", ["published", "whole chunk", "frequency by frequency"])
 @settings(max_examples=10, derandomize=True)
 @given(seed=st.integers(0, 10_000))

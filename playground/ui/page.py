@@ -23,7 +23,7 @@ from playground.ui import (
 )
 from playground.ui.episodes.store import Recordings
 from playground.ui.examples import examples
-from playground.ui.guard import door
+from playground.ui.guard import connections, door, shares
 from playground.ui.guard.hosts import Hosts
 from playground.ui.handlers import Handlers
 from playground.ui.progress import Progress
@@ -59,7 +59,7 @@ def build(
     setup = setups.of()
     os.environ.update(_UNWATCHED)
     with gr.Blocks(title=appearance.TITLE, analytics_enabled=False, fill_width=True,
-                   delete_cache=(600, 6 * 3600)) as page:  # fmt: skip
+                   delete_cache=(600, int(shares.KEPT_S))) as page:  # fmt: skip
         with gr.Row(elem_classes="top"):
             gr.HTML(
                 f"<h1>{appearance.TITLE}</h1>", apply_default_css=False, elem_classes="masthead"
@@ -103,4 +103,6 @@ def serve(page: gr.Blocks, host: str, port: int, names: Iterable[str] = ()) -> F
         theme=appearance.THEME,
         css=appearance.css(),
     )
+    config = page.server.config  # read at each connection
+    config.http_protocol_class = connections.hurried(config.http_protocol_class)
     return served

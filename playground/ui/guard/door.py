@@ -6,15 +6,16 @@ text of a path.
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
+import anyio.to_thread
 import gradio as gr
 from fastapi import FastAPI
 from starlette.datastructures import Headers, QueryParams
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from playground.run_file import MAX_FILE
-from playground.ui.guard import headers, messages, routes, sessions
+from playground.ui.guard import headers, messages, routes, sessions, shares, visitors
 from playground.ui.guard.files import Files
 from playground.ui.guard.functions import Functions
 from playground.ui.guard.hosts import Hosts
@@ -29,11 +30,15 @@ _CALL_KEYS = {"data", "session_hash"}
 
 
 class Guard:
-    """ASGI middleware around the whole of a page's application."""
+    """ASGI middleware around the whole of a page's application. uploads: the folder where parts of
+    uploads lie that were broken off."""
 
-    def __init__(self, app: ASGIApp, page: gr.Blocks, hosts: Hosts):
-        self._app, self._page, self._hosts = app, page, hosts
+    def __init__(self, app: ASGIApp, page: gr.Blocks, hosts: Hosts, uploads: str | None = None):
+        self._app, self._page, self._hosts, self._uploads = app, page, hosts, uploads
         self._files, self._functions = Files(page), Functions(page)
+        self._streams = shares.Open(shares.STREAMS, "streams")
+        self._uploading = shares.Open(shares.UPLOADS, "uploads")
+        self._uploaded = shares.Uploaded()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -42,17 +47,33 @@ class Guard:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
-        try:
-            self._hosts.check(Headers(scope=scope), scope["method"] not in ("GET", "HEAD"))
-            served, params = routes.find(scope)
-            receive = await self._checked(served, params, scope, receive)
-        except Refused as refused:
-            await refused.response()(scope, receive, headers.sending(send))
-            return
-        send = headers.sending(send, is_file=served.kind is Kind.FILE)
-        # Gradio would answer another website's page with the headers that let it read.
-        told = [(name, value) for name, value in scope["headers"] if name != b"origin"]
-        await self._app({**scope, "headers": told}, receive, send)
+        with contextlib.ExitStack() as held:
+            try:
+                self._hosts.check(Headers(scope=scope), scope["method"] not in ("GET", "HEAD"))
+                served, params = routes.find(scope)
+                held.enter_context(self._share(served, scope))
+                receive = await self._checked(served, params, scope, receive)
+            except Refused as refused:
+                await refused.response()(scope, receive, headers.sending(send))
+                return
+            send = headers.sending(send, is_file=served.kind is Kind.FILE)
+            # Gradio would answer another website's page with the headers that let it read.
+            passed_on = [(name, value) for name, value in scope["headers"] if name != b"origin"]
+            await self._app({**scope, "headers": passed_on}, receive, send)
+        if served.kind is Kind.UPLOAD and self._uploads is not None:
+            await anyio.to_thread.run_sync(shares.remove_parts, self._uploads)
+
+    @contextlib.contextmanager
+    def _share(self, served: Served, scope: Scope) -> Iterator[None]:
+        """Holds what the request takes of its address's share, until it is answered. Raises
+        Refused."""
+        with contextlib.ExitStack() as held:
+            if served.kind is Kind.UPLOAD:
+                self._uploaded.check(_address(scope))
+                held.enter_context(self._uploading.one(_address(scope)))
+            elif served.lasts:
+                held.enter_context(self._streams.one(_address(scope)))
+            yield
 
     async def _checked(
         self, served: Served, params: Mapping[str, str], scope: Scope, receive: Receive
@@ -69,7 +90,7 @@ class Guard:
                 self._check_call(params["event_id"])
             case Kind.UPLOAD:
                 messages.check_length(scope, _MAX_UPLOAD)
-                return messages.in_time(receive)
+                return self._uploaded.counted(messages.in_time(receive), _address(scope))
             case Kind.PLAIN:
                 pass
             case _:
@@ -117,10 +138,16 @@ def around(
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         sessions.hold(app, page)
-        app.middleware_stack = Guard(app.middleware_stack, page, hosts)
+        app.middleware_stack = Guard(app.middleware_stack, page, hosts, app.uploaded_file_dir)
         yield
 
     return lifespan
+
+
+def _address(scope: Scope) -> str:
+    """What tells visitors apart; "" where it does not."""
+    client = scope.get("client")
+    return visitors.address(client[0] if client else None)
 
 
 def _check_keys(message: dict, known: set[str]) -> None:

@@ -28,9 +28,12 @@ class Kind(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Served:
+    """lasts: the answer is a stream, open for as long as whoever asked stays."""
+
     method: str
     path: str
     kind: Kind = Kind.PLAIN
+    lasts: bool = False
 
 
 _API = "/gradio_api"
@@ -50,13 +53,13 @@ GRADIO = (
     Served("GET", f"{_API}/openapi.json"),
     Served("GET", f"{_API}/app_id"),
     Served("GET", f"{_API}/startup-events"),
-    Served("GET", f"{_API}/heartbeat/{{session_hash}}"),
-    Served("GET", f"{_API}/queue/data", Kind.STREAM),
-    Served("GET", f"{_API}/upload_progress"),
+    Served("GET", f"{_API}/heartbeat/{{session_hash}}", lasts=True),
+    Served("GET", f"{_API}/queue/data", Kind.STREAM, lasts=True),
+    Served("GET", f"{_API}/upload_progress", lasts=True),
     Served("GET", f"{_API}/file={{path_or_url:path}}", Kind.FILE),
     Served("HEAD", f"{_API}/file={{path_or_url:path}}", Kind.FILE),
-    Served("GET", f"{_API}/call/v2/{{api_name}}/{{event_id}}", Kind.RESULT),
-    Served("GET", f"{_API}/call/{{api_name}}/{{event_id}}", Kind.RESULT),
+    Served("GET", f"{_API}/call/v2/{{api_name}}/{{event_id}}", Kind.RESULT, lasts=True),
+    Served("GET", f"{_API}/call/{{api_name}}/{{event_id}}", Kind.RESULT, lasts=True),
     Served("POST", f"{_API}/upload", Kind.UPLOAD),
     Served("POST", f"{_API}/queue/join", Kind.JOIN),
     Served("POST", f"{_API}/call/v2/{{api_name}}", Kind.CALL_BY_NAME),

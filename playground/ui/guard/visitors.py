@@ -20,13 +20,14 @@ def address(host: str | None) -> str:
         return ""
     try:
         found = ipaddress.ip_address(host)
-    except ValueError:  # a socket's path, or a name of a test's
+    except ValueError:  # a socket's path
         return ""
+    found = getattr(found, "ipv4_mapped", None) or found
     if found.is_loopback:
         return ""
     if found.version == 6:
         return str(ipaddress.ip_network((found, _NETWORK), strict=False))
-    return host
+    return str(found)
 
 
 def of(request: gr.Request | None) -> str:

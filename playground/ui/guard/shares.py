@@ -1,0 +1,94 @@
+"""How much one address may hold open, and leave here, so that there is room for others.
+
+Where addresses tell nobody apart, only the bounds of all together count.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from starlette.types import Message, Receive
+
+from playground.ui.guard.refused import Refused
+
+KEPT_S = 6 * 3600.0  # how long uploads are kept, see `ui.page`
+_PART_S = 120.0  # a part of an upload that nobody has added to for so long was given up
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Bounds:
+    """each: of one address; all: of all together."""
+
+    each: int
+    all: int
+
+
+STREAMS = Bounds(each=64, all=1024)  # a page holds up to three
+UPLOADS = Bounds(each=8, all=32)  # at one time
+KEPT_BYTES = Bounds(each=512 << 20, all=4 << 30)  # of uploads
+
+
+class Open:
+    """What is open at the moment, by address. Used on the event loop alone."""
+
+    def __init__(self, bounds: Bounds, what: str):
+        self._bounds, self._what = bounds, what
+        self._open: collections.Counter[str] = collections.Counter()
+
+    @contextlib.contextmanager
+    def one(self, address: str) -> Iterator[None]:
+        """Raises Refused where there is no room for one more."""
+        own = self._open[address] if address else 0
+        if own >= self._bounds.each or self._open.total() >= self._bounds.all:
+            raise Refused(429, f"Too many {self._what} are open. Please try again in a minute.")
+        self._open[address] += 1
+        try:
+            yield
+        finally:
+            self._open[address] -= 1
+            if not self._open[address]:
+                del self._open[address]
+
+
+class Uploaded:
+    """Bytes that came as uploads in the last hours, by address. Used on the event loop alone."""
+
+    def __init__(self, bounds: Bounds = KEPT_BYTES):
+        self._bounds = bounds
+        self._kept: collections.deque[tuple[float, str, int]] = collections.deque()
+        self._sizes: collections.Counter[str] = collections.Counter()
+
+    def check(self, address: str) -> None:
+        """Raises Refused where there is no room for more."""
+        while self._kept and self._kept[0][0] < time.monotonic() - KEPT_S:
+            _, owner, size = self._kept.popleft()
+            self._sizes[owner] -= size
+        own = self._sizes[address] if address else 0
+        if own >= self._bounds.each or self._sizes.total() >= self._bounds.all:
+            raise Refused(429, "Too much was uploaded. Please try again in some hours.")
+
+    def counted(self, receive: Receive, address: str) -> Receive:
+        """`receive`, of an upload, whatever becomes of it."""
+
+        async def received() -> Message:
+            message = await receive()
+            if size := len(message.get("body", b"")):
+                self._kept.append((time.monotonic(), address, size))
+                self._sizes[address] += size
+            return message
+
+        return received
+
+
+def remove_parts(folder: str | Path) -> None:
+    """Removes what uploads left that were broken off: Gradio (6.31) keeps their parts for ever. A
+    whole upload lies in a folder of its own."""
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                if entry.is_file() and time.time() - entry.stat().st_mtime > _PART_S:
+                    os.unlink(entry)
