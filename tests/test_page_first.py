@@ -1,6 +1,7 @@
 """The first screen: the answer before anybody asks, and one glance at a whole run."""
 
 import re
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
@@ -9,10 +10,10 @@ from playwright.sync_api import expect
 from playground.robots.builtin import TABLETOP
 from playground.tabletop import kinematics
 from playground.tabletop.scene import random_scene
-from playground.trace import RawObservation
+from playground.trace import Options, RawObservation
 from playground.ui.examples import examples
-from playground.views import overview
-from tests.support.visitor import FAST, PI0, answered, trace_of, until
+from playground.views import overview, theme
+from tests.support.visitor import FAST, PI0, answered, trace_of
 
 pytestmark = pytest.mark.browser
 
@@ -91,8 +92,7 @@ def test_a_prompt_is_answered_while_it_is_typed_and_at_a_click(visit, policies):
     said = page.locator("#overview .sentence").first
     expect(said).to_contain_text("the red cube")  # nobody clicked Run
     trace = trace_of(policies[PI0], observation("touch the red cube"))
-    wanted = expected(trace, trace.actions[0])  # "touch the red c" ends there, too, by another path
-    until(lambda: np.allclose(path(page, PI0), wanted, atol=0.06))
+    np.testing.assert_allclose(path(page, PI0), expected(trace, trace.actions[0]), atol=0.06)
     answered(page)
 
     page.get_by_role("button", name="Run “touch the green cube”").click()
@@ -106,3 +106,22 @@ def test_a_prompt_is_answered_while_it_is_typed_and_at_a_click(visit, policies):
     expect(said).to_contain_text("the green cube")
     field.press("Enter")
     expect(said).to_contain_text("the blue cube")
+
+
+def test_a_link_reopens_what_is_shown(visit, policies):
+    """Copied on one page, opened by another visitor: the same bits, in the same tab."""
+    query = "?prompt=touch+the+red+cube&scene=11&seed=3&steps=4&policies=pi0_tabletop&tab=Details"
+    page = visit(ready=False, query=query)
+    answered(page, PI0)
+    expect(page.get_by_role("tab", name="Details")).to_have_attribute("aria-selected", "true")
+    assert "prompt" not in page.url  # a reload shows what the visitor made of it
+    wanted = trace_of(
+        policies[PI0], observation("touch the red cube"), Options(num_steps=4, seed=3)
+    )
+    sent = page.evaluate("window.playgroundRun.policies.pi0_tabletop.flow.robot")
+    np.testing.assert_array_equal(theme.unpacked(sent)[-1], wanted.actions)
+    page.get_by_role("button", name="Copy link").click()
+    copied = page.get_by_label("Link to what is shown")
+    expect(copied).to_have_value(re.compile("prompt="))
+    shown = parse_qs(urlsplit(copied.input_value()).query)
+    assert shown.items() >= parse_qs(query[1:]).items()

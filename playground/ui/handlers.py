@@ -16,6 +16,7 @@ from playground.serving.worker import Down, Worker
 from playground.ui import (
     decoding,
     errors,
+    links,
     matters,
     observation,
     prompt_bar,
@@ -90,6 +91,7 @@ class Handlers:
         found = visits.restored(
             browser, self.memory, self.visits, self.setups, self.form, self.shown.measure
         )
+        found = self._linked(browser, found)
         setup = self.setups.of(found.robot)
         if not setup.infos:
             return found.updates
@@ -98,6 +100,25 @@ class Handlers:
         frame[self.form.state] = gr.update(judged=judged(setup, shown))
         updates = merged(frame, found.updates) | {self.state.framed: True}
         return updates | (self._first_answer(setup) if found.robot is None else {})
+
+    def _linked(self, browser, found: visits.Restored) -> visits.Restored:
+        """The page as the link says that it was opened by. One that cannot be followed is told,
+        and the page opens as it would without it."""
+        query = browser.get("query") if isinstance(browser, dict) else None
+        titles = {tab.id: tab.label for tab in self.shown.tabs.children}
+        try:
+            link = links.read(query) if isinstance(query, str) else None
+            if link is None:
+                return found
+            opened = links.opened(link, self.setups, self.form)
+            tab = links.tab(link, titles)
+        except ValueError as error:
+            gr.Warning(errors.escaped(error), title="This link cannot be opened")
+            return found
+        updates = merged(found.updates, opened.updates)
+        if tab is not None:
+            updates |= {self.shown.tabs: gr.update(selected=tab[0]), self.state.tab: tab[1]}
+        return dataclasses.replace(opened, updates=updates)
 
     def _first_answer(self, setup: Setup) -> dict:
         """The first example's answer, for a newcomer; {} where it is not there yet."""
@@ -315,7 +336,8 @@ class Handlers:
         if notes.traces:
             key = self._keep(notes, jobs, key)
             updates |= tabs.drawn(notes.traces, key, self.shown)
-            reason = prompt_bar.slow(notes.traces)
+            # An answer from the cache took its time when the program started.
+            reason = "" if notes.cached else prompt_bar.slow(notes.traces)
             updates[self.form.rewordings] = gr.update(slow=reason, waiting=False)
         return updates | self._running(notes, False) | {self.state.key: key}
 

@@ -14,6 +14,7 @@ from playground.ui import (
     appearance,
     checkpoints,
     endpoint,
+    guide,
     observation,
     progress,
     prompt_bar,
@@ -31,6 +32,7 @@ from playground.ui.results import Results
 from playground.ui.setup import Setups
 from playground.views import overview
 
+_LINK = appearance.component("copy_link.js")
 _THREADS = queue.SIZE + 32  # each waiting visitor holds one
 _MAX_UPLOAD = MAX_FILE  # a run's ZIP; pictures are held to less
 _MAX_EVENTS = 256  # Gradio's own queue; the worker's is shorter and the one that counts
@@ -65,6 +67,8 @@ def build(
                 f"<h1>{appearance.TITLE}</h1>", apply_default_css=False, elem_classes="masthead"
             )
             strip = gr.HTML(Progress(setup).payload(), **progress.COMPONENT, elem_id="strip")
+            link = gr.HTML({}, **_LINK, elem_id="link")
+            guide.tour()
         if reopening is not None:
             checkpoints.tell(reopening)
         bar = prompt_bar.build(setup, next(iter(examples(setup.robot)), None))
@@ -77,7 +81,7 @@ def build(
             with gr.Column(scale=1, min_width=320, elem_classes="right"):
                 shown = tabs.build(list(robots), setup, form, recordings.public)
         handlers = Handlers(setups, worker, results, form, shown, strip, visits.build())
-        wiring.wire(page, handlers, recordings)
+        wiring.wire(page, handlers, recordings, link)
         endpoint.build(setups, worker, results)
     page.queue(max_size=_MAX_EVENTS, default_concurrency_limit=None, api_open=False)
     return page

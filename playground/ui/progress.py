@@ -12,7 +12,7 @@ from playground.views import theme
 # gr.HTML(value, **COMPONENT) with `Progress.payload()`.
 COMPONENT = appearance.component("strip.js")
 
-_CACHED = "From the cache: this example ran before, with the same inputs, options and weights."
+_CACHED = "From the cache: this example ran before, with equal inputs."
 
 # What `playground.checkpoints.load.load` says of a policy; told to those who wait meanwhile.
 _LOADING = ("downloading", "loading", "compiling")
@@ -35,7 +35,7 @@ class Progress:
     def __init__(
         self, setup: Setup, policies: Sequence[str] = (), loading: str = "", *, cached: bool = False
     ):
-        self._cached = cached
+        self.cached = cached
         self._bench = setup
         self._policies = {name: _Policy() for name in setup.policies}
         self._running = tuple(policies)
@@ -170,7 +170,7 @@ class Progress:
             closing = {
                 "stopped": "Stopped. What was finished before stays.",
                 "failed": "Not every policy could answer.",
-                "done": _CACHED if self._cached else "Done.",
+                "done": _CACHED if self.cached else "Done.",
                 "idle": "Ready." if self._bench.infos else "Getting ready.",
             }
             parts.append(closing.get(self._state(), "Starting."))

@@ -11,6 +11,7 @@ from playground.run_file import FORMAT, of, to_json
 from playground.trace import FlowTrace, Trace
 from playground.ui import (
     appearance,
+    guide,
     matters,
     norms,
     prompts,
@@ -99,7 +100,9 @@ def build(policies: Sequence[str], setup: Setup, form: Form, public: bool) -> Sh
         with gr.Tab("Overview", id="overview"):
             (live,) = side_by_side({"": _LIVE}, "live")
             glimpse = gr.HTML(None, **overview.COMPONENT, elem_id="overview")
+            guide.how_to_read("overview")
         with gr.Tab(ACTIONS, id="actions"):
+            guide.how_to_read("actions")
             with gr.Row(elem_classes="tools"):
                 units = gr.Radio(
                     [ROBOT_UNITS, MODEL_UNITS], value=ROBOT_UNITS, label="Values",
@@ -118,6 +121,7 @@ def build(policies: Sequence[str], setup: Setup, form: Form, public: bool) -> Sh
             gr.HTML(overview.reference(part="shortened"), **_LINES)
             players, rails = side_by_side({"flow": denoising.COMPONENT, "fast": tokens.COMPONENT})
         with gr.Tab("Attention", id="attention"):
+            guide.how_to_read("attention")
             gr.HTML(overview.reference(part="compare"), **_LINES, elem_id="compare")
             side_by_side({"mask": mask.COMPONENT})
             gr.HTML("<h2>Measured</h2>", elem_classes="section", apply_default_css=False)
@@ -129,6 +133,7 @@ def build(policies: Sequence[str], setup: Setup, form: Form, public: bool) -> Sh
                 label="Measure attention with each run", info=_MEASURE, elem_id="measure"
             )
         with gr.Tab("Prompts", id="prompts"):
+            guide.how_to_read("prompts")
             board = prompts.build()
             gr.HTML(
                 "<h2>Each word, the cameras and the state, with intervals</h2>",
@@ -137,6 +142,7 @@ def build(policies: Sequence[str], setup: Setup, form: Form, public: bool) -> Sh
             )
             what_matters = matters.build()
         with gr.Tab("Run it", id="rollout"):
+            guide.how_to_read("rollout")
             where = gr.Radio(
                 _WHERE, value=_WHERE[0][1], visible=rollout.is_here(setup), show_label=False,
                 interactive=True,
@@ -146,6 +152,7 @@ def build(policies: Sequence[str], setup: Setup, form: Form, public: bool) -> Sh
             with gr.Column(elem_id="on-episodes"):
                 recorded = episodes.build(len(form.pictures), public)
         with gr.Tab("Details", id="details") as details:
+            guide.how_to_read("details")
             gr.HTML(
                 "<h2>What the models receive</h2>", elem_classes="section", apply_default_css=False
             )

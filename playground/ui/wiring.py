@@ -10,8 +10,8 @@ from playground.ui.handlers import Handlers
 _OWN = {"api_visibility": "private", "show_progress": "hidden"}
 
 
-def wire(page: gr.Blocks, handlers: Handlers, recordings: Recordings) -> None:
-    """Every event of the page."""
+def wire(page: gr.Blocks, handlers: Handlers, recordings: Recordings, link: gr.HTML) -> None:
+    """Every event of the page. link: what copies one."""
     form, shown, state = handlers.form, handlers.shown, handlers.state
     frame = [
         handlers.strip, *form.inputs, *form.columns, *form.titles, form.absent, form.notes,
@@ -43,6 +43,8 @@ def wire(page: gr.Blocks, handlers: Handlers, recordings: Recordings) -> None:
 
     _wire_loading(page, handlers, frame, result, answer)
     _wire_observation(handlers)
+    linked = [link, form.robot, form.prompt, form.scenes.seed, form.policies, *form.options]
+    link.select(None, linked, link, js=appearance.script("link.js"), **_OWN)
     gr.on([shown.units.change, shown.execute.change], **plot)
     shown.tabs.select(handlers.open_tab, plot["inputs"][:-1], [state.tab, *plot["outputs"]], **_OWN)
     cleared = [*frame, state.key, *shown.drawn]
@@ -77,11 +79,13 @@ def wire(page: gr.Blocks, handlers: Handlers, recordings: Recordings) -> None:
 
 def _wire_loading(page: gr.Blocks, handlers: Handlers, frame: list, result: list, answer) -> None:
     form, memory, measure = handlers.form, handlers.memory, handlers.shown.measure
-    restored = [*frame, memory.browser, memory.key, measure, *result]
+    opened = [handlers.shown.tabs, handlers.state.tab]
+    restored = [*frame, memory.browser, memory.key, measure, *opened, *result]
     loaded = page.load(
         handlers.restore,
         memory.browser,
         list(dict.fromkeys(restored)),
+        js=appearance.script("opened_by.js"),
         preprocess=False,
         **_OWN,
     ).then(

@@ -117,11 +117,12 @@ def browser():
 
 @pytest.fixture
 def visit(app, browser):
-    """Opens the page as a new visitor; script: runs before the page's own. In the end no console
+    """Opens the page as a new visitor; script: runs before the page's own; query: of the address,
+    with its question mark. In the end no console
     may have complained, and nothing may have been fetched from anywhere else."""
     opened, complaints = [], []
 
-    def open_page(*, ready=True, live=False, script="", **context) -> Page:
+    def open_page(*, ready=True, live=False, script="", query="", **context) -> Page:
         page = browser.new_context(
             # Still pictures: a path would come from where it was, over a quarter of a second.
             **{
@@ -140,7 +141,7 @@ def visit(app, browser):
         if not live:  # or a prompt that a test fills in would run before the test asks
             page.add_init_script(NOT_LIVE)
         page.add_init_script(script)
-        page.goto(app)
+        page.goto(app + query)
         opened.append(page)
         if ready:
             answered(page)  # the first example, without a click

@@ -1,0 +1,91 @@
+"""Links that reopen a page, and the words for people who are new to it, without a browser."""
+
+import re
+
+import pytest
+
+from playground.robots.builtin import TABLETOP
+from playground.trace import Options
+from playground.ui import guide, links, observation, prompt_bar
+from playground.ui.examples import examples
+from playground.ui.setup import Setups
+from tests.support.blocks import built
+from tests.test_ui import Loaded, info_of
+
+
+@pytest.fixture(scope="module")
+def page():
+    """(setups, form) of a page with two policies."""
+    infos = {family: info_of(TABLETOP, family) for family in ("pi0", "pi0_fast")}
+    setups = Setups(Loaded(infos), dict.fromkeys(infos, TABLETOP))
+
+    def lay_out():
+        bar = prompt_bar.build(setups.of(), None)
+        return observation.build(setups.of(), setups.most_cameras(), bar)
+
+    return setups, built(lay_out)[1]
+
+
+def test_a_link_sets_prompt_scene_policies_and_options(page):
+    setups, form = page
+    second = examples(TABLETOP)[1]
+    link = links.read(
+        f"?prompt=a+%26+b&scene={second.scene}&policies=pi0&steps=5&seed=7&decoding=free"
+    )
+    found = links.opened(link, setups, form)
+    assert found.updates[form.prompt] == "a & b"
+    assert found.updates[form.scenes.seed] == second.scene
+    assert found.updates[form.state]["value"]["values"] == list(second.state)
+    assert (found.updates[form.pictures[0]]["value"] == second.images["table"]).all()
+    assert (found.robot, found.policies) == (TABLETOP.name, ["pi0"])
+    assert link.options == Options(num_steps=5, seed=7, guided=False)
+
+
+def test_what_a_link_does_not_say_is_as_on_a_fresh_page(page):
+    setups, form = page
+    first = examples(TABLETOP)[0]
+    found = links.opened(links.read("?seed=1"), setups, form)
+    assert found.updates[form.prompt] == first.prompt
+    assert found.policies == ["pi0", "pi0_fast"]
+    assert links.read("?__theme=dark") is None
+    assert links.read("") is None
+    assert links.tab(links.read("?tab=attention"), {"a": "Attention"}) == ("a", "Attention")
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("?steps=many", "steps must be a whole number from 1 to 100; 'many' came"),
+        ("?steps=0&seed=-1", "steps must be .*seed must be"),
+        ("?scene=99999999", "scene must be"),
+        ("?decoding=magic", "decoding must be"),
+        ("?temperature=nan", "temperature must be"),
+        ("?prompt=" + "x" * 10_001, "prompt must be"),
+        ("?prompt=" + "x" * 50_000, "longer than"),
+    ],
+)
+def test_links_that_cannot_be_are_refused(query, said):
+    with pytest.raises(ValueError, match=said):
+        links.read(query)
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [("?robot=arm", "no policy here drives 'arm'"), ("?policies=pi9", "no loaded policy")],
+)
+def test_links_to_what_is_not_here_are_refused(page, query, said):
+    with pytest.raises(ValueError, match=said):
+        links.opened(links.read(query), *page)
+    with pytest.raises(ValueError, match="there is no tab"):
+        links.tab(links.read("?tab=Secrets"), {"a": "Attention"})
+
+
+def test_each_tab_is_explained_in_60_words_with_a_source():
+    for text, (source, link) in guide.READING.values():
+        assert len(text.split()) <= 60
+        assert source
+        assert link.startswith("https://")
+    every = " ".join(guide.explained(text) for text, _ in guide.READING.values())
+    for word in guide.WORDS:
+        assert re.search(rf"<dfn [^>]*>{word}</dfn>", every), word
+    assert len(guide.TOUR) == 5
