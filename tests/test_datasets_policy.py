@@ -18,7 +18,7 @@ from models.chunking import prefix_weights
 from playground.analysis import norm_check
 from playground.checkpoints.load import open_policy
 from playground.datasets import evaluate as command
-from playground.datasets import open_loop, record
+from playground.datasets import open_loop, record, source
 from playground.datasets.lerobot import BUNDLED, Dataset, open_dataset
 from playground.datasets.matching import Choice, match, read_choice, unit_doubts
 from playground.datasets.open_loop import Asking
@@ -381,7 +381,7 @@ def hub(goldens, tmp_path, monkeypatch):
         thread.join()
 
 
-def test_of_a_dataset_of_the_hub_only_what_an_episode_needs_is_fetched(hub, goldens):
+def test_of_a_dataset_of_the_hub_only_what_an_episode_needs_is_fetched(hub, goldens, monkeypatch):
     address, asked = hub
     dataset = Dataset(Hub("me/mine", endpoint=address))
     assert dataset.revision == _HubOnDisk.COMMIT
@@ -393,6 +393,13 @@ def test_of_a_dataset_of_the_hub_only_what_an_episode_needs_is_fetched(hub, gold
     assert len([name for name in fetched if name.startswith("data/")]) == 1
     assert len([name for name in fetched if name.startswith("videos/")]) == 1
     assert len([name for name in fetched if name.startswith("meta/episodes/")]) < 5
+    named_by_a_stranger = Hub("me/mine", endpoint=address, public=True)
+    assert Dataset(named_by_a_stranger).episode(2).length == 24
+    monkeypatch.setattr(source, "MAX_PUBLIC_FILE", 10)
+    with pytest.raises(
+        ValueError, match=r"meta/stats.json of me/mine has 0 MB; a page that others"
+    ):
+        named_by_a_stranger.path("meta/stats.json")
     with pytest.raises(ValueError, match=r"meta/nothing.json is not there \(in me/mine"):
         Hub("me/mine", endpoint=address).path("meta/nothing.json")
     with pytest.raises(ValueError, match="expected owner/name"):

@@ -17,7 +17,8 @@ class Table:
     def __init__(self, path: Path, name: str):
         self.name = name
         try:
-            self._file = pq.ParquetFile(path)
+            # A row group may be the whole file: columns are read in pieces too.
+            self._file = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
             self.columns = tuple(self._file.schema_arrow.names)
         except _FAILURES as error:
             raise ValueError(f"{name} is no parquet file, or is damaged: {error}") from error

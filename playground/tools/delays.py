@@ -66,22 +66,25 @@ def row(found: Rollout, index: int, way: Way, delay: int) -> dict:
     }
 
 
-def cost(policy: FlowPolicy, times: int = 20) -> tuple[float, float]:
-    """CPU-seconds (median, all threads) of one chunk at the first scene: (plain, guided). Pictures
-    and prefix run in both."""
+def cost(policy: FlowPolicy, rounds: int = 40) -> dict[str, tuple[float, float]]:
+    """CPU-seconds (medians, all threads) at the first scene, (plain, guided): of a "chunk",
+    pictures and prefix included, and of its ten Euler steps alone, "denoising"."""
     raw, horizon = observe(Table(held_out_scene(0)), "touch the red cube"), policy.info.horizon
     previous = np.repeat(raw.state[None], horizon, axis=0)
+    ways: tuple[Schedule, ...] = ("zeros", "exp")
 
-    def median(schedule: Schedule) -> float:
-        weights = prefix_weights(0, horizon // 2, horizon, schedule)
-        spent = []
-        for _ in range(times + 1):  # the first one compiles
-            began = time.process_time()
-            policy.guided_chunk(raw, Options(), previous, weights)
-            spent.append(time.process_time() - began)
-        return float(np.median(spent[1:]))
+    def spent(way: Schedule, num_steps: int) -> float:
+        weights = prefix_weights(0, horizon // 2, horizon, way)
+        began = time.process_time()
+        policy.guided_chunk(raw, Options(num_steps=num_steps), previous, weights)
+        return time.process_time() - began
 
-    return median("zeros"), median("exp")
+    # In turn, so that whatever else the machine does falls on all alike; the first round compiles.
+    found = [[[spent(way, n) for n in (10, 20)] for way in ways] for _ in range(rounds + 1)]
+    seconds = np.array(found[1:])  # [rounds, ways, (10 steps, 20 steps)]
+    chunk = np.median(seconds[..., 0], axis=0)
+    alone = np.median(seconds[..., 1] - seconds[..., 0], axis=0)
+    return {"chunk": tuple(chunk.tolist()), "denoising": tuple(alone.tolist())}
 
 
 def table_of(rows: Iterable[dict]) -> str:
@@ -136,8 +139,10 @@ def main() -> None:
     if not isinstance(policy, FlowPolicy):
         parser.error(f"{args.checkpoint} is no flow policy: real-time chunking needs one")
     if args.cost:
-        plain, guided = cost(policy)
-        print(f"a chunk: plain {plain:.4f}, guided {guided:.4f} CPU-s, {guided / plain:.2f} times")
+        for what, (plain, guided) in cost(policy).items():
+            print(
+                f"{what}: plain {plain:.4f}, guided {guided:.4f} CPU-s, {guided / plain:.2f} times"
+            )
         return
     args.out.parent.mkdir(parents=True, exist_ok=True)
     for index in range(args.episodes):

@@ -4,7 +4,7 @@
 // props.value {values: [frame]} goes to the server once the frame stands still; props.episode and
 // props.answer come from it, see playground/views/episode.py.
 
-const SETTLED = 140; // ms without another frame before the policies are asked
+const SETTLED = 50; // ms without another frame before the policies are asked
 const wide = new Set();
 let shown = null; // the Recording on show
 
