@@ -131,14 +131,19 @@ def serve(
     from playground.serving.robot_traffic import Traffic
     from playground.ui import checkpoints, page, results
     from playground.ui.episodes import store
+    from playground.ui.robots import Watch
+    from playground.ui.robots import routes as robot_routes
 
     traffic = Traffic()
     kept, reopening = results.Results(), checkpoints.Reopening(args)
     private = checkpoints.is_private(args.host) and not args.allow_host
     recordings = store.Recordings(public=not private)
-    demo = page.build(worker, robots, kept, reopening if private else None, recordings)
+    served_port = args.robots or ROBOTS_PORT
+    watched = private and (args.robots is not None or args.shadow is not None)
+    watch = Watch(traffic, served_port) if watched else None
+    demo = page.build(worker, robots, kept, reopening if private else None, recordings, watch)
     try:
-        port = args.robots or ROBOTS_PORT
+        port = served_port
         robot_server = serve_robots(worker, robots, args, traffic)
         port = args.port
         served = page.serve(demo, args.host, port, args.allow_host)
@@ -149,6 +154,8 @@ def serve(
     served.include_router(health.routes(worker))
     served.include_router(results.routes(kept))
     served.include_router(store.routes(recordings))
+    if watch is not None:
+        served.include_router(robot_routes(traffic))
     print(f"The playground is open at {demo.local_url}", flush=True)
     reopening.watch(worker)
     health.wait_for_signal(reopening.asked)

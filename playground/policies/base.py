@@ -26,8 +26,8 @@ from playground.policies.environment import versions
 from playground.policies.places import Places, cuts
 from playground.robots import builtin, conversion, transforms
 from playground.robots.conversion import ModelInput
-from playground.robots.norm_stats import BOUNDS, FAR, SHARES
-from playground.robots.robot import Robot, format_state
+from playground.robots.ranges import far_states
+from playground.robots.robot import Robot
 from playground.robots.transforms import InputRules
 from playground.serving.events import Done, Event, Phase
 from playground.tabletop import camera
@@ -245,33 +245,7 @@ class Policy:
                 f"The prompt is cut off: {prompt.truncated} of its tokens did not fit into "
                 f"{self.info.max_token_len}."
             )
-        return (*found, *self._far_states(raw))
-
-    def _far_states(self, raw: RawObservation) -> list[str]:
-        """Dimensions of the state that lie beyond the training data: degrees in place of radians,
-        for example."""
-        stats, method = self.info.state_stats, self.info.normalisation
-        if stats is None or method == "identity":
-            return []
-        state = self.robot.state_to_model(np.asarray(raw.state, np.float64))
-        if stats.q01 is None or stats.q99 is None:
-            reach = FAR * np.array(stats.std)
-            low, high = np.array(stats.mean) - reach, np.array(stats.mean) + reach
-            slack, share = np.zeros(len(state)), f"{FAR:g} standard deviations around the mean of "
-        else:
-            low, high = np.array(stats.q01), np.array(stats.q99)
-            slack, share = 0.1 * (high - low), SHARES[BOUNDS[method][0]]
-        found = []
-        for i, dimension in enumerate(self.info.state):
-            # Constant dimensions of the training data carry no scale to judge by.
-            margin = slack[i] + 1e-3
-            if not low[i] - margin <= state[i] <= high[i] + margin:
-                shown = format_state(dimension, raw.state[i], state[i])
-                found.append(
-                    f"{dimension.name} is {shown}, outside the {low[i]:.3g} to {high[i]:.3g} of "
-                    f"{share}the training data."
-                )
-        return found
+        return (*found, *far_states(self.robot, self.info, raw.state))
 
     def _phase(self, what: str, program: tuple) -> Phase:
         """Its name is also the timings' stage. `program` stands for one compiled function with its

@@ -22,6 +22,7 @@ from playground.ui import (
     prompt_bar,
     prompts,
     recipe,
+    robots,
     rollout,
     runs,
     scenes,
@@ -377,6 +378,18 @@ class Handlers:
     def judge_again(self, opened, key):
         tab = self.shown.recipe
         return {tab.status: recipe.verdict(opened, self.results.find(key)), tab.opened: None}
+
+    # --- a robot's observation -----------------------------------------------------------------
+
+    @errors.for_page
+    def freeze(self, watch: robots.Watch, event: gr.EventData):
+        """Sets the page as a robot saw the world; the policies are asked next."""
+        exchange = robots.chosen(watch, event)
+        setup = self.setups.of(exchange.observation.robot)
+        updates = robots.frozen(setup, exchange, self.form)
+        frame = self._frame(setup, updates[self.form.policies]["value"])
+        updates = merged(frame, updates)
+        return updates | {self.state.key: None} | tabs.cleared(self.shown)
 
     # --- the end --------------------------------------------------------------------------------
 

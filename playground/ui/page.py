@@ -29,6 +29,7 @@ from playground.ui.guard.hosts import Hosts
 from playground.ui.handlers import Handlers
 from playground.ui.progress import Progress
 from playground.ui.results import Results
+from playground.ui.robots import Watch
 from playground.ui.setup import Setups
 from playground.views import overview
 
@@ -49,12 +50,14 @@ def build(
     results: Results,
     reopening: checkpoints.Reopening | None = None,
     recordings: Recordings | None = None,
+    watch: Watch | None = None,
 ) -> gr.Blocks:
     """The page for a worker that has loaded these policies, or is about to.
 
     robots: by policy, with its conventions. results: what runs leave. reopening: takes what the
     page asks to be opened instead; None where it may not ask. recordings: the datasets that
-    visitors open; those of a public page if None.
+    visitors open; those of a public page if None. watch: on the robots that are served; None where
+    there are none, or strangers would see their pictures.
     """
     recordings = recordings or Recordings(public=True)
     setups = Setups(worker, robots)
@@ -79,9 +82,10 @@ def build(
                 if reopening is not None:
                     checkpoints.build(reopening)
             with gr.Column(scale=1, min_width=320, elem_classes="right"):
-                shown = tabs.build(list(robots), setup, form, recordings.public)
+                public, watched = recordings.public, watch is not None
+                shown = tabs.build(list(robots), setup, form, public=public, watched=watched)
         handlers = Handlers(setups, worker, results, form, shown, strip, visits.build())
-        wiring.wire(page, handlers, recordings, link)
+        wiring.wire(page, handlers, recordings, link, watch)
         endpoint.build(setups, worker, results)
     page.queue(max_size=_MAX_EVENTS, default_concurrency_limit=None, api_open=False)
     return page

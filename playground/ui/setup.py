@@ -56,6 +56,10 @@ class Setups:
         found = {robot.name: robot for robot in reversed(self._robots.values())}
         return list(reversed(found.values()))
 
+    def conventions(self) -> dict[str, Robot]:
+        """By policy, the robot with the conventions that its numbers follow."""
+        return dict(self._robots)
+
     def of(self, robot: str | None = None) -> Setup:
         """The setup of the robot of that name, the first without one. Raises ValueError for a
         robot that no policy drives."""

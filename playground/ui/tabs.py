@@ -18,6 +18,7 @@ from playground.ui import (
     received,
     recipe,
     results,
+    robots,
     rollout,
     scenes,
 )
@@ -52,6 +53,7 @@ class Shown:
     where: gr.Radio
     rollout: rollout.Tab
     episodes: episodes.Section
+    robot: robots.Tab | None
     units: gr.Radio
     execute: gr.Slider
     plot: gr.Plot
@@ -80,8 +82,11 @@ class Shown:
         return [self.overview, self.recipe.status]
 
 
-def build(policies: Sequence[str], setup: Setup, form: Form, public: bool) -> Shown:
-    """public: whether others than this machine's owner reach the page."""
+def build(
+    policies: Sequence[str], setup: Setup, form: Form, *, public: bool, watched: bool
+) -> Shown:
+    """public: whether others than this machine's owner reach the page; watched: whether robots are
+    served, and may be looked at here."""
     columns: dict[str, list[gr.Column]] = {name: [] for name in policies}
 
     def side_by_side(parts, kind=""):
@@ -151,6 +156,7 @@ def build(policies: Sequence[str], setup: Setup, form: Form, public: bool) -> Sh
             film = rollout.build(setup, form.prompt.value, form.scenes.seed.value)
             with gr.Column(elem_id="on-episodes"):
                 recorded = episodes.build(len(form.pictures), public)
+        robot = robots.build() if watched else None
         with gr.Tab("Details", id="details") as details:
             guide.how_to_read("details")
             gr.HTML(
@@ -166,6 +172,7 @@ def build(policies: Sequence[str], setup: Setup, form: Form, public: bool) -> Sh
         where=where,
         rollout=film,
         episodes=recorded,
+        robot=robot,
         units=units,
         execute=execute,
         plot=plot,

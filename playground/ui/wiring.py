@@ -2,7 +2,7 @@
 
 import gradio as gr
 
-from playground.ui import appearance, matters, norms, prompts, rollout, scenes, visits
+from playground.ui import appearance, matters, norms, prompts, robots, rollout, scenes, visits
 from playground.ui.episodes import section as episodes
 from playground.ui.episodes.store import Recordings
 from playground.ui.handlers import Handlers
@@ -10,8 +10,15 @@ from playground.ui.handlers import Handlers
 _OWN = {"api_visibility": "private", "show_progress": "hidden"}
 
 
-def wire(page: gr.Blocks, handlers: Handlers, recordings: Recordings, link: gr.HTML) -> None:
-    """Every event of the page. link: what copies one."""
+def wire(
+    page: gr.Blocks,
+    handlers: Handlers,
+    recordings: Recordings,
+    link: gr.HTML,
+    watch: robots.Watch | None = None,
+) -> None:
+    """Every event of the page. link: what copies one; watch: on robots, None where none is looked
+    at."""
     form, shown, state = handlers.form, handlers.shown, handlers.state
     frame = [
         handlers.strip, *form.inputs, *form.columns, *form.titles, form.absent, form.notes,
@@ -75,6 +82,13 @@ def wire(page: gr.Blocks, handlers: Handlers, recordings: Recordings, link: gr.H
     answer(chosen.then)
     matters.wire(shown.matters, form, handlers.setups, handlers.worker, handlers.runs)
     norms.wire(shown.norms, form, handlers.setups)
+    if shown.robot is not None and watch is not None:
+        robots.wire(shown.robot, watch, handlers.setups)
+
+        def freeze(event: gr.EventData):
+            return handlers.freeze(watch, event)
+
+        answer(shown.robot.view.select(freeze, None, cleared, **_OWN).success)
 
 
 def _wire_loading(page: gr.Blocks, handlers: Handlers, frame: list, result: list, answer) -> None:

@@ -75,6 +75,7 @@ OWN = (
     Served("GET", "/arrays/{key}/{policy}/{summary}"),
     Served("GET", "/episode/{key}/{episode}/{camera}/{frame}"),
     Served("GET", "/evaluation/{key}/{name}"),
+    Served("GET", "/robot/{connection}"),
 )
 
 
