@@ -13,7 +13,7 @@ from playground import trace
 from playground.serving import robot_traffic
 from playground.tabletop import robot as simulated
 from playground.trace import image_digest
-from tests.support.visitor import LIMIT_MS, PI0, answered, save_link, started, tab
+from tests.support.visitor import PI0, answered, save_link, started, tab
 
 POLICY = ("--checkpoint", PI0)
 
@@ -37,12 +37,11 @@ def app(tmp_path_factory, robots_port):
 def test_a_robot_is_watched_and_frozen_into_the_page(app, visit, robots_port):
     """What it saw and did stands on the page bit for bit, in the run that it is frozen into, and
     in the episode that is saved."""
+    # It is let in once everything is loaded and compiled, and so is the page.
+    server = simulated.PolicyServer(f"ws://127.0.0.1:{robots_port}")
     page = visit(ready=False)
-    page.wait_for_function("() => window.playgroundRun", timeout=LIMIT_MS)
     answered(page, PI0)
     tab(page, "Robot")
-    expect(page.locator("#robot-view")).to_contain_text("No robot is connected.")
-    server = simulated.PolicyServer(f"ws://127.0.0.1:{robots_port}")
     asked = []
 
     def infer(message):
