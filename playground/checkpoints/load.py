@@ -2,17 +2,22 @@
 
 import collections
 import dataclasses
+import functools
 import os
 import queue
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
+import tokenizers
 
+from models.byte_alphabet import CHARACTER_OF_BYTE
 from models.checkpoints.assembly import load_bundled, load_lerobot, load_openpi, random_model
 from models.checkpoints.digests import revision
+from models.compiled import on_cpu
 from models.config import Config, DType, to_dict
 from models.fast_tokenizer import FastActionTokenizer, FastTokenizer
 from models.pi0 import Pi0
@@ -29,7 +34,8 @@ from playground.policies.flow import FlowPolicy
 from playground.serving.compile_cache import keep_compiled_programs
 from playground.serving.events import Phase, TokenEvent
 from playground.trace import Options, PolicyInfo, RawObservation, Stats
-from playground.training.tokenizers import fit_action_tokenizer
+
+T = TypeVar("T")
 
 LOAD_DEADLINE_S, WARM_UP_DEADLINE_S = 600.0, 1800.0
 
@@ -46,7 +52,7 @@ BUNDLED_NOTICE = (
 
 
 def load(
-    policies: Sequence[str | Mapping[str, str | None]],
+    policies: Sequence[str | Mapping[str, Any]],
 ) -> Generator[Phase, None, dict[str, Policy]]:
     """Opens every policy and runs each once, so that the first visitor waits for no compiler.
 
@@ -68,7 +74,7 @@ def load(
             yield from _reported(
                 entry.name,
                 "downloading",
-                lambda progress: download.fetch_policy(address, progress),
+                functools.partial(download.fetch_policy, address),
             )
             entry = resolve(request)  # weights tell what saved them
         opened[entry.name] = yield from open_steps(entry)
@@ -125,7 +131,7 @@ def open_steps(entry: Entry) -> Generator[Phase, None, Policy]:
         return untrained(entry.name)
     if entry.kind == "bundled":
         yield Phase(entry.name, "loading", LOAD_DEADLINE_S)
-        _, model = load_bundled(entry.folder)
+        _, model = load_bundled(entry.here)
         text = TOKENIZER
     else:
         entry, text = yield from _reported(entry.name, "downloading", lambda p: _fetch(entry, p))
@@ -134,14 +140,15 @@ def open_steps(entry: Entry) -> Generator[Phase, None, Policy]:
     info = describe(
         entry,
         model.config,
-        revision=revision(entry.params or entry.folder),
+        revision=revision(entry.params or entry.here),
         badge=BUNDLED_BADGE if bundled else REAL_BADGE,
         notice=BUNDLED_NOTICE if bundled else entry.notice,
         stats=norm_stats(entry),
         stats_notes=stats_notes(entry),
     )
-    chunks = entry.action_tokenizer and FastActionTokenizer.load(entry.action_tokenizer)
-    return assemble(info, entry, model, PaligemmaTokenizer(text, entry.convention), chunks)
+    named = entry.action_tokenizer
+    actions = None if named is None else FastActionTokenizer.load(named)
+    return assemble(info, entry, model, PaligemmaTokenizer(text, entry.convention), actions)
 
 
 def _fetch(entry: Entry, progress: download.Progress) -> tuple[Entry, Path]:
@@ -157,7 +164,7 @@ def _precision(entry: Entry) -> tuple[Config, DType]:
     config = entry.config
     if entry.kind in ("bundled", "untrained"):
         return config, config.dtype
-    if jax.default_backend() == "cpu":
+    if on_cpu():
         config = dataclasses.replace(config, dtype="float32")
     return config, "bfloat16"
 
@@ -166,10 +173,10 @@ def _load(entry: Entry, progress: Callable[[int, int, str], None]) -> Pi0 | Pi0F
     config, storage = _precision(entry)
     if entry.kind in ("lerobot", "openpi_pytorch"):
         return load_lerobot(
-            entry.folder, config, base=entry.base_folder, dtype=storage, progress=progress
+            entry.here, config, base=entry.base_folder, dtype=storage, progress=progress
         )
     return load_openpi(
-        entry.params or entry.folder,
+        entry.params or entry.here,
         config,
         dtype=storage,
         adapters=entry.adapters,
@@ -177,15 +184,19 @@ def _load(entry: Entry, progress: Callable[[int, int, str], None]) -> Pi0 | Pi0F
     )
 
 
-def _reported(policy: str, what: str, call: Callable) -> Generator[Phase, None, object]:
+def _reported(
+    policy: str, what: str, call: Callable[[download.Progress], T]
+) -> Generator[Phase, None, T]:
     """The result of call(progress), which runs in a thread while its progress is reported."""
-    news, outcome = queue.SimpleQueue(), {}
+    news: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
+    found: list[T] = []
+    failed: list[BaseException] = []
 
     def run():
         try:
-            outcome["value"] = call(lambda done, total, name: news.put((done, total)))
+            found.append(call(lambda done, total, name: news.put((done, total))))
         except BaseException as error:  # raised again below, where somebody listens
-            outcome["error"] = error
+            failed.append(error)
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
@@ -198,9 +209,9 @@ def _reported(policy: str, what: str, call: Callable) -> Generator[Phase, None, 
         if latest is not None:
             done, total = (count / 1e9 for count in latest)
             yield Phase(policy, f"{what} ({done:.1f} of {total:.1f} GB)", LOAD_DEADLINE_S)
-    if "error" in outcome:
-        raise outcome["error"]
-    return outcome["value"]
+    if failed:
+        raise failed[0]
+    return found[0]
 
 
 def untrained(name: str, seed: int = 0) -> Policy:
@@ -222,9 +233,18 @@ def untrained(name: str, seed: int = 0) -> Policy:
         notice=UNTRAINED_NOTICE,
         stats=stats,
     )
-    chunks = np.random.default_rng(seed).normal(size=(64, 50, 14)).cumsum(axis=1) / 10
-    action_tokens = fit_action_tokenizer(chunks, vocab_size=512) if fast else None
-    return assemble(info, entry, model, PaligemmaTokenizer(TOKENIZER), action_tokens)
+    actions = _unfitted_action_tokenizer() if fast else None
+    return assemble(info, entry, model, PaligemmaTokenizer(TOKENIZER), actions)
+
+
+def _unfitted_action_tokenizer() -> FastActionTokenizer:
+    """FAST without any data to fit it on: a token for every byte, and none for several."""
+    bpe = tokenizers.Tokenizer(
+        tokenizers.models.BPE({c: i for i, c in enumerate(CHARACTER_OF_BYTE.values())}, [])
+    )
+    bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bpe.decoder = tokenizers.decoders.ByteLevel()
+    return FastActionTokenizer(bpe, scale=10, min_token=-64)
 
 
 def _spread(middle: np.ndarray, width: float) -> Stats:
@@ -288,7 +308,9 @@ def assemble(
             f"{tokenizer.vocab_size:,}: give the text_tokenizer that it was trained with"
         )
     if isinstance(model, Pi0):
+        assert fast is None, "pi0 writes no action tokens"
         return FlowPolicy(info, entry.robot, model, tokenizer, entry.state_in_prompt, entry.rules)
+    assert fast is not None, "pi0-FAST writes action tokens"
     return FastPolicy(info, entry.robot, model, FastTokenizer(tokenizer, fast), entry.rules)
 
 

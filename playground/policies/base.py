@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from models.checkpoints.openpi import rows
+from models.compiled import on_cpu
 from models.config import Config, Pi0Config
 from models.fast_tokenizer import FastPrompt
 from models.masks import Cuts
@@ -36,6 +37,7 @@ from playground.trace import (
     Options,
     PolicyInfo,
     RawObservation,
+    SlotMode,
     image_digest,
 )
 
@@ -58,7 +60,7 @@ class Prepared:
     raw: RawObservation
     images: dict[str, np.ndarray]
     bars: dict[str, np.ndarray]
-    modes: dict[str, str]
+    modes: dict[str, SlotMode]
     state: np.ndarray
     prompt: Prompt | FastPrompt
     on_table: bool | None
@@ -68,7 +70,7 @@ class Prepared:
 def patience_s(config: Config) -> float:
     """How much longer a call may take for the model's size. On a quarter of a CPU core a prefix of
     a 3B model took more than two minutes; the small ones get some seconds."""
-    if jax.default_backend() != "cpu":
+    if not on_cpu():
         return 0.0
     return 300e-9 * sum(math.prod(row.stored_shape) for row in rows(config))
 
