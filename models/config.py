@@ -226,7 +226,7 @@ def from_dict(data: dict) -> Config:
         if name in data and data[name] not in values:
             raise ValueError(f"config {name} is {data[name]!r}; expected {' or '.join(values)}")
     config = cls(**data)
-    if family != "pi0_fast" and config.pi05 != (family == "pi05"):
+    if isinstance(config, Pi0Config) and config.pi05 != (family == "pi05"):
         raise ValueError(f"config says model {family!r} and pi05 = {config.pi05}: they disagree")
     return config
 

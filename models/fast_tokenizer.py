@@ -80,10 +80,11 @@ class FastActionTokenizer:
         where merges go anywhere, as in the published fit."""
         self._bpe, self.scale, self.min_token, self.row = bpe, scale, min_token, row
         self.vocab_size: int = bpe.get_vocab_size()
-        pieces = [bpe.id_to_token(i) for i in range(self.vocab_size)]
-        if None in pieces:
-            raise ValueError(f"the action vocabulary has no entry for id {pieces.index(None)}")
-        self._bytes = [piece_bytes(piece) for piece in pieces]
+        self._bytes: list[bytes] = []
+        for i in range(self.vocab_size):
+            if (piece := bpe.id_to_token(i)) is None:
+                raise ValueError(f"the action vocabulary has no entry for id {i}")
+            self._bytes.append(piece_bytes(piece))
 
     @classmethod
     def load(cls, folder: str | Path) -> "FastActionTokenizer":
@@ -232,7 +233,7 @@ class FastActionTokenizer:
         coefficients = np.zeros(horizon * dim)
         coefficients[: len(text)] = [ord(character) + self.min_token for character in text]
         spectrum = coefficients.reshape(horizon, dim) / self.scale
-        return scipy.fft.idct(spectrum, axis=0, norm="ortho")
+        return np.asarray(scipy.fft.idct(spectrum, axis=0, norm="ortho"))
 
     def _lacks(self, character: str) -> bool:
         entries = (CHARACTER_OF_BYTE[byte] for byte in character.encode())
@@ -386,7 +387,7 @@ def dct_coefficients(chunk: np.ndarray, scale: float) -> np.ndarray:
     chunk = np.asarray(chunk)
     if chunk.ndim != 2 or 0 in chunk.shape:
         raise ValueError(f"a chunk has the shape [steps, dimensions], got {list(chunk.shape)}")
-    coefficients = np.rint(scipy.fft.dct(chunk, axis=0, norm="ortho") * scale)
+    coefficients = np.rint(np.asarray(scipy.fft.dct(chunk, axis=0, norm="ortho")) * scale)
     if not (np.abs(coefficients) < 2**31).all():
         raise ValueError("a chunk must hold finite, normalised actions; NaN or huge values came")
     return coefficients.astype(np.int64).ravel()

@@ -37,6 +37,7 @@ class Linear(nnx.Linear):
         self.kernel = Kernel(self.kernel[...])
 
     def __call__(self, x: Array) -> Array:
+        assert self.bias is not None  # nnx's default
         return dot(x.astype(self.dtype), self.kernel) + self.bias[...].astype(self.dtype)
 
 

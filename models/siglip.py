@@ -4,6 +4,8 @@ Axes: B batch, T tokens (patches in row-major order), N heads, H head dimension,
 Source: big_vision's `models/vit.py` as openpi's `models/siglip.py` configures it, for the formulas.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -19,7 +21,7 @@ class Block(nnx.Module):
     def __init__(self, config: VisionConfig, *, dtype, rngs: nnx.Rngs):
         w = config.width
         linear = dict(dtype=dtype, rngs=rngs)
-        norm = dict(epsilon=1e-6, dtype=dtype, rngs=rngs)
+        norm: dict[str, Any] = dict(epsilon=1e-6, dtype=dtype, rngs=rngs)
         self.num_heads = config.num_heads
         self.attention_norm = nnx.LayerNorm(w, **norm)
         self.query = Linear(w, w, **linear)
@@ -67,7 +69,7 @@ class Siglip(nnx.Module):
         self.final_norm = nnx.LayerNorm(config.width, epsilon=1e-6, dtype=dtype, rngs=rngs)
         self.head = Linear(config.width, out_width, dtype=dtype, rngs=rngs)
 
-    def __call__(self, images: Array) -> tuple[Array, dict[str, Array]]:
+    def __call__(self, images: Array) -> tuple[Array, dict[str, Any]]:
         """images float32 [B, size, size, 3] in [-1, 1] to (tokens [B, T, D], intermediates).
 
         The intermediates are named `stem`, `embedded`, `blocks` (a list, one dict a block) and

@@ -69,7 +69,7 @@ class Ran:
     badge: str
     notice: str
     dtype: str
-    modes: dict[str, str]
+    modes: dict[str, SlotMode]
     image_sha256: dict[str, str]
     chunk: str
     tokens: str

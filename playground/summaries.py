@@ -58,7 +58,7 @@ def denoising(trace: Trace, *, arrays: bool = False) -> dict[str, Any]:
     """
     shared = _of(trace) | {"decode_failure": trace.decode_failure}
     if isinstance(trace, FastTrace):
-        decodes = np.isfinite(trace.partial_actions).all(axis=(1, 2))
+        decodes = np.all(np.isfinite(trace.partial_actions), axis=(1, 2))
         return shared | {
             "tokens": [
                 {

@@ -195,7 +195,7 @@ class Inputs:
 
     prompt: str
     state: tuple[float, ...]
-    modes: dict[str, str]
+    modes: dict[str, SlotMode]
     image_sha256: dict[str, str]
 
 

@@ -72,7 +72,7 @@ def _stored(name: str, array: ts.TensorStore, stacked: bool) -> Stored:
             yield _reading(name, lambda: array.read())
             return
         # As many layers at a time as one chunk holds: to read one, all of it must be decoded.
-        step = array.chunk_layout.read_chunk.shape[0]
+        step = int(np.asarray(array.chunk_layout.read_chunk.shape)[0])
         for start in range(0, array.shape[0], step):
             stop = min(start + step, array.shape[0])
             yield from _reading(name, lambda: array[start:stop].read())  # noqa: B023
@@ -105,7 +105,7 @@ def open_safetensors(path: Path) -> dict[str, Stored]:
     for name in file.keys():  # noqa: SIM118  (it is no dict)
         header = file.get_slice(name)
         kind = header.get_dtype()
-        dtype = DTYPES.get(_SAFETENSORS_TYPES.get(kind), kind)
+        dtype = DTYPES.get(_SAFETENSORS_TYPES.get(kind, ""), kind)
         arrays[name] = Stored(
             tuple(header.get_shape()), dtype, lambda name=name: iter([file.get_tensor(name)])
         )

@@ -183,8 +183,9 @@ def load_bundled(folder: Path | str) -> tuple[Config, Policy]:
 
 def abstract_model(config: Config) -> Policy:
     """The model with shapes in place of arrays."""
-    model = Pi0Fast if isinstance(config, Pi0FastConfig) else Pi0
-    return nnx.eval_shape(lambda: model(config, rngs=nnx.Rngs(0)))
+    if isinstance(config, Pi0FastConfig):
+        return nnx.eval_shape(lambda: Pi0Fast(config, rngs=nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: Pi0(config, rngs=nnx.Rngs(0)))
 
 
 def random_model(config: Config, seed: int = 0, dtype: DType = "float32") -> Policy:

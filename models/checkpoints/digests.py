@@ -149,9 +149,12 @@ def _read_digests(folder: Path) -> dict[str, str]:
         return {}
     lines = path.read_text(encoding="utf-8").splitlines()
     entries = [re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line) for line in lines]
-    if None in entries:
-        raise ValueError(f"{path}, line {entries.index(None) + 1}: expected a SHA-256 and a name")
-    return {entry[2]: entry[1] for entry in entries}
+    found = {}
+    for number, entry in enumerate(entries, 1):
+        if entry is None:
+            raise ValueError(f"{path}, line {number}: expected a SHA-256 and a name")
+        found[entry[2]] = entry[1]
+    return found
 
 
 def _files(folder: Path, root: Path) -> list[str]:

@@ -7,7 +7,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -197,8 +197,9 @@ def _config(
         raise ValueError(f"{settings.path}: input_features has no camera (type VISUAL)")
     # A fine-tune that kept its base's processor is cut off where that one says.
     tokens = steps.before[processors.TOKENIZE].settings.get("max_length")
-    tokens = tokens if _is_count(tokens) else settings.count("tokenizer_max_length")
-    shared = dict(
+    if not isinstance(tokens, int) or not _is_count(tokens):
+        tokens = settings.count("tokenizer_max_length")
+    shared: dict[str, Any] = dict(
         vision=SIGLIP_SO400M,
         language=VARIANTS[settings.one_of("paligemma_variant", VARIANTS)],
         vocab_size=PALIGEMMA_VOCAB,
@@ -327,9 +328,9 @@ def _action_tokenizer(folder: Path, settings: _Settings, steps: Processors) -> s
         saved = step.artifacts.get("action_tokenizer_name")
         if saved is None and "action_tokenizer_name" in step.settings:
             return step.settings["action_tokenizer_name"]
-        inside = saved is not None and Path(saved).name == saved
-        if inside and (folder / saved / "processor_config.json").is_file():
-            return str(folder / saved)
+        inside = folder / saved if isinstance(saved, str) and Path(saved).name == saved else None
+        if inside is not None and (inside / "processor_config.json").is_file():
+            return str(inside)
     return settings.get(
         "action_tokenizer_name", "a name on the Hugging Face hub", lambda x: isinstance(x, str)
     )

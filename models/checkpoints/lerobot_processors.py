@@ -44,11 +44,13 @@ _CLASSES = {
 }
 _RENAMED = {"delta_actions_processor": RELATIVE}  # LeRobot 0.5.1's name
 
-_ANY = object()  # a setting that is read elsewhere, or that changes no number
+_ANY = ()  # a setting that is read elsewhere, or that changes no number
 _PREPARE = {"max_state_dim": _ANY, "task_key": ("task",)}
-_NORMALISER = dict.fromkeys(("eps", "features", "norm_map", "normalize_observation_keys"), _ANY)
+_NORMALISER: dict[str, tuple] = dict.fromkeys(
+    ("eps", "features", "norm_map", "normalize_observation_keys"), _ANY
+)
 # By step: its settings, each with the values that mean what is done here.
-_KNOWN: dict[str, dict[str, object]] = {
+_KNOWN: dict[str, Mapping[str, tuple]] = {
     RENAME: {"rename_map": _ANY},
     **{name: {} for name in _CLASSES.values() if name.startswith("to_batch_processor")},
     NEW_LINE: {},
@@ -164,11 +166,12 @@ def _read(path: Path, sequences: Sequence[tuple[str, ...]]) -> dict[str, Step]:
 
 def _step(entry: Mapping) -> tuple[Step | None, list[str]]:
     """One entry of a file, and what is wrong with it."""
-    given = entry.get("registry_name")
-    name = _RENAMED.get(given, given)
-    if given is None:
+    if entry.get("registry_name") is not None:
+        given = str(entry["registry_name"])
+        name = _RENAMED.get(given, given)
+    else:
         given = str(entry.get("class"))
-        name = _CLASSES.get(given.rsplit(".", 1)[-1])
+        name = _CLASSES.get(given.rsplit(".", 1)[-1], "")
     if name not in _KNOWN:
         near = difflib.get_close_matches(str(given), _KNOWN, n=1, cutoff=0.8)
         meant = f" (close to {near[0]})" if near else ""
@@ -189,7 +192,7 @@ def _step(entry: Mapping) -> tuple[Step | None, list[str]]:
             )
             continue
         known = _KNOWN[name][setting]
-        if known is not _ANY and value not in known:
+        if known and value not in known:
             choice = " or ".join(map(repr, known))
             problems.append(f"step {given!r}: {setting} is {value!r}; only {choice} is supported")
     step = Step(name, settings, entry.get("state_file"), entry.get("artifacts") or {})

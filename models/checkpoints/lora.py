@@ -83,7 +83,8 @@ def merge(
         raise ValueError("\n".join([f"The LoRA adapters of {where} do not fit:", *problems]))
     merged = {path: stored for path, stored in arrays.items() if path not in found}
     for target in targets:
-        scale = adapters[target.expert].attention_scale if target.name in _ATTENTION else 1.0
+        lora = adapters[target.expert]
+        scale = lora.attention_scale if lora and target.name in _ATTENTION else 1.0
         merged[target.base] = _sum(target, scale, arrays)
     return merged
 

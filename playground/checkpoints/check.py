@@ -95,7 +95,7 @@ def _weights(entry: Entry) -> Iterable[str]:
     if entry.kind in ("bundled", "untrained"):
         return
     if entry.kind == "openpi":
-        params = params_folder(entry.params or entry.folder)
+        params = params_folder(entry.params or entry.here)
         arrays = open_openpi(params)
         adapters = [path for path in arrays if path.endswith(("lora_a", "lora_b"))]
         check_arrays(
@@ -108,7 +108,7 @@ def _weights(entry: Entry) -> Iterable[str]:
                 f"{params} holds LoRA adapters, and the config does not say how they were scaled: "
                 'give "lora" in a JSON config'
             )
-    elif (weights := weights_file(entry.base_folder or entry.folder)) is None:
+    elif (weights := weights_file(entry.base_folder or entry.here)) is None:
         yield "not on this machine; they are downloaded when it is opened"
         return
     else:

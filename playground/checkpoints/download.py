@@ -24,6 +24,7 @@ import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 import filelock
 import google_crc32c
@@ -39,6 +40,8 @@ from models.checkpoints.digests import (
 )
 from playground.checkpoints.catalog import PALIGEMMA_TOKENIZER
 from playground.checkpoints.entry import Entry
+
+T = TypeVar("T")
 
 # bytes done, bytes in all, the file at hand
 Progress = Callable[[int, int, str], None]
@@ -506,7 +509,7 @@ def _is_final(error: Exception) -> bool:
     return 400 <= error.code < 500 and error.code not in (408, 416, 429)
 
 
-def _retried(ask: Callable, wait_s: float):
+def _retried(ask: Callable[[], T], wait_s: float) -> T:
     for attempt in range(ATTEMPTS):
         try:
             return ask()
@@ -514,6 +517,7 @@ def _retried(ask: Callable, wait_s: float):
             if _is_final(error) or attempt == ATTEMPTS - 1:
                 raise
         time.sleep(wait_s * 2**attempt)
+    raise AssertionError("the last attempt returns or raises")
 
 
 @contextlib.contextmanager

@@ -69,6 +69,12 @@ class Entry:
     notice: str = ""
 
     @property
+    def here(self) -> Path:
+        """`folder`, of an entry whose files are on this machine."""
+        assert self.folder is not None, f"{self.name} is to be obtained first"
+        return self.folder
+
+    @property
     def methods(self) -> dict[str, Method]:
         """How "state" and "actions" were scaled."""
         actions = self.action_normalisation or self.normalisation

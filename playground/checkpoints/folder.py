@@ -93,6 +93,7 @@ def _openpi(folder: Path, config: str | None, asset_id: str | None, *, pytorch: 
 def _pytorch_arrays(folder: Path) -> dict[str, Stored]:
     """By the names that tell openpi's families apart."""
     weights = weights_file(folder)
+    assert weights is not None, "such a folder is recognised by its weights"
     return {
         name.replace(".weight", "/kernel"): stored
         for name, stored in open_safetensors(weights).items()
@@ -125,7 +126,7 @@ def _lerobot(folder: Path, config: str | None, robot: str | None) -> Entry:
         )
     if said.action_tokenizer and family != "pi0_fast":
         raise ValueError(f"{config}: {schema.NO_ACTION_TOKENS.format(family)}")
-    config = schema.resized(described.config, said)
+    model = schema.resized(described.config, said)
     same = len(set(described.normalisation.values())) == 1
     notices = _notices(described, family, said.lerobot_version)
     if is_base:
@@ -133,11 +134,11 @@ def _lerobot(folder: Path, config: str | None, robot: str | None) -> Entry:
         notices = [_BASE.format(drives.title), *notices[:1]]
         drives = dataclasses.replace(drives, offsets=())
         if family == "pi0_fast":
-            config = dataclasses.replace(config, action_dim=len(drives.actions))
+            model = dataclasses.replace(model, action_dim=len(drives.actions))
     return Entry(
         name=said.name,
         title=said.title or f"{TITLES[family]} · {drives.title} (LeRobot)",
-        config=config,
+        config=model,
         robot=_as_lerobot_has_it(drives, described.cameras),
         normalisation="identity" if is_base else described.normalisation["state"],
         action_normalisation=None if is_base or same else described.normalisation["actions"],

@@ -172,7 +172,7 @@ def prepare(*, narrow: bool = False) -> None:
     if narrow:
         os.environ[_FLAGS] = f"{_BY_LAYER} {os.environ.get(_FLAGS, '')}"  # theirs win
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if hasattr(library, "mallopt"):
+    if library is not None and hasattr(library, "mallopt"):
         for option, value in _MALLOC:
             library.mallopt(option, value)
 

@@ -84,8 +84,7 @@ def resolve(request: Request) -> Entry:
             f"{word}: there is no such folder. If it is a name on the Hugging Face hub, ask for "
             f"hf://{word}, which downloads it"
         )
-    settings = {"robot": request.robot, "asset_id": request.asset_id}
-    return open_folder(folder, request.config, **settings)
+    return open_folder(folder, request.config, robot=request.robot, asset_id=request.asset_id)
 
 
 def resolve_all(asked: Sequence[Request]) -> list[Entry]:
@@ -113,8 +112,13 @@ def _from_the_hub(address: str, request: Request) -> Entry:
     """The entry of a policy on the hub, from what describes it; the weights come when it is loaded
     (`load.load`)."""
     folder = download.fetch_policy(address, description_only=True)
-    settings = {"robot": request.robot, "asset_id": request.asset_id}
-    entry = open_folder(folder, request.config, **settings, weights_to_come=True)
+    entry = open_folder(
+        folder,
+        request.config,
+        robot=request.robot,
+        asset_id=request.asset_id,
+        weights_to_come=True,
+    )
     known = HUB.get(address.removeprefix("hf://"))
     notice = f"Not verified: {known}. {entry.notice}" if known else entry.notice
     return dataclasses.replace(entry, address=address, notice=notice)

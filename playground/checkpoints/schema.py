@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 from models.checkpoints.digests import read_json
 from models.checkpoints.lerobot_config import Version
 from models.checkpoints.lora import GEMMA_2B_LORA, GEMMA_300M_LORA, Adapters, Lora
-from models.config import Config, ExpertConfig, Pi0FastConfig, VisionConfig
+from models.config import Config, Pi0FastConfig
 from playground import json_file
 from playground.checkpoints.catalog import FAST_TOKENIZER, named
 from playground.checkpoints.entry import FAMILIES, Entry, sizes
@@ -67,16 +67,30 @@ def _lora(value: object) -> Lora | None:
         raise PydanticCustomError("lora", "expected an expert's adapters") from None
 
 
-def _sizes_of(kind: type) -> type[Description]:
-    """The file's model of a config's sizes, each of which may be left out."""
-    words = "a number from 1 on; openpi's holds where none is given"
-    fields = {
-        x.name: (Count | None, Field(None, description=words)) for x in dataclasses.fields(kind)
-    }
-    return pydantic.create_model(f"{kind.__name__}File", __base__=Description, **fields)
+Size = Annotated[
+    Count | None,
+    Field(description="a number from 1 on; openpi's holds where none is given"),
+]
 
 
-VisionFile, ExpertFile = _sizes_of(VisionConfig), _sizes_of(ExpertConfig)
+class VisionFile(Description):
+    width: Size = None
+    depth: Size = None
+    mlp_dim: Size = None
+    num_heads: Size = None
+    patch_size: Size = None
+    image_size: Size = None
+
+
+class ExpertFile(Description):
+    width: Size = None
+    depth: Size = None
+    mlp_dim: Size = None
+    num_heads: Size = None
+    num_kv_heads: Size = None
+    head_dim: Size = None
+
+
 RobotName = Annotated[str, BeforeValidator(_known_robot)]
 
 
@@ -85,23 +99,28 @@ class CheckpointFile(Description):
 
     name: Text = Field(description="a name")
     folder: Text | None = Field(
-        None, description="the checkpoint's folder, from where this file is"
+        default=None, description="the checkpoint's folder, from where this file is"
     )
-    title: Text | None = Field(None, description="a title for people")
-    default_prompt: Text | None = Field(None, description="text or null")
+    title: Text | None = Field(default=None, description="a title for people")
+    default_prompt: Text | None = Field(default=None, description="text or null")
     text_tokenizer: Text | None = Field(
-        None, description="a sentencepiece model, from where this file is"
+        default=None, description="a sentencepiece model, from where this file is"
     )
     action_tokenizer: Text | None = Field(
-        None, description="a name on the Hugging Face hub, or a folder, from where this file is"
+        default=None,
+        description="a name on the Hugging Face hub, or a folder, from where this file is",
     )
     # The model's own sizes, for one that is not as large as openpi's.
-    vision: VisionFile | None = Field(None, description="an object with sizes of the vision part")
-    language: ExpertFile | None = Field(None, description="an object with sizes of Gemma")
-    action_expert: ExpertFile | None = Field(
-        None, description="an object with sizes of the action expert"
+    vision: VisionFile | None = Field(
+        default=None, description="an object with sizes of the vision part"
     )
-    vocab_size: Count | None = Field(None, description="the number of tokens in the model's table")
+    language: ExpertFile | None = Field(default=None, description="an object with sizes of Gemma")
+    action_expert: ExpertFile | None = Field(
+        default=None, description="an object with sizes of the action expert"
+    )
+    vocab_size: Count | None = Field(
+        default=None, description="the number of tokens in the model's table"
+    )
 
 
 class LeRobotFile(CheckpointFile):
@@ -109,10 +128,10 @@ class LeRobotFile(CheckpointFile):
 
     robot: RobotName = Field(description=ROBOT_CHOICE)
     base_folder: Text | None = Field(
-        None, description="of PEFT adapters: the folder of the model they change, from here"
+        default=None, description="of PEFT adapters: the folder of the model they change, from here"
     )
     lerobot_version: Version | None = Field(
-        None,
+        default=None,
         description='the LeRobot that trained it: "0.4", or "0.5" for 0.5 and later',
     )
 
@@ -121,31 +140,31 @@ class OpenpiFile(CheckpointFile):
     """A fine-tune's config. With `base` only the name and what differs need to be given."""
 
     base: Text | None = Field(
-        None, description="the name of a config whose settings hold unless given here"
+        default=None, description="the name of a config whose settings hold unless given here"
     )
-    family: Family | None = Field(None, description=f"one of {', '.join(FAMILIES)}")
-    robot: RobotName | None = Field(None, description=ROBOT_CHOICE)
-    action_horizon: Count | None = Field(None, description="the number of steps in a chunk")
-    max_token_len: Count | None = Field(None, description="the number of text tokens")
+    family: Family | None = Field(default=None, description=f"one of {', '.join(FAMILIES)}")
+    robot: RobotName | None = Field(default=None, description=ROBOT_CHOICE)
+    action_horizon: Count | None = Field(default=None, description="the number of steps in a chunk")
+    max_token_len: Count | None = Field(default=None, description="the number of text tokens")
     action_dim: Count | None = Field(
-        None, description="the model's padded action dimensions (openpi: 32)"
+        default=None, description="the model's padded action dimensions (openpi: 32)"
     )
     normalisation: Literal["z-score", "quantile"] | None = Field(
-        None, description="one of z-score, quantile"
+        default=None, description="one of z-score, quantile"
     )
     state_in_prompt: bool | None = Field(
-        None, description="true or false (openpi's discrete_state_input)"
+        default=None, description="true or false (openpi's discrete_state_input)"
     )
     asset_id: Text | None = Field(
-        None, description="the folder below assets/ that has norm_stats.json"
+        default=None, description="the folder below assets/ that has norm_stats.json"
     )
     offsets: list[bool] | None = Field(
-        None,
+        default=None,
         description="true or false for each action dimension: an offset from the state?",
     )
-    adapt_to_pi: bool | None = Field(None, description="true or false (ALOHA only)")
+    adapt_to_pi: bool | None = Field(default=None, description="true or false (ALOHA only)")
     lora: Annotated[InstanceOf[Adapters] | None, BeforeValidator(_adapters)] = Field(
-        None, description=_LORA
+        default=None, description=_LORA
     )
 
 

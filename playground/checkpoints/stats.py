@@ -54,8 +54,8 @@ def stats_notes(entry: Entry) -> tuple[str, ...]:
 def norm_stats_file(entry: Entry) -> Path:
     """Where an openpi or bundled checkpoint has its norm stats; ValueError that lists others."""
     if entry.kind == "bundled":
-        return entry.folder / "norm_stats.json"
-    assets = entry.folder / "assets"
+        return entry.here / "norm_stats.json"
+    assets = entry.here / "assets"
     path = assets / entry.asset_id / "norm_stats.json"
     if not path.is_file():
         found = sorted(
@@ -76,12 +76,12 @@ def norm_stats_file(entry: Entry) -> Path:
 def _stored(entry: Entry) -> dict[str, Stats]:
     """As the folder has them, of whatever length."""
     if entry.kind == "lerobot":
-        described = read_lerobot(entry.folder)
+        described = read_lerobot(entry.here)
         if set(entry.methods.values()) == {"identity"} and not any(described.stats.values()):
             robot = entry.robot
             parts = {"state": len(robot.state), "actions": len(robot.actions)}
             return {key: Stats((0.0,) * n, (1.0,) * n, None, None) for key, n in parts.items()}
-        return _lerobot_stats(described, entry.folder)
+        return _lerobot_stats(described, entry.here)
     return read_norm_stats(norm_stats_file(entry))
 
 
@@ -134,5 +134,5 @@ def _as_openpi_counts(entry: Mapping[str, np.ndarray], added: float, epsilon: fl
     if {"q01", "q99"} <= values.keys():
         span = values["q99"] - values["q01"]
         values["q99"] = values["q01"] + np.where(span == 0, epsilon, span) - EPSILON
-    names = ("mean", "std", "q01", "q99")
-    return Stats(*(tuple(values[n].tolist()) if n in values else None for n in names))
+    found = {name: tuple(vector.tolist()) for name, vector in values.items()}
+    return Stats(found["mean"], found["std"], found.get("q01"), found.get("q99"))

@@ -6,6 +6,7 @@ Sources: openpi's `policies/{aloha,droid,libero}_policy.py`.
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -53,13 +54,18 @@ def to_model(
         for slot, mode in modes.items()
     }
     bars = {
-        slot: transforms.letterbox(*raw.images[slot].shape[:2], image_size, image_size)
+        slot: _bars(raw.images[slot], image_size)
         if mode == "filled"
         else np.zeros((image_size, image_size), bool)
         for slot, mode in modes.items()
     }
     state = norm_stats.normalise(robot.state_to_model(state), stats, method)
     return ModelInput(images, bars, modes, state)
+
+
+def _bars(image: np.ndarray, size: int) -> np.ndarray:
+    height, width = image.shape[:2]
+    return transforms.letterbox(height, width, size, size)
 
 
 def from_model(
@@ -120,8 +126,8 @@ def from_openpi(
     )
 
 
-def _flatten(tree: Mapping, prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
+def _flatten(tree: Mapping, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
         nested = isinstance(value, Mapping)
         flat |= _flatten(value, f"{prefix}{key}/") if nested else {f"{prefix}{key}": value}

@@ -65,8 +65,12 @@ def trim(stats: Stats, dims: int) -> Stats:
             f"the norm stats cover {len(stats.mean)} dimensions, {dims} are needed: they belong to "
             "another robot"
         )
-    fields = dataclasses.asdict(stats).items()
-    return Stats(**{name: None if value is None else value[:dims] for name, value in fields})
+    return Stats(
+        mean=stats.mean[:dims],
+        std=stats.std[:dims],
+        q01=None if stats.q01 is None else stats.q01[:dims],
+        q99=None if stats.q99 is None else stats.q99[:dims],
+    )
 
 
 def _scale(values: np.ndarray, stats: Stats, method: Method) -> tuple[np.ndarray, np.ndarray]:
@@ -123,17 +127,17 @@ def checked_stats(entries: Mapping[str, object], where: str) -> dict[str, Stats]
     for key, entry in entries.items():
         found, wrong = _checked(entry)
         problems += [f"{key}: {problem}" for problem in wrong]
-        if not wrong:
-            stats[key] = Stats(**found)
+        if found is not None:
+            stats[key] = found
     if problems:
         raise ValueError("\n  ".join([f"the norm stats in {where} cannot be right:", *problems]))
     return stats
 
 
-def _checked(entry: object) -> tuple[dict[str, tuple[float, ...] | None], list[str]]:
-    """One key's vectors, and what is wrong with them."""
+def _checked(entry: object) -> tuple[Stats | None, list[str]]:
+    """One key's stats, or what is wrong with them."""
     if not isinstance(entry, Mapping):
-        return {}, [f"{entry!r}; expected an object with mean and std"]
+        return None, [f"{entry!r}; expected an object with mean and std"]
     problems, vectors = [], {}
     for name in ("mean", "std", "q01", "q99"):
         value = entry.get(name)
@@ -148,8 +152,10 @@ def _checked(entry: object) -> tuple[dict[str, tuple[float, ...] | None], list[s
         problems += _vector_problems(name, vectors[name])
     if not problems:
         problems += _contradictions(vectors)
-    names = ("mean", "std", "q01", "q99")
-    return {n: tuple(vectors[n].tolist()) if n in vectors else None for n in names}, problems
+    if problems:
+        return None, problems
+    found = {name: tuple(vector.tolist()) for name, vector in vectors.items()}
+    return Stats(found["mean"], found["std"], found.get("q01"), found.get("q99")), []
 
 
 def _vector_problems(name: str, vector: np.ndarray) -> list[str]:
@@ -236,7 +242,7 @@ class RunningStats:
         old = [self._edges(dim) for dim in range(len(low))]
         changed = np.flatnonzero((low < self._low) | (high > self._high))
         self._low, self._high = low, high
-        for dim in changed:
+        for dim in changed.tolist():
             centres = (old[dim][1:] + old[dim][:-1]) / 2
             self._histogram[dim] = np.histogram(
                 centres, self._edges(dim), weights=self._histogram[dim]

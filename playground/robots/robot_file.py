@@ -16,7 +16,7 @@ LeRobot's has slots of its own, called as in its data, which are masked.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -29,13 +29,13 @@ from playground.trace import Dimension, Meaning, Slot
 
 _SLOTS = tuple(dict.fromkeys((*PI0_SLOTS, *FAST_SLOTS)))
 _CAMERAS = "your camera's name for each slot that one fills"
-_MANY = {"min_length": 1, "max_length": 256}
+_MOST = 256  # dimensions
 
 
 class DimensionFile(Description):
     name: Text = Field(description="a name")
     unit: Text = Field(description="a unit, such as rad")
-    meaning: Meaning = Field("absolute", description="absolute, offset or velocity")
+    meaning: Meaning = Field(default="absolute", description="absolute, offset or velocity")
 
 
 _DIMENSIONS = 'a list of {"name": ..., "unit": ...}'
@@ -46,21 +46,24 @@ class RobotFile(Description):
     """What such a file holds."""
 
     name: Text = Field(description="a name")
-    title: Text | None = Field(None, description="a title for people")
+    title: Text | None = Field(default=None, description="a title for people")
     control_hz: float = Field(
         gt=0, le=10_000, description="how many actions a second the robot executes"
     )
     cameras: dict[str, Text] = Field(min_length=1, description=_CAMERAS)
-    state: list[DimensionFile] = Field(description=_DIMENSIONS, **_MANY)
-    actions: list[DimensionFile] = Field(description=_DIMENSIONS, **_MANY)
+    state: list[DimensionFile] = Field(description=_DIMENSIONS, min_length=1, max_length=_MOST)
+    actions: list[DimensionFile] = Field(description=_DIMENSIONS, min_length=1, max_length=_MOST)
     offsets: list[bool] = Field(
         description="true or false for each action dimension: an offset from the state?",
-        **_MANY,
+        min_length=1,
+        max_length=_MOST,
     )
     resting_state: list[Resting] = Field(
-        description="a sensible state to start with, a number for each dimension", **_MANY
+        description="a sensible state to start with, a number for each dimension",
+        min_length=1,
+        max_length=_MOST,
     )
-    notes: list[Text] = Field([], description="sentences for people")
+    notes: list[Text] = Field(default=[], description="sentences for people")
 
 
 def read_robot(path: Path | str, slots: tuple[str, ...] | None = None) -> Robot:
@@ -123,6 +126,8 @@ def _fast_slots(cameras: dict[str, str]) -> tuple[str, ...]:
     return PI0_SLOTS if cameras.keys() <= set(PI0_SLOTS) else FAST_SLOTS
 
 
-def _slots(names: tuple[str, ...], cameras: dict[str, str], missing: str) -> tuple[Slot, ...]:
+def _slots(
+    names: tuple[str, ...], cameras: dict[str, str], missing: Literal["masked", "black"]
+) -> tuple[Slot, ...]:
     filled = {name: cameras.get(name, NO_CAMERA) for name in names}
     return tuple(Slot(name, camera, bool(camera), missing) for name, camera in filled.items())

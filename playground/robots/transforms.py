@@ -196,11 +196,12 @@ def resize_with_pad(image: np.ndarray, height: int, width: int) -> np.ndarray:
         )
     if image.shape[:2] == (height, width):
         return image
-    fitted_height, fitted_width = fitted_size(*image.shape[:2], height, width)
+    image_height, image_width = image.shape[:2]
+    fitted_height, fitted_width = fitted_size(image_height, image_width, height, width)
     fitted = Image.fromarray(image).resize((fitted_width, fitted_height), Image.Resampling.BILINEAR)
     top, left = (height - fitted_height) // 2, (width - fitted_width) // 2
     canvas = np.zeros((height, width, 3), np.uint8)
-    canvas[top : top + fitted_height, left : left + fitted_width] = fitted
+    canvas[top : top + fitted_height, left : left + fitted_width] = np.asarray(fitted)
     return canvas
 
 
