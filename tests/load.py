@@ -9,6 +9,10 @@ something did not hold.
                         stages; the first one's answers a second are what the others' count against
     --seconds 60        how long each stage's visitors go on asking
     --newcomers 600     then as many visitors, one after the other: does memory stay level
+    --large 36          then as many answers of 32 samples and 100 steps, every second one read by
+                        nobody: is memory bounded
+    --attackers         then the last stage anew, together with one attacker of each kind
+    --only              no faults
     --json FILE         the figures for programs
 
 The one thing that is not as in the app: a prompt that makes a policy raise an error. Needs Linux.
@@ -45,6 +49,7 @@ from playground.serving import queue
 from playground.serving.worker import Worker
 from playground.ui.examples import examples
 from playground.ui.request import MAX_PICTURE
+from tests.support import attack
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "assets" / "examples" / "tabletop-red.png"
@@ -199,10 +204,10 @@ class Visitor:
         with self._http.stream("GET", f"/queue/data?session_hash={self._session}"):
             until(begun)
 
-    def _send(self, prompt: str, seed: int, options: dict) -> None:
+    def _send(self, prompt: str, seed: int, options: dict, name: str = "infer") -> None:
         given = {"prompt": prompt, "images": {"base_0_rgb": self._picture}, "seed": seed}
         given = self._parameters | given | {"max_tokens": 48} | options
-        (endpoint,) = (d for d in self._config["dependencies"] if d["api_name"] == "infer")
+        (endpoint,) = (d for d in self._config["dependencies"] if d["api_name"] == name)
         self._join(endpoint, list(given.values()))
 
     def press(self, button: str, **values) -> None:
@@ -296,7 +301,7 @@ class Stage:
     already waited when theirs was sent. rate: answers a second. at_work: the share of the time that
     the worker spent on jobs. cpu_s: CPU-seconds an answer, of the page's process and the worker's;
     other programs on the machine do not change them much. memory: MB of each at the beginning, in
-    the middle and at the end."""
+    the middle and at the end. attacked: see `stage`."""
 
     visitors: int
     asked: int
@@ -310,9 +315,11 @@ class Stage:
     page_cpu_s: float
     worker_cpu_s: float
     median_s: float
+    p95_s: float
     slowest_s: float
     page_mb: tuple[float, ...]
     worker_mb: tuple[float, ...]
+    attacked: bool = False
 
 
 def actions(answer: dict) -> dict:
@@ -330,8 +337,18 @@ def references(page: Page, questions: int) -> list[dict]:
     return found
 
 
-def stage(page: Page, visitors: int, seconds: float, expected: list[dict]) -> Stage:
-    """So many visitors, each with questions of their own, each asking again when answered."""
+def stage(
+    page: Page, visitors: int, seconds: float, expected: list[dict], attacked: bool = False
+) -> Stage:
+    """So many visitors, each with questions of their own, each asking again when answered.
+    attacked: whether one attacker of each kind does its worst meanwhile."""
+    with attack.under_way(page.address, PICTURE) if attacked else contextlib.nullcontext():
+        return _stage(page, visitors, seconds, expected, attacked)
+
+
+def _stage(
+    page: Page, visitors: int, seconds: float, expected: list[dict], attacked: bool
+) -> Stage:
     end = time.monotonic() + seconds
     answers: list[Answer] = []
     asked, busy, lost = itertools.count(), itertools.count(), itertools.count()
@@ -387,9 +404,11 @@ def stage(page: Page, visitors: int, seconds: float, expected: list[dict]) -> St
         page_cpu_s=spent[0] / len(answers),
         worker_cpu_s=spent[1] / len(answers),
         median_s=statistics.median(took),
+        p95_s=took[int(0.95 * (len(took) - 1))],
         slowest_s=took[-1],
         page_mb=page_mb,
         worker_mb=worker_mb,
+        attacked=attacked,
     )
 
 
@@ -411,6 +430,31 @@ def level(page: Page, newcomers: int) -> Level:
         if number % (newcomers // 4) == 0:
             sizes.append(memory_mb(page.process.pid))
     return Level(newcomers, tuple(sizes))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Large:
+    """page_mb: memory of the page's process before the first of so many large answers, and after
+    each quarter of them."""
+
+    answers: int
+    page_mb: tuple[float, ...]
+
+
+def large(page: Page, answers: int) -> Large:
+    """Each to a visitor of its own; every second one does not read it."""
+    sizes = [memory_mb(page.process.pid)]
+    how = {"policies": list(BUNDLED_PAIR[:1]), "num_steps": 100, "num_samples": 32}
+    for number in range(1, answers + 1):
+        with contextlib.closing(Visitor(page)) as own:
+            before = page.answered()
+            own._send(PROMPTS[0], number, how, "denoise")
+            if number % 2:
+                list(own._messages())
+            until(lambda before=before: page.answered() > before)
+        if number % (answers // 4) == 0:
+            sizes.append(memory_mb(page.process.pid))
+    return Large(answers, tuple(sizes))
 
 
 def overtaken(answers: list[Answer], margin_s: float = 1.0) -> int:
@@ -613,7 +657,9 @@ def visit(
     questions: int = len(PROMPTS),
     faults=FAULTS,
     newcomers: int = 0,
-) -> Iterator[Stage | Level | Fault]:
+    answers: int = 0,
+    attackers: bool = False,
+) -> Iterator[Stage | Level | Large | Fault]:
     """Every stage and every fault as it is done."""
     with tempfile.TemporaryDirectory() as folder, Page(Path(folder), places) as page:
         expected = references(page, questions)
@@ -621,6 +667,10 @@ def visit(
             yield stage(page, count, seconds, expected)
         if newcomers:
             yield level(page, newcomers)
+        if answers:
+            yield large(page, answers)
+        if attackers:
+            yield stage(page, visitors[-1], seconds, expected, attacked=True)
         injected = Faults(page, expected)
         for fault in faults:
             try:
@@ -629,7 +679,11 @@ def visit(
                 yield Fault(fault.__name__, False, False, repr(error))
 
 
-def row(found: Stage | Level | Fault, alone: float | None) -> str:
+def row(found: Stage | Level | Large | Fault, alone: float | None) -> str:
+    if isinstance(found, Large):
+        sizes = "/".join(f"{size:.0f}" for size in found.page_mb)
+        outcome = "bounded" if held(found) else "GROWS"
+        return f"{outcome:8}{found.answers} large answers: MB of the page {sizes}"
     if isinstance(found, Level):
         sizes = "/".join(f"{size:.0f}" for size in found.page_mb)
         outcome = "level" if held(found) else "GROWS"
@@ -637,24 +691,27 @@ def row(found: Stage | Level | Fault, alone: float | None) -> str:
     if isinstance(found, Fault):
         outcome = "FAILED" if not found.held else "held" if found.in_time else "late"
         return f"{outcome:8}{found.name}: {found.detail}"
+    attacked = " beside attackers" if found.attacked else ""
     memory = ["/".join(f"{size:.0f}" for size in sizes) for sizes in (found.page_mb,
                                                                       found.worker_mb)]  # fmt: skip
     share = "" if alone is None else f" ({found.rate / alone:.0%} of one visitor's)"
     outcome = "held" if held(found) else "FAILED"
     outcome = "slow" if outcome == "held" and not held(found, alone) else outcome
     return (
-        f"{outcome:8}{found.visitors} visitors: {found.asked} asked, {found.right} right, "
-        f"{found.wrong} wrong, {found.lost} lost, {found.busy} times busy, {found.overtaken} "
-        f"overtaken; {found.rate:.2f} answers/s{share}, worker at work {found.at_work:.0%} of the "
-        f"time; CPU-s an answer: page {found.page_cpu_s:.3f}, worker {found.worker_cpu_s:.3f}; "
-        f"median {found.median_s:.2f} s, slowest {found.slowest_s:.2f} s; MB of the page "
-        f"{memory[0]}, of the worker {memory[1]}"
+        f"{outcome:8}{found.visitors} visitors{attacked}: {found.asked} asked, "
+        f"{found.right} right, {found.wrong} wrong, {found.lost} lost, {found.busy} times busy, "
+        f"{found.overtaken} overtaken; {found.rate:.2f} answers/s{share}, worker at work "
+        f"{found.at_work:.0%} of the time; CPU-s an answer: page {found.page_cpu_s:.3f}, "
+        f"worker {found.worker_cpu_s:.3f}; median {found.median_s:.2f} s, p95 {found.p95_s:.2f} s, "
+        f"slowest {found.slowest_s:.2f} s; MB of the page {memory[0]}, of the worker {memory[1]}"
     )
 
 
-def held(found: Stage | Level | Fault, alone: float | None = None) -> bool:
+def held(found: Stage | Level | Large | Fault, alone: float | None = None) -> bool:
     """alone: answers a second of one visitor, which no stage may fall short of by more than 5 %;
     that is for a machine with nothing else to do."""
+    if isinstance(found, Large):
+        return max(found.page_mb) < 1024
     if isinstance(found, Level):
         return found.page_mb[4] < 1.05 * found.page_mb[2]
     if isinstance(found, Fault):
@@ -668,6 +725,9 @@ def settings() -> argparse.ArgumentParser:
     parser.add_argument("--visitors", nargs="+", type=int, default=[1, 8, 32, 64])
     parser.add_argument("--seconds", type=float, default=60.0, help="of each stage (%(default)s)")
     parser.add_argument("--newcomers", type=int, default=600, help="0 leaves them out")
+    parser.add_argument("--large", type=int, default=36, help="0 leaves them out")
+    parser.add_argument("--attackers", action="store_true")
+    parser.add_argument("--only", action="store_true", help="no faults")
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     parser.add_argument("--serve", nargs=2, type=int, help=argparse.SUPPRESS)
     return parser
@@ -680,14 +740,22 @@ def main() -> None:
         serve(*arguments.serve)
         return
     found, alone = [], None
-    stages = visit(arguments.visitors, arguments.seconds, queue.SIZE, newcomers=arguments.newcomers)
+    stages = visit(
+        arguments.visitors,
+        arguments.seconds,
+        queue.SIZE,
+        faults=() if arguments.only else FAULTS,
+        newcomers=arguments.newcomers,
+        answers=arguments.large,
+        attackers=arguments.attackers,
+    )
     for one in stages:
         found.append(one)
         print(row(one, alone), flush=True)
         if isinstance(one, Stage) and one.visitors == 1:
             alone = one.rate
     if arguments.json:
-        kinds = {"stages": Stage, "level": Level, "faults": Fault}
+        kinds = {"stages": Stage, "level": Level, "large": Large, "faults": Fault}
         record = {
             name: [dataclasses.asdict(one) for one in found if isinstance(one, kind)]
             for name, kind in kinds.items()

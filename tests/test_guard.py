@@ -204,8 +204,10 @@ def test_what_is_well_comes_through_whole(client, page, reached):
         assert client.post(path, json=body).status_code == 200, path
     assert [(path, json.loads(body)) for path, body in reached] == bodies
     content = bytes(5 << 20)
-    assert client.post("/gradio_api/upload", content=content).status_code == 200
-    assert reached[-1] == ("/gradio_api/upload", content)
+    sent = client.post("/gradio_api/upload", files={"files": ("x.png", content)})
+    assert sent.status_code == 200
+    assert reached[-1] == ("/gradio_api/upload", sent.request.content)
+    assert content in sent.request.content
     assert client.get(f"/gradio_api/file={upload}").status_code == 200
     assert client.get("/run/key").status_code == 200
 

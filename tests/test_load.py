@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from tests import load
-from tests.load import Answer, Fault, Faults, Level, Stage
+from tests.load import Answer, Fault, Faults, Large, Level, Stage
 
 
 @pytest.mark.slow
@@ -38,7 +38,7 @@ def test_visitors_cost_each_other_nothing():
     answers a second that one visitor gets."""
     well = Stage(
         visitors=8, asked=100, right=100, wrong=0, lost=0, busy=3, overtaken=0, rate=9.6, at_work=1,
-        page_cpu_s=0.1, worker_cpu_s=0.1, median_s=1, slowest_s=2, page_mb=(1,) * 3,
+        page_cpu_s=0.1, worker_cpu_s=0.1, median_s=1, p95_s=2, slowest_s=2, page_mb=(1,) * 3,
         worker_mb=(1,) * 3,
     )  # fmt: skip
     assert load.held(well)
@@ -53,3 +53,8 @@ def test_visitors_cost_each_other_nothing():
 def test_memory_that_grows_on_after_the_first_half_is_not_level():
     assert load.held(Level(600, (191, 282, 348, 349, 350)))
     assert not load.held(Level(600, (191, 282, 348, 380, 412)))
+
+
+def test_memory_beyond_a_gigabyte_is_not_bounded():
+    assert load.held(Large(36, (400, 700, 800, 800, 800)))
+    assert not load.held(Large(36, (400, 1700, 800, 800, 800)))

@@ -90,7 +90,8 @@ class Guard:
                 self._check_call(params["event_id"])
             case Kind.UPLOAD:
                 messages.check_length(scope, _MAX_UPLOAD)
-                return self._uploaded.counted(messages.in_time(receive), _address(scope))
+                receive = messages.only_files(messages.in_time(receive), scope)
+                return self._uploaded.counted(receive, _address(scope))
             case Kind.PLAIN:
                 pass
             case _:

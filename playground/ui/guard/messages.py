@@ -3,6 +3,8 @@
 import asyncio
 import json
 
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope
@@ -72,6 +74,54 @@ def in_time(receive: Receive, limit_s: float = PAUSE_S) -> Receive:
         return message
 
     return received
+
+
+def only_files(receive: Receive, scope: Scope) -> Receive:
+    """`receive`, of an upload, which raises HTTPException where the body is anything but files:
+    Gradio (6.31) answers other fields with a fault of its own. Raises Refused for a body that says
+    itself that it is none."""
+    kind, options = parse_options_header(Headers(scope=scope).get("content-type"))
+    if kind != b"multipart/form-data" or not options.get(b"boundary"):
+        raise Refused(400, "An upload is expected: multipart/form-data with its boundary.")
+    parts = _Parts(options[b"boundary"])
+
+    async def received() -> Message:
+        message = await receive()
+        try:
+            parts.write(message.get("body", b""))
+        except MultipartParseError as error:
+            raise HTTPException(400, "This is no whole upload.") from error
+        return message
+
+    return received
+
+
+class _Parts(MultipartParser):
+    """Follows an upload, and raises HTTPException at a part that is no file."""
+
+    def __init__(self, boundary: bytes):
+        self._name = self._value = self._disposition = b""
+        named = ("part_begin", "header_field", "header_value", "header_end", "headers_finished")
+        super().__init__(boundary, {f"on_{name}": getattr(self, f"_{name}") for name in named})
+
+    def _part_begin(self) -> None:
+        self._disposition = b""
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._name += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _header_end(self) -> None:
+        if self._name.lower() == b"content-disposition":
+            self._disposition = self._value
+        self._name = self._value = b""
+
+    def _headers_finished(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        if options.get(b"name") != b"files" or b"filename" not in options:
+            raise HTTPException(400, 'An upload holds files, each named "files", and nothing else.')
 
 
 def again(body: bytes, receive: Receive) -> Receive:
