@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import logging
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from collections.abc import Mapping
 
 from playground.checkpoints import resolve
 from playground.robots.robot import Robot
+from playground.serving import logs
 from playground.serving.worker import Worker
 
 # What the worker can be asked besides running policies.
@@ -68,6 +68,9 @@ def settings() -> argparse.ArgumentParser:
         metavar="URL",
         help="pass robots on to their own policy server, ws://HOST:PORT; ours answer beside it",
     )
+    parser.add_argument(
+        "--log-json", action="store_true", help="write the log as one JSON object a line"
+    )
     # For a start that the page asked for, from the one before it (`checkpoints.Reopening`).
     parser.add_argument("--otherwise", help=argparse.SUPPRESS)
     parser.add_argument("--because", default="", help=argparse.SUPPRESS)
@@ -91,7 +94,7 @@ def main() -> None:
     if packages := os.environ.pop("PI0_PLAYGROUND_INSTALL", "").split():
         install(packages)
     args = settings().parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    logs.configure(as_json=args.log_json)
     try:
         asked = resolve.requests(args.checkpoint, args.config, args.robot, args.asset_id)
         if args.check:
@@ -109,6 +112,7 @@ def main() -> None:
         place = ["--host", args.host, "--port", str(args.port)]
         place += [] if args.robots is None else ["--robots", str(args.robots)]
         place += [] if args.shadow is None else ["--shadow", args.shadow]
+        place += ["--log-json"] if args.log_json else []
         os.execv(sys.executable, [sys.executable, __file__, *place, *again])
 
 
@@ -127,7 +131,7 @@ def serve(
     # Gradio takes as long to import as the worker's process to load: both at once. It reads where
     # its files are to lie as it is imported.
     files = private_folder(worker)
-    from playground.serving import health
+    from playground.serving import health, metrics
     from playground.serving.robot_traffic import Traffic
     from playground.ui import checkpoints, page, results
     from playground.ui.episodes import store
@@ -135,6 +139,7 @@ def serve(
     from playground.ui.robots import routes as robot_routes
 
     traffic = Traffic()
+    measured = metrics.Metrics(worker, traffic)
     kept, reopening = results.Results(), checkpoints.Reopening(args)
     private = checkpoints.is_private(args.host) and not args.allow_host
     recordings = store.Recordings(public=not private)
@@ -152,6 +157,7 @@ def serve(
         where = f"{args.host}, port {port}"
         settings().error(f"cannot listen on {where}; if it is taken, choose another")
     served.include_router(health.routes(worker))
+    served.include_router(metrics.routes(measured))
     served.include_router(results.routes(kept))
     served.include_router(store.routes(recordings))
     if watch is not None:

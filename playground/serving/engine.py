@@ -21,6 +21,7 @@ import traceback
 from collections.abc import Callable, Generator
 
 from playground import codec
+from playground.serving import logs
 from playground.serving.events import Done, Event, Failed, Finished, Job, Phase
 from playground.serving.messages import (
     Beat,
@@ -218,7 +219,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.register(signal.SIGUSR1)  # asked for before a hung process is killed
-    logging.basicConfig(level=logging.WARNING)
+    logs.configure_process()
     connection = socket.socket(fileno=int(sys.argv[1]))
     connection.set_inheritable(False)
     Engine(connection).run()

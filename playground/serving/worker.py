@@ -25,6 +25,7 @@ import math
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Literal
 
 from playground import codec
@@ -111,6 +112,8 @@ class Worker:
         self._completed = 0
         self._exhausted = 0
         self._loading = ""
+        self._process: int | None = None
+        self._observers: list[Callable[[dict], None]] = []
         self._thread = threading.Thread(target=self._dispatch, name="worker", daemon=True)
         self._thread.start()
 
@@ -180,6 +183,15 @@ class Worker:
             counts = (self._crashes, self._completed, self._exhausted)
             return Status(self._state, running, waiting, *counts, loading)
 
+    def observe(self, observer: Callable[[dict], None]) -> None:
+        """Has it called with what the log says of each job that ended: job, outcome, and of one
+        that ran kind, waited_s, ran_s and policies. It must neither wait nor raise."""
+        self._observers.append(observer)
+
+    def process(self) -> int | None:
+        """The number of the newest process that owns the device; None before the first."""
+        return self._process
+
     def close(self, drain_s: float = 30.0) -> None:
         """Takes no more jobs, lets those queued finish for up to `drain_s`, ends the process."""
         with self._lock:
@@ -218,6 +230,7 @@ class Worker:
         try:
             self._due = time.monotonic() + self._setup.deadline_s
             process = Process(self._wake_in)
+            self._process = process.pid
             _log(logging.INFO, "started", {"process": process.pid})
             process.send(codec.encode(self._setup))
             self._serve(process)
@@ -261,7 +274,7 @@ class Worker:
             if ticket in self._queue.active():
                 process.send(codec.encode(Cancel(ticket.id)))  # free at this job's next event
             else:
-                _log(logging.INFO, "ended", {"job": ticket.id, "outcome": "cancelled in queue"})
+                self._ended({"job": ticket.id, "outcome": "cancelled in queue"})
 
     def _take(self, message: Message) -> None:
         match message.body:
@@ -306,7 +319,12 @@ class Worker:
                 self._crashes = 0
         fields = {"job": ticket.id, "kind": ticket.kind, "outcome": outcome}
         times = {"waited_s": round(ticket.started - ticket.queued, 3), "ran_s": round(ran_s, 3)}
-        _log(logging.INFO, "ended", fields | times | {"policies": ticket.done})
+        self._ended(fields | times | {"policies": ticket.done})
+
+    def _ended(self, fields: dict, level: int = logging.INFO) -> None:
+        _log(level, "ended", fields)
+        for observer in self._observers:
+            observer(fields)
 
     def _after_loss(self, lost: Exception) -> None:
         """The process died, and so did the jobs it ran; the rest waits for the next process."""
@@ -333,7 +351,7 @@ class Worker:
         with self._lock:
             tickets = self._queue.give_up(self._reason)
         for ticket in tickets:
-            _log(logging.WARNING, "ended", {"job": ticket.id, "outcome": "given up"})
+            self._ended({"job": ticket.id, "outcome": "given up"}, logging.WARNING)
 
     def _become(self, state: State, reason: str = _SHUTTING_DOWN) -> None:
         with self._changed:

@@ -70,6 +70,7 @@ GRADIO = (
 OWN = (
     Served("GET", "/healthz"),
     Served("GET", "/readyz"),
+    Served("GET", "/metrics"),
     Served("GET", "/trace/{key}/{policy}"),
     Served("GET", "/run/{key}"),
     Served("GET", "/arrays/{key}/{policy}/{summary}"),
