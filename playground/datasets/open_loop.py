@@ -34,6 +34,7 @@ class Predicts(Protocol):
 
     info: PolicyInfo
     robot: Robot
+    batches: bool
 
     def chunks(
         self, raws: Sequence[RawObservation], options: Options
@@ -98,9 +99,10 @@ def predict(
 def answers(
     policy: Predicts, episode: Episode, match: Match, asking: Asking, frames: Sequence[int]
 ) -> Iterator[list[Answer]]:
-    """The policy's answers at these frames, batch by batch. Pictures of the next batch are decoded
-    while the model runs."""
-    batches = [frames[i : i + asking.batch] for i in range(0, len(frames), asking.batch)]
+    """The policy's answers at these frames, batch by batch, or frame by frame where the policy
+    answers them one after the other anyway. What comes next is decoded while the model runs."""
+    size = asking.batch if policy.batches else 1
+    batches = [frames[i : i + size] for i in range(0, len(frames), size)]
 
     def load(batch: Sequence[int]) -> list[tuple[int, RawObservation | FrameError]]:
         found = []
@@ -119,11 +121,14 @@ def answers(
             loaded = ahead.result()
             if number + 1 < len(batches):
                 ahead = pool.submit(load, batches[number + 1])
-            yield _asked(policy, loaded, asking)
+            yield _asked(policy, loaded, asking.options, size)
 
 
 def _asked(
-    policy: Predicts, loaded: list[tuple[int, RawObservation | FrameError]], asking: Asking
+    policy: Predicts,
+    loaded: list[tuple[int, RawObservation | FrameError]],
+    options: Options,
+    size: int,
 ) -> list[Answer]:
     """A short batch is filled up: every size is a program."""
     read = [(frame, raw) for frame, raw in loaded if isinstance(raw, RawObservation)]
@@ -131,8 +136,8 @@ def _asked(
     if not read:
         return found
     raws = [raw for _, raw in read]
-    raws += raws[-1:] * (asking.batch - len(raws))
-    chunks = policy.chunks(raws, asking.options)
+    raws += raws[-1:] * (size - len(raws))
+    chunks = policy.chunks(raws, options)
     for (frame, _), (chunk, why) in zip(read, chunks, strict=False):
         found.append((frame, chunk, why))
     return found

@@ -78,6 +78,8 @@ def patience_s(config: Config) -> float:
 class Policy:
     """What both kinds share: the way in, the caches, and the frame of a trace."""
 
+    batches = False  # whether `chunks` runs its observations as one batch
+
     def __init__(self, info: PolicyInfo, robot: Robot, config: Config, programs, rules: InputRules):
         self.info, self.robot, self.config, self.rules = info, robot, config, rules
         self._programs = programs

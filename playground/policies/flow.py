@@ -28,6 +28,8 @@ from playground.trace import FlowTrace, Options, PolicyInfo, RawObservation
 class FlowPolicy(Policy):
     """pi0 and pi0.5. `state_in_prompt`: pi0.5's way, though not that of all its checkpoints."""
 
+    batches = True
+
     def __init__(
         self,
         info: PolicyInfo,
