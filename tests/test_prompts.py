@@ -8,11 +8,11 @@ import pytest
 from playground.analysis import prompts
 from playground.analysis.prompts import PromptAnswer, PromptsRequest
 from playground.robots.builtin import TABLETOP
-from playground.serving.events import Done, Result
+from playground.serving.events import Result
 from playground.trace import Options, RawObservation
 from playground.views import paths, theme
 from playground.views import prompts as view
-from tests.support.traces import pi0_trace, policy_info
+from tests.support.traces import policy_info
 
 KNOWN = {"touch": 1.0, "red": 2.0, "blue": 4.0}
 
@@ -24,19 +24,17 @@ class Told:
     def __init__(self, family="pi0"):
         info = policy_info(family, TABLETOP.actions)
         self.info = dataclasses.replace(info, robot="tabletop")
+        self.robot = TABLETOP
 
     def level(self, prompt):
         return sum(KNOWN.get(word, 0.0) for word in prompt.split())
 
-    def infer(self, observation, options):
+    def actions(self, observation, options):
         if observation.prompt == "refuse":
             raise ValueError("not today")
-        trace = pi0_trace(dims=self.info.actions, samples=options.num_samples)
         seeds = np.arange(options.num_samples)[:, None, None] / 10
-        chunk = np.broadcast_to(
-            self.level(observation.prompt) + seeds, trace.actions_normalised.shape
-        )
-        yield Done("pi0", dataclasses.replace(trace, info=self.info, actions_normalised=chunk))
+        shape = (options.num_samples, self.info.horizon, len(self.info.actions))
+        return np.broadcast_to(self.level(observation.prompt) + seeds, shape), None
 
 
 RAW = RawObservation("tabletop", {}, {}, "touch red", np.array(TABLETOP.resting_state))
@@ -82,6 +80,11 @@ def test_headline_says_what_was_measured_and_no_more():
     assert said.startswith("pi0 listens to “red” and “touch”")
     assert "word order does not matter" in said
     assert len(said.split()) <= 25
+    shown = view.payload(found, {"pi0": Told().info}, labels, RAW.state, None, of=len(found))
+    (policy,) = shown["policies"]
+    effects = {word: policy["change"][place] for word, place in shown["words"]}
+    expected = {word: KNOWN[word] * unit(Told().info) for word in ("touch", "red")}
+    assert effects == pytest.approx(expected, rel=1e-4)
     _, alone = answers(["touch red", "touch the red", "touch blue"])
     assert "“touch blue”" in prompts.headline(alone, {}, title="pi0")
 
@@ -94,6 +97,7 @@ def test_a_prompt_that_cannot_be_answered_leaves_the_others():
     assert policy["failures"] == [None, "not today", None]
     assert policy["change"][1] is None
     assert policy["change"][2] == pytest.approx(2 * unit(Told().info), rel=1e-4)
+    assert shown["words"] == [["touch", None], ["red", None]]
     assert sorted(policy["matrix"]["prompts"]) == ["touch blue", "touch red"]
 
 

@@ -107,6 +107,12 @@ def words(prompt: str) -> list[tuple[int, int]]:
     return [match.span() for match in _WORD.finditer(prompt)]
 
 
+def without(prompt: str, word: tuple[int, int]) -> str:
+    """The prompt without the word at [start, stop)."""
+    start, stop = word
+    return f"{prompt[:start].rstrip()} {prompt[stop:].lstrip()}".strip()
+
+
 def shuffle(prompt: str, rng: np.random.Generator) -> str | None:
     """The same words in an order that reads differently; None if there is none."""
     parts = _WORD.findall(prompt)
@@ -158,7 +164,7 @@ def _prompts(raw, other_tasks, alternatives, rng) -> Iterator[Variant | str]:
     for place, (start, stop) in enumerate(spans[:MAX_WORDS]):
         word = said[place]
         which = f" (word {place + 1})" if said.count(word) > 1 else ""
-        rest = f"{prompt[:start].rstrip()} {prompt[stop:].lstrip()}".strip()
+        rest = without(prompt, (start, stop))
         yield put(
             f"without “{word}”{which}", f"the word “{word}”{which} left out", rest, (start, stop)
         )

@@ -3,6 +3,7 @@
 (nothing)           the policies that the page opens, and several visitors of one worker
 --mid CONFIG.json   random weights at the mid sizes that openpi was measured at
 --full-size         random weights at the 3B sizes; needs the models' packages alone
+--page              the page in a headless browser: times and CPU-seconds of what a visitor does
 --optimizations     with --mid: each exact optimization, without it and with it
 --json FILE         the figures for programs
 """
@@ -17,6 +18,10 @@ def settings() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--mid", type=Path, help="JSON file of mid-size cases")
     parser.add_argument("--full-size", action="store_true", help="3B shapes, random weights")
+    parser.add_argument("--page", action="store_true", help="the page in a headless browser")
+    parser.add_argument(
+        "--axe", type=Path, help="with --page: axe.min.js of npm's axe-core, to run on each tab"
+    )
     parser.add_argument("--tiny", action="store_true", help="with --full-size: at small sizes")
     parser.add_argument(
         "--optimizations", action="store_true", help="with --mid: each one, without and with it"
@@ -39,6 +44,10 @@ def main(given: Sequence[str] | None = None) -> None:
         from playground.tools import bench_full_size
 
         sys.exit(bench_full_size.main(arguments))
+    if arguments.page:
+        from playground.tools import bench_page
+
+        return bench_page.main(arguments)
     from playground.tools import bench_models
 
     bench_models.main(arguments)

@@ -1,5 +1,7 @@
 """The examples' answers, made once while nobody waits, so that a click shows them at once."""
 
+import collections
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -8,6 +10,7 @@ import time
 from collections.abc import Sequence
 
 from playground import codec
+from playground.analysis.prompts import PromptsRequest
 from playground.serving.events import Done, Job
 from playground.serving.queue import Busy
 from playground.serving.worker import Down, Worker
@@ -45,14 +48,26 @@ class ExampleCache:
                 jobs = [asked_by(setup, example) for example in examples(robot)]
                 for job in itertools.chain(*jobs):
                     self._answer(setup, job)
-                # Compiles what measures attention, where a page measures without being asked.
                 for job in itertools.chain(*jobs[:1]):
                     for name in job.policies:  # one by one: who comes meanwhile waits less
-                        if costs_little(self._found[_key(setup, name, job)]):
-                            one = dataclasses.replace(job, policies=(name,))
-                            self._answer(setup, measuring(one))
-        except (Busy, Down, KeyError):  # KeyError: a policy that could not answer
+                        self._compile_ahead(setup, dataclasses.replace(job, policies=(name,)))
+        except (Busy, Down):
             return
+
+    def _compile_ahead(self, setup: Setup, job: Job) -> None:
+        """What measures attention and compares prompts, for a small policy. job: a first example's,
+        of one policy, that was answered."""
+        (name,) = job.policies
+        trace = self._found.get(_key(setup, name, job))
+        if trace is None or not costs_little(trace):
+            return
+        self._answer(setup, measuring(job))
+        self._wait_for_idle()
+        both = (job.observation.prompt, "")  # the first with several noises, the others with one
+        compared = PromptsRequest((name,), {name: job.observation}, job.options, both)
+        # ValueError: of a worker that compares no prompts.
+        with contextlib.suppress(ValueError), self._worker.call("prompts", compared) as events:
+            collections.deque(events, maxlen=0)
 
     def _wait_for_idle(self) -> None:
         while True:

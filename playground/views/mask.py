@@ -30,13 +30,15 @@ def payload(trace: Trace) -> dict[str, object]:
     blocks     {name, label, kind, start, stop}
     texts      [column, text] of every column that has a text
     """
-    patterns, rows = np.unique(trace.mask, axis=0, return_inverse=True)
+    places: dict[bytes, int] = {}  # many rows are alike; sorting them all would take longer
+    rows = [places.setdefault(row.tobytes(), len(places)) for row in trace.mask]
+    patterns = [np.frombuffer(pattern, trace.mask.dtype) for pattern in places]
     return {
         "policy": theme.identity(trace.info),
         "summary": describe(trace),
         "shape": list(trace.mask.shape),
         "patterns": [_runs(pattern) for pattern in patterns],
-        "rows": rows.tolist(),
+        "rows": rows,
         "padding": _spans(padding_queries(trace)),
         "suffix": suffix_start(trace),
         "blocks": [

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from playground.analysis.prompts import PromptAnswer, clustered, distances, headline
+from playground.analysis.variants import without, words
 from playground.robots.builtin import TABLETOP
 from playground.tabletop import kinematics
 from playground.trace import PolicyInfo
@@ -30,7 +31,8 @@ def payload(
     picture of the table's camera that the paths lie on, None where no paths are known. of: how
     many answers there will be.
 
-    prompts: {text, label}. policies: {name, policy, headline, spread, change, failures, line,
+    prompts: {text, label}. words: of the first prompt, [text, place of the prompt without it or
+    None]. policies: {name, policy, headline, spread, change, failures, line,
     matrix}: change in % of range and failures by prompt; line packed [P, H + 1, 2], the moving
     gripper's pixels, NaN where there is none; matrix {order, values} once all prompts are there.
     """
@@ -46,11 +48,21 @@ def payload(
             {"text": theme.plain(text), "label": theme.plain(labels.get(text, ""))}
             for text in prompts
         ],
+        "words": _words(prompts),
         "picture": None if picture is None else theme.picture(picture),
         "policies": policies,
         "done": len(answers),
         "of": of,
     }
+
+
+def _words(prompts: Sequence[str]) -> list[list]:
+    first = prompts[0] if prompts else ""
+    places = {text: place for place, text in enumerate(prompts)}
+    return [
+        [theme.plain(first[start:stop]), places.get(without(first, (start, stop)))]
+        for start, stop in words(first)
+    ]
 
 
 def _policy(

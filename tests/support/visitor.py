@@ -21,20 +21,10 @@ from PIL import Image
 from playwright.sync_api import Error, Page, expect, sync_playwright
 
 from playground.serving.events import Done
+from playground.tools.browser import CHROMIUM, FLAGS
 from playground.trace import Options
 
 ROOT = Path(__file__).resolve().parents[2]
-# By preference, as Debian calls them: the first one starts and runs without a window's frame.
-CHROMIUM = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 LIMIT_MS = 90_000  # for what must happen, on however slow a machine
 PI0, FAST = "pi0_tabletop", "pi0_fast_tabletop"
 CARDS = {PI0: ".card[data-family='pi0']", FAST: ".card[data-family='pi0_fast']"}

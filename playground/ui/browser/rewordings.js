@@ -87,7 +87,7 @@ function refresh() {
   list.replaceChildren(
     make("span", { class: "lead-in" }, "Try"),
     ...rewordings(props.words, value.prompt).map(([label, text]) => {
-      const button = make("button", { type: "button", title: text || "no words at all", "aria-label": `Run “${text}”` }, label);
+      const button = make("button", { type: "button", title: text || "no words at all", "aria-label": `${label}: Run “${text}”` }, label);
       button.addEventListener("click", () => {
         props.value = { ...props.value, chosen: text };
         trigger("select");

@@ -66,7 +66,7 @@ function draw(card, open) {
     { class: `card is-${card.state}`, "data-family": policy.family, open },
     make(
       "summary",
-      { "aria-label": `${policy.title}, ${policy.badge}: details` },
+      { title: "Details" },
       make("span", { class: "dot", "aria-hidden": "true" }),
       make("strong", {}, policy.title),
       make("span", { class: "badge" }, policy.badge),

@@ -89,10 +89,83 @@ function csv(value) {
   return ["policy,badge,prompt,label,percent_of_range,seed_spread", ...rows].join("\r\n");
 }
 
-function save(text) {
-  const url = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
-  make("a", { href: url, download: "prompts.csv" }).click();
+function save(blob, name) {
+  const url = URL.createObjectURL(blob);
+  make("a", { href: url, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
+}
+
+/** The first prompt's words, each as dark as leaving it out changes the chunk. */
+function byEffect({ words }, { policy, change }) {
+  const amounts = words.map(([, place]) => (place === null ? null : change[place] ?? null));
+  const most = Math.max(...amounts.filter((amount) => amount !== null), 1e-6);
+  if (amounts.every((amount) => amount === null)) return "";
+  const parts = words.map(([text], i) => {
+    const amount = amounts[i];
+    const said = amount === null ? "" : `without “${text}”: ${amount.toFixed(1)} % of range`;
+    return make("span", { style: `--share:${amount === null ? 0 : amount / most}`, title: said }, text, make("small", { class: "number" }, amount === null ? "" : ` ${amount.toFixed(1)} %`));
+  });
+  return make("p", { class: "by-effect", "data-family": policy.family }, ...parts);
+}
+
+/** The text, cut off where it would be wider. */
+function clipped(context, text, width) {
+  let shown = text;
+  while (shown && context.measureText(shown).width > width) shown = shown.slice(0, -2).trimEnd();
+  return shown === text ? text : `${shown}…`;
+}
+
+/** The headlines and the cards as a picture on white paper. */
+async function draw(value) {
+  const [wide, gap, columns] = [230, 14, Math.min(5, value.prompts.length)];
+  const high = value.picture ? Math.round(wide / 1.3) : 0;
+  const tall = high + 26 + 18 * (value.policies.length + 1);
+  const top = 16 + 24 * value.policies.length;
+  const canvas = make("canvas", { width: 2 * (columns * (wide + gap) + gap), height: 2 * (top + Math.ceil(value.prompts.length / columns) * (tall + gap) + 24) });
+  const context = canvas.getContext("2d");
+  const ink = "#1B2027";
+  const hue = Object.fromEntries(value.policies.map(({ policy }) => [policy.family, getComputedStyle(heads.querySelector(`[data-family="${policy.family}"] .dot`)).backgroundColor]));
+  const write = (text, x, y, width, size, colour) => {
+    context.fillStyle = colour;
+    context.font = `${size}px sans-serif`;
+    context.fillText(clipped(context, text, width), x, y);
+  };
+  context.scale(2, 2);
+  context.fillStyle = "white";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  value.policies.forEach(({ policy, headline }, i) => write(`${headline} (${policy.badge})`, gap, 26 + 24 * i, canvas.width / 2 - 2 * gap, 15, hue[policy.family]));
+  const photo = value.picture && make("img", { src: value.picture.url });
+  if (photo) await photo.decode();
+  value.prompts.forEach(({ text, label }, place) => {
+    const [x, y] = [gap + (place % columns) * (wide + gap), top + Math.floor(place / columns) * (tall + gap)];
+    if (photo) {
+      context.save();
+      context.beginPath();
+      context.rect(x, y, wide, high);
+      context.clip();
+      const scale = high / value.picture.height;
+      context.translate(x + (wide - scale * value.picture.width) / 2, y);
+      context.scale(scale, scale);
+      context.drawImage(photo, 0, 0);
+      for (const policy of value.policies)
+        for (const [width, colour, of] of [[1.3, hue[policy.policy.family], 0], [5, "white", place], [2.6, hue[policy.policy.family], place]]) {
+          [context.lineWidth, context.strokeStyle] = [width, colour];
+          context.stroke(new Path2D(lineOf(policy, of)));
+        }
+      context.restore();
+    }
+    write(text || "(no words)", x, y + high + 18, wide, 13, ink);
+    write(label, x, y + high + 34, wide, 11, "#59616D");
+    value.policies.forEach((policy, i) => write(place ? amount(policy, place).textContent ?? amount(policy, place) : "compared with", x, y + high + 52 + 18 * i, wide, 12, hue[policy.policy.family]));
+  });
+  write("Same observation, same noise; thin: the path of the first prompt. Change of the chunk in % of each dimension's range.", gap, canvas.height / 2 - 10, canvas.width / 2 - 2 * gap, 11, "#59616D");
+  canvas.toBlob((blob) => save(blob, "prompts.png"), "image/png");
+}
+
+function button(label, onclick) {
+  const node = make("button", { type: "button", class: "plain" }, label);
+  node.addEventListener("click", onclick);
+  return node;
 }
 
 begin("Compare prompts to see what each policy tells apart.", (value) => {
@@ -100,17 +173,24 @@ begin("Compare prompts to see what each policy tells apart.", (value) => {
   for (const policy of value.policies) policy.lines = policy.line && unpack(policy.line);
   board.replaceChildren(...value.prompts.map((prompt, place) => card(value, prompt, place)));
   heads.replaceChildren(
-    ...value.policies.map(({ policy, headline }) => make("p", { "data-family": policy.family }, make("i", { class: "dot" }), headline)),
+    ...value.policies.flatMap((policy) => [
+      byEffect(value, policy),
+      make("p", { "data-family": policy.policy.family }, make("i", { class: "dot" }), policy.headline),
+    ]),
   );
   const whole = value.done === value.of;
   matrices.replaceChildren(...(whole && value.prompts.length > 2 ? value.policies.map(matrix) : []));
-  const button = make("button", { type: "button", class: "plain" }, "Save as CSV");
-  button.addEventListener("click", () => save(csv(value)));
+  const saving = make(
+    "div",
+    { class: "actions" },
+    button("Save as CSV", () => save(new Blob([csv(value)], { type: "text/csv" }), "prompts.csv")),
+    button("Save as picture (PNG)", () => draw(value)),
+  );
   view.replaceChildren(
     heads,
     board,
     matrices,
-    whole ? button : make("p", { class: "notice", role: "status" }, `${value.done} of ${value.of} answers`),
+    whole ? saving : make("p", { class: "notice", role: "status" }, `${value.done} of ${value.of} answers`),
     make("p", { class: "notice" }, "Same observation, same noise. Dashed: the path of the first prompt. Change of the chunk in % of each dimension's range, and in spreads between seeds. One observation, open loop: a change says that the answer depends on the words, not that it is right."),
   );
 });

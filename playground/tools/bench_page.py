@@ -1,0 +1,250 @@
+"""The page in a browser: `python -m playground.tools.bench --page`.
+
+Starts the page on the bundled policies, drives headless Chromium, and prints how long a visitor
+waits and how many CPU-seconds the page's process, its worker and the browser take meanwhile. Times
+are the browser's own clock, from the click to the frame after the drawing; CPU-seconds count until
+nothing happens any more. Playwright is in requirements-dev.txt.
+"""
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from playground.tools.browser import CHROMIUM, FLAGS
+
+_LIMIT_S = 180
+_QUIET_S = 1.2  # after what was measured: the rest of its work counts, too
+_ROOT = Path(__file__).resolve().parents[2]
+# Stamps the frame after an answer is drawn, and after the plot of the tab Actions is.
+_STAMPS = """
+  window.stamps = {};
+  const stamp = (name) => requestAnimationFrame(() => setTimeout(() => { window.stamps[name] = performance.now(); }));
+  addEventListener("playground-run", () => window.playgroundRun && stamp("path"));
+  addEventListener("click", () => { window.stamps = { begun: performance.now() }; }, true);
+  addEventListener("input", (event) => { if (event.isTrusted) window.stamps = { begun: performance.now() }; }, true);
+  addEventListener("DOMContentLoaded", () => new MutationObserver(() => {
+    const run = document.querySelector("#run");
+    const ready = run && run.textContent.trim() === "Run" && !run.disabled;
+    for (const name of window.stamps.path ? ["usable", "everything"] : window.stamps.begun ? [] : ["usable"])
+      if (ready && !window.stamps[name]) stamp(name);
+    const plot = document.querySelector("#actions-plot .js-plotly-plot .plot-container");
+    if (plot !== window.plotted) { window.plotted = plot; if (plot) stamp("plot"); }
+  }).observe(document.body, { childList: true, subtree: true, attributes: true, characterData: true }));
+"""  # noqa: E501
+_VIOLATIONS = """async () => (await axe.run(document, { resultTypes: ["violations"] })).violations
+  .filter((v) => ["serious", "critical"].includes(v.impact))
+  .flatMap((v) => v.nodes.map(({ html }) => `${v.impact}: ${v.id}: ${html.slice(0, 160)}`))"""
+
+
+def main(arguments: argparse.Namespace) -> None:
+    rows = []
+    with _page() as (address, page_process), _browser() as chromium:
+        clock = _Clock(page_process)
+        for name, measured in _cases(chromium, address, clock, arguments):
+            rows.append({"case": name, **measured})
+            print(_line(rows[-1]), flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1))
+
+
+def _cases(chromium, address, clock, arguments) -> Iterator[tuple[str, dict]]:
+    """(what was done, seconds and CPU-seconds: medians)."""
+    loads = [_loaded(chromium, address, clock) for _ in range(arguments.repeats)]
+    yield "page load to usable", _medians([found["usable"] for found, _ in loads])
+    yield "page load to first answer drawn", _medians([found["path"] for found, _ in loads])
+    for _, page in loads[1:]:
+        page.context.close()
+    _, page = loads[0]
+    prompts = itertools.cycle(
+        f"{verb} the {colour} {thing}"
+        for verb in ("lift", "touch", "grab", "tap", "pick up")
+        for colour in ("red", "green", "blue")
+        for thing in ("cube", "block")
+    )
+
+    def click() -> None:
+        page.get_by_label("Prompt", exact=True).fill(next(prompts))
+        page.wait_for_timeout(500)
+        page.get_by_role("button", name="Run", exact=True).click()
+
+    def letter() -> None:
+        page.get_by_label("Prompt", exact=True).press_sequentially("s")
+
+    first = [clock.measured(page, click, ("path", "everything"))]
+    yield "first click to path", _medians([found["path"] for found in first])
+    yield "first click to everything", _medians([found["everything"] for found in first])
+    again = [clock.measured(page, click, ("path", "everything")) for _ in range(arguments.repeats)]
+    yield "click to path", _medians([found["path"] for found in again])
+    yield "click to everything", _medians([found["everything"] for found in again])
+    page.get_by_label("Live").check()
+    page.wait_for_timeout(500)
+    typed = [clock.measured(page, letter, ("path",)) for _ in range(arguments.repeats)]
+    yield "typed letter to path (200 ms of it a pause)", _medians([f["path"] for f in typed])
+    page.get_by_label("Live").uncheck()
+
+    def open_actions() -> None:
+        page.get_by_role("tab", name="Actions and denoising").click()
+
+    opened = clock.measured(page, open_actions, ("plot",))
+    yield "the tab Actions, first time, to its plot", _medians([opened["plot"]])
+    plotted = [clock.measured(page, click, ("plot",)) for _ in range(arguments.repeats)]
+    yield "click to plot in the tab Actions", _medians([found["plot"] for found in plotted])
+    if arguments.axe:
+        yield from _accessible(page, arguments.axe)
+    page.context.close()
+
+
+def _accessible(page, axe: Path) -> Iterator[tuple[str, dict]]:
+    """What axe-core finds in each tab that is serious."""
+    page.add_script_tag(path=str(axe))
+    for tab in page.get_by_role("tab").all():
+        tab.click()
+        page.wait_for_timeout(2500)
+        yield f"serious by axe-core in {tab.inner_text()}", {"found": page.evaluate(_VIOLATIONS)}
+
+
+class _Clock:
+    """Seconds as the browser counts them, and CPU-seconds of all processes behind a page."""
+
+    def __init__(self, page_process: int):
+        self._page = page_process
+
+    def measured(self, page, act: Callable[[], None], names: tuple[str, ...]) -> dict[str, dict]:
+        """By name of a stamp, seconds until it and the CPU-seconds of the whole."""
+        before = self.cpu()
+        act()
+        for name in names:
+            page.wait_for_function(f"window.stamps.{name} > 0", timeout=_LIMIT_S * 1000)
+        page.wait_for_timeout(_QUIET_S * 1000)
+        stamps = page.evaluate("window.stamps")
+        after = self.cpu()
+        spent = {f"{part} CPU-s": after[part] - before[part] for part in after}
+        began = stamps.get("begun", 0)
+        return {name: {"seconds": (stamps[name] - began) / 1000, **spent} for name in names}
+
+    def cpu(self) -> dict[str, float]:
+        """CPU-seconds so far, those of ended children included."""
+        children = _children()
+        workers = _descendants(self._page, children)
+        browser = _descendants(os.getpid(), children) - workers - {self._page}
+        return {
+            "page": _cpu_s(self._page),
+            "worker": sum(map(_cpu_s, workers)),
+            "browser": sum(map(_cpu_s, browser)),
+        }
+
+
+def _loaded(chromium, address, clock) -> tuple[dict, object]:
+    """A new visitor's page, and what opening it took."""
+    context = chromium.new_context(viewport={"width": 1440, "height": 900}, reduced_motion="reduce")
+    page = context.new_page()
+    page.set_default_timeout(_LIMIT_S * 1000)
+    page.add_init_script("localStorage.setItem('pi0-playground-live', 'off')")
+    page.add_init_script(_STAMPS)
+    return clock.measured(page, lambda: page.goto(address), ("usable", "path")), page
+
+
+@contextlib.contextmanager
+def _page():
+    """(address, process number) of a page whose policies are loaded and which keeps the examples'
+    answers."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "app.py", "--port", str(port)],
+        cwd=_ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    address = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + _LIMIT_S
+        while not _answers(f"{address}/readyz"):
+            if process.poll() is not None or time.monotonic() > deadline:
+                sys.exit("The page did not start: run `python app.py` to see why.")
+            time.sleep(0.2)
+        _wait_for_idle(process.pid)
+        yield address, process.pid
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def _wait_for_idle(page_process: int) -> None:
+    """Until the worker has done what it does of itself after a start."""
+    deadline, quiet = time.monotonic() + _LIMIT_S, 0
+    while quiet < 3 and time.monotonic() < deadline:
+        before = sum(map(_cpu_s, _descendants(page_process, _children())))
+        time.sleep(1)
+        spent = sum(map(_cpu_s, _descendants(page_process, _children()))) - before
+        quiet = quiet + 1 if spent < 0.1 else 0
+
+
+def _answers(address: str) -> bool:
+    with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5):
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def _browser():
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        sys.exit("--page drives a browser: pip install -r requirements-dev.txt")
+    path = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=path, args=FLAGS)
+
+
+# --- processes ----------------------------------------------------------------------------------
+
+
+def _stat(process: int) -> list[str]:
+    """Fields of /proc/N/stat from the state on; [] for a process that is gone."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _cpu_s(process: int) -> float:
+    return sum(map(int, _stat(process)[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def _children() -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal() and (stat := _stat(int(folder.name))):
+            found.setdefault(int(stat[1]), []).append(int(folder.name))
+    return found
+
+
+def _descendants(process: int, children: dict[int, list[int]]) -> set[int]:
+    own = set(children.get(process, ()))
+    return own.union(*(_descendants(child, children) for child in own))
+
+
+# --- figures ------------------------------------------------------------------------------------
+
+
+def _medians(found: list[dict]) -> dict[str, float]:
+    return {name: round(statistics.median(one[name] for one in found), 3) for name in found[0]}
+
+
+def _line(row: dict) -> str:
+    if "found" in row:
+        return "\n  ".join([f"{row['case']}: {len(row['found'])}", *row["found"]])
+    figures = "   ".join(f"{name} {value:6.2f}" for name, value in row.items() if name != "case")
+    return f"{row['case']:<46} {figures}"
