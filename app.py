@@ -18,6 +18,10 @@ from playground.serving.worker import Worker
 KINDS = {
     "what_matters": "playground.analysis.sensitivity:what_matters",
     "prompts": "playground.analysis.prompts:compare",
+    "causal_trace": "playground.analysis.patching:causal_trace",
+    "causal_cell": "playground.analysis.patching:causal_cell",
+    "knockout": "playground.analysis.connections:knockouts",
+    "occlusion": "playground.analysis.connections:occlusions",
     "rollout": "playground.tabletop.job:rollout",
     "chunk": "playground.serving.robot_job:chunk",
     "episode": "playground.datasets.job:predict",

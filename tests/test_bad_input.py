@@ -310,6 +310,8 @@ WRONG_TYPES = {
     ("attention", "which"): ("both", 'which must be "suffix" or "prefix"; \'both\' came'),
     ("what_matters", "groups"): ("camera", "groups must be a list of texts, or null; 'camera'"),
     ("what_matters", "prompts"): ({"a": "b"}, "prompts must be a list of texts, or null"),
+    ("infer", "guidance"): ("strong", "guidance must be a number from 0 to 3, such as 1.5"),
+    ("knockout", "cuts"): ("text", "cuts must be a list of connections, such as"),
     ("what_matters", "noises"): ("4", "noises must be a whole number, such as 10; '4' came"),
 }
 

@@ -13,9 +13,10 @@ from models.config import Pi0Config
 from models.interventions import Written
 from models.pi0 import Pi0
 from models.pi0_fast import Pi0Fast
-from playground.analysis import causal, connections
-from playground.analysis.causal import Variant
-from playground.policies.places import hidden
+from playground.analysis import causal, connections, patching
+from playground.analysis.patching import Variant
+from playground.policies.base import sample_noise
+from playground.policies.places import hidden, text_parts
 from playground.trace import Cut, Options
 from playground.training.tokenizers import fit_action_tokenizer
 from tests import test_analysis as small
@@ -170,7 +171,7 @@ def test_patches_are_those_of_the_slow_path(family, lengths):
     """A word, an image patch and everything, in single layers and in all."""
     prompt, other, name, ours, theirs = PAIRS[lengths]
     net, slow = policy(family), SlowPair(policy(family), prompt, other)
-    runs = causal.pair(net, small.observe(prompt), other, QUICK, noises=2)
+    runs = patching.pair(net, small.observe(prompt), other, QUICK, noises=2)
     own, source = slow.b, slow.a
     if ours is None:  # at the prompt's beginning pi0 has no space before the word
         space = "" if family == "pi0" else " "
@@ -197,7 +198,7 @@ def test_patches_are_those_of_the_slow_path(family, lengths):
 @each_family
 def test_everything_patched_is_the_prompts_own_run(family):
     net = policy(family)
-    runs = causal.pair(net, small.observe(RED), BLUE, QUICK, noises=2)
+    runs = patching.pair(net, small.observe(RED), BLUE, QUICK, noises=2)
     assert runs.distinguished
     everything = Variant(group(runs, "everything"), None)
     ((recovered, _),) = runs.recovered(runs.patched([everything]))
@@ -207,7 +208,7 @@ def test_everything_patched_is_the_prompts_own_run(family):
 @each_family
 def test_a_run_patched_with_itself_is_the_same_bit_for_bit(family):
     net = policy(family)
-    runs = causal.pair(net, small.observe(RED), RED, QUICK, noises=2)
+    runs = patching.pair(net, small.observe(RED), RED, QUICK, noises=2)
     everything, nothing = group(runs, "everything"), np.array([], int)
     a, b = runs.patched([Variant(everything, None), Variant(nothing, None)])
     np.testing.assert_array_equal(a, b)
@@ -259,7 +260,7 @@ def test_cuts_are_those_of_the_slow_path(family):
         assert abs(float(got[0, 0]) - plain) > 0.05
         return
     chunks, _ = net.actions(raw, dataclasses.replace(options, num_samples=2, seed=4))
-    noises = causal.sample_noise(4, 2, 3, 14)
+    noises = sample_noise(4, 2, 3, 14)
     close(chunks, [slow.chunk(memories, visible, noise) for noise in noises], 1e-3)
     whole = net.actions(raw, dataclasses.replace(QUICK, num_samples=2, seed=4))[0]
     assert np.abs(chunks - whole).max() > 1e-2
@@ -283,7 +284,7 @@ def test_a_hidden_patch_is_hidden_everywhere(family):
             want - slow.log_likelihood(memories, visible, written), abs=2e-3
         )
     else:
-        noises, before = causal.sample_noise(0, 2, 3, 14), slow.prefix()
+        noises, before = sample_noise(0, 2, 3, 14), slow.prefix()
         moved = [slow.chunk(memories, visible, x) - slow.chunk(before, plain, x) for x in noises]
         share = small.share_of_range(net.info)
         assert got == pytest.approx(np.abs(moved * share).mean(), rel=1e-2)
@@ -306,7 +307,7 @@ def test_guidance_weighs_the_prompt(family):
         without = empty.velocity(other, there, x, time)
         return without + 2.5 * (v_t - without)
 
-    (noise,) = causal.sample_noise(0, 1, 3, 14)
+    (noise,) = sample_noise(0, 1, 3, 14)
     want = slow.chunk(memories, visible, noise, guide=guide)
     how = dataclasses.replace(QUICK, guidance=2.5)
     got, _ = net.actions(raw, how)
@@ -332,7 +333,7 @@ def test_cutting_what_padding_hides_changes_nothing(family):
         counted = Written(np.array([[5, 9, 12]], np.int32), np.array([3], np.int32))
         how = {"max_decoding_steps": room}
     else:
-        counted, how = causal.sample_noise(0, 2, 3, 14), {"num_steps": 2}
+        counted, how = sample_noise(0, 2, 3, 14), {"num_steps": 2}
     a, b = (net.interventions.cut(*args, cuts, counted, **how) for cuts in (nothing, everything))
     np.testing.assert_array_equal(a, b)
 
@@ -351,3 +352,72 @@ def test_cuts_that_leave_nothing_are_refused(family):
         assert words in report.failure
         with pytest.raises(ValueError, match=words):
             net.actions(raw, dataclasses.replace(QUICK, cuts=cuts))
+
+
+# --- models whose answer is known ---------------------------------------------------------------
+
+
+def test_without_words_nothing_is_recovered():
+    """And the report says that the prompts are not told apart."""
+    report = patching.trace(small.flow(small.no_words), small.observe(RED), BLUE, small.QUICK)
+    assert (report.distinguished, report.done) == (False, report.of)
+    assert {value for row in report.recovered for value in row} == {0.0}
+    assert {value for rows in report.patches.values() for row in rows for value in row} == {0.0}
+    assert "does not tell these prompts apart" in causal.headline(report)
+
+
+def test_a_model_that_reads_one_word_recovers_by_that_word_alone():
+    """Its second layer looks everywhere alike for "red"."""
+    report = patching.trace(small.fast(), small.observe(RED), BLUE, small.QUICK)
+    found = dict(zip((group.name for group in report.groups), report.recovered, strict=True))
+    for name, row in found.items():
+        want = [0, 1, 1] if name in ("red / blue", "everything") else [0, 0, 0]
+        np.testing.assert_allclose(row, want, atol=1e-4, err_msg=name)
+    (first, *_) = report.patches.values()
+    np.testing.assert_allclose(first, 0, atol=1e-4)
+    assert causal.headline(report).startswith("The changed words are read directly: 100 %")
+    asked = {"policy": "fast", "observation": small.observe(RED), "options": small.QUICK}
+    asked |= {"counterfactual": BLUE}
+    for group, layer, chunk in (
+        ("red / blue", 2, small.CHUNK_RED),
+        ("the", None, small.CHUNK_ELSE),
+    ):
+        cell = patching.cell(small.fast(), causal.CellRequest(**asked, group=group, layer=layer))
+        own = cell.prompt if chunk is small.CHUNK_RED else cell.counterfactual
+        np.testing.assert_array_equal(cell.patched, own)
+    assert not np.array_equal(cell.prompt, cell.counterfactual)
+
+
+def test_the_interval_of_a_ratio_is_students():
+    """Of equal weights it is the mean's own."""
+    shares = np.array([0.2, 0.5, 0.9])
+    found, (low, high) = patching.ratio(shares, np.ones(3))
+    half = 4.302653 * shares.std(ddof=1) / 3**0.5
+    assert (found, low, high) == pytest.approx((shares.mean(), found - half, found + half))
+
+
+def test_words_are_found_in_any_prompt():
+    """pi0's text, and that of a prompt with the state in it."""
+    parts = text_parts(["<bos>", "pick", "▁up", "▁the", "▁cu", "be", "<0x0A>"], False)
+    assert [(p.text, p.tokens) for p in parts if p.kind == "word"] == [
+        ("pick", (1,)), ("up", (2,)), ("the", (3,)), ("cube", (4, 5)),
+    ]  # fmt: skip
+    assert parts[-1].tokens == (0, 6)
+    pieces = [
+        "<bos>",
+        "Task",
+        ":",
+        "▁touch",
+        "▁it",
+        ",",
+        "▁State",
+        ":",
+        "▁1",
+        "2",
+        "▁7",
+        ";",
+        "\\n",
+    ]
+    parts = {p.text: p.tokens for p in text_parts(pieces, True)}
+    assert (parts["touch"], parts["it"], parts["state"]) == ((3,), (4,), (8, 9, 10))
+    assert parts["rest of the text"] == (0, 1, 2, 5, 6, 7, 11, 12)

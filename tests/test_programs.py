@@ -96,9 +96,35 @@ def test_what_cannot_be_asked_is_said(client, photo):
         asked(client, photo, "/what_matters", policies=[PI0], groups=[])
 
 
+def test_programs_get_causes(client, photo):
+    """Where two prompts differ, and what a cut connection does; both policies, cheaply."""
+    other = {"counterfactual": "touch the blue cube", "patches": False}
+    found = asked(client, photo, "/causal_trace", policies=[FAST], noises=1, **other)[FAST]
+    everything = next(i for i, g in enumerate(found["groups"]) if g["kind"] == "everything")
+    assert found["badge"]
+    if found["distinguished"]:
+        assert found["recovered"][everything][-1] == pytest.approx(1, abs=1e-3)
+    cuts = [{"query": "actions", "key": "text", "layers": [1]}]
+    how = {"policies": [PI0], "num_steps": 2, "noises": 1}
+    found = asked(client, photo, "/knockout", cuts=cuts, **how)[PI0]
+    assert found["change"] > 0
+    assert np.shape(found["before"]) == np.shape(found["after"]) == (50, 14)
+    for cuts, words in (
+        ([], "nothing is cut"),
+        ([{"query": "elbow", "key": "text"}], "nothing is called 'elbow'"),
+    ):
+        refused = asked(client, photo, "/knockout", cuts=cuts, **how)[PI0]
+        assert words in refused["failure"]
+    with pytest.raises(Exception, match="counterfactual is empty"):
+        asked(client, photo, "/causal_trace", policies=[PI0])
+    with pytest.raises(Exception, match="a cut is an object with query and key"):
+        asked(client, photo, "/knockout", cuts=[{"query": 3}], **how)
+
+
 def test_endpoints_tell_their_arguments(client):
     public = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     running = {"/infer", "/denoise", "/attention_mask", "/attention", "/what_matters"}
+    running |= {"/causal_trace", "/knockout", "/occlusion"}
     assert set(public) == running | {"/norm_stats"}
     for name, endpoint in public.items():
         given = {argument["parameter_name"]: argument for argument in endpoint["parameters"]}

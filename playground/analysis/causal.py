@@ -1,57 +1,20 @@
-"""Where the prompt acts: activation patching between two prompts on one observation.
+"""What is asked and answered about causes: where the difference between two prompts acts, what a
+policy does without some of its connections, and which patches of a picture it needs.
 
-    report = trace(policy, raw, "touch the blue cube", Options(), noises=4)
-    print(headline(report))
-
-Definitions (arXiv 2202.05262, for a policy). The *prompt* is the observation's own, the
-*counterfactual* another one; images, state and noise are the same. The counterfactual runs, but
-with the prompt's keys and values in chosen places of the prefix (layers x columns), and what reads
-the prefix runs again over them. With c the chunk that comes out, c_A the prompt's and c_B the
-counterfactual's, all normalised and over all noises at once,
-
-    recovered = <c - c_B, c_A - c_B> / |c_A - c_B|²
-
-so 0 is nothing and 1 all of the prompt's behaviour. Its 95 % interval is that of a ratio of means
-over noises, by Student's t. pi0-FAST writes tokens: with L = log p(A's tokens) - log p(B's), of the
-chunks that the two prompts give, read again over the patched prefix, recovered is
-(L - L_B) / (L_A - L_B). The first token is left out: the prompt's own pass decides it.
-
-*Read* says how far the prompts differ inside, used or not: |V_A - V_B| / |V_B| of a layer's values,
-over image columns and over text columns.
-
-Words are paired by `difflib`. Where their tokens are not of one number they are patched as one
-group: the prompt's columns take the place of the counterfactual's, and carry their own positions.
-The suffix stands where the counterfactual's length puts it, which no patch undoes.
-
-Shapes: N noises, H horizon, D the robot's action dimensions, L layers, C variants, J columns that
-both runs share.
+The definitions are in `patching` and `connections`, which measure; here are the requests, the
+reports, and what they say in words. L layers, H horizon, D the robot's action dimensions.
 """
 
 import dataclasses
-import difflib
-import math
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
-import scipy.special
 
-from models.gemma import KVCache
-from models.interventions import Patches, Written
 from playground import codec
-from playground.analysis.sensitivity import share_of_range
-from playground.analysis.variants import slot_label
-from playground.policies.base import Policy, Prepared, check_options, sample_noise
-from playground.policies.places import Part, Places
-from playground.serving.events import Phase, Result
-from playground.trace import Family, Options, RawObservation
+from playground.trace import Cut, Family, Options, RawObservation
 
 NOISES, MAX_NOISES = 4, 16
-_ROWS = 32  # variants x noises that one call runs
-_TOKENS_STEP = 32
-_DEADLINE_S = 900.0
-# Normalised actions; below this two chunks are equal but for rounding.
-_ROUNDING = {"float32": 1e-3, "bfloat16": 5e-2}
 EVERYTHING = "everything"
 
 GroupKind = Literal["image", "hidden camera", "word", "state", "rest", "everything"]
@@ -145,556 +108,6 @@ class CausalRequest:
     patches: bool = True
 
 
-# --- which columns ------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Joined:
-    """The columns of two runs, side by side.
-
-    own: int [J], the counterfactual's column; -1: it has none
-    source: int [J], the prompt's
-    groups: with the places among the J
-    patches: by slot, the places of its patches
-    """
-
-    own: np.ndarray
-    source: np.ndarray
-    groups: tuple[tuple[PatchGroup, np.ndarray], ...]
-    patches: dict[str, np.ndarray]
-
-
-def join(counterfactual: Places, prompt: Places) -> Joined:
-    """Which column of the one stands against which of the other."""
-    own = list(range(len(counterfactual.valid)))
-    source = [-1] * len(own)
-    groups: list[tuple[PatchGroup, np.ndarray]] = []
-
-    def put(kind, name, texts, own_columns, source_columns):
-        places = list(own_columns)
-        for column, other in zip(own_columns, source_columns, strict=False):
-            source[column] = int(other)
-        for other in source_columns[len(own_columns) :]:
-            places.append(len(own))
-            own.append(-1)
-            source.append(int(other))
-        sizes = (len(source_columns), len(own_columns))
-        groups.append((PatchGroup(kind, name, *texts, sizes), np.array(places, int)))
-
-    for kind in ("cameras", "hidden"):
-        for slot, columns in getattr(counterfactual, kind).items():
-            readable = counterfactual.readable[columns].any()
-            if kind == "cameras" or readable:
-                label = "image" if kind == "cameras" else "hidden camera"
-                put(label, slot, ("", ""), columns, getattr(prompt, kind)[slot])
-    for theirs, ours in _paired(counterfactual.parts, prompt.parts):
-        texts = tuple(" ".join(part.text for part in parts) for parts in (ours, theirs))
-        columns = [
-            places.text[[token for part in parts for token in part.tokens]]
-            for places, parts in ((counterfactual, theirs), (prompt, ours))
-        ]
-        kind = (*theirs, *ours)[0].kind
-        name = texts[0] if texts[0] == texts[1] else f"{texts[0] or '-'} / {texts[1] or '-'}"
-        put(kind, name, texts, *columns)
-    everything = np.unique(np.concatenate([places for _, places in groups]))
-    count = (int(prompt.readable.sum()), int(counterfactual.readable.sum()))
-    groups.append((PatchGroup("everything", EVERYTHING, "", "", count), everything))
-    if extra := len(own) - len(counterfactual.valid):  # every width is a program to compile
-        own += [-1] * (-extra % 8)
-        source += [-1] * (-extra % 8)
-    return Joined(
-        np.array(own), np.array(source), tuple(groups),
-        {slot: columns for slot, columns in counterfactual.cameras.items()},
-    )  # fmt: skip
-
-
-def _paired(
-    theirs: Sequence[Part], ours: Sequence[Part]
-) -> Iterator[tuple[Sequence[Part], Sequence[Part]]]:
-    """(the counterfactual's parts, the prompt's) that stand against each other."""
-    words = [[part for part in parts if part.kind == "word"] for parts in (theirs, ours)]
-    texts = [[part.text.lower() for part in parts] for parts in words]
-    matcher = difflib.SequenceMatcher(a=texts[0], b=texts[1], autojunk=False)
-    for _, a, b, c, d in matcher.get_opcodes():
-        if b - a == d - c:
-            for own, other in zip(words[0][a:b], words[1][c:d], strict=True):
-                yield [own], [other]
-        else:
-            yield words[0][a:b], words[1][c:d]
-    for kind in ("state", "rest"):
-        found = [[part for part in parts if part.kind == kind] for parts in (theirs, ours)]
-        if any(found):
-            yield found[0], found[1]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Variant:
-    """A patch: which places of the J, in which layer (from 0; None: all)."""
-
-    places: np.ndarray
-    layer: int | None
-
-
-def _patches(
-    variants: Sequence[Variant], joined: Joined, readable: tuple, source: KVCache, depth: int
-) -> Patches:
-    """readable: bool [J] of the counterfactual's columns and of the prompt's."""
-    where = np.zeros((depth, len(variants), len(joined.own)), bool)
-    for row, variant in enumerate(variants):
-        layers = slice(None) if variant.layer is None else variant.layer
-        where[layers, row, variant.places] = True
-    own, other = readable
-    missing = np.where(where, ~other, ~own) & (own | other)
-    return Patches(source, where, missing)
-
-
-# --- the two kinds of policies ------------------------------------------------------------------
-
-
-class Pair:
-    """A policy's runs with the prompt (A) and with the counterfactual (B), ready to be patched."""
-
-    def __init__(self, policy: Policy, raw: RawObservation, counterfactual: str, options: Options):
-        self._policy, self.depth = policy, policy.config.language.depth
-        self.prepared = (
-            policy.prepare(raw),
-            policy.prepare(dataclasses.replace(raw, prompt=counterfactual)),
-        )
-        self._columns = max(policy.text_columns(prepared) for prepared in self.prepared)
-        self._options = options
-        places = [policy.places(prepared, self._columns) for prepared in self.prepared]
-        self.joined = join(places[1], places[0])
-        self._places = places
-        own, source = self.joined.own, self.joined.source
-        self._readable = (
-            (own >= 0) & places[1].readable[own],
-            (source >= 0) & places[0].readable[source],
-        )
-        caches = [self._run(prepared) for prepared in self.prepared]
-        self._own = caches[1].at(np.maximum(own, 0))
-        self._source = caches[0].at(np.maximum(source, 0))
-
-    def _run(self, prepared: Prepared) -> KVCache:
-        """Runs the prefix and keeps what else is needed of it."""
-        raise NotImplementedError
-
-    def patched(self, variants: Sequence[Variant]) -> np.ndarray:
-        """What `recovered` takes, [C, ...]."""
-        raise NotImplementedError
-
-    def recovered(self, outcomes: np.ndarray) -> list[tuple[float, tuple[float, float] | None]]:
-        """Of each of `patched`'s outcomes: (recovered, its interval)."""
-        raise NotImplementedError
-
-    def _of(self, variants: Sequence[Variant]) -> Patches:
-        return _patches(variants, self.joined, self._readable, self._source, self.depth)
-
-    def read(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """|V_A - V_B| / |V_B| for each layer: over image columns, over text columns."""
-        image = np.concatenate([[], *self.joined.patches.values()]).astype(int)
-        text = [p for g, p in self.joined.groups if g.kind in ("word", "state", "rest")]
-        paired = np.flatnonzero((self.joined.own >= 0) & (self.joined.source >= 0))
-        found = []
-        for columns in (image, np.concatenate([[], *text]).astype(int)):
-            columns = np.intersect1d(columns, paired)
-            found.append(tuple(self._distances(columns)) if len(columns) else ())
-        return found[0], found[1]
-
-    def _distances(self, columns: np.ndarray) -> Iterator[float]:
-        for own, source in zip(self._own.v, self._source.v, strict=True):
-            a, b = (np.asarray(x[:, columns], np.float64) for x in (source, own))
-            size = np.linalg.norm(b)
-            yield float(np.linalg.norm(a - b) / size) if size else 0.0
-
-    def notes(self) -> tuple[str, ...]:
-        """What does not line up."""
-        found = []
-        counts = [len(places.text) for places in self._places]
-        for group, _ in self.joined.groups:
-            if group.kind in ("word", "rest", "state") and len(set(group.columns)) > 1:
-                found.append(
-                    f"“{group.own}” has {group.columns[0]} tokens and “{group.other}” "
-                    f"{group.columns[1]}: they are patched as one group."
-                )
-        if counts[0] != counts[1]:
-            found.append(
-                f"The prompts have {counts[0]} and {counts[1]} tokens, so what reads them stands "
-                "elsewhere; no patch undoes that, and everything patched need not give 100 %."
-            )
-        return tuple(found)
-
-
-class FlowPair(Pair):
-    """pi0 and pi0.5: outcomes are chunks [C, N, H, D]."""
-
-    def __init__(self, policy, raw, counterfactual, options, noises):
-        config = policy.config
-        horizon, dims = config.action_horizon, config.action_dim
-        self._noise = sample_noise(options.seed, noises, horizon, dims)
-        self._prefixes: list = []
-        super().__init__(policy, raw, counterfactual, options)
-        nothing = [Variant(np.array([], int), None)]
-        self.own = self.patched(nothing)[0]
-        self.source = self._plain()
-        self.distinguished = bool(
-            np.abs(self.source - self.own).max() > _ROUNDING[config.dtype]
-        )  # fmt: skip
-        share = share_of_range(policy.info)
-        self.effect = float(np.nanmean(np.abs(self.source - self.own) * share))
-        self.unit = "% of range"
-
-    def _run(self, prepared: Prepared) -> KVCache:
-        prefix = self._policy.prefilled(prepared, self._columns)
-        self._prefixes.append(prefix)
-        return prefix.cache
-
-    def patched(self, variants: Sequence[Variant]) -> np.ndarray:
-        prefix = dataclasses.replace(
-            self._prefixes[1],
-            cache=self._own,
-            input_mask=np.logical_or(*self._readable)[None],
-        )
-        return self._chunks(prefix, self._of(variants))
-
-    def _plain(self) -> np.ndarray:
-        """The prompt's own chunks, by the same program with nothing patched."""
-        places, prefix = self._places[0], self._prefixes[0]
-        width, columns = len(self.joined.own), len(places.valid)
-        at, within = np.minimum(np.arange(width), columns - 1), np.arange(width) < columns
-        valid = within & self._places[0].readable[at]
-        nothing = np.zeros((self.depth, 1, width), bool)
-        prefix = dataclasses.replace(prefix, cache=prefix.cache.at(at), input_mask=valid[None])
-        return self._chunks(prefix, Patches(prefix.cache, nothing, nothing))[0]
-
-    def _chunks(self, prefix, patches: Patches) -> np.ndarray:
-        observation = self._policy.observation(self.prepared[1], self._columns)
-        chunks = self._policy.interventions.patched(
-            prefix, patches, observation, self._noise, num_steps=self._options.num_steps
-        )
-        return np.asarray(chunks, np.float64)[..., : len(self._policy.info.actions)]
-
-    def recovered(self, outcomes):
-        towards = (self.source - self.own).reshape(len(self.own), -1)
-        weights = (towards**2).sum(axis=1)
-        moved = (outcomes - self.own).reshape(*outcomes.shape[:2], -1)
-        shares = (moved * towards).sum(axis=-1)  # [C, N]
-        return [ratio(row, weights) if self.distinguished else (0.0, None) for row in shares]
-
-    def chunk(self, variant: Variant) -> tuple[np.ndarray | None, str | None]:
-        """The first noise's normalised chunk [H, D] under a patch, and why there is none."""
-        return self.patched([variant])[0, 0], None
-
-
-class FastPair(Pair):
-    """pi0-FAST: outcomes are log-odds [C]."""
-
-    def __init__(self, policy, raw, counterfactual, options, noises):
-        self._states: list = []
-        super().__init__(policy, raw, counterfactual, options)
-        written = [policy.written(state, options) for state in self._states]
-        length = -(-max(map(len, written)) // _TOKENS_STEP) * _TOKENS_STEP
-        tokens = np.zeros((2, min(length, options.max_tokens)), np.int32)
-        for row, ids in zip(tokens, written, strict=True):
-            row[: len(ids)] = ids
-        self._written = Written(tokens, np.array([len(ids) for ids in written], np.int32))
-        self.distinguished = written[0] != written[1]
-        self.own = float(self.patched([Variant(np.array([], int), None)])[0])
-        self.source = self._plain()
-        self.effect, self.unit = self.source - self.own, "nats"
-        if self.distinguished and abs(self.effect) < 1e-3:
-            self.distinguished = False
-
-    def _run(self, prepared: Prepared) -> KVCache:
-        state = self._policy.prefilled_state(prepared, self._options, self._columns)
-        self._states.append(state)
-        return state.cache
-
-    @staticmethod
-    def _state(state, columns: np.ndarray, readable: np.ndarray, room: int):
-        """The state with its prefix columns at `columns`, and room for as many tokens behind."""
-        columns = np.r_[columns, state.prefix_len + np.arange(room)]
-        return dataclasses.replace(state, cache=state.cache.at(columns), visible=readable[None])
-
-    def _patched(self, variants: Sequence[Variant], room: int):
-        """The counterfactual's state, and the patches of the variants."""
-        own, source = (np.maximum(x, 0) for x in (self.joined.own, self.joined.source))
-        state = self._state(self._states[1], own, np.logical_or(*self._readable), room)
-        cache = self._state(self._states[0], source, self._readable[1], room).cache
-        return state, self._of(variants)._replace(source=cache)
-
-    def patched(self, variants: Sequence[Variant]) -> np.ndarray:
-        return self._log_odds(*self._patched(variants, self._written.tokens.shape[1]))
-
-    def _log_odds(self, state, patches: Patches) -> np.ndarray:
-        found = self._policy.interventions.patched(state, patches, self._written)
-        found = np.asarray(found, np.float64)
-        return found[:, 0] - found[:, 1]
-
-    def _plain(self) -> float:
-        """The prompt's own, by the same program with nothing patched."""
-        width, columns = len(self.joined.own), len(self._places[0].valid)
-        at, within = np.minimum(np.arange(width), columns - 1), np.arange(width) < columns
-        readable = within & self._places[0].readable[at]
-        state = self._state(self._states[0], at, readable, self._written.tokens.shape[1])
-        nothing = np.zeros((self.depth, 1, width), bool)
-        return float(self._log_odds(state, Patches(state.cache, nothing, nothing))[0])
-
-    def recovered(self, outcomes):
-        if not self.distinguished:
-            return [(0.0, None)] * len(outcomes)
-        return [(float((odds - self.own) / self.effect), None) for odds in outcomes]
-
-    def chunk(self, variant: Variant) -> tuple[np.ndarray | None, str | None]:
-        state, patches = self._patched([variant], self._options.max_tokens)
-        options = self._policy.decode_options(self._options)
-        written = self._policy.interventions.patched_tokens(state, patches, options)
-        return self._policy.decoded(np.asarray(written)[0].tolist())
-
-
-def ratio(
-    shares: np.ndarray, weights: np.ndarray
-) -> tuple[float, tuple[float, float] | None]:  # fmt: skip
-    """sum(shares) / sum(weights) [N], and its 95 % interval as a ratio of means, by Student's t."""
-    count, total = len(shares), weights.sum()
-    found = float(shares.sum() / total)
-    if count < 2:
-        return found, None
-    spread = np.sqrt(count / (count - 1) * np.sum((shares - found * weights) ** 2)) / total
-    half = float(scipy.special.stdtrit(count - 1, 0.975) * spread)
-    return found, (found - half, found + half)
-
-
-# --- measuring ----------------------------------------------------------------------------------
-
-
-def pair(
-    policy: Policy, raw: RawObservation, counterfactual: str, options: Options, noises: int = NOISES
-) -> Pair:
-    """Both prompts' runs of a policy. Raises ValueError for what it cannot take."""
-    if not 1 <= noises <= MAX_NOISES:
-        raise ValueError(f"noises is {noises}; it goes from 1 to {MAX_NOISES}")
-    options = dataclasses.replace(
-        options, num_samples=1, attention=False, temperature=0.0, cuts=(), guidance=1.0
-    )
-    check_options(options)
-    kind = FastPair if policy.info.family == "pi0_fast" else FlowPair
-    return kind(policy, raw, counterfactual, options, noises)
-
-
-def trace(
-    policy: Policy,
-    raw: RawObservation,
-    counterfactual: str,
-    options: Options,
-    *,
-    noises: int = NOISES,
-    patches: bool = True,
-) -> CausalTrace:
-    """The whole report on one policy; definitions at the top of this file.
-
-    raw: with the prompt whose behaviour is looked for
-    counterfactual: the other prompt
-    options, noises, patches: as in `CausalRequest`
-    What the policy cannot answer is a failure in the report; raises ValueError for `noises`.
-    """
-    *_, last = traced(policy, raw, counterfactual, options, noises=noises, patches=patches)
-    return last
-
-
-def traced(
-    policy: Policy,
-    raw: RawObservation,
-    counterfactual: str,
-    options: Options,
-    *,
-    noises: int,
-    patches: bool,
-) -> Iterator[CausalTrace]:
-    """`trace` as it grows."""
-    info = policy.info
-    fast = info.family == "pi0_fast"
-    report = CausalTrace(
-        policy=info.name,
-        title=info.title,
-        family=info.family,
-        badge=info.badge,
-        notice=info.notice,
-        revision=info.revision,
-        prompt=raw.prompt,
-        counterfactual=counterfactual,
-        noises=1 if fast else noises,
-        unit="nats" if fast else "% of range",
-    )
-    if not 1 <= noises <= MAX_NOISES:
-        raise ValueError(f"noises is {noises}; it goes from 1 to {MAX_NOISES}")
-    try:
-        runs = pair(policy, raw, counterfactual, options, noises)
-    except ValueError as error:
-        yield dataclasses.replace(report, failure=str(error))
-        return
-    yield from _measured(report, runs, patches)
-
-
-def _measured(report: CausalTrace, runs: Pair, patches: bool) -> Iterator[CausalTrace]:
-    groups = runs.joined.groups
-    layers = [*range(runs.depth), None]
-    cells = [Variant(places, layer) for _, places in groups for layer in layers]
-    single = runs.joined.patches if patches else {}
-    dots = [Variant(columns[[i]], None) for columns in single.values() for i in range(len(columns))]
-    image, text = runs.read()
-    report = dataclasses.replace(
-        report,
-        effect=runs.effect,
-        distinguished=runs.distinguished,
-        groups=tuple(group for group, _ in groups),
-        read_image=image,
-        read_text=text,
-        notes=runs.notes(),
-        warnings=tuple(dict.fromkeys(w for p in runs.prepared for w in p.warnings)),
-        of=len(cells) + len(dots),
-    )
-    variants, found = [*cells, *dots], []
-    per_call = max(1, _ROWS // (2 if report.family == "pi0_fast" else report.noises))
-    if not runs.distinguished:
-        found = [(0.0, None)] * len(variants)
-        yield _filled(report, found, len(layers), single)
-        return
-    for start in range(0, len(variants), per_call):
-        some = variants[start : start + per_call]
-        # Every number of variants is a program to compile.
-        padded = [*some, *[Variant(np.array([], int), None)] * (per_call - len(some))]
-        found += runs.recovered(runs.patched(padded)[: len(some)])
-        yield _filled(report, found, len(layers), single)
-
-
-def _filled(
-    report: CausalTrace, found: Sequence, columns: int, single: Mapping[str, np.ndarray]
-) -> CausalTrace:
-    """The report with as many numbers as there are."""
-    every = [*found, *[(None, None)] * (report.of - len(found))]
-    cells = len(report.groups) * columns
-    rows = [every[i : i + columns] for i in range(0, cells, columns)]
-    maps, start = {}, cells
-    for slot, places in single.items():
-        side = math.isqrt(len(places))
-        values = [value for value, _ in every[start : start + len(places)]]
-        maps[slot] = tuple(tuple(values[i : i + side]) for i in range(0, len(values), side))
-        start += len(places)
-    return dataclasses.replace(
-        report,
-        recovered=tuple(tuple(value for value, _ in row) for row in rows),
-        intervals=tuple(tuple(interval for _, interval in row) for row in rows),
-        patches=maps,
-        done=len(found),
-    )
-
-
-# --- in words -----------------------------------------------------------------------------------
-
-
-def total(report: CausalTrace, chosen: Callable[[PatchGroup], bool]) -> float | None:
-    """What the chosen groups recover in all layers, added up; None where none was measured."""
-    rows = zip(report.groups, report.recovered, strict=True)
-    found = [row[-1] for group, row in rows if chosen(group) and row[-1] is not None]
-    return sum(found) if found else None
-
-
-def top_patch(report: CausalTrace) -> tuple[str, int, int, float] | None:
-    """(slot, row, column, recovered) of the image patch that recovers most, rows and columns from
-    0; None where none was measured."""
-    found = [
-        (value, slot, row, column)
-        for slot, rows in report.patches.items()
-        for row, values in enumerate(rows)
-        for column, value in enumerate(values)
-        if value is not None
-    ]
-    if not found:
-        return None
-    value, slot, row, column = max(found, key=lambda entry: entry[0])
-    return slot, row, column, value
-
-
-def headline(report: CausalTrace) -> str:
-    """At most 25 words on where the difference acts, from what was measured alone."""
-    if report.failure is not None:
-        return f"{report.title} gave no number: {report.failure}"
-    if not report.distinguished:
-        return f"{report.title} does not tell these prompts apart: the two chunks are equal."
-    changed = [group for group in report.groups if group.kind == "word" and group.differs]
-    image = total(report, lambda group: group.kind == "image") or 0.0
-    own = total(report, lambda group: group in changed) or 0.0
-    if image >= max(own, 0.5):
-        where = "The change acts through the picture"
-        share, rest = image, f"the changed words themselves carry {_percent(own)}"
-        if (top := top_patch(report)) is not None:
-            rest = f"one patch alone {_percent(top[-1])}; {rest}"
-    elif own >= 0.5:
-        where, share = "The changed words are read directly", own
-        rest = f"the picture carries {_percent(image)}"
-    else:
-        rows = [
-            (row[-1], group)
-            for group, row in zip(report.groups, report.recovered, strict=True)
-            if group.kind != "everything" and row[-1] is not None
-        ]
-        if not rows:
-            return f"{report.title}: nothing is measured yet."
-        share, group = max(rows, key=lambda entry: entry[0])
-        where = f"No one place carries it all; most is in {_shown(group)}"
-        rest = f"the picture carries {_percent(image)}, the changed words {_percent(own)}"
-    return f"{where}: {_percent(share)}; {rest}."
-
-
-def _shown(group: PatchGroup) -> str:
-    if group.kind in ("image", "hidden camera"):
-        return slot_label(group.name)
-    return f"“{group.name}”" if group.kind == "word" else f"the {group.name}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
-
-
-# --- for the worker -----------------------------------------------------------------------------
-
-
-def causal_trace(
-    policies: Mapping[str, Policy], request: CausalRequest
-) -> Generator[Phase | Result]:  # fmt: skip
-    """A kind of job for `playground.serving.worker`. Each Result holds the CausalTrace of one
-    policy so far; in its last one `done` equals `of`. Raises ValueError for names and values that
-    are not taken."""
-    check_names(policies, request.policies, request.observations)
-    for name in request.policies:
-        raw = request.observations[name]
-        if raw.prompt.strip() == request.counterfactual.strip():
-            raise ValueError("the two prompts are the same; give another one to compare with")
-        yield Phase(name, "patching", _DEADLINE_S)
-        for report in traced(
-            policies[name],
-            raw,
-            request.counterfactual,
-            request.options,
-            noises=request.noises,
-            patches=request.patches,
-        ):
-            yield Result(report)
-
-
-def check_names(
-    policies: Mapping[str, Policy], names: Sequence[str], observations: Mapping
-) -> None:  # fmt: skip
-    """Raises ValueError for names that are not loaded, come twice or have no observation."""
-    if not names or (missing := [name for name in names if name not in policies]):
-        asked = ", ".join(missing) if names else "nothing"
-        raise ValueError(f"no policy is called {asked}; loaded: {', '.join(policies)}")
-    if len(set(names)) < len(names):
-        raise ValueError(f"a policy is measured once; {', '.join(names)} came")
-    if lacking := [name for name in names if name not in observations]:
-        raise ValueError(f"there is no observation for {', '.join(lacking)}")
-
-
 @codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
 class CellRequest:
@@ -739,48 +152,145 @@ class Cell:
     recovered: float
 
 
-def causal_cell(policies: Mapping[str, Policy], request: CellRequest) -> Generator[Phase | Result]:
-    """A kind of job for `playground.serving.worker`: one Result with a Cell."""
-    check_names(policies, (request.policy,), {request.policy: request.observation})
-    yield Phase(request.policy, "one patch", _DEADLINE_S)
-    yield Result(cell(policies[request.policy], request))
+@codec.register
+@dataclasses.dataclass(frozen=True, slots=True)
+class ConnectionsRequest:
+    """policies, observations: as in `causal.CausalRequest`; options: of the runs, for a knockout
+    with what is cut; noises: how many seeds, from `options.seed` on, where the policy draws any."""
+
+    policies: tuple[str, ...]
+    observations: dict[str, RawObservation]
+    options: Options
+    noises: int = NOISES
 
 
-def cell(policy: Policy, request: CellRequest) -> Cell:
-    """Runs one patch. Raises ValueError for a group, layer or patch that is not there."""
-    raw = request.observation
-    runs = pair(policy, raw, request.counterfactual, request.options, noises=1)
-    variant = _variant(runs, request)
+@codec.register
+@dataclasses.dataclass(frozen=True, slots=True)
+class Knockout:
+    """One policy's chunk with and without the cuts.
 
-    def shown(chunk: np.ndarray | None) -> np.ndarray | None:
-        return None if chunk is None else policy.to_robot(np.float32(chunk), raw)
+    change: % of range; interval: 95 %, None with one run
+    before, after: the first noise's chunks, float32 [H, D], robot units; None where there is none
+    failure: why there is no number, or None
+    """
 
-    chunks = [
-        policy.actions(dataclasses.replace(raw, prompt=prompt), request.options)[0]
-        for prompt in (raw.prompt, request.counterfactual)
-    ]
-    found, _ = runs.chunk(variant)
-    ((recovered, _),) = runs.recovered(runs.patched([variant]))
-    return Cell(
-        request.policy,
-        request.group,
-        request.layer,
-        request.patch,
-        *(shown(None if chunk is None else chunk[0]) for chunk in chunks),
-        shown(found),
-        recovered,
+    policy: str
+    title: str
+    family: Family
+    badge: str
+    notice: str
+    revision: str
+    cuts: tuple[Cut, ...]
+    change: float | None = None
+    interval: tuple[float, float] | None = None
+    before: np.ndarray | None = None
+    after: np.ndarray | None = None
+    failure: str | None = None
+
+
+@codec.register
+@dataclasses.dataclass(frozen=True, slots=True)
+class Occlusion:
+    """What hiding each image patch does to one policy, so far: `done` of `of` patches.
+
+    change: by slot, row by row, in `unit`; None: not yet
+    attention: by slot, the measured weight on each patch, averaged over queries, heads, layers and
+        steps
+    rank_correlation: Spearman's, over all patches; None where one of the maps is the same all over
+    failure: why there is no number, or None
+    """
+
+    policy: str
+    title: str
+    family: Family
+    badge: str
+    notice: str
+    revision: str
+    noises: int
+    unit: str
+    change: dict[str, tuple[tuple[float | None, ...], ...]] = dataclasses.field(
+        default_factory=dict
     )
+    attention: dict[str, tuple[tuple[float, ...], ...]] = dataclasses.field(default_factory=dict)
+    rank_correlation: float | None = None
+    failure: str | None = None
+    done: int = 0
+    of: int = 0
 
 
-def _variant(runs: Pair, request: CellRequest) -> Variant:
-    places = {group.name: columns for group, columns in runs.joined.groups}
-    if request.group not in places:
-        raise ValueError(f"no group is called {request.group!r}; there is {', '.join(places)}")
-    if request.layer is not None and not 1 <= request.layer <= runs.depth:
-        raise ValueError(f"layer is {request.layer}; it goes from 1 to {runs.depth}")
-    columns = places[request.group]
-    if request.patch is not None:
-        if request.group not in runs.joined.patches or not 0 <= request.patch < len(columns):
-            raise ValueError(f"{request.group} has no patch {request.patch}")
-        columns = columns[[request.patch]]
-    return Variant(columns, None if request.layer is None else request.layer - 1)
+# --- in words -----------------------------------------------------------------------------------
+
+
+def total(report: CausalTrace, chosen: Callable[[PatchGroup], bool]) -> float | None:
+    """What the chosen groups recover in all layers, added up; None where none was measured."""
+    rows = zip(report.groups, report.recovered, strict=True)
+    found = [row[-1] for group, row in rows if chosen(group) and row[-1] is not None]
+    return sum(found) if found else None
+
+
+def top_patch(report: CausalTrace) -> tuple[str, int, int, float] | None:
+    """(slot, row, column, recovered) of the image patch that recovers most, rows and columns from
+    0; None where none was measured."""
+    found = [
+        (value, slot, row, column)
+        for slot, rows in report.patches.items()
+        for row, values in enumerate(rows)
+        for column, value in enumerate(values)
+        if value is not None
+    ]
+    if not found:
+        return None
+    value, slot, row, column = max(found, key=lambda entry: entry[0])
+    return slot, row, column, value
+
+
+def shares(report: CausalTrace) -> dict[str, float]:
+    """What all cameras, the changed words, and the text that both prompts share recover in all
+    layers, each group patched alone and then added up. Where places stand in for each other the sum
+    may be less, or more, than everything patched at once."""
+    groups = {
+        "picture": lambda group: group.kind in ("image", "hidden camera"),
+        "changed words": lambda group: group.kind == "word" and group.differs,
+        "shared text": lambda group: (
+            group.kind in ("state", "rest") or (group.kind == "word" and not group.differs)
+        ),
+    }
+    found = {name: total(report, chosen) for name, chosen in groups.items()}
+    return {name: share for name, share in found.items() if share is not None}
+
+
+def top_layer(report: CausalTrace, chosen: Callable[[PatchGroup], bool]) -> int | None:
+    """The layer, from 1, in which the chosen groups recover most; None where none is measured."""
+    rows = [row[:-1] for group, row in zip(report.groups, report.recovered, strict=True)
+            if chosen(group)]  # fmt: skip
+    if not rows or any(value is None for row in rows for value in row):
+        return None
+    return int(np.argmax(np.sum(rows, axis=0))) + 1
+
+
+_HEADS = {
+    "picture": "The change acts through the picture",
+    "changed words": "The changed words are read directly",
+    "shared text": "The change acts through text that both prompts share",
+}
+
+
+def headline(report: CausalTrace) -> str:
+    """At most 25 words on where the difference acts, from what was measured alone."""
+    if report.failure is not None:
+        return f"{report.title} gave no number: {report.failure}"
+    if not report.distinguished:
+        return f"{report.title} does not tell these prompts apart: the two chunks are equal."
+    found = shares(report)
+    if len(found) < len(_HEADS) and report.done < report.of:
+        return f"{report.title}: {report.done} of {report.of} patches are measured."
+    top = max(found, key=found.__getitem__)
+    parts = [f"{_HEADS[top]}: {_percent(found[top])}"]
+    if top == "picture" and (patch := top_patch(report)) is not None:
+        parts[0] += f", one patch alone {_percent(patch[-1])}"
+    others = [f"{name} {_percent(share)}" for name, share in found.items() if name != top]
+    return f"{'; '.join([*parts, *others])}."
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"

@@ -23,82 +23,16 @@ import scipy.stats
 
 from models.interventions import Written
 from models.masks import Cuts
-from playground import codec
-from playground.analysis.causal import NOISES, check_names
+from playground.analysis.causal import NOISES, ConnectionsRequest, Knockout, Occlusion
+from playground.analysis.patching import check_names
 from playground.analysis.sensitivity import MAX_NOISES, interval, share_of_range
 from playground.policies import places as columns
 from playground.policies.base import Policy, Prepared, check_options, sample_noise
 from playground.serving.events import Done, Phase, Result
-from playground.trace import Cut, Family, FastTrace, Options, RawObservation
+from playground.trace import FastTrace, Options, RawObservation
 
 _DEADLINE_S = 900.0
 _ROWS = 32  # variants x noises that one call runs
-
-
-@codec.register
-@dataclasses.dataclass(frozen=True, slots=True)
-class ConnectionsRequest:
-    """policies, observations: as in `causal.CausalRequest`; options: of the runs, for a knockout
-    with what is cut; noises: how many seeds, from `options.seed` on, where the policy draws any."""
-
-    policies: tuple[str, ...]
-    observations: dict[str, RawObservation]
-    options: Options
-    noises: int = NOISES
-
-
-@codec.register
-@dataclasses.dataclass(frozen=True, slots=True)
-class Knockout:
-    """One policy's chunk with and without the cuts.
-
-    change: % of range; interval: 95 %, None with one run
-    before, after: the first noise's chunks, float32 [H, D], robot units; None where there is none
-    failure: why there is no number, or None
-    """
-
-    policy: str
-    title: str
-    family: Family
-    badge: str
-    notice: str
-    revision: str
-    cuts: tuple[Cut, ...]
-    change: float | None = None
-    interval: tuple[float, float] | None = None
-    before: np.ndarray | None = None
-    after: np.ndarray | None = None
-    failure: str | None = None
-
-
-@codec.register
-@dataclasses.dataclass(frozen=True, slots=True)
-class Occlusion:
-    """What hiding each image patch does to one policy, so far: `done` of `of` patches.
-
-    change: by slot, row by row, in `unit`; None: not yet
-    attention: by slot, the measured weight on each patch, averaged over queries, heads, layers and
-        steps
-    rank_correlation: Spearman's, over all patches; None where one of the maps is the same all over
-    failure: why there is no number, or None
-    """
-
-    policy: str
-    title: str
-    family: Family
-    badge: str
-    notice: str
-    revision: str
-    noises: int
-    unit: str
-    change: dict[str, tuple[tuple[float | None, ...], ...]] = dataclasses.field(
-        default_factory=dict
-    )
-    attention: dict[str, tuple[tuple[float, ...], ...]] = dataclasses.field(default_factory=dict)
-    rank_correlation: float | None = None
-    failure: str | None = None
-    done: int = 0
-    of: int = 0
 
 
 def _named(policy: Policy) -> dict[str, str]:

@@ -328,7 +328,7 @@ class Policy:
             "text": prompt.text,
             "prompt_tokens": tuple((i, self.piece(i)) for i in ids),
             "truncated": prompt.truncated,
-            "warnings": prepared.warnings,
+            "warnings": (*prepared.warnings, *_interventions(options)),
         }
 
     def piece(self, token: int) -> str:
@@ -345,6 +345,18 @@ def text_places(mask: np.ndarray) -> int:
     positions: leaving it out is exact."""
     filled = max(int(mask.sum()), 1)
     return min(-(-filled // TEXT_STEP) * TEXT_STEP, len(mask))
+
+
+def _interventions(options: Options) -> tuple[str, ...]:
+    """What is not the model as it is, in words."""
+    if not options.cuts:
+        return ()
+    cuts = [
+        f"{one.query} to {one.key}"
+        + ("" if one.layers is None else f" in layer {', '.join(map(str, one.layers))}")
+        for one in options.cuts
+    ]
+    return (f"Cut connections: {'; '.join(cuts)}. The mask shows the rule without these cuts.",)
 
 
 def check_options(options: Options) -> None:

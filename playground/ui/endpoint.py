@@ -1,6 +1,7 @@
 """The page's answers for programs: `/infer`, `/denoise`, `/attention_mask`, `/attention`,
-`/what_matters` and `/norm_stats`. What they hold is in `playground.summaries`,
-`playground.analysis.sensitivity` and `playground.analysis.norm_check`.
+`/what_matters`, `/causal_trace`, `/knockout`, `/occlusion` and `/norm_stats`. What they hold is in
+`playground.summaries`, `playground.analysis.sensitivity`, `playground.analysis.causal` and
+`playground.analysis.norm_check`.
 
 Large answers leave as arrays: as lists, the two million numbers of a hundred steps would take a
 hundred MB here, for as long as the caller does not read them.
@@ -12,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
+import numpy as np
 
 from playground import summaries
 from playground.serving.events import Done, Failed, Result
@@ -28,7 +30,8 @@ from playground.ui.setup import Setups
 _MAX_NUMBERS = 20_000  # in JSON, for each policy
 _OBSERVATION = ("prompt", "images", "state", "policies", "robot", "modes")
 _FAST = ("temperature", "max_tokens", "guided")
-_RUN = (*_OBSERVATION, "num_steps", "num_samples", "seed", *_FAST)
+_RUN = (*_OBSERVATION, "num_steps", "num_samples", "seed", *_FAST, "guidance")
+_CAUSES = (*_OBSERVATION, "num_steps", "seed", "max_tokens", "guided", "noises")
 _ONE_SAMPLE = (*_OBSERVATION, "num_steps", "seed", *_FAST)
 
 
@@ -54,7 +57,8 @@ def build(setups: Setups, worker: Worker, results: Results) -> None:
         modes: "masked" or "black" by slot; other slots are filled, or empty as in training.
         num_steps, num_samples, seed: of pi0; temperature, max_tokens: of pi0-FAST; guided: whether
         pi0-FAST chooses only among the tokens that keep the chunk decodable, None for the policy's
-        own way.
+        own way; guidance: of pi0, how strongly the prompt is weighed, from 0 (as if it were empty)
+        to 3; 1 is the policy itself.
 
         Returns by policy: badge and notice (say them wherever you show the numbers), actions
         [samples, steps, dimensions] in the robot's units (null if FAST's tokens did not decode,
@@ -114,6 +118,47 @@ def build(setups: Setups, worker: Worker, results: Results) -> None:
         wanted = request.measurement(setups)
         return _report(worker.call("what_matters", wanted, owner=visitors.current()))
 
+    def causal_trace(request: RunRequest) -> dict[str, Any]:
+        """Finds where the difference between two prompts acts, by activation patching.
+
+        Takes what /infer takes; the prompt's behaviour is looked for. counterfactual: the other
+        prompt, which runs with keys and values of the prompt's run in chosen places. noises: of
+        pi0. patches: whether each image patch is patched alone, too.
+
+        Returns by policy: badge, notice, groups (kind, name, own, other, columns), recovered (for
+        each group, for each layer and then for all layers: 0 is nothing, 1 all of the prompt's
+        behaviour), intervals (95 %), patches (by slot, row by row), effect and unit (how far the
+        chunks are apart), distinguished, read_image and read_text (for each layer, how far the
+        prompts' values differ), notes, failure.
+        """
+        wanted = request.tracing(setups)
+        return _by_policy(worker.call("causal_trace", wanted, owner=visitors.current()))
+
+    def knockout(request: RunRequest) -> dict[str, Any]:
+        """Runs policies with some connections cut, by attention knockout.
+
+        Takes what /infer takes. cuts: each {query, key, layers}: blocks are camera slots, "images",
+        "text", "state" and "actions"; layers from 1 on, null for all. noises: of pi0. Cuts that
+        leave a token with nothing to attend to are refused.
+
+        Returns by policy: badge, notice, cuts, change (of the chunk, in % of range), interval
+        (95 %), before and after (chunks [steps, dimensions] in the robot's units), failure.
+        """
+        wanted = request.connections(setups)
+        return _by_policy(worker.call("knockout", wanted, owner=visitors.current()))
+
+    def occlusion(request: RunRequest) -> dict[str, Any]:
+        """Hides each image patch from everybody, and says what that does to the chunk.
+
+        Takes what /infer takes. noises: of pi0.
+
+        Returns by policy: badge, notice, change (by slot, row by row, in `unit`), attention (the
+        measured weight on each patch of the same run), rank_correlation (Spearman's, of both),
+        failure.
+        """
+        wanted = request.connections(setups)
+        return _by_policy(worker.call("occlusion", wanted, owner=visitors.current()))
+
     def norm_stats(request: RunRequest) -> dict[str, Any]:
         """Checks the norm stats of policies; runs none.
 
@@ -132,6 +177,9 @@ def build(setups: Setups, worker: Worker, results: Results) -> None:
         (attention_mask, (*_OBSERVATION, "seed", *_FAST)),
         (attention, (*_ONE_SAMPLE, "which")),
         (what_matters, (*_ONE_SAMPLE, "noises", "groups", "prompts")),
+        (causal_trace, (*_CAUSES, "counterfactual", "patches")),
+        (knockout, (*_CAUSES, "cuts")),
+        (occlusion, _CAUSES),
         (norm_stats, ("state", "policies", "robot")),
     ):
         api = _spelled_out(endpoint, parameters)
@@ -210,3 +258,22 @@ def _report(stream: Stream) -> dict[str, Any]:
             case Failed(message=message):
                 raise gr.Error(message, print_exception=False)
     return report
+
+
+def _by_policy(stream: Stream) -> dict[str, Any]:
+    """Each policy's last, and whole, report."""
+    reports: dict[str, Any] = {}
+    for event in runs.waited_for([stream]):
+        match event:
+            case Result(value=value):
+                reports[value.policy] = value
+            case Failed(message=message):
+                raise gr.Error(message, print_exception=False)
+    return {name: _plain(dataclasses.asdict(value)) for name, value in reports.items()}
+
+
+def _plain(value):
+    """Arrays as lists, which JSON has."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value.tolist() if isinstance(value, np.ndarray) else value

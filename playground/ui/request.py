@@ -9,12 +9,13 @@ import numpy as np
 from gradio_client.utils import is_file_obj_with_meta
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from playground.analysis.causal import CausalRequest, ConnectionsRequest
 from playground.analysis.sensitivity import NOISES, SensitivityRequest
 from playground.analysis.variants import GROUPS
 from playground.robots import transforms
 from playground.robots.robot import check_state, slot_modes
 from playground.serving.events import Job
-from playground.trace import Options, RawObservation
+from playground.trace import Cut, Options, RawObservation
 from playground.ui import decoding
 from playground.ui.setup import Setup, Setups, numbers
 
@@ -43,6 +44,28 @@ Whole = Annotated[int, BeforeValidator(_whole)]
 Number = Annotated[float, BeforeValidator(_number)]
 
 
+class CutRequest(BaseModel):
+    """A connection that a run goes without, see `playground.trace.Cut`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    query: str
+    key: str
+    layers: list[Whole] | None = None
+
+    @classmethod
+    def checked(cls, given: Mapping[str, object]) -> Cut:
+        """The cut that a program describes. Raises ValueError."""
+        try:
+            one = cls.model_validate(dict(given))
+        except ValidationError as error:
+            raise ValueError(
+                f"a cut is an object with query and key, texts, and layers, a list of whole "
+                f"numbers or null; {given!r:.80} came"
+            ) from error
+        return Cut(one.query, one.key, None if one.layers is None else tuple(one.layers))
+
+
 class RunRequest(BaseModel):
     """One observation, the policies to run on it, and how. Fields are described as an error says
     what it expected; what each means is in the endpoints' own words."""
@@ -64,11 +87,19 @@ class RunRequest(BaseModel):
     temperature: Number = Field(0.0, description="a number, such as 0.5")
     max_tokens: Whole = Field(256, description=_WHOLE)
     guided: bool | None = Field(None, description="true, false or null")
+    guidance: Number = Field(1.0, description="a number from 0 to 3, such as 1.5")
     # Of single endpoints.
     which: Literal["suffix", "prefix"] = Field("suffix", description='"suffix" or "prefix"')
     noises: Whole = Field(NOISES, description=_WHOLE)
     groups: list[str] | None = Field(None, description=_TEXTS)
     prompts: list[str] | None = Field(None, description=_TEXTS)
+    counterfactual: str = Field("", description="text: the prompt to compare with")
+    patches: bool = Field(True, description="true or false")
+    cuts: list[dict[str, Any]] = Field(
+        [],
+        description='a list of connections, such as {"query": "actions", "key": "text", '
+        '"layers": [1, 2]}, where layers may be null',
+    )
 
     @classmethod
     def checked(cls, values: Mapping[str, object]) -> "RunRequest":
@@ -88,6 +119,8 @@ class RunRequest(BaseModel):
             max_tokens=self.max_tokens,
             attention=attention,
             guided=self.guided,
+            guidance=self.guidance,
+            cuts=tuple(map(CutRequest.checked, self.cuts)),
         )
 
     def jobs(self, setups: Setups, *, attention: bool = False) -> list[Job]:
@@ -109,16 +142,40 @@ class RunRequest(BaseModel):
         groups = GROUPS if self.groups is None else self.groups
         if not groups:
             raise ValueError("choose something to vary: the prompt, the cameras or the state")
-        found = self.jobs(setups)
-        observations = {name: job.observation for job in found for name in job.policies}
+        observations, options = self._observed(setups)
         return SensitivityRequest(
             policies=tuple(observations),
             observations=observations,
-            options=found[0].options,
+            options=options,
             noises=self.noises,
             groups=tuple(groups),
             alternatives=tuple(filter(None, (text.strip() for text in self.prompts or ()))),
         )
+
+    def tracing(self, setups: Setups) -> CausalRequest:
+        """What to trace for "causal_trace"; raises as `jobs` does."""
+        if not self.counterfactual.strip():
+            raise ValueError("give the prompt to compare with: counterfactual is empty")
+        if len(self.counterfactual) > MAX_PROMPT:
+            raise ValueError(f"counterfactual is longer than {MAX_PROMPT:,} characters: shorten it")
+        observations, options = self._observed(setups)
+        return CausalRequest(
+            policies=tuple(observations),
+            observations=observations,
+            options=options,
+            counterfactual=self.counterfactual,
+            noises=self.noises,
+            patches=self.patches,
+        )
+
+    def connections(self, setups: Setups) -> ConnectionsRequest:
+        """What to measure for "knockout" and "occlusion"; raises as `jobs` does."""
+        observations, options = self._observed(setups)
+        return ConnectionsRequest(tuple(observations), observations, options, self.noises)
+
+    def _observed(self, setups: Setups) -> tuple[dict[str, RawObservation], Options]:
+        found = self.jobs(setups)
+        return {name: job.observation for job in found for name in job.policies}, found[0].options
 
     def _slots(self, setup: Setup) -> tuple[list[np.ndarray | None], list[str]]:
         """Pictures and modes in the order of the setup's cameras; any of a camera's names will

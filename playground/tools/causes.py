@@ -1,0 +1,160 @@
+"""Where a colour and a verb act, over many scenes of the simulated table: the table of
+docs/causes.md.
+
+    python -m playground.tools.causes --scenes 50
+
+Scenes and colours follow from the scene's number, and no demonstration was made in them. In each
+one "touch the A cube" is compared with "touch the B cube", and with "pick up the A cube".
+"""
+
+import argparse
+import json
+import time
+
+import numpy as np
+
+from playground.analysis import causal, patching
+from playground.analysis.causal import CausalTrace
+from playground.checkpoints import catalog
+from playground.checkpoints.load import open_policy
+from playground.policies.base import Policy
+from playground.tabletop.kinematics import project
+from playground.tabletop.render import render
+from playground.tabletop.scene import COLOURS, CUBE, Scene, Table, random_scene
+from playground.trace import Options, RawObservation
+from playground.training.evaluate import share
+
+SCENES_SEED = 20_260  # demonstrations have small numbers
+_SLOT = "base_0_rgb"
+
+
+def settings() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--scenes", type=int, default=50, help="how many (%(default)s)")
+    parser.add_argument(
+        "--noises", type=int, default=1, help="of pi0, for each scene (%(default)s)"
+    )
+    parser.add_argument("--policies", nargs="+", default=list(catalog.BUNDLED_PAIR))
+    parser.add_argument("--out", help="a JSON file for every scene's numbers")
+    return parser
+
+
+def main() -> None:
+    args = settings().parse_args()
+    found = {}
+    for name in args.policies:
+        policy = open_policy(name)
+        began = time.process_time()
+        rows = [measured(policy, number, args.noises) for number in range(args.scenes)]
+        found[name] = rows
+        seconds = (time.process_time() - began) / args.scenes
+        print(f"{name}: {seconds:.1f} CPU-seconds a scene, both swaps", flush=True)
+        if args.out:
+            with open(args.out, "w") as file:
+                json.dump(found, file)
+    print(table(found))
+
+
+def measured(policy: Policy, number: int, noises: int) -> dict:
+    """Both swaps in one scene."""
+    rng = np.random.default_rng([SCENES_SEED, number])
+    scene = random_scene(rng)
+    one, other = rng.permutation(COLOURS)[:2]
+    images = {_SLOT: render(Table(scene))}
+    raw = RawObservation("tabletop", images, {}, f"touch the {one} cube", np.array(scene.state))
+    swaps = {"colour": f"touch the {other} cube", "verb": f"pick up the {one} cube"}
+    return {
+        swap: summary(
+            patching.trace(policy, raw, prompt, Options(), noises=noises, patches=swap == "colour"),
+            policy, scene, one,
+        )
+        for swap, prompt in swaps.items()
+    }  # fmt: skip
+
+
+def summary(report: CausalTrace, policy: Policy, scene: Scene, colour: str) -> dict:
+    """What the table needs of one report."""
+    if report.failure is not None:
+        raise ValueError(report.failure)
+    found = {"distinguished": report.distinguished, **causal.shares(report)}
+    found["everything"] = causal.total(report, lambda group: group.kind == "everything")
+    found["layer"] = causal.top_layer(report, lambda group: group.kind == "everything")
+    if (top := causal.top_patch(report)) is not None:
+        slot, row, column, recovered = top
+        found |= {"top patch": recovered, "slot": slot}
+        found["named"] = slot == _SLOT and on_cube(policy, scene, colour, row, column)
+    return found
+
+
+def on_cube(policy: Policy, scene: Scene, colour: str, row: int, column: int) -> bool:
+    """Whether the cube shows in the patch: any of its corners, or its middle, lies in it."""
+    vision = policy.config.vision
+    x, y, yaw = scene.cubes[colour]
+    offsets = np.array([(i, j, k) for i in (-1, 0, 1) for j in (-1, 0, 1) for k in (0, 1, 2)])
+    turn = np.array([[np.cos(yaw), np.sin(yaw)], [-np.sin(yaw), np.cos(yaw)]])
+    points = np.concatenate([offsets[:, :2] @ turn, offsets[:, 2:]], axis=1) * CUBE / 2
+    pixels = project(points + np.array([x, y, 0]), vision.image_size)
+    cells = np.floor(pixels / vision.patch_size).astype(int)
+    return (column, row) in set(map(tuple, cells.tolist()))
+
+
+# --- the table ----------------------------------------------------------------------------------
+
+
+def table(found: dict[str, list[dict]]) -> str:
+    """Markdown: a column for each policy, means over scenes with their standard deviation."""
+    lines = [
+        f"| {len(next(iter(found.values())))} scenes | {' | '.join(found)} |",
+        "|---|" + "---|" * len(found),
+    ]
+    for swap in ("colour", "verb"):
+        for label, cell in _ROWS.items():
+            cells = [cell([row[swap] for row in rows]) for rows in found.values()]
+            if any(cells):
+                lines.append(f"| {swap}: {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _mean(name: str):
+    def cell(rows: list[dict]) -> str:
+        values = [100 * row[name] for row in rows if row["distinguished"] and name in row]
+        return f"{np.mean(values):.0f} % (± {np.std(values):.0f})" if values else ""
+
+    return cell
+
+
+def _rate(name: str):
+    def cell(rows: list[dict]) -> str:
+        values = [row[name] for row in rows if name in row and (name == _APART or row[_APART])]
+        if not values:
+            return ""
+        rate = share(values)
+        low, high = 100 * rate["low"], 100 * rate["high"]
+        return f"{sum(values)} of {len(values)} ({low:.0f} to {high:.0f} %)"
+
+    return cell
+
+
+def _layers(rows: list[dict]) -> str:
+    layers = [row["layer"] for row in rows if row[_APART]]
+    counts = {layer: layers.count(layer) for layer in sorted(set(layers))}
+    return ", ".join(f"{layer} ({count})" for layer, count in counts.items())
+
+
+_APART = "distinguished"
+_ROWS = {
+    "prompts told apart": _rate(_APART),
+    "through the picture": _mean("picture"),
+    "through the changed words": _mean("changed words"),
+    "through text that both prompts share": _mean("shared text"),
+    "everything patched": _mean("everything"),
+    "layer that carries most (scenes)": _layers,
+    "best single patch": _mean("top patch"),
+    "best patch shows the named cube": _rate("named"),
+}
+
+
+if __name__ == "__main__":
+    main()
