@@ -262,6 +262,7 @@ def test_functions_of_the_page_are_known(client):
         "evaluate",
         "example",
         "fill_in",
+        "follow_cell",
         "follow_loading",
         "go_to",
         "join",
@@ -287,7 +288,9 @@ def test_functions_of_the_page_are_known(client):
         "show",
         "start",
         "stop",
+        "trace_causes",
         "use",
+        "weigh",
     }
     assert private - known == set()
 

@@ -176,7 +176,7 @@ class Pair:
             policy.prepare(dataclasses.replace(raw, prompt=counterfactual)),
         )
         self._columns = max(policy.text_columns(prepared) for prepared in self.prepared)
-        self._options = options
+        self.options = options
         places = [policy.places(prepared, self._columns) for prepared in self.prepared]
         self.joined = join(places[1], places[0])
         self._places = places
@@ -227,9 +227,10 @@ class Pair:
         counts = [len(places.text) for places in self._places]
         for group, _ in self.joined.groups:
             if group.kind in ("word", "rest", "state") and len(set(group.columns)) > 1:
+                own, other = group.columns
                 found.append(
-                    f"“{group.own}” has {group.columns[0]} tokens and “{group.other}” "
-                    f"{group.columns[1]}: they are patched as one group."
+                    f"“{group.own}” ({own}) and “{group.other}” ({other}) are not of one number of "
+                    "tokens: they are patched as one group."
                 )
         if counts[0] != counts[1]:
             found.append(
@@ -284,7 +285,7 @@ class FlowPair(Pair):
     def _chunks(self, prefix, patches: Patches) -> np.ndarray:
         observation = self._policy.observation(self.prepared[1], self._columns)
         chunks = self._policy.interventions.patched(
-            prefix, patches, observation, self._noise, num_steps=self._options.num_steps
+            prefix, patches, observation, self._noise, num_steps=self.options.num_steps
         )
         return np.asarray(chunks, np.float64)[..., : len(self._policy.info.actions)]
 
@@ -320,7 +321,7 @@ class FastPair(Pair):
             self.distinguished = False
 
     def _run(self, prepared: Prepared) -> KVCache:
-        state = self._policy.prefilled_state(prepared, self._options, self._columns)
+        state = self._policy.prefilled_state(prepared, self.options, self._columns)
         self._states.append(state)
         return state.cache
 
@@ -360,8 +361,8 @@ class FastPair(Pair):
         return [(float((odds - self.own) / self.effect), None) for odds in outcomes]
 
     def chunk(self, variant: Variant) -> tuple[np.ndarray | None, str | None]:
-        state, patches = self._patched([variant], self._options.max_tokens)
-        options = self._policy.decode_options(self._options)
+        state, patches = self._patched([variant], self.options.max_tokens)
+        options = self._policy.decode_options(self.options)
         written = self._policy.interventions.patched_tokens(state, patches, options)
         return self._policy.decoded(np.asarray(written)[0].tolist())
 
@@ -560,7 +561,7 @@ def cell(policy: Policy, request: CellRequest) -> Cell:
         return None if chunk is None else policy.to_robot(np.float32(chunk), raw)
 
     chunks = [
-        policy.actions(dataclasses.replace(raw, prompt=prompt), request.options)[0]
+        policy.actions(dataclasses.replace(raw, prompt=prompt), runs.options)[0]
         for prompt in (raw.prompt, request.counterfactual)
     ]
     found, _ = runs.chunk(variant)

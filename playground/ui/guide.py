@@ -20,6 +20,7 @@ _PI0 = ("pi0, arXiv 2410.24164", "https://arxiv.org/abs/2410.24164")
 _FAST = ("FAST, arXiv 2501.09747", "https://arxiv.org/abs/2501.09747")
 _WEIGHT = ("Attention is not Explanation, arXiv 1902.10186", "https://arxiv.org/abs/1902.10186")
 _WORDING = ("LIBERO-PRO, arXiv 2510.03827", "https://arxiv.org/abs/2510.03827")
+_PATCHING = ("causal tracing, arXiv 2202.05262", "https://arxiv.org/abs/2202.05262")
 _SUCCESS = ("SIMPLER, arXiv 2405.05941", "https://arxiv.org/abs/2405.05941")
 _OPENPI = "https://github.com/Physical-Intelligence/openpi/blob/main"
 _NORM = ("openpi, norm_stats.md", f"{_OPENPI}/docs/norm_stats.md")
@@ -52,6 +53,13 @@ READING: dict[str, tuple[str, tuple[str, str]]] = {
         "range, and in multiples of what another seed alone does. Below one, the policy does not "
         "tell the prompts apart.",
         _WORDING,
+    ),
+    "causes": (
+        "Two prompts run on one picture with the same noise. The second runs again, but at one "
+        "place (a row) in one layer (a column) it reads what the first one left there. Where the "
+        "first prompt's chunk comes back, the difference acts. Places that stand in for each "
+        "other show less than they carry together.",
+        _PATCHING,
     ),
     "rollout": (
         "The policy acts: it sees the picture, plans a chunk, executes some steps, and looks "

@@ -11,6 +11,7 @@ from playground.run_file import FORMAT, of, to_json
 from playground.trace import FlowTrace, Trace
 from playground.ui import (
     appearance,
+    causes,
     guide,
     matters,
     norms,
@@ -65,6 +66,7 @@ class Shown:
     measure_now: gr.HTML
     board: prompts.Board
     matters: matters.Tab
+    causes: causes.Tab
     norms: norms.Panel
     recipe: recipe.Tab
     columns: dict[str, list[gr.Column]]
@@ -146,6 +148,9 @@ def build(
                 apply_default_css=False,
             )
             what_matters = matters.build()
+        with gr.Tab("Causes", id="causes"):
+            guide.how_to_read("causes")
+            why = causes.build()
         with gr.Tab("Run it", id="rollout"):
             guide.how_to_read("rollout")
             where = gr.Radio(
@@ -184,6 +189,7 @@ def build(
         measure_now=measure_now,
         board=board,
         matters=what_matters,
+        causes=why,
         norms=stats,
         recipe=kept,
         columns=columns,

@@ -2,7 +2,17 @@
 
 import gradio as gr
 
-from playground.ui import appearance, matters, norms, prompts, robots, rollout, scenes, visits
+from playground.ui import (
+    appearance,
+    causes,
+    matters,
+    norms,
+    prompts,
+    robots,
+    rollout,
+    scenes,
+    visits,
+)
 from playground.ui.episodes import section as episodes
 from playground.ui.episodes.store import Recordings
 from playground.ui.handlers import Handlers
@@ -81,6 +91,7 @@ def wire(
     chosen = prompts.wire(shown.board, form, handlers.setups, handlers.worker, handlers.runs)
     answer(chosen.then)
     matters.wire(shown.matters, form, handlers.setups, handlers.worker, handlers.runs)
+    causes.wire(shown.causes, form, handlers.setups, handlers.worker, handlers.runs)
     norms.wire(shown.norms, form, handlers.setups)
     if shown.robot is not None and watch is not None:
         robots.wire(shown.robot, watch, handlers.setups)

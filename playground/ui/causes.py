@@ -1,0 +1,319 @@
+"""The tab "Causes": where the difference between two prompts acts, and the prompt weighed."""
+
+import dataclasses
+import json
+import re
+
+import gradio as gr
+import numpy as np
+
+from playground.analysis.causal import NOISES, CausalRequest, CausalTrace, Cell, CellRequest
+from playground.analysis.variants import slot_label
+from playground.robots.transforms import resize_with_pad
+from playground.serving.events import Done, Failed, Phase, Queued, Result
+from playground.serving.worker import Worker
+from playground.tabletop import camera
+from playground.trace import RawObservation, Trace
+from playground.ui import errors, observation, progress, prompt_bar
+from playground.ui.guard import visitors
+from playground.ui.observation import Form
+from playground.ui.runs import Runs, submit
+from playground.ui.setup import Setup, Setups
+from playground.views import causes as view
+
+_UPDATE_EVERY_S = 0.5
+_SIDE = 224  # pixels of the pictures that patches and paths are drawn on
+_OWN = {"api_visibility": "private", "show_progress": "hidden"}
+_INTRODUCTION = (
+    "Where in the model does a word act? The prompt above against another one, on the same "
+    "picture with the same noise, by activation patching. Attention cannot show this."
+)
+_CELL = {"policy": str, "group": str, "layer": int | None, "patch": int | None}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tab:
+    """other: the prompt to compare with; cell: which patch was clicked, as JSON."""
+
+    other: gr.Textbox
+    noises: gr.Slider
+    start: gr.Button
+    stop: gr.Button
+    status: gr.HTML
+    report: gr.HTML
+    cell: gr.Textbox
+    guidance: gr.Slider
+    path: gr.HTML
+
+
+def build() -> Tab:
+    """To be called inside the tab."""
+    gr.HTML(f"<p class='lead'>{_INTRODUCTION}</p>", apply_default_css=False)
+    with gr.Row(elem_classes="tools"):
+        other = gr.Textbox(
+            label="Compare the prompt above with",
+            placeholder="Left empty: its nearest rewording",
+            lines=1,
+            elem_id="counterfactual",
+            scale=3,
+        )
+        noises = gr.Slider(1, 8, NOISES, step=1, label="Noises (pi0)", elem_id="causes-noises")
+    with gr.Row(elem_classes="buttons"):
+        start = gr.Button("Find where it acts", variant="primary", elem_id="trace-causes")
+        stop = gr.Button("Stop", interactive=False, scale=0, min_width=110, elem_id="stop-causes")
+    status = gr.HTML("", apply_default_css=False, elem_id="causes-status")
+    report = gr.HTML(None, **view.COMPONENT, elem_id="causes")
+    cell = gr.Textbox(visible=False, elem_id="causes-cell")
+    gr.HTML("<h2>Where it leads</h2>", elem_classes="section", apply_default_css=False)
+    guidance = gr.Slider(
+        0, 3, 1, step=0.25, elem_id="guidance",
+        label="Weigh the prompt (pi0): v = v_empty + w (v_prompt - v_empty); 1 is the policy",
+    )  # fmt: skip
+    path = gr.HTML(None, **view.PATHS, elem_id="causes-path")
+    return Tab(other, noises, start, stop, status, report, cell, guidance, path)
+
+
+def wire(tab: Tab, form: Form, setups: Setups, worker: Worker, runs: Runs) -> None:
+    @errors.for_page
+    def trace_causes(request: gr.Request, other, noises, *inputs):
+        state = _Tracing(setups, other, noises, inputs)
+        stream = worker.call("causal_trace", state.request, owner=visitors.of(request))
+        following = runs.follow(_run_of(request), [stream], state.take, _UPDATE_EVERY_S)
+        for _ in following:
+            yield state.updates(tab, running=True)
+        if following.outcome == "stopped":
+            state.say = "Stopped. What was measured before stays."
+        if following.outcome != "replaced":
+            yield state.updates(tab, running=False)
+
+    @errors.for_page
+    def follow_cell(request: gr.Request, cell, other, *inputs):
+        state = _Following(setups, cell, other, inputs)
+        stream = worker.call("causal_cell", state.request, owner=visitors.of(request))
+        yield from _followed(request, [stream], state)
+
+    @errors.for_page
+    def weigh(request: gr.Request, guidance, *inputs):
+        state = _Weighing(setups, guidance, inputs)
+        yield from _followed(request, submit(worker, state.jobs), state)
+
+    def _followed(request, streams, state):
+        following = runs.follow(f"{_run_of(request)} path", streams, state.take, _UPDATE_EVERY_S)
+        for _ in following:
+            yield {tab.status: _said(state.say)}
+        if following.outcome != "replaced":
+            shown = state.shown()
+            yield {tab.status: _said(state.say), tab.path: gr.skip() if shown is None else shown}
+
+    def stop(request: gr.Request):
+        runs.stop(_run_of(request))
+        runs.stop(f"{_run_of(request)} path")
+
+    tab.start.click(
+        trace_causes,
+        [tab.other, tab.noises, *form.inputs],
+        [tab.other, tab.status, tab.report, tab.start, tab.stop],
+        preprocess=False,
+        **_OWN,
+    )
+    tab.stop.click(stop, None, None, **_OWN)
+    clicked = "(value) => value.cell"
+    tab.report.select(None, tab.report, tab.cell, js=clicked, **_OWN).then(
+        follow_cell,
+        [tab.cell, tab.other, *form.inputs],
+        [tab.status, tab.path],
+        preprocess=False,
+        **_OWN,
+    )
+    tab.guidance.release(
+        weigh,
+        [tab.guidance, *form.inputs],
+        [tab.status, tab.path],
+        preprocess=False,
+        trigger_mode="always_last",
+        **_OWN,
+    )
+
+
+def _run_of(request: gr.Request) -> str:
+    """What a visitor's tracing is called among the runs: it does not end a plain one."""
+    return f"{request.session_hash} causes"
+
+
+def _said(text: str) -> str:
+    return f"<p class='told' role='status'>{errors.escaped(text)}</p>" if text else ""
+
+
+def nearest(prompt: str, setup: Setup) -> str:
+    """The prompt with one word of a kind exchanged, or another task; "" where none is known."""
+    words = prompt_bar.words(setup.robot)
+    for group in words["swaps"]:
+        for place, one in enumerate(group):
+            swapped = re.sub(
+                rf"\b{re.escape(one)}\b", group[(place + 1) % len(group)], prompt, count=1
+            )
+            if swapped != prompt:
+                return swapped
+    return next((task for task in words["tasks"] if task.strip() != prompt.strip()), "")
+
+
+def _observed(asked, setups: Setups) -> dict[str, RawObservation]:
+    return {name: job.observation for job in asked.jobs(setups) for name in job.policies}
+
+
+def _pictures(raw: RawObservation) -> dict[str, np.ndarray]:
+    return {slot: resize_with_pad(image, _SIDE, _SIDE) for slot, image in raw.images.items()}
+
+
+def _table_picture(raw: RawObservation) -> np.ndarray | None:
+    found = [picture for picture in raw.images.values() if camera.shows_table(picture)]
+    return resize_with_pad(found[0], _SIDE, _SIDE) if found else None
+
+
+class _Tracing:
+    """What is traced, and the reports so far. Raises ValueError for what cannot be asked."""
+
+    def __init__(self, setups: Setups, other, noises, inputs):
+        asked = observation.request(setups, inputs, noises=noises)
+        setup = setups.of(asked.robot)
+        self._infos = setup.infos
+        self.other = (other or "").strip() or nearest(asked.prompt, setup)
+        asked = asked.model_copy(update={"counterfactual": self.other})
+        self.request: CausalRequest = asked.tracing(setups)
+        self._pictures = {n: _pictures(raw) for n, raw in self.request.observations.items()}
+        self._reports: dict[str, CausalTrace] = {}
+        self.say = "Starting."
+
+    def take(self, event) -> None:
+        match event:
+            case Queued():
+                self.say = progress.place(event)
+            case Phase(policy=name, phase=phase):
+                self.say = f"{self._infos[name].title if name in self._infos else name}: {phase}."
+            case Result(value=value):
+                self._reports[value.policy] = value
+                self.say = f"{value.title}: {value.done} of {value.of} patches."
+                if len(self._reports) == len(self.request.policies) and value.done == value.of:
+                    self.say = "Done."
+            case Failed(message=message):
+                self.say = message
+
+    def updates(self, tab: Tab, *, running: bool) -> dict:
+        shown = view.payload(self._reports, self._pictures) if self._reports else gr.skip()
+        return {
+            tab.other: self.other,
+            tab.status: _said(self.say),
+            tab.report: shown,
+            tab.start: gr.update(interactive=not running),
+            tab.stop: gr.update(interactive=running),
+        }
+
+
+class _Following:
+    """One clicked patch. Raises ValueError for what cannot be asked."""
+
+    def __init__(self, setups: Setups, cell, other, inputs):
+        asked = observation.request(setups, inputs)
+        setup = setups.of(asked.robot)
+        wanted = _checked(cell)
+        name = wanted["policy"]
+        observations = _observed(asked, setups)
+        if name not in observations or name not in setup.infos:
+            raise ValueError(f"{name} is not among the policies that run: trace again")
+        self._info, self._raw, self._cell = setup.infos[name], observations[name], None
+        self.request = CellRequest(
+            observation=self._raw,
+            options=asked.options(),
+            counterfactual=(other or "").strip() or nearest(asked.prompt, setup),
+            **wanted,
+        )
+        self.say = "Running this one patch."
+
+    def take(self, event) -> None:
+        match event:
+            case Queued():
+                self.say = progress.place(event)
+            case Result(value=value):
+                self._cell, self.say = value, ""
+            case Failed(message=message):
+                self.say = message
+
+    def shown(self) -> dict | None:
+        cell: Cell | None = self._cell
+        if cell is None:
+            return None
+        place = cell.group.removesuffix("_rgb").replace("_", " ")
+        where = (
+            place if cell.patch is None else f"patch {cell.patch + 1} of {slot_label(cell.group)}"
+        )
+        layers = "all layers" if cell.layer is None else f"layer {cell.layer}"
+        chunks = {
+            f"“{self._raw.prompt}”": cell.prompt,
+            f"“{self.request.counterfactual}”": cell.counterfactual,
+            "the second one with this patch": cell.patched,
+        }
+        share = f"{100 * cell.recovered:.0f} %"
+        words = f"With the first noise, {share} of the first prompt's behaviour is back."
+        what = f"“{place}” patched" if cell.patch is None else f"{where} patched"
+        return view.lines(
+            self._info, f"{what}, {layers}", self._raw.state, chunks,
+            _table_picture(self._raw), words,
+        )  # fmt: skip
+
+
+def _checked(cell) -> dict:
+    """What the component says was clicked; raises ValueError for anything else."""
+    try:
+        found = json.loads(cell)
+    except (TypeError, ValueError) as error:
+        raise ValueError("click a number or a patch to run it") from error
+    if not isinstance(found, dict) or found.keys() != _CELL.keys():
+        raise ValueError("click a number or a patch to run it")
+    for name, kind in _CELL.items():
+        if not isinstance(found[name], kind) or isinstance(found[name], bool):
+            raise ValueError(f"{name} of a patch cannot be {found[name]!r:.40}")
+    return found
+
+
+class _Weighing:
+    """The prompt weighed, beside the policy as it is. Raises ValueError."""
+
+    def __init__(self, setups: Setups, guidance, inputs):
+        asked = observation.request(setups, inputs, guidance=guidance)
+        setup = setups.of(asked.robot)
+        flow = [name for name in asked.policies or () if name in setup.infos]
+        flow = [name for name in flow if setup.infos[name].family != "pi0_fast"]
+        if not flow:
+            raise ValueError("guidance weighs velocities: choose pi0 or pi0.5 to run")
+        asked = asked.model_copy(update={"policies": flow[:1], "num_samples": 1})
+        plain = asked.model_copy(update={"guidance": 1.0})
+        self.jobs = [*plain.jobs(setups), *asked.jobs(setups)]
+        self._info, self._weight = setup.infos[flow[0]], guidance
+        self._traces: list[Trace] = []
+        self.say = "Weighing the prompt."
+
+    def take(self, event) -> None:
+        match event:
+            case Queued():
+                self.say = progress.place(event)
+            case Done(trace=trace):
+                self._traces.append(trace)
+                self.say = ""
+            case Failed(message=message):
+                self.say = message
+
+    def shown(self) -> dict | None:
+        if len(self._traces) < 2:
+            return None
+        plain, weighed = self._traces
+        apart = float(np.abs(weighed.actions_normalised - plain.actions_normalised).mean())
+        chunks = {
+            "the policy itself, w = 1": plain.actions[0],
+            f"w = {self._weight:g}": weighed.actions[0],
+        }
+        raw = self.jobs[0].observation
+        words = f"The chunk moves by {apart:.2f} normalised units on average."
+        return view.lines(
+            self._info, f"The prompt weighed {self._weight:g} times", raw.state, chunks,
+            _table_picture(raw), words,
+        )  # fmt: skip

@@ -1,0 +1,126 @@
+"""Causes: where the difference between two prompts acts, and where a changed run leads."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from playground.analysis.causal import CausalTrace, PatchGroup, headline
+from playground.analysis.variants import slot_label
+from playground.robots.builtin import TABLETOP
+from playground.tabletop import kinematics
+from playground.trace import PolicyInfo
+from playground.views import paths, theme
+
+# gr.HTML(value, **COMPONENT) with value None or `payload(...)`; gr.HTML(value, **PATHS) with None
+# or `lines(...)`.
+COMPONENT = theme.component("causes.js")
+PATHS = theme.component("causes_path.js")
+
+
+def payload(
+    reports: Mapping[str, CausalTrace], pictures: Mapping[str, Mapping[str, np.ndarray]]
+) -> dict[str, object]:
+    """What the tab draws, as plain JSON.
+
+    reports: by policy, as far as they are. pictures: by policy and slot, the square picture that
+    the patches lie on.
+
+    policies: {name, policy, prompt, counterfactual, headline, effect, columns, rows, maps, read,
+    notes, failure, done, of}; a row has name, label, kind, values and intervals, one for each of
+    the columns; a map has slot, label, picture, side and values.
+    """
+    return {"policies": [_policy(r, pictures.get(name, {})) for name, r in reports.items()]}
+
+
+def _policy(report: CausalTrace, pictures: Mapping[str, np.ndarray]) -> dict[str, object]:
+    layers = len(report.recovered[0]) - 1 if report.recovered else 0
+    rows = zip(report.groups, report.recovered, report.intervals, strict=True)
+    return {
+        "name": report.policy,
+        "policy": {
+            "family": report.family,
+            "title": theme.plain(report.title),
+            "badge": theme.plain(report.badge),
+            "notice": theme.plain(report.notice),
+        },
+        "prompt": theme.plain(report.prompt),
+        "counterfactual": theme.plain(report.counterfactual),
+        "headline": theme.plain(headline(report)),
+        "effect": None if report.effect is None else f"{abs(report.effect):.1f} {report.unit}",
+        "columns": [*(f"layer {i + 1}" for i in range(layers)), "all layers"],
+        "rows": [
+            {
+                "name": group.name,
+                "label": theme.plain(_label(group)),
+                "kind": group.kind,
+                "changed": group.kind == "word" and group.differs,
+                "values": list(values),
+                "intervals": [None if i is None else list(i) for i in intervals],
+            }
+            for group, values, intervals in rows
+        ],
+        "maps": [
+            {
+                "slot": slot,
+                "label": slot_label(slot),
+                "picture": theme.picture(pictures[slot]),
+                "side": len(values),
+                "values": [value for row in values for value in row],
+            }
+            for slot, values in report.patches.items()
+            if slot in pictures
+        ],
+        "read": {"image": list(report.read_image), "text": list(report.read_text)},
+        "notes": [theme.plain(note) for note in (*report.notes, *report.warnings)],
+        "failure": theme.plain(report.failure or ""),
+        "done": report.done,
+        "of": report.of,
+    }
+
+
+def _label(group: PatchGroup) -> str:
+    if group.kind in ("image", "hidden camera"):
+        hidden = "" if group.kind == "image" else ", masked"
+        return f"picture: {slot_label(group.name)}{hidden}"
+    if group.kind != "word":
+        return group.name
+    if not group.differs:
+        return f"“{group.own}”"
+    return f"“{group.own or '∅'}” for “{group.other or '∅'}”"
+
+
+def lines(
+    info: PolicyInfo,
+    what: str,
+    state: Sequence[float],
+    chunks: Mapping[str, np.ndarray | None],
+    picture: np.ndarray | None,
+    words: str,
+) -> dict[str, object]:
+    """Where changed runs lead, on the picture of the table's camera.
+
+    what: the change, in a few words. state: float [14], robot units, where the paths begin.
+    chunks: by name, float [H, 14] or None where there is none. picture: None where no paths are
+    known. words: what was measured.
+    """
+    found = {name: chunk for name, chunk in chunks.items() if chunk is not None}
+    drawn = picture is not None and info.robot == TABLETOP.name and bool(found)
+    horizon = max((len(chunk) for chunk in found.values()), default=0)
+    line = np.full((len(chunks), horizon + 1, 2), np.nan)
+    if drawn:
+        first = next(iter(found.values()))
+        arm = kinematics.moving_arm(np.array(state), first)
+        for place, chunk in enumerate(chunks.values()):
+            if chunk is not None:
+                line[place] = paths.pixels(np.array(state), chunk, len(picture))[arm]
+    return {
+        "policy": theme.identity(info),
+        "what": theme.plain(what),
+        "names": [
+            theme.plain(name if chunk is not None else f"{name}: no chunk that decodes")
+            for name, chunk in chunks.items()
+        ],
+        "picture": theme.picture(picture) if drawn else None,
+        "line": theme.packed(np.round(line, 1)),
+        "words": theme.plain(words),
+    }
