@@ -249,6 +249,9 @@ def test_functions_of_the_page_are_known(client):
         "attention_mask",
         "attention",
         "what_matters",
+        "causal_trace",
+        "knockout",
+        "occlusion",
         "norm_stats",
     }
     known = {

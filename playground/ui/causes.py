@@ -117,8 +117,8 @@ def wire(tab: Tab, form: Form, setups: Setups, worker: Worker, runs: Runs) -> No
         **_OWN,
     )
     tab.stop.click(stop, None, None, **_OWN)
-    clicked = "(value) => value.cell"
-    tab.report.select(None, tab.report, tab.cell, js=clicked, **_OWN).then(
+    value_of_cell = "(value) => value.cell"
+    tab.report.select(None, tab.report, tab.cell, js=value_of_cell, **_OWN).then(
         follow_cell,
         [tab.cell, tab.other, *form.inputs],
         [tab.status, tab.path],
@@ -215,7 +215,7 @@ class _Following:
     def __init__(self, setups: Setups, cell, other, inputs):
         asked = observation.request(setups, inputs)
         setup = setups.of(asked.robot)
-        wanted = _checked(cell)
+        wanted = clicked(cell)
         name = wanted["policy"]
         observations = _observed(asked, setups)
         if name not in observations or name not in setup.infos:
@@ -261,7 +261,7 @@ class _Following:
         )  # fmt: skip
 
 
-def _checked(cell) -> dict:
+def clicked(cell) -> dict:
     """What the component says was clicked; raises ValueError for anything else."""
     try:
         found = json.loads(cell)

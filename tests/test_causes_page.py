@@ -1,0 +1,111 @@
+"""The tab "Causes" behind the page: what it sends to the browser, and what it takes."""
+
+import dataclasses
+import json
+import types
+
+import numpy as np
+import pytest
+
+from playground.analysis.causal import CausalTrace, PatchGroup, headline, shares, top_layer
+from playground.robots.builtin import TABLETOP
+from playground.ui import causes
+from playground.views import causes as view
+from tests.support import traces
+
+GROUPS = (
+    PatchGroup("image", "base_0_rgb", "", "", (4, 4)),
+    PatchGroup("word", "the", "the", "the", (1, 1)),
+    PatchGroup("word", "red / blue", "red", "blue", (1, 1)),
+    PatchGroup("rest", "rest of the text", "rest of the text", "rest of the text", (2, 2)),
+    PatchGroup("everything", "everything", "", "", (8, 8)),
+)
+INFO = traces.pi0_trace().info
+REPORT = CausalTrace(
+    policy="pi0",
+    title="pi0",
+    family="pi0",
+    badge="untrained weights",
+    notice="Random.",
+    revision="test",
+    prompt="touch the red cube",
+    counterfactual="touch the blue cube",
+    noises=4,
+    unit="% of range",
+    effect=3.7,
+    distinguished=True,
+    groups=GROUPS,
+    recovered=((0.1, 0.8, 0.9), (0.0, 0.0, 0.01), (0.02, 0.0, 0.02), (0.0, 0.03, 0.03), (0, 1, 1)),
+    intervals=(((0.0, 0.2), (0.7, 0.9), (0.8, 1.0)),) + ((None,) * 3,) * 4,
+    patches={"base_0_rgb": ((0.0, 0.7), (0.1, 0.0))},
+    read_image=(0.0, 0.3),
+    read_text=(0.4, 0.1),
+    done=19,
+    of=19,
+)
+
+
+def test_the_headline_says_what_was_measured():
+    assert headline(REPORT) == (
+        "The change acts through the picture: 90 %, one patch alone 70 %; "
+        "changed words 2 %; shared text 4 %."
+    )
+    assert len(headline(REPORT).split()) <= 25
+    assert shares(REPORT) == pytest.approx(
+        {"picture": 0.9, "changed words": 0.02, "shared text": 0.04}
+    )
+    assert top_layer(REPORT, lambda group: group.kind == "image") == 2
+    direct = dataclasses.replace(REPORT, recovered=(REPORT.recovered[1], *REPORT.recovered[1:2],
+                                 (1.0, 0.0, 1.0), *REPORT.recovered[3:]))  # fmt: skip
+    assert headline(direct).startswith("The changed words are read directly: 100 %")
+    alike = dataclasses.replace(REPORT, distinguished=False)
+    assert "does not tell these prompts apart" in headline(alike)
+    growing = tuple((None,) * 3 for _ in GROUPS)
+    assert "of 19 patches" in headline(dataclasses.replace(REPORT, recovered=growing, done=0))
+
+
+def test_what_the_browser_draws_is_json():
+    picture = np.zeros((224, 224, 3), np.uint8)
+    sent = view.payload({"pi0": REPORT}, {"pi0": {"base_0_rgb": picture}})
+    (policy,) = json.loads(json.dumps(sent, allow_nan=False))["policies"]
+    assert policy["columns"] == ["layer 1", "layer 2", "all layers"]
+    labels = [row["label"] for row in policy["rows"]]
+    assert labels[:3] == ["picture: base 0", "“the”", "“red” for “blue”"]
+    assert [row["changed"] for row in policy["rows"]] == [False, False, True, False, False]
+    assert policy["maps"][0]["values"] == [0.0, 0.7, 0.1, 0.0]
+    without = view.payload({"pi0": REPORT}, {})
+    assert without["policies"][0]["maps"] == []  # a black camera has no picture to draw on
+
+
+def test_a_path_that_is_not_there_is_said():
+    chunk = np.tile(np.array(TABLETOP.resting_state, np.float32), (5, 1))
+    chunks = {"first": chunk, "second": None, "third": chunk + 0.1}
+    picture = np.zeros((224, 224, 3), np.uint8)
+    sent = view.lines(INFO, "what", TABLETOP.resting_state, chunks, picture, "words")
+    assert sent["names"][1] == "second: no chunk that decodes"
+    assert sent["line"]["shape"] == [3, 6, 2]
+    assert view.lines(INFO, "what", TABLETOP.resting_state, chunks, None, "")["picture"] is None
+
+
+def test_a_prompt_is_compared_with_its_nearest_rewording():
+    setup = types.SimpleNamespace(robot=TABLETOP)
+    assert causes.nearest("touch the red cube", setup) == "touch the green cube"
+    assert causes.nearest("lift it", setup) == "grab it"
+    assert causes.nearest("sing", setup) not in ("", "sing")
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        None,
+        "",
+        "{",
+        "[]",
+        '{"policy": "pi0"}',
+        '{"policy": 3, "group": "the", "layer": null, "patch": null}',
+        '{"policy": "pi0", "group": "the", "layer": true, "patch": null}',
+    ],
+)
+def test_what_was_not_clicked_is_refused(cell):
+    with pytest.raises(ValueError, match=r"click a number|cannot be"):
+        causes.clicked(cell)
