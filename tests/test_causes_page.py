@@ -18,6 +18,7 @@ GROUPS = (
     PatchGroup("word", "the", "the", "the", (1, 1)),
     PatchGroup("word", "red / blue", "red", "blue", (1, 1)),
     PatchGroup("rest", "rest of the text", "rest of the text", "rest of the text", (2, 2)),
+    PatchGroup("shared text", "text that both share", "", "", (3, 3)),
     PatchGroup("everything", "everything", "", "", (8, 8)),
 )
 INFO = traces.pi0_trace().info
@@ -35,8 +36,15 @@ REPORT = CausalTrace(
     effect=3.7,
     distinguished=True,
     groups=GROUPS,
-    recovered=((0.1, 0.8, 0.9), (0.0, 0.0, 0.01), (0.02, 0.0, 0.02), (0.0, 0.03, 0.03), (0, 1, 1)),
-    intervals=(((0.0, 0.2), (0.7, 0.9), (0.8, 1.0)),) + ((None,) * 3,) * 4,
+    recovered=(
+        (0.1, 0.8, 0.9),
+        (0.0, 0.0, 0.01),
+        (0.02, 0.0, 0.02),
+        (0.0, 0.03, 0.03),
+        (0.0, 0.04, 0.04),
+        (0.0, 1.0, 1.0),
+    ),
+    intervals=(((0.0, 0.2), (0.7, 0.9), (0.8, 1.0)),) + ((None,) * 3,) * 5,
     patches={"base_0_rgb": ((0.0, 0.7), (0.1, 0.0))},
     read_image=(0.0, 0.3),
     read_text=(0.4, 0.1),
@@ -71,7 +79,7 @@ def test_what_the_browser_draws_is_json():
     assert policy["columns"] == ["layer 1", "layer 2", "all layers"]
     labels = [row["label"] for row in policy["rows"]]
     assert labels[:3] == ["picture: base 0", "“the”", "“red” for “blue”"]
-    assert [row["changed"] for row in policy["rows"]] == [False, False, True, False, False]
+    assert [row["changed"] for row in policy["rows"]] == [False, False, True, False, False, False]
     assert policy["maps"][0]["values"] == [0.0, 0.7, 0.1, 0.0]
     without = view.payload({"pi0": REPORT}, {})
     assert without["policies"][0]["maps"] == []  # a black camera has no picture to draw on

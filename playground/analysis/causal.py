@@ -15,9 +15,11 @@ from playground import codec
 from playground.trace import Cut, Family, Options, RawObservation
 
 NOISES, MAX_NOISES = 4, 16
-EVERYTHING = "everything"
+EVERYTHING, SHARED = "everything", "text that both share"
 
-GroupKind = Literal["image", "hidden camera", "word", "state", "rest", "everything"]
+GroupKind = Literal[
+    "image", "hidden camera", "word", "state", "rest", "pictures", "shared text", "everything"
+]
 
 
 @codec.register
@@ -25,7 +27,8 @@ GroupKind = Literal["image", "hidden camera", "word", "state", "rest", "everythi
 class PatchGroup:
     """Columns that are patched together.
 
-    name: of a camera slot, "rest of the text", "state", "everything", or the words
+    name: of a camera slot, the words, "state", "rest of the text"; and of several of these
+        together "all pictures", "text that both share", "everything"
     own, other: what the prompt and the counterfactual have there; "" for what is no text
     columns: how many there are of each
     """
@@ -245,15 +248,15 @@ def top_patch(report: CausalTrace) -> tuple[str, int, int, float] | None:
 
 
 def shares(report: CausalTrace) -> dict[str, float]:
-    """What all cameras, the changed words, and the text that both prompts share recover in all
-    layers, each group patched alone and then added up. Where places stand in for each other the sum
-    may be less, or more, than everything patched at once."""
+    """What all pictures, the changed words, the text that both prompts share and, where they are
+    attended to, masked cameras recover in all layers; each as a whole, patched at once."""
+    kinds = {group.kind for group in report.groups}
+    pictures = "pictures" if "pictures" in kinds else "image"
     groups = {
-        "picture": lambda group: group.kind in ("image", "hidden camera"),
+        "picture": lambda group: group.kind == pictures,
         "changed words": lambda group: group.kind == "word" and group.differs,
-        "shared text": lambda group: (
-            group.kind in ("state", "rest") or (group.kind == "word" and not group.differs)
-        ),
+        "shared text": lambda group: group.kind == "shared text",
+        "masked cameras": lambda group: group.kind == "hidden camera",
     }
     found = {name: total(report, chosen) for name, chosen in groups.items()}
     return {name: share for name, share in found.items() if share is not None}
@@ -272,6 +275,7 @@ _HEADS = {
     "picture": "The change acts through the picture",
     "changed words": "The changed words are read directly",
     "shared text": "The change acts through text that both prompts share",
+    "masked cameras": "The change acts through masked cameras",
 }
 
 
@@ -282,7 +286,7 @@ def headline(report: CausalTrace) -> str:
     if not report.distinguished:
         return f"{report.title} does not tell these prompts apart: the two chunks are equal."
     found = shares(report)
-    if len(found) < len(_HEADS) and report.done < report.of:
+    if len(found) < 3 and report.done < report.of:
         return f"{report.title}: {report.done} of {report.of} patches are measured."
     top = max(found, key=found.__getitem__)
     parts = [f"{_HEADS[top]}: {_percent(found[top])}"]

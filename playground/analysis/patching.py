@@ -41,6 +41,7 @@ from playground.analysis.causal import (
     EVERYTHING,
     MAX_NOISES,
     NOISES,
+    SHARED,
     CausalRequest,
     CausalTrace,
     Cell,
@@ -111,6 +112,18 @@ def join(counterfactual: Places, prompt: Places) -> Joined:
         kind = (*theirs, *ours)[0].kind
         name = texts[0] if texts[0] == texts[1] else f"{texts[0] or '-'} / {texts[1] or '-'}"
         put(kind, name, texts, *columns)
+    pictures = [places for group, places in groups if group.kind == "image"]
+    shared = [
+        places
+        for group, places in groups
+        if group.kind in ("state", "rest") or (group.kind == "word" and not group.differs)
+    ]
+    together = (("pictures", "all pictures", pictures), ("shared text", SHARED, shared))
+    for kind, name, parts in together:
+        if len(parts) > 1:
+            places = np.concatenate(parts)
+            count = (len(places), len(places))
+            groups.append((PatchGroup(kind, name, "", "", count), places))
     everything = np.unique(np.concatenate([places for _, places in groups]))
     count = (int(prompt.readable.sum()), int(counterfactual.readable.sum()))
     groups.append((PatchGroup("everything", EVERYTHING, "", "", count), everything))

@@ -31,7 +31,7 @@ function cellOf(policy, row, column) {
 function table(policy) {
   const head = make("tr", {}, make("th", { scope: "col" }, "keys and values of"), ...policy.columns.map((name) => make("th", { scope: "col" }, name)));
   const rows = policy.rows.map((row) =>
-    make("tr", { class: `${row.changed ? "changed" : ""} ${row.kind === "everything" ? "everything" : ""}` }, make("th", { scope: "row" }, make("bdi", {}, row.label)), ...row.values.map((_, column) => cellOf(policy, row, column))),
+    make("tr", { class: `${row.changed ? "changed" : ""} ${["pictures", "shared text", "everything"].includes(row.kind) ? "together" : ""}` }, make("th", { scope: "row" }, make("bdi", {}, row.label)), ...row.values.map((_, column) => cellOf(policy, row, column))),
   );
   const caption = make("caption", {}, `How much of “${policy.prompt}” comes back when “${policy.counterfactual}” runs with its keys and values in one place: 0 % nothing, 100 % all of it.`);
   return make("div", { class: "table-scroll" }, make("table", { class: "causes-table" }, caption, make("thead", {}, head), make("tbody", {}, ...rows)));
