@@ -11,6 +11,7 @@ import pytest
 
 import app
 from playground.checkpoints import resolve
+from playground.ui import program
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -139,14 +140,14 @@ def test_visitors_files_are_this_user_s_alone(monkeypatch, tmp_path):
     monkeypatch.delenv("GRADIO_TEMP_DIR", raising=False)
     folders = []
     for _ in range(2):
-        files = app.private_folder(Closed())
+        files = program.private_folder(Closed())
         folders.append(Path(os.environ.pop("GRADIO_TEMP_DIR")))
         assert folders[-1].stat().st_mode & 0o777 == 0o700
         files.cleanup()
         assert not folders[-1].exists()
     assert folders[0] != folders[1]
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "named"))
-    assert app.private_folder(Closed()) is None
+    assert program.private_folder(Closed()) is None
     assert (tmp_path / "named").stat().st_mode & 0o777 == 0o700
 
 

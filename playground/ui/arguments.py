@@ -1,0 +1,72 @@
+"""The command line of `app.py`. Nothing here loads Gradio."""
+
+import argparse
+import os
+import urllib.parse
+
+ROBOTS_PORT = 8000  # openpi's
+
+
+def settings() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="app.py", description="Opens the playground, on the bundled policies."
+    )
+    host = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
+    port = os.environ.get("GRADIO_SERVER_PORT", "7860")
+    parser.add_argument("--host", default=host, help="address to listen on (%(default)s)")
+    parser.add_argument(
+        "--port", type=port_number, default=port, help="port to listen on (%(default)s)"
+    )
+    parser.add_argument(
+        "--allow-host",
+        nargs="+",
+        metavar="NAME",
+        default=os.environ.get("PI0_PLAYGROUND_ALLOW_HOST", "").split(),
+        help="further names that the page is reached under, through a proxy for example",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        nargs="+",
+        default=os.environ.get("PI0_PLAYGROUND_CHECKPOINT", "").split(),
+        help="openpi's names, a folder (it may need the next three), or JSON files that name one",
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="say what they are and whether they open, and end"
+    )
+    parser.add_argument("--config", help="the folder's: openpi's name for it, or a JSON file")
+    parser.add_argument("--robot", help="of a LeRobot folder: a name or a JSON file")
+    parser.add_argument("--asset-id", help="whose norm stats of the folder, where not the config's")
+    parser.add_argument(
+        "--robots",
+        nargs="?",
+        type=int,
+        const=ROBOTS_PORT,
+        metavar="PORT",
+        help="serve robots too, by openpi's websocket, on a port of its own (%(const)s)",
+    )
+    parser.add_argument(
+        "--shadow",
+        type=server_url,
+        metavar="URL",
+        help="pass robots on to their own policy server, ws://HOST:PORT; ours answer beside it",
+    )
+    parser.add_argument(
+        "--log-json", action="store_true", help="write the log as one JSON object a line"
+    )
+    # For a start that the page asked for, from the one before it (`checkpoints.Reopening`).
+    parser.add_argument("--otherwise", help=argparse.SUPPRESS)
+    parser.add_argument("--because", default="", help=argparse.SUPPRESS)
+    return parser
+
+
+def port_number(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 1 << 16:
+        raise argparse.ArgumentTypeError(f"a port is a number from 1 to 65535, not {text!r}")
+    return int(text)
+
+
+def server_url(text: str) -> str:
+    parts = urllib.parse.urlsplit(text)
+    if parts.scheme not in ("ws", "wss") or not parts.hostname:
+        raise argparse.ArgumentTypeError(f"a policy server is ws://HOST:PORT, not {text!r}")
+    return text
