@@ -3,6 +3,8 @@
 Axes: B batch, T tokens, I inputs, C columns.
 """
 
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -15,6 +17,8 @@ from models.compiled import on_cpu
 _KB, _LINE = 256, 16
 # Bytes; of a larger model (3B in float32) a copy is more than what it saves is worth.
 _MOST_COPIED = 1 << 30
+
+M = TypeVar("M", bound=nnx.Module)
 
 
 class Kernel(nnx.Param):
@@ -54,7 +58,7 @@ def dot(x: Array, kernel: Kernel) -> Array:
     return (x @ weights)[..., : kernel.columns]
 
 
-def laid_out(model: nnx.Module) -> nnx.Module:
+def laid_out(model: M) -> M:
     """The model with its weights as this device multiplies them quickest; its numbers are the same.
 
     On a CPU, of the weights whose rows are a multiple of 1 KB: those in float32 are copied with a

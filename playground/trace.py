@@ -92,6 +92,13 @@ class PolicyInfo:
     guided: bool = False
     action_normalisation: Method | None = None
 
+    def stats(self, part: Literal["state", "actions"]) -> Stats:
+        """That part's norm stats. Raises ValueError for a policy that has none."""
+        found = self.state_stats if part == "state" else self.action_stats
+        if found is None:
+            raise ValueError(f"{self.title} has no norm stats of its {part}")
+        return found
+
     def method(self, part: Literal["state", "actions"]) -> Method:
         """How that part was scaled."""
         if part == "actions" and self.action_normalisation is not None:

@@ -102,7 +102,12 @@ class Policy:
                 f"{info.title} drives {info.robot}; the observation is from {raw.robot}"
             )
         given = conversion.to_model(
-            self.robot, info.family, raw, info.state_stats, info.normalisation, info.image_size
+            self.robot,
+            info.family,
+            raw,
+            info.stats("state"),
+            info.method("state"),
+            info.image_size,
         )
         missing = max(0, self.rules.prompt_state_dims - len(given.state))
         prompt = self.tokenize(raw.prompt, np.pad(given.state, (0, missing)))
@@ -212,7 +217,7 @@ class Policy:
 
     def pixels(self, prepared: Prepared, slot: str) -> np.ndarray:
         """What the vision transformer is given, float32 [size, size, 3]."""
-        pixels = uint8_to_float(prepared.images[slot])
+        pixels = np.asarray(uint8_to_float(prepared.images[slot]))
         pixels[prepared.bars[slot]] = self.rules.bar_value
         return pixels
 
@@ -276,11 +281,11 @@ class Policy:
         def text(array):
             return rows(array[:places])
 
-        fast, state = isinstance(prompt, FastPrompt), prepared.state
-        if fast or self.config.pi05:  # whose prompt holds it, however many dimensions it has
-            state = np.zeros(self.config.action_dim)
-        else:
-            state = transforms.pad(state, self.config.action_dim)
+        fast, config = prompt if isinstance(prompt, FastPrompt) else None, self.config
+        if isinstance(config, Pi0Config) and not config.pi05:
+            state = transforms.pad(prepared.state, config.action_dim)
+        else:  # whose prompt holds it, however many dimensions it has
+            state = np.zeros(config.action_dim)
         return Observation(
             images={},
             image_masks={
@@ -289,15 +294,15 @@ class Policy:
             state=rows(state.astype(np.float32)),
             tokens=text(prompt.tokens.astype(np.int32)),
             token_mask=text(prompt.mask),
-            token_ar_mask=text(prompt.ar_mask.astype(np.int32)) if fast else None,
-            token_loss_mask=text(prompt.loss_mask) if fast else None,
+            token_ar_mask=None if fast is None else text(fast.ar_mask.astype(np.int32)),
+            token_loss_mask=None if fast is None else text(fast.loss_mask),
         )
 
     def to_robot(self, actions: np.ndarray, raw: RawObservation) -> np.ndarray:
         """Model actions [..., H, M] in the robot's units, float32 [..., H, D]."""
         info = self.info
         actions = conversion.from_model(
-            self.robot, actions, raw.state, info.action_stats, info.method("actions")
+            self.robot, actions, raw.state, info.stats("actions"), info.method("actions")
         )
         return self._finite(actions).astype(np.float32)
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from models.config import Pi0FastConfig
 from models.decoding import Constraint, DecodeOptions, DecodeState, StopAfter
 from models.fast_tokenizer import Decoding, FastPrompt, FastTokenizer
 from models.interventions import Pi0FastInterventions
@@ -31,6 +32,8 @@ _DOERS = {"openpi": "openpi", "lerobot": "LeRobot"}
 
 class FastPolicy(Policy):
     """pi0-FAST."""
+
+    config: Pi0FastConfig
 
     def __init__(
         self,
@@ -126,7 +129,7 @@ class FastPolicy(Policy):
             )
         with timer("postprocess"):
             result = self._extract(written)
-            actions = None if result.actions is None else np.float32(result.actions)[None]
+            actions = None if result.actions is None else result.actions.astype(np.float32)[None]
             warnings = (*prepared.warnings, *self._decoding_warnings(written, result, options))
             warnings += (_UNGUIDED,) * (options.guidance != 1)
             prepared = dataclasses.replace(prepared, warnings=warnings)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from models.chunking import MAX_GUIDANCE, ChunkingPrograms
+from models.config import Pi0Config
 from models.interventions import Pi0Interventions
 from models.matmul import laid_out
 from models.pi0 import Pi0, Pi0Programs, Prefix
@@ -28,6 +29,7 @@ from playground.trace import FlowTrace, Options, PolicyInfo, RawObservation
 class FlowPolicy(Policy):
     """pi0 and pi0.5. `state_in_prompt`: pi0.5's way, though not that of all its checkpoints."""
 
+    config: Pi0Config
     batches = True
 
     def __init__(
@@ -44,8 +46,8 @@ class FlowPolicy(Policy):
         self.tokenizer, self._state_in_prompt = tokenizer, state_in_prompt
 
     def tokenize(self, prompt: str, state: np.ndarray) -> Prompt:
-        state = state if self._state_in_prompt else None
-        return self.tokenizer.tokenize(prompt, self.config.max_token_len, state)
+        written = state if self._state_in_prompt else None
+        return self.tokenizer.tokenize(prompt, self.config.max_token_len, written)
 
     def piece(self, token: int) -> str:
         return self.tokenizer.piece(token)
@@ -76,11 +78,20 @@ class FlowPolicy(Policy):
         x_t, v_t, estimates, attention = [noise], [], [], []
         if empty is None:
             steps = self._programs.denoise(
-                prefix, observation, noise, options.num_steps, attention=options.attention
+                prefix,
+                observation,
+                jnp.asarray(noise),
+                options.num_steps,
+                attention=options.attention,
             )
         else:
             steps = self.interventions.denoise(
-                prefix, empty, observation, noise, options.guidance, options.num_steps
+                prefix,
+                empty,
+                observation,
+                jnp.asarray(noise),
+                options.guidance,
+                options.num_steps,
             )
         times = [1.0]
         while (step := timer.next(phase.phase if times == [1.0] else "denoise", steps)) is not None:
@@ -217,8 +228,10 @@ class FlowPolicy(Policy):
         path = self._chunking.denoise_all(
             self._programs.prefill(observation, tokens),
             observation,
-            noise,
-            transforms.pad(self._to_model(previous, raw), self.config.action_dim)[None],
+            jnp.asarray(noise),
+            jnp.asarray(
+                transforms.pad(self._to_model(previous, raw), self.config.action_dim)[None]
+            ),
             weights,
             num_steps=options.num_steps,
             max_guidance=max_guidance,
@@ -232,7 +245,7 @@ class FlowPolicy(Policy):
         if robot.offsets:
             state = robot.state_to_model(np.asarray(raw.state, np.float64))
             actions = transforms.to_offsets(actions, state, robot.offsets)
-        return norm_stats.normalise(actions, info.action_stats, info.method("actions"))
+        return norm_stats.normalise(actions, info.stats("actions"), info.method("actions"))
 
     @functools.cached_property
     def _chunking(self) -> ChunkingPrograms:

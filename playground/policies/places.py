@@ -67,7 +67,7 @@ def fast(config: Pi0FastConfig, observation: Observation, parts: tuple[Part, ...
     shift = int(masks.right_align_shift(valid[None])[0])
     _, slots, text = _laid(config, observation, lambda n: (np.arange(n) - shift) % n)
     valid = np.roll(valid, -shift)
-    readable = masks.visible_to_decoded(valid[None], config.convention)[0]
+    readable = np.asarray(masks.visible_to_decoded(valid[None], config.convention)[0])
     filled = {slot: bool(np.asarray(on)[0]) for slot, on in observation.image_masks.items()}
     cameras = {slot: columns for slot, columns in slots.items() if filled[slot]}
     hidden = {slot: columns for slot, columns in slots.items() if not filled[slot]}
@@ -155,12 +155,12 @@ def cuts(
     in_suffix = np.zeros((depth, 1, queries, width + room), bool)
     blocks = _blocks(places, config, room)
     for one in wanted:
-        layers = _layers(one, depth)
+        layers, row = np.array(_layers(one, depth)), np.zeros(1, int)
         query, key = (_block(name, blocks) for name in (one.query, one.key))
         rows, late = query[query < width], query[query >= width] - width
-        in_prefix[np.ix_(layers, [0], rows, key[key < width])] = True
+        in_prefix[np.ix_(layers, row, rows, key[key < width])] = True
         late = late if flow else late[:1] * 0
-        in_suffix[np.ix_(layers, [0], late, key)] = True
+        in_suffix[np.ix_(layers, row, late, key)] = True
     _refuse_blinded(in_prefix, in_suffix, places, config, ar_mask, room, blocks)
     return Cuts(in_prefix, in_suffix)
 

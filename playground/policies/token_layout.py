@@ -6,6 +6,7 @@ those included that a run left out because nobody attends to them. C columns.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from models.config import Pi0Config, Pi0FastConfig
 from models.fast_tokenizer import FastPrompt
 from models.tokenizer import Prompt
 from playground.trace import ALLOWED, BLOCKED, PADDING, TokenBlock
+
+BlockKind = Literal["image", "text", "state", "actions", "generated", "padding"]
 
 # Attention beyond this is averaged over heads: one run of a 3B model would take over 100 MB.
 MAX_ATTENTION_BYTES = 32 << 20
@@ -37,7 +40,7 @@ def flow(
     laid.add("actions", "actions", len(names), names)
     valid = np.r_[valid, np.ones(config.suffix_len, bool)]
     ar_mask = np.r_[np.zeros(config.prefix_len, bool), masks.suffix_ar_mask(config)]
-    mask = masks.block_causal(valid[None], ar_mask)[0]
+    mask = np.asarray(masks.block_causal(valid[None], ar_mask)[0])
     return laid.fields(mask, valid)
 
 
@@ -87,7 +90,7 @@ class _Columns:
     def width(self) -> int:
         return len(self._texts)
 
-    def add(self, name: str, kind: str, length: int, texts: Sequence[str] = ()) -> None:
+    def add(self, name: str, kind: BlockKind, length: int, texts: Sequence[str] = ()) -> None:
         if length:
             self._blocks.append(TokenBlock(name, kind, self.width, self.width + length))
             self._texts += texts or [""] * length
@@ -130,13 +133,13 @@ def attention(
     if not steps:
         return {}
     suffix = _limit(np.stack(steps))
-    prefix = _limit(np.stack([np.asarray(layer[0], np.float16) for layer in prefix]))
+    before = _limit(np.stack([np.asarray(layer[0], np.float16) for layer in prefix]))
     if ran is not None:
-        places = ran[: prefix.shape[-2]]
+        places = ran[: before.shape[-2]]
         suffix = _spread(suffix, ran, ran[-1] + 1, axis=-1)
-        prefix = _spread(prefix, ran[: prefix.shape[-1]], ran[-1] + 1, axis=-1)
-        prefix = _spread(prefix, places, places[-1] + 1, axis=-2)
-    return {"suffix": suffix, "prefix": prefix}
+        before = _spread(before, ran[: before.shape[-1]], ran[-1] + 1, axis=-1)
+        before = _spread(before, places, places[-1] + 1, axis=-2)
+    return {"suffix": suffix, "prefix": before}
 
 
 def _limit(weights: np.ndarray) -> np.ndarray:
