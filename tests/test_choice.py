@@ -71,10 +71,16 @@ def test_an_address_is_answered_with_how_to_get_it(word, message):
         resolved(word)
 
 
-def test_the_home_folder_is_found(goldens, monkeypatch):
+def test_the_home_folder_is_found(goldens, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(goldens))
     (entry,) = resolved("~/pi0", config="pi0_aloha")
     assert entry.folder == goldens / "pi0"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    described(tmp_path, "mine", base="pi0_aloha", folder=str(goldens / "pi0"))
+    (named,) = resolved("~/mine.json")
+    (given,) = resolved(str(goldens / "pi0"), config="~/mine.json")
+    assert named == given
+    assert named.folder == entry.folder
 
 
 def test_what_the_page_asks_for_is_what_the_command_line_takes(goldens, monkeypatch):

@@ -212,6 +212,17 @@ def _config(
         # The start token that ends the prompt has a place of its own.
         shared |= {"max_token_len": tokens + 1, "convention": "lerobot"}
         return Pi0FastConfig(action_dim=action_dim, **shared)
+    _check_widths(kind, settings, state_dim, action_dim)
+    return Pi0Config(
+        action_expert=VARIANTS[settings.one_of("action_expert_variant", VARIANTS)],
+        action_dim=settings.count("max_action_dim"),
+        pi05=kind == "pi05",
+        **shared,
+    )
+
+
+def _check_widths(kind: str, settings: _Settings, state_dim: int, action_dim: int) -> None:
+    """Raises ValueError for a robot with more dimensions than pi0 or pi0.5 has room for."""
     widths = {"action": (action_dim, settings.count("max_action_dim"))}
     if kind == "pi0":  # pi0.5's state is text, as wide as it likes
         widths["state"] = (state_dim, settings.count("max_state_dim"))
@@ -227,12 +238,6 @@ def _config(
                 f"{settings.path}: the robot's {what} has {width} dimensions, and the model room "
                 f"for {room} (max_{what}_dim); LeRobot cannot run such a policy either"
             )
-    return Pi0Config(
-        action_expert=VARIANTS[settings.one_of("action_expert_variant", VARIANTS)],
-        action_dim=settings.count("max_action_dim"),
-        pi05=kind == "pi05",
-        **shared,
-    )
 
 
 def _width(stats: Mapping, settings: _Settings, group: str, feature: str) -> int:

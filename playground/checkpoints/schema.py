@@ -188,7 +188,7 @@ def read_openpi_file(path: Path | str) -> Entry:
     With "base" only the name and what differs need to be in it; without, all of REQUIRED and, for
     pi0.5, `state_in_prompt`.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     title = f"{path} is no complete config:"
     data = read_json(path)
     said, problems = json_file.parse(data, OpenpiFile)
