@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from models import config
-from models.checkpoints import assembly
 from models.checkpoints.assembly import write_openpi
+from models.checkpoints.bundled import save_bundled
 from models.checkpoints.digests import params_folder
 from models.checkpoints.lora import GEMMA_2B_LORA, GEMMA_300M_LORA, Adapters, Lora
 from models.checkpoints.openpi import open_openpi
@@ -156,7 +156,7 @@ def test_nothing_here_loads_jax():
 
 def save(folder, family, **metadata):
     metadata = {"robot": "tabletop", "normalisation": "quantile", **metadata}
-    assembly.save_bundled(folder, SMALL[family], random_model(SMALL[family]), metadata)
+    save_bundled(folder, SMALL[family], random_model(SMALL[family]), metadata)
     stats = {
         key: Stats((0.0,) * 14, (1.0,) * 14, (-1.0,) * 14, (1.0,) * 14)
         for key in ("state", "actions")

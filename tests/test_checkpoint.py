@@ -23,6 +23,7 @@ from models import config
 from models.checkpoints import assembly, openpi
 from models.checkpoints import digests as files
 from models.checkpoints.arrays import DTYPES, Stored, has_nonfinite
+from models.checkpoints.bundled import load_bundled, save_bundled
 from models.pi0 import Pi0
 from models.pi0_fast import Pi0Fast
 from tests.support.golden_models import CONFIGS
@@ -408,8 +409,8 @@ def test_revision_follows_the_weights(goldens, saved):
 @pytest.mark.parametrize("storage", ["float32", "bfloat16", "float16"])
 def test_bundled_round_trip(tmp_path, family, storage):
     model, metadata = random_model(SMALL[family]), {"badge": "untrained weights", "seed": 3}
-    assembly.save_bundled(tmp_path / "a", SMALL[family], model, metadata, storage=storage)
-    cfg, loaded = assembly.load_bundled(tmp_path / "a")
+    save_bundled(tmp_path / "a", SMALL[family], model, metadata, storage=storage)
+    cfg, loaded = load_bundled(tmp_path / "a")
     assert cfg == SMALL[family] == loaded.config
     assert files.read_bundled(tmp_path / "a")["metadata"] == metadata
     original = parameters(model)
@@ -417,7 +418,7 @@ def test_bundled_round_trip(tmp_path, family, storage):
     for name, value in parameters(loaded).items():
         assert value.dtype == np.float32
         np.testing.assert_array_equal(value, original[name].astype(DTYPES[storage]))
-    assembly.save_bundled(tmp_path / "b", SMALL[family], model, metadata, storage=storage)
+    save_bundled(tmp_path / "b", SMALL[family], model, metadata, storage=storage)
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     digest = hashlib.sha256((tmp_path / "a" / "model.safetensors").read_bytes()).hexdigest()
@@ -430,8 +431,8 @@ def test_bundled_round_trip(tmp_path, family, storage):
 
 def test_bundled_in_bfloat16(tmp_path):
     cfg = dataclasses.replace(SMALL["pi0"], dtype="bfloat16")
-    assembly.save_bundled(tmp_path, cfg, random_model(cfg))
-    _, loaded = assembly.load_bundled(tmp_path)
+    save_bundled(tmp_path, cfg, random_model(cfg))
+    _, loaded = load_bundled(tmp_path)
     assert {str(value.dtype) for value in parameters(loaded).values()} == {"bfloat16"}
 
 
@@ -439,15 +440,15 @@ def test_bundled_weights_beyond_the_storage(tmp_path):
     model = random_model(SMALL["pi0"])
     model.action_in_proj.bias[...] = jnp.full(8, 1e5)
     with pytest.raises(ValueError, match="action_in_proj/bias is not finite in float16"):
-        assembly.save_bundled(tmp_path, SMALL["pi0"], model, storage="float16")
+        save_bundled(tmp_path, SMALL["pi0"], model, storage="float16")
     with pytest.raises(ValueError, match="storage is 'int8'; expected one of float32"):
-        assembly.save_bundled(tmp_path, SMALL["pi0"], model, storage="int8")
+        save_bundled(tmp_path, SMALL["pi0"], model, storage="int8")
     assert not any(tmp_path.iterdir())
 
 
 @pytest.fixture
 def bundled(tmp_path):
-    assembly.save_bundled(tmp_path / "policy", SMALL["pi0"], random_model(SMALL["pi0"]))
+    save_bundled(tmp_path / "policy", SMALL["pi0"], random_model(SMALL["pi0"]))
     return tmp_path / "policy"
 
 
@@ -474,7 +475,7 @@ def edit_config(folder, change):
 def test_bundled_config_that_does_not_fit(bundled, change, message):
     edit_config(bundled, change)
     with pytest.raises(ValueError, match=message):
-        assembly.load_bundled(bundled)
+        load_bundled(bundled)
 
 
 def test_bundled_files_that_are_damaged(bundled, tmp_path):
@@ -482,25 +483,25 @@ def test_bundled_files_that_are_damaged(bundled, tmp_path):
     data = weights.read_bytes()
     flip(weights, len(data) - 5)
     with pytest.raises(ValueError, match=r"is not the file that config\.json beside it"):
-        assembly.load_bundled(bundled)
+        load_bundled(bundled)
     weights.write_bytes(data)
     for name in ("norm_stats.json", "README.md"):
         (bundled / name).write_text("{}")
     files.record_digests(bundled)
     (bundled / "README.md").write_text("May be edited.")
-    assembly.load_bundled(bundled)
+    load_bundled(bundled)
     (bundled / "norm_stats.json").write_text("{ }")
     with pytest.raises(ValueError, match=r"norm_stats\.json: its bytes have changed"):
-        assembly.load_bundled(bundled)
+        load_bundled(bundled)
     (bundled / "SHA256SUMS").unlink()
     weights.write_bytes(data[:-100])
     with pytest.raises(ValueError, match="missing, cut off or no safetensors file"):
-        assembly.load_bundled(bundled)
+        load_bundled(bundled)
     weights.unlink()
     with pytest.raises(ValueError, match="missing, cut off or no safetensors file"):
-        assembly.load_bundled(bundled)
+        load_bundled(bundled)
     (bundled / "config.json").write_text("{")
     with pytest.raises(ValueError, match="cannot read "):
-        assembly.load_bundled(bundled)
+        load_bundled(bundled)
     with pytest.raises(ValueError, match="cannot read "):
-        assembly.load_bundled(tmp_path / "nowhere")
+        load_bundled(tmp_path / "nowhere")

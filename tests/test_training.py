@@ -13,7 +13,7 @@ import scipy.stats
 from flax import nnx
 from safetensors.numpy import load_file
 
-from models.checkpoints.assembly import save_bundled
+from models.checkpoints.bundled import save_bundled
 from models.compiled import compiled
 from models.config import PI0_FAST_TABLETOP, PI0_TABLETOP
 from models.fast_tokenizer import FastActionTokenizer

@@ -15,7 +15,8 @@ import numpy as np
 import tokenizers
 
 from models.byte_alphabet import CHARACTER_OF_BYTE
-from models.checkpoints.assembly import load_bundled, load_lerobot, load_openpi, random_model
+from models.checkpoints.assembly import load_lerobot, load_openpi, random_model
+from models.checkpoints.bundled import load_bundled
 from models.checkpoints.digests import revision
 from models.compiled import on_cpu
 from models.config import Config, DType, to_dict

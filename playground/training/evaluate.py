@@ -17,7 +17,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from models.checkpoints.assembly import load_bundled
+from models.checkpoints.bundled import load_bundled
 from models.checkpoints.digests import read_bundled, record_digests, revision
 from models.observation import Observation, uint8_to_float
 from models.pi0 import Pi0, Pi0Programs

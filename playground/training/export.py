@@ -13,7 +13,7 @@ from pathlib import Path
 
 from flax import nnx
 
-from models.checkpoints.assembly import save_bundled
+from models.checkpoints.bundled import save_bundled
 from models.checkpoints.digests import record_digests
 from playground.checkpoints.catalog import TITLES, family_of
 from playground.robots.builtin import TABLETOP

@@ -21,7 +21,7 @@ import optax
 import orbax.checkpoint as ocp
 from flax import nnx
 
-from models.checkpoints.assembly import load_bundled
+from models.checkpoints.bundled import load_bundled
 from models.compiled import options
 from models.config import (
     PI0_FAST_SECOND_TABLETOP,
