@@ -309,7 +309,6 @@ def assemble(
             f"{tokenizer.vocab_size:,}: give the text_tokenizer that it was trained with"
         )
     if isinstance(model, Pi0):
-        assert fast is None, "pi0 writes no action tokens"
         return FlowPolicy(info, entry.robot, model, tokenizer, entry.state_in_prompt, entry.rules)
     assert fast is not None, "pi0-FAST writes action tokens"
     return FastPolicy(info, entry.robot, model, FastTokenizer(tokenizer, fast), entry.rules)
