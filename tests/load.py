@@ -26,6 +26,7 @@ import functools
 import io
 import itertools
 import json
+import logging
 import os
 import re
 import secrets
@@ -736,7 +737,7 @@ def settings() -> argparse.ArgumentParser:
 def main() -> None:
     arguments = settings().parse_args()
     if arguments.serve:
-        app.logging.basicConfig(level="INFO", format="%(asctime)s %(name)s %(message)s")
+        logging.basicConfig(level="INFO", format="%(asctime)s %(name)s %(message)s")
         serve(*arguments.serve)
         return
     found, alone = [], None

@@ -41,7 +41,7 @@ def far_actions(
     counted = robot.actions_to_model(np.asarray(actions, np.float64))
     if robot.offsets:
         counted = transforms.to_offsets(counted, robot.state_to_model(state), robot.offsets)
-    beyond = ((counted < low - margin) | (counted > high + margin)).any(axis=0)
+    beyond = np.any((counted < low - margin) | (counted > high + margin), axis=0)
     return [d.name for d, far in zip(info.actions, beyond, strict=True) if far]
 
 
