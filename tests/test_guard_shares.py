@@ -18,6 +18,7 @@ from playground.ui.guard.shares import Bounds, Open, Uploaded
 from tests.support.visitor import until
 from tests.test_guard_sessions import in_a_thread
 
+LARGE = 16 << 20  # more than lies between a server and its client
 LIMIT_S = 90.0  # for what must happen, on however slow a machine
 
 
@@ -132,7 +133,11 @@ async def application(scope, receive, send):
         await asyncio.sleep(0.6)  # longer than a head may take
         yield b"late"
 
-    bodies = {"/forever": forever, "/late": late}
+    async def large():
+        for _ in range(LARGE >> 20):
+            yield bytes(1 << 20)
+
+    bodies = {"/forever": forever, "/late": late, "/large": large}
     make = bodies.get(scope["path"])
     response = PlainTextResponse("well") if make is None else StreamingResponse(make())
     await response(scope, receive, send)
@@ -189,6 +194,12 @@ def test_a_half_sent_head_is_given_up(port, sent):
 def test_an_answer_may_take_longer_than_a_head(port):
     sent = WELL.replace(b"/ ", b"/late ").replace(b"host", b"connection: close\r\nhost")
     assert b"late" in asked(port, sent)
+
+
+def test_who_reads_gets_all_of_a_large_answer(port):
+    """However often the server has to wait for them."""
+    sent = WELL.replace(b"/ ", b"/large ").replace(b"host", b"connection: close\r\nhost")
+    assert len(asked(port, sent)) > LARGE
 
 
 def test_who_does_not_read_is_given_up(server):
