@@ -64,6 +64,11 @@ def css() -> str:
     return (BROWSER / "page.css").read_text(encoding="utf-8") + views.COLOURS_CSS + views.PLOT_CSS
 
 
+def head() -> str:
+    """What the document's head gets: the page stays hidden until `gate.js` takes this away."""
+    return f'<style id="gate">{(BROWSER / "gate.css").read_text(encoding="utf-8")}</style>'
+
+
 def script(name: str) -> str:
     """A file of `browser/`, for an event's `js`."""
     return (BROWSER / name).read_text(encoding="utf-8")

@@ -110,6 +110,7 @@ def serve(page: gr.Blocks, host: str, port: int, names: Iterable[str] = ()) -> F
         app_kwargs={"lifespan": door.around(page, Hosts(host, names))},
         theme=appearance.THEME,
         css=appearance.css(),
+        head=appearance.head(),
     )
     config = page.server.config  # read at each connection
     config.http_protocol_class = connections.hurried(config.http_protocol_class)

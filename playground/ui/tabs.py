@@ -246,7 +246,7 @@ def drawn(traces: Mapping[str, Trace], key: str, shown: Shown) -> dict:
         "compare": _compare(traces),
         "shortened": [text for trace in traces.values() if (text := _left_out(trace))],
     }
-    return {shown.overview: run, shown.recipe.status: ""}
+    return {shown.overview: overview.sent(run), shown.recipe.status: ""}
 
 
 def actions(traces: Mapping[str, Trace], units: str, execute: int) -> tuple:

@@ -121,6 +121,7 @@ def _wire_loading(page: gr.Blocks, handlers: Handlers, frame: list, result: list
     )
     answer(loaded.then, fn=handlers.open)
     visits.wire(memory, handlers.visits, form, measure)
+    page.load(None, js=appearance.script("gate.js"), **_OWN)
     page.load(None, js=appearance.script("zoom.js"), **_OWN)
     page.unload(handlers.leave)
 

@@ -9,7 +9,7 @@ import numpy as np
 from playground.trace import FastTrace, FlowTrace, Trace
 from playground.views import denoising, mask, paths, theme, tokens
 
-# gr.HTML(value, **COMPONENT) with value None or `payload(...)`.
+# gr.HTML(value, **COMPONENT) with value None or `sent(payload(...))`.
 COMPONENT = theme.component(
     "axis.js", "cells.js", "panels.js", "player.js", "camera.js", "overview.js"
 )
@@ -43,6 +43,12 @@ def payload(
             for name, trace in traces.items()
         },
     }
+
+
+def sent(payload: dict[str, object]) -> str:
+    """The payload as one text: Gradio (6.31) copies and watches every part of an object, which took
+    a browser longer than drawing it."""
+    return json.dumps(payload, allow_nan=False, separators=(",", ":"))
 
 
 def reference(policy: str = "", part: str = "") -> str:

@@ -60,7 +60,7 @@ function resolved(value) {
 
 /** Makes a run known to every component of the page; null: there is none any more. */
 function publish(run) {
-  window.playgroundRun = run && { ...run }; // Gradio reuses the object
+  window.playgroundRun = run;
   dispatchEvent(new CustomEvent("playground-run"));
 }
 

@@ -399,7 +399,7 @@ function draw(run) {
 // Not `begin`: what the other tabs show comes from here, whether or not this one is in sight.
 const waiting = make("div", { class: "skeleton", "aria-hidden": "true" }, make("i"), make("i"));
 function refresh() {
-  if (props.value) return draw(props.value);
+  if (props.value) return draw(JSON.parse(props.value));
   publish(null);
   rows = [];
   view.replaceChildren(waiting, make("p", { class: "hidden", role: "status" }, "The answers appear here."));
