@@ -42,10 +42,19 @@ def build() -> Board:
     )
     with gr.Row(elem_classes="buttons"):
         start = gr.Button(
-            "Compare prompts", variant="primary", elem_id="compare-prompts", scale=0, min_width=190
+            "Compare prompts",
+            variant="primary",
+            size="md",
+            scale=0,
+            min_width=170,
+            elem_id="compare-prompts",
         )
-        useful = gr.Button("Fill in a useful set", elem_id="useful-prompts", scale=0, min_width=190)
-        stop = gr.Button("Stop", interactive=False, scale=0, min_width=90, elem_id="stop-board")
+        useful = gr.Button(
+            "Fill in a useful set", size="md", scale=0, min_width=170, elem_id="useful-prompts"
+        )
+        stop = gr.Button(
+            "Stop", size="md", interactive=False, scale=0, min_width=90, elem_id="stop-board"
+        )
     status = gr.HTML("", apply_default_css=False, elem_id="board-status")
     return Board(
         texts, start, useful, stop, status, gr.HTML(None, **view.COMPONENT, elem_id="board")

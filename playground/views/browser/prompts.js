@@ -131,6 +131,7 @@ async function draw(value) {
     context.fillText(clipped(context, text, width), x, y);
   };
   context.scale(2, 2);
+  context.lineJoin = context.lineCap = "round";
   context.fillStyle = "white";
   context.fillRect(0, 0, canvas.width, canvas.height);
   value.policies.forEach(({ policy, headline }, i) => write(`${headline} (${policy.badge})`, gap, 26 + 24 * i, canvas.width / 2 - 2 * gap, 15, hue[policy.family]));
