@@ -44,7 +44,7 @@ function card(value, { text, label }, place) {
   );
   const button = make(
     "button",
-    { type: "button", class: place ? "card-of-prompt" : "card-of-prompt first", "aria-label": `Run “${text}”` },
+    { type: "button", class: place ? "card-of-prompt" : "card-of-prompt first", title: `Run “${text}”` },
     photo(value, place),
     make("span", { class: "text-of-prompt" }, text || "∅ no words"),
     label ? make("small", {}, label) : null,
