@@ -130,7 +130,7 @@ async def application(scope, receive, send):
             await asyncio.sleep(0)
 
     async def late():
-        await asyncio.sleep(0.6)  # longer than a head may take
+        await asyncio.sleep(1.5)  # longer than a head may take
         yield b"late"
 
     async def large():
@@ -148,7 +148,7 @@ def server():
     """Of a server whose connections may stand still for a moment."""
     config = uvicorn.Config(application, port=0, log_level="critical", lifespan="off")
     config.load()
-    config.http_protocol_class = connections.hurried(config.http_protocol_class, 0.2, 0.2)
+    config.http_protocol_class = connections.hurried(config.http_protocol_class, 1.0, 1.0)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -172,7 +172,9 @@ def asked(port, *sent):
             for piece in sent:
                 connection.sendall(piece)
                 while piece == WELL and not answer.endswith(b"well"):
-                    answer += connection.recv(1 << 16)
+                    came = connection.recv(1 << 16)
+                    assert came, "ended before the answer"
+                    answer += came
                 answer += b"|"
             while piece := connection.recv(1 << 16):
                 answer += piece
