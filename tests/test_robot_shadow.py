@@ -232,6 +232,7 @@ def exchange(number, connection=0, size=8, **fields):
         connection=connection,
         number=number,
         time_s=0.1 * number,
+        hz=50.0,
         observation=robot_traffic.RawObservation(
             "aloha",
             {"base_0_rgb": np.full((size, size, 3), number, np.uint8)},
@@ -267,7 +268,7 @@ def test_an_episode_is_saved_and_opened_bit_for_bit():
     found = [exchange(n, size=16) for n in range(2)]  # before its camera changed
     found += [exchange(n, beside=beside if n == 3 else {}, seed=None) for n in range(2, 5)]
     file = io.BytesIO()
-    robot_traffic.save(robot_traffic.episode(found, 50.0), file)
+    robot_traffic.save(robot_traffic.episode(found), file)
     opened = robot_traffic.load(file)
     assert (opened.robot, opened.hz) == ("aloha", 50.0)
     back = robot_traffic.exchanges(opened, 7)
@@ -285,7 +286,7 @@ def test_an_episode_is_saved_and_opened_bit_for_bit():
 
 
 def test_what_is_no_episode_is_refused():
-    whole = robot_traffic.episode([exchange(0), exchange(1)], 50.0)
+    whole = robot_traffic.episode([exchange(0), exchange(1)])
     replaced = robot_traffic.dataclasses.replace
     for wrong in (
         exchange(0).observation,
@@ -301,14 +302,14 @@ def test_what_is_no_episode_is_refused():
     with pytest.raises(ValueError, match="not a recorded episode"):
         robot_traffic.load(io.BytesIO(b"PK"))
     with pytest.raises(ValueError, match="nothing is kept"):
-        robot_traffic.episode([], 50.0)
+        robot_traffic.episode([])
 
 
 def test_an_opened_episode_stands_beside_the_robots():
     traffic = Traffic()
     connection = traffic.joined("aloha", "pi0", 50.0)
     traffic.keep(exchange(0, connection))
-    number = traffic.open(robot_traffic.episode([exchange(0), exchange(1)], 50.0))
+    number = traffic.open(robot_traffic.episode([exchange(0), exchange(1)]))
     assert number != connection
     assert [e.number for e in traffic.kept(number)] == [0, 1]
     assert [e.connection for e in traffic.kept()] == [connection]

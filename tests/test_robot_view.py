@@ -45,6 +45,7 @@ def exchange(number=0, time_s=0.0, **fields):
         connection=3,
         number=number,
         time_s=time_s,
+        hz=HZ,
         observation=RawObservation("aloha", images, {}, "lift it", np.full(DIMS, 0.1 * number)),
         policy="pi0",
         actions=np.full((4, DIMS), number, np.float32),
@@ -198,6 +199,7 @@ def test_an_episode_is_downloaded_while_it_is_kept():
     app = FastAPI()
     app.include_router(robots.routes(traffic))
     client = TestClient(app)
+    traffic.left(connection)
     answer = client.get(f"/robot/{connection}")
     assert answer.headers["content-type"] == "application/zip"
     opened = robot_traffic.load(io.BytesIO(answer.content))

@@ -155,6 +155,7 @@ class _Watched:
                 connection=self._connection,
                 number=number,
                 time_s=time_s,
+                hz=info.control_hz,
                 observation=observation,
                 policy="",
                 actions=actions,

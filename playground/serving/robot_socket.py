@@ -267,6 +267,7 @@ class _Session:
                 connection=self._connection,
                 number=number,
                 time_s=time_s,
+                hz=self._info.control_hz,
                 observation=request.observation,
                 policy=request.policy,
                 actions=self._actions,

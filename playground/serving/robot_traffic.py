@@ -28,6 +28,7 @@ class Exchange:
 
     connection, number    whose, and which of its requests, from 0
     time_s                when it came, in s since the program began
+    hz                    of the robot's control loop
     observation           as the policy got it, pictures in their own size
     policy                who answered; "" for the robot's own server, see `robot_shadow`
     actions               float32 [horizon, action dimensions], robot units
@@ -39,6 +40,7 @@ class Exchange:
     connection: int
     number: int
     time_s: float
+    hz: float
     observation: RawObservation
     policy: str
     actions: np.ndarray
@@ -230,7 +232,7 @@ def differences(exchange: Exchange) -> dict[str, np.ndarray]:
     return found
 
 
-def episode(kept: Sequence[Exchange], hz: float) -> RecordedEpisode:
+def episode(kept: Sequence[Exchange]) -> RecordedEpisode:
     """Requests of one robot as an episode. Where its cameras or the chunks' shapes changed on the
     way, what came since. Raises ValueError where there is none."""
     if not kept:
@@ -244,7 +246,7 @@ def episode(kept: Sequence[Exchange], hz: float) -> RecordedEpisode:
     last = found[-1].observation
     return RecordedEpisode(
         robot=last.robot,
-        hz=hz,
+        hz=found[-1].hz,
         policies=tuple(e.policy for e in found),
         prompts=tuple(e.observation.prompt for e in found),
         seeds=tuple(e.seed for e in found),
@@ -273,6 +275,7 @@ def exchanges(episode: RecordedEpisode, connection: int) -> list[Exchange]:
                 connection=connection,
                 number=i,
                 time_s=float(episode.times_s[i]),
+                hz=episode.hz,
                 observation=RawObservation(
                     episode.robot, images, {}, episode.prompts[i], episode.states[i]
                 ),

@@ -128,8 +128,7 @@ def routes(traffic: Traffic) -> APIRouter:
     @router.get("/robot/{connection}")
     def one(connection: int) -> Response:
         try:
-            hz = {robot.connection: robot.hz for robot in traffic.robots()}.get(connection, 0.0)
-            episode = robot_traffic.episode(traffic.kept(connection), hz)
+            episode = robot_traffic.episode(traffic.kept(connection))
         except ValueError:
             return Response("Nothing is kept of this robot.", status_code=404)
         file = io.BytesIO()

@@ -129,7 +129,8 @@ function shownRequest(shown) {
 
 /** How far a policy's answers lie from the robot's own server's, over the requests kept. */
 function distance({ policy, dims, numbers: at, values, mean }) {
-  const means = dims.map((dim, d) => `${dim.name} ${number(mean[d], mean[d])} ${dim.unit}`);
+  const unit = (dim) => (dim.unit.includes(" ") ? `(${dim.unit})` : dim.unit);
+  const means = dims.map((dim, d) => `${dim.name} ${number(mean[d], mean[d])} ${unit(dim)}`);
   return make(
     "section",
     { "data-family": policy.family },
