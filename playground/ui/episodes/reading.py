@@ -58,7 +58,8 @@ class Fit:
     def check(self) -> None:
         """Raises ValueError before anything is predicted that could not be believed."""
         if not self.matches:
-            raise ValueError(" ".join(self.reasons) or "the policies are still being loaded")
+            no_fit = "no policy here fits this dataset; the reasons stand above"
+            raise ValueError(no_fit if self.reasons else "the policies are still being loaded")
         if self.doubts and not self.anyway:
             raise ValueError(
                 "this dataset raises doubts (above): clear them up under “How the dataset is "

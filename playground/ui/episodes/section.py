@@ -8,11 +8,9 @@ import numpy as np
 
 from playground.datasets.job import Predicted
 from playground.datasets.lerobot import BUNDLED
-from playground.datasets.video import FrameError
 from playground.robots.builtin import TABLETOP
 from playground.serving.events import Failed, Result
 from playground.serving.worker import Worker
-from playground.tabletop import camera
 from playground.ui import errors
 from playground.ui.episodes import evaluation, reading, seam, stats
 from playground.ui.episodes.asked import Asked
@@ -263,13 +261,8 @@ def _table(question: Asked) -> str | None:
         return None
     slot = next(slot.name for slot in TABLETOP.flow_slots if slot.camera == "table")
     name = match.cameras.get(slot)
-    if name is None:
-        return None
-    try:
-        picture = question.opened.first_picture(question.episode.index, name)
-        return name if camera.shows_table(picture) else None
-    except FrameError:
-        return None
+    shows = name is not None and question.opened.shows_table(question.episode.index, name)
+    return name if shows else None
 
 
 def _shown(section: Section, question: Asked) -> dict:

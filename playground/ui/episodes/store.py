@@ -16,6 +16,7 @@ from playground.datasets.job import Recorded
 from playground.datasets.lerobot import Dataset, Episode, open_dataset
 from playground.datasets.matching import Choice
 from playground.datasets.video import FrameError
+from playground.tabletop import camera as table_camera
 
 _MOST_OPEN, _MOST_REPORTS = 32, 64
 _MOST_EPISODES = 2  # of one dataset in memory
@@ -59,6 +60,7 @@ class Opened:
         self._word, self._public = word, public
         self._lock = threading.Lock()
         self._episodes: collections.OrderedDict[int, Episode] = collections.OrderedDict()
+        self._tables: dict[tuple[int, str], bool] = {}
         if public:
             _check_sizes(self.dataset)
 
@@ -77,10 +79,16 @@ class Opened:
             picture = self._episode(index).picture(names[camera], frame)
         return _jpeg(picture)
 
-    def first_picture(self, index: int, camera: str) -> np.ndarray:
-        """uint8 [rows, columns, 3] of an episode's first frame. Raises FrameError."""
+    def shows_table(self, index: int, camera: str) -> bool:
+        """Whether an episode's first picture is the simulated table's; looked at once."""
         with self._lock:
-            return self._episode(index).picture(camera, 0)
+            if (index, camera) not in self._tables:
+                try:
+                    picture = self._episode(index).picture(camera, 0)
+                    self._tables[index, camera] = table_camera.shows_table(picture)
+                except FrameError:
+                    self._tables[index, camera] = False
+            return self._tables[index, camera]
 
     def recorded(self, index: int, choice: Choice) -> Recorded:
         """The episode, for a job of the worker."""
