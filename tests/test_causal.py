@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import scipy.special
 
-from models import interventions
+from models import interventions, masks
 from models.config import Pi0Config
-from models.interventions import Written
+from models.interventions import Patches, Written
 from models.pi0 import Pi0
 from models.pi0_fast import Pi0Fast
 from playground.analysis import causal, connections, patching
@@ -21,7 +21,7 @@ from playground.trace import Cut, Options
 from playground.training.tokenizers import fit_action_tokenizer
 from tests import test_analysis as small
 from tests.support import slow_gemma
-from tests.support.golden_models import close
+from tests.support.golden_models import case, close
 
 QUICK = Options(num_steps=2, max_tokens=24)
 RED, BLUE = "pick up the red cube", "pick up the blue cube"
@@ -421,3 +421,55 @@ def test_words_are_found_in_any_prompt():
     parts = {p.text: p.tokens for p in text_parts(pieces, True)}
     assert (parts["touch"], parts["it"], parts["state"]) == ((3,), (4,), (8, 9, 10))
     assert parts["rest of the text"] == (0, 1, 2, 5, 6, 7, 11, 12)
+
+
+# --- recorded models ----------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("goldens")
+@each_family
+def test_patches_on_the_recorded_models(family):
+    """Random places of three layers, against the slow path on openpi's recorded weights."""
+    record = case(family, "b1_all")
+    net, draw = record.model(), np.random.default_rng(1)
+    own = record.observation("infer_" if family == "pi0_fast" else "")
+    source = dataclasses.replace(own, tokens=jnp.where(own.token_mask, own.tokens * 7 % 2048, 0))
+    fast, depth = family == "pi0_fast", net.config.language.depth
+    memories, states = [], []
+    for observation in (own, source):
+        embedded = (net.embed_inputs if fast else net.embed_prefix)(observation)
+        valid = np.asarray(embedded.input_mask)[0]
+        rule = [valid[:, None] & valid[None]] * depth
+        tokens, places = np.asarray(embedded.tokens)[0], np.cumsum(valid) - 1
+        memories.append(slow_gemma.run(net.gemma.language, tokens, places, rule)[1])
+        how = {"max_decoding_steps": 8, "last_only": True} if fast else {}
+        states.append(net.prefill(observation, **how)[0])
+    where = draw.random((depth, 1, len(valid))) < 0.3
+    rows = zip(memories[0], memories[1], where[:, 0, :, None], strict=True)
+    mixed = [slow_gemma.Memory(np.where(w, b.k, a.k), np.where(w, b.v, a.v)) for a, b, w in rows]
+    slow = Recorded(net, own, valid)
+    visible = np.tile(valid, (depth, 1, 1))
+    if fast:
+        shift = int(masks.right_align_shift(valid[None])[0])
+        patches = (np.roll(where, -shift, axis=-1), np.zeros_like(where))
+        room = np.r_[np.arange(len(valid)), len(valid) + np.arange(8)]
+        written = Written(np.array([[5, 9, 300, 12]], np.int32), np.array([4], np.int32))
+        got = interventions.patched_likelihoods(
+            net, states[0], Patches(states[1].cache.at(room), *patches), written
+        )
+        want = slow.log_likelihood(mixed, visible, [5, 9, 300, 12])
+        assert float(got[0, 0]) == pytest.approx(want, abs=2e-3)
+        return
+    noise = draw.normal(size=(1, net.config.action_horizon, net.config.action_dim))
+    patches = Patches(states[1].cache, where, np.zeros_like(where))
+    args = (states[0], patches, own, jnp.asarray(noise, jnp.float32), 1)
+    got = interventions.patched_chunks(net, *args)
+    close(got[0, 0], slow.chunk(mixed, visible, noise[0], steps=1), 2e-3)
+
+
+class Recorded(Slow):
+    """The slow path on a model of its own."""
+
+    def __init__(self, model, observation, valid):
+        self.model, self.observation, self.valid = model, observation, valid
+        self.depth, self.policy = model.config.language.depth, model
