@@ -36,14 +36,11 @@ def run(expert, x, positions, allowed, before=None, condition=None):
         memories.append(Memory(k, v))
         if before is not None:
             k, v = (np.concatenate(both) for both in zip(before[layer], (k, v), strict=True))
-        heads = np.zeros_like(q)
-        for token in range(len(x)):
-            keys = np.flatnonzero(allowed[layer][token])
-            if not len(keys):  # uniform over everything, as in openpi
-                heads[token] = v.mean(axis=0)
-                continue
-            weights = scipy.special.softmax(q[token] @ k[keys].T, axis=-1)
-            heads[token] = weights @ v[keys]
+        may = np.asarray(allowed[layer])[:, None]
+        scores = np.where(may, np.einsum("tnh,sh->tns", q, k), -np.inf)
+        # A query without any key gets uniform weights, as in openpi.
+        scores = np.where(may.any(axis=-1, keepdims=True), scores, 0.0)
+        heads = scipy.special.softmax(scores, axis=-1) @ v
         x = x + gate * (heads.reshape(len(x), -1) @ _weights(block.out))
         normed, gate = _norm(block.mlp_norm, x, condition)
         hidden = _gelu(normed @ _weights(block.gate)) * (normed @ _weights(block.up))
