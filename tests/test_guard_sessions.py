@@ -120,6 +120,13 @@ def test_answers_that_nobody_reads_are_bounded(client):
     assert 0 < len(lost) < 30
 
 
+def test_a_program_s_answer_is_had_by_the_name_of_its_call(client):
+    """And none by a name that no call has."""
+    call = client.post("/gradio_api/call/repeat", json={"data": [3]}).json()["event_id"]
+    assert client.get(f"/gradio_api/call/repeat/{call[::-1]}").status_code == 404
+    assert '["DDD"]' in client.get(f"/gradio_api/call/repeat/{call}").text
+
+
 # --- mailboxes ----------------------------------------------------------------------------------
 
 

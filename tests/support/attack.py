@@ -1,5 +1,7 @@
 """Strangers who mean harm, one of each kind, over HTTP: what a page must bear while others use it.
 
+They come as through a proxy on the same machine, from one address that is not the visitors'.
+
 Each goes on until it is told to stop, and minds no refusal.
 """
 
@@ -19,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 _TIMEOUT_S = 60.0
+_FROM = "203.0.113.7"
 _MARK = {"_type": "gradio.FileData"}
 
 
@@ -27,7 +30,11 @@ class Attacker:
 
     def __init__(self, address: str, picture: Path):
         self._address, self._picture = address, picture
-        self._http = httpx.Client(base_url=f"{address}/gradio_api", timeout=_TIMEOUT_S)
+        self._http = httpx.Client(
+            base_url=f"{address}/gradio_api",
+            timeout=_TIMEOUT_S,
+            headers={"x-forwarded-for": _FROM},
+        )
         config = httpx.get(f"{address}/config", timeout=_TIMEOUT_S).json()
         self._parts = {part["id"]: part["props"] for part in config["components"]}
         self._functions = config["dependencies"]
