@@ -5,5 +5,5 @@
   if (!query) return browser;
   const theme = new URLSearchParams(query).get("__theme");
   history.replaceState(null, "", location.pathname + (theme ? `?__theme=${encodeURIComponent(theme)}` : ""));
-  return { ...(browser || {}), query };
+  return { ...browser, query };
 }
