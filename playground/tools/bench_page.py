@@ -21,6 +21,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from playground.tools.browser import CHROMIUM, FLAGS
 
@@ -146,7 +147,7 @@ class _Clock:
         }
 
 
-def _loaded(chromium, address, clock) -> tuple[dict, object]:
+def _loaded(chromium, address, clock) -> tuple[dict, Any]:
     """A new visitor's page, and what opening it took."""
     context = chromium.new_context(viewport={"width": 1440, "height": 900}, reduced_motion="reduce")
     page = context.new_page()
