@@ -274,6 +274,7 @@ def _typed(cls, tree, known=()):
         bool: _flag,
         bool | None: _choice,
         dict[str, str]: _texts,
+        dict[str, SlotMode]: _texts,  # which modes there are is checked with the policies
     }
     names = {field.name: field.type for field in dataclasses.fields(cls)}
     if wrong := names.keys() ^ tree.keys():
