@@ -287,6 +287,7 @@ def test_functions_of_the_page_are_known(client):
         "restore",
         "run",
         "run_example",
+        "run_typed",
         "scene",
         "show",
         "start",
