@@ -85,6 +85,8 @@ def wire(tab: Tab, form: Form, setups: Setups, worker: Worker, runs: Runs) -> No
             state.say = "Stopped. What was measured before stays."
         if following.outcome != "replaced":
             yield state.updates(tab, running=False)
+        else:
+            yield {tab.status: gr.skip()}
 
     @errors.for_page
     def follow_cell(request: gr.Request, cell, other, *inputs):
@@ -104,6 +106,8 @@ def wire(tab: Tab, form: Form, setups: Setups, worker: Worker, runs: Runs) -> No
         if following.outcome != "replaced":
             shown = state.shown()
             yield {tab.status: _said(state.say), tab.path: gr.skip() if shown is None else shown}
+        else:
+            yield {tab.status: gr.skip()}
 
     def stop(request: gr.Request):
         runs.stop(_run_of(request))

@@ -78,9 +78,14 @@ def restored(
     present: pictures on the page now; they serve where the file holds none, as examples do. Raises
     ValueError when no policy of the recipe is here.
     """
-    told = opened.recipe
-    here = [ran for ran in told.policies if ran.name in setup.policies]
-    missing = [f"{r.name} is not loaded here." for r in told.policies if r not in here]
+    run = opened.recipe
+    here = [ran for ran in run.policies if ran.name in setup.policies]
+    missing = [f"{r.name} is not loaded here." for r in run.policies if r not in here]
+    if run.options.cuts or run.options.guidance != 1:
+        missing.append(
+            "The run had cut connections or a weighted prompt. The form has no fields for them, so "
+            "that Run goes without: /infer (guidance) and /knockout take them."
+        )
     if not here:
         raise ValueError(f"the page cannot be set: {' '.join(missing)}")
     known = {image_digest(picture): picture for picture in present if picture is not None}
@@ -95,7 +100,7 @@ def restored(
         pictures.append(known.get(digest))
         modes.append(mode)
     updates = observation.put(
-        setup, form, told.prompt, told.state, [r.name for r in here], told.options, pictures, modes
+        setup, form, run.prompt, run.state, [r.name for r in here], run.options, pictures, modes
     )
     return updates, missing
 
@@ -125,5 +130,5 @@ def verdict(opened: Opened | None, traces: Mapping[str, Trace]) -> str:
     return sentences([found.text for found in run_file.verdicts(opened, traces)])
 
 
-def sentences(told: Sequence[str]) -> str:
-    return "".join(f"<p class='compare' role='status'>{errors.escaped(text)}</p>" for text in told)
+def sentences(texts: Sequence[str]) -> str:
+    return "".join(f"<p class='compare' role='status'>{errors.escaped(text)}</p>" for text in texts)

@@ -14,6 +14,7 @@ from playground.serving.worker import Worker
 from playground.ui import errors, progress
 from playground.ui.episodes.asked import Asked
 from playground.ui.episodes.store import Recordings
+from playground.ui.guard import visitors
 from playground.ui.runs import Runs
 from playground.views import open_loop as report_view
 from playground.views import worms
@@ -77,7 +78,9 @@ def wire(part: Part, question: list, asked: Callable[..., Asked], worker: Worker
         """Yields figures as policies answer; what was measured before a Stop stays."""
         most = _MOST_PUBLIC if recordings.public else _MOST_FRAMES
         running = Running(asked(*values), int(every or 1), int(execute or 1), most)
-        streams = [worker.call("episode", one) for one in running.requests]
+        streams = [
+            worker.call("episode", one, owner=visitors.of(request)) for one in running.requests
+        ]
         following = runs.follow(run_of(request), streams, running.take, _UPDATE_EVERY_S)
         for _ in following:
             yield _updates(part, running, running=True)
@@ -89,6 +92,8 @@ def wire(part: Part, question: list, asked: Callable[..., Asked], worker: Worker
             running.files = running.keep(recordings)
             yield _updates(part, running, running=False)
             yield {part.stop: gr.update(interactive=False)}
+        else:
+            yield {part.status: gr.skip()}
 
     def stop(request: gr.Request):
         runs.stop(run_of(request))

@@ -12,6 +12,7 @@ from playground.serving.worker import Worker
 from playground.trace import Options
 from playground.ui import errors, progress
 from playground.ui.episodes.asked import Asked
+from playground.ui.guard import visitors
 from playground.ui.runs import Runs
 from playground.views import seam as view
 from playground.views.episode import frame_of
@@ -75,12 +76,14 @@ def wire(
     @errors.for_page
     def join(request: gr.Request, since, delay, frame, *values):
         wanted = _Seam(asked(*values), int(since or 1), int(delay or 0), frame_of(frame))
-        stream = worker.call("seam", wanted.request)
+        stream = worker.call("seam", wanted.request, owner=visitors.of(request))
         following = runs.follow(run_of(request), [stream], wanted.take, 0.2)
         for _ in following:
             yield _updates(part, wanted, running=True)
         if following.outcome != "replaced":
             yield _updates(part, wanted, running=False)
+        else:
+            yield {part.status: gr.skip()}
 
     part.start.click(
         join,

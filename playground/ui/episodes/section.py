@@ -16,6 +16,7 @@ from playground.ui.episodes import evaluation, reading, seam, stats
 from playground.ui.episodes.asked import Asked
 from playground.ui.episodes.reading import Reading
 from playground.ui.episodes.store import Recordings
+from playground.ui.guard import visitors
 from playground.ui.observation import Form
 from playground.ui.request import MAX_PROMPT
 from playground.ui.runs import Runs
@@ -159,7 +160,7 @@ def wire(
         frame = view.frame_of(at)
         try:
             question = asked(robot, *values)
-            yield from _answers(section, worker, runs, run_of(request), question, frame)
+            yield from _answers(section, worker, runs, request, question, frame)
         except errors.EXPECTED as error:
             yield {section.view: gr.update(answer=view.answer(frame, {}, {}, {}, say=str(error)))}
 
@@ -214,9 +215,10 @@ def runs_of(request: gr.Request) -> tuple[str, ...]:
     return run_of(request), evaluation.run_of(request), seam.run_of(request)
 
 
-def _answers(section, worker, runs, visitor, question, frame):
+def _answers(section, worker, runs, request, question, frame):
     question.fit.check()
-    stream = worker.call("episode", question.request([frame], 1, question.prompt))
+    one = question.request([frame], 1, question.prompt)
+    stream = worker.call("episode", one, owner=visitors.of(request))
     chunks: dict[str, np.ndarray] = {}
     failures: dict[str, str] = {}
     start = _start(question, frame)
@@ -235,7 +237,7 @@ def _answers(section, worker, runs, visitor, question, frame):
         answer = view.answer(frame, chunks, question.infos, failures, start)
         return {section.view: gr.update(answer=answer)}
 
-    following = runs.follow(visitor, [stream], take, 0.0)
+    following = runs.follow(run_of(request), [stream], take, 0.0)
     given = 0
     for _ in following:
         if len(chunks) + len(failures) > given:
