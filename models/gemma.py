@@ -62,23 +62,6 @@ class KVCache:
         zeros = jnp.zeros((batch_size, length, config.num_kv_heads, config.head_dim), dtype)
         return KVCache((zeros,) * config.depth, (zeros,) * config.depth)
 
-    def patched(self, source: "KVCache", where: Array) -> "KVCache":
-        """With the source's keys and values in some places (*activation patching*).
-
-        source: of the same sizes; of one row, like this one, or of B
-        where: bool [L, B, S], True: the place holds the source's
-        """
-
-        def choose(own: tuple[Array, ...], other: tuple[Array, ...]) -> tuple[Array, ...]:
-            rows = zip(own, other, where, strict=True)
-            return tuple(jnp.where(w[..., None, None], o, x) for x, o, w in rows)
-
-        return KVCache(choose(self.k, source.k), choose(self.v, source.v))
-
-    def at(self, places: Array) -> "KVCache":
-        """The keys and values at these places, int [S'], in their order."""
-        return jax.tree.map(lambda x: x[:, places], self)
-
 
 class Attended(NamedTuple):
     """What attention gives in one layer: the weighted values [B, T, N, H], the weights
@@ -404,8 +387,7 @@ def attention_weights(q: Array, k: Array, mask: Array) -> Array:
     kv_heads = k.shape[2]
     folded = q.transpose(0, 2, 1, 3).reshape(b, kv_heads, n // kv_heads * t, h)
     scores = jnp.einsum("bkmh,bskh->bkms", folded, k, preferred_element_type=jnp.float32)
-    scores = scores.reshape(b, n, t, k.shape[1])
-    scores = jnp.where(mask[:, None], scores, FORBIDDEN)
+    scores = jnp.where(mask[:, None], scores.reshape(b, n, t, k.shape[1]), FORBIDDEN)
     return jax.nn.softmax(scores, axis=-1).astype(k.dtype)
 
 

@@ -39,6 +39,25 @@ class Patches(NamedTuple):
     missing: Array
 
 
+def patched(cache: KVCache, source: KVCache, where: Array) -> KVCache:
+    """The cache with the source's keys and values in some places (*activation patching*).
+
+    source: of the same sizes; of one row, like the cache, or of B
+    where: bool [L, B, S], True: the place holds the source's
+    """
+
+    def choose(own: tuple[Array, ...], other: tuple[Array, ...]) -> tuple[Array, ...]:
+        rows = zip(own, other, where, strict=True)
+        return tuple(jnp.where(w[..., None, None], o, x) for x, o, w in rows)
+
+    return KVCache(choose(cache.k, source.k), choose(cache.v, source.v))
+
+
+def places_of(cache: KVCache, places: Array) -> KVCache:
+    """The keys and values at these places, int [S'], in their order."""
+    return jax.tree.map(lambda x: x[:, places], cache)
+
+
 # --- pi0 and pi0.5 ------------------------------------------------------------------------------
 
 
@@ -83,11 +102,11 @@ def patched_chunks(
     prefix: one row, its `input_mask` True for every column that any variant has something in
     observation, noise: as in `with_noises`
     """
-    cache = prefix.cache.patched(patches.source, patches.where)
+    cache = patched(prefix.cache, patches.source, patches.where)
     suffix = model.config.suffix_len
     cuts = jnp.pad(patches.missing[:, :, None], ((0, 0), (0, 0), (0, 0), (0, suffix)))
-    patched = dataclasses.replace(prefix, cache=cache, cuts=cuts)
-    return with_noises(model, patched, observation, noise, num_steps)
+    prefix = dataclasses.replace(prefix, cache=cache, cuts=cuts)
+    return with_noises(model, prefix, observation, noise, num_steps)
 
 
 def cut_chunks(
@@ -194,7 +213,7 @@ def patched_state(state: DecodeState, patches: Patches) -> DecodeState:
     variants = patches.where.shape[1]
     room = ((0, 0), (0, 0), (0, state.max_steps))
     where, missing = jnp.pad(patches.where, room), jnp.pad(patches.missing, room)
-    cache = state.cache.patched(patches.source, where)
+    cache = patched(state.cache, patches.source, where)
     state = _rows(dataclasses.replace(state, cache=None, step=None), variants)
     return dataclasses.replace(state, cache=cache, step=jnp.int32(0), cuts=missing[:, :, None])
 

@@ -10,7 +10,7 @@ import scipy.special
 
 from models import interventions, masks
 from models.config import Pi0Config
-from models.interventions import Patches, Written
+from models.interventions import Patches, Written, places_of
 from models.pi0 import Pi0
 from models.pi0_fast import Pi0Fast
 from playground.analysis import causal, connections, patching
@@ -455,7 +455,7 @@ def test_patches_on_the_recorded_models(family):
         room = np.r_[np.arange(len(valid)), len(valid) + np.arange(8)]
         written = Written(np.array([[5, 9, 300, 12]], np.int32), np.array([4], np.int32))
         got = interventions.patched_likelihoods(
-            net, states[0], Patches(states[1].cache.at(room), *patches), written
+            net, states[0], Patches(places_of(states[1].cache, room), *patches), written
         )
         want = slow.log_likelihood(mixed, visible, [5, 9, 300, 12])
         assert float(got[0, 0]) == pytest.approx(want, abs=2e-3)

@@ -36,7 +36,7 @@ import numpy as np
 import scipy.special
 
 from models.gemma import KVCache
-from models.interventions import Patches, Written
+from models.interventions import Patches, Written, places_of
 from playground.analysis.causal import (
     EVERYTHING,
     MAX_NOISES,
@@ -199,8 +199,8 @@ class Pair:
             (source >= 0) & places[0].readable[source],
         )
         caches = [self._run(prepared) for prepared in self.prepared]
-        self._own = caches[1].at(np.maximum(own, 0))
-        self._source = caches[0].at(np.maximum(source, 0))
+        self._own = places_of(caches[1], np.maximum(own, 0))
+        self._source = places_of(caches[0], np.maximum(source, 0))
 
     def _run(self, prepared: Prepared) -> KVCache:
         """Runs the prefix and keeps what else is needed of it."""
@@ -292,7 +292,9 @@ class FlowPair(Pair):
         at, within = np.minimum(np.arange(width), columns - 1), np.arange(width) < columns
         valid = within & self._places[0].readable[at]
         nothing = np.zeros((self.depth, 1, width), bool)
-        prefix = dataclasses.replace(prefix, cache=prefix.cache.at(at), input_mask=valid[None])
+        prefix = dataclasses.replace(
+            prefix, cache=places_of(prefix.cache, at), input_mask=valid[None]
+        )
         return self._chunks(prefix, Patches(prefix.cache, nothing, nothing))[0]
 
     def _chunks(self, prefix, patches: Patches) -> np.ndarray:
@@ -342,7 +344,9 @@ class FastPair(Pair):
     def _state(state, columns: np.ndarray, readable: np.ndarray, room: int):
         """The state with its prefix columns at `columns`, and room for as many tokens behind."""
         columns = np.r_[columns, state.prefix_len + np.arange(room)]
-        return dataclasses.replace(state, cache=state.cache.at(columns), visible=readable[None])
+        return dataclasses.replace(
+            state, cache=places_of(state.cache, columns), visible=readable[None]
+        )
 
     def _patched(self, variants: Sequence[Variant], room: int):
         """The counterfactual's state, and the patches of the variants."""
