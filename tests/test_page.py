@@ -448,7 +448,7 @@ def nameless(page):
     """Controls on show that a screen reader could not name."""
     return page.evaluate(
         """() => [...document.querySelectorAll("button, input, textarea, select, canvas")]
-          .filter(e => e.offsetParent && e.type !== "file")
+          .filter(e => e.offsetParent && e.type !== "file" && !e.closest("[aria-hidden=true]"))
           .filter(e => ![e.ariaLabel, e.title, e.textContent, ...[...(e.labels || [])]
             .map(l => l.textContent)].some(text => text && text.trim()))
           .map(e => e.outerHTML.slice(0, 120))"""

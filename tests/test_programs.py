@@ -158,8 +158,9 @@ PRINTED = {
 }
 
 
+# Those that need a server, or a robot's episode, run where there is one.
 @pytest.mark.parametrize(
-    "name", [name for name in BLOCKS if not re.search(r"Client\w*\(", BLOCKS[name])]
+    "name", [name for name in BLOCKS if not re.search(r"Client\w*\(|robot_traffic", BLOCKS[name])]
 )
 def test_documented_code_runs(name, monkeypatch):
     monkeypatch.chdir(ROOT)

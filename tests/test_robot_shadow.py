@@ -3,7 +3,6 @@
 import contextlib
 import io
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -192,7 +191,7 @@ def test_the_robot_goes_on_when_our_side_is_killed(shadow, stock_python):
 
         asked()
         until(lambda: any(e.beside for e in traffic.kept()))
-        os.kill(worker_s_process(), signal.SIGKILL)
+        os.kill(worker.process(), signal.SIGKILL)
         for _ in range(10):
             asked()
         until(lambda: worker.status().state == "up")
@@ -201,14 +200,6 @@ def test_the_robot_goes_on_when_our_side_is_killed(shadow, stock_python):
         until(lambda: any(e.beside for e in traffic.kept()[counted:]))
         served.close()
         asked()
-
-
-def worker_s_process():
-    """The newest engine that this process started."""
-    me = os.getpid()
-    found = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout
-    pids = re.findall(rf"^\s*(\d+)\s+{me} .*playground\.serving\.engine", found, re.MULTILINE)
-    return max(map(int, pids))
 
 
 def test_a_robot_that_no_policy_here_knows_is_served_all_the_same(shadow):

@@ -18,6 +18,7 @@ from playground.ui import robots
 from playground.views import robot as view
 from playground.views import theme
 from tests.support.traces import policy_info
+from tests.support.visitor import ROOT
 
 HZ = 50.0
 DIMS = len(ALOHA.actions)
@@ -190,7 +191,7 @@ def test_the_robot_on_show_is_the_one_asked_for_or_the_latest():
     assert watch.payload(Setups(), 99, None)["watching"] == second
 
 
-def test_an_episode_is_downloaded_while_it_is_kept():
+def test_an_episode_is_downloaded_while_it_is_kept(tmp_path, monkeypatch, capsys):
     traffic = Traffic()
     connection = traffic.joined("aloha", "pi0", HZ)
     sent = [exchange(n, 0.1 * n, connection=connection) for n in range(3)]
@@ -206,6 +207,11 @@ def test_an_episode_is_downloaded_while_it_is_kept():
     assert opened.hz == HZ
     np.testing.assert_array_equal(opened.actions, np.stack([e.actions for e in sent]))
     assert client.get("/robot/99").status_code == 404
+    (tmp_path / "robot-0-episode.zip").write_bytes(answer.content)
+    monkeypatch.chdir(tmp_path)
+    code = (ROOT / "docs/robots.md").read_text().partition("```python\nfrom playground")[2]
+    exec("from playground" + code.partition("```")[0], {})  # as the docs open it
+    assert capsys.readouterr().out.startswith("aloha (3, ")
 
 
 @dataclasses.dataclass
