@@ -358,7 +358,7 @@ def test_cuts_that_leave_nothing_are_refused(family):
 
 
 def test_without_words_nothing_is_recovered():
-    """And the report says that the prompts are not told apart."""
+    """And the report says that the prompts are not distinguished."""
     report = patching.trace(small.flow(small.no_words), small.observe(RED), BLUE, small.QUICK)
     assert (report.distinguished, report.done) == (False, report.of)
     assert {value for row in report.recovered for value in row} == {0.0}

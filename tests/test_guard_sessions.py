@@ -105,7 +105,7 @@ def test_a_state_lasts_from_call_to_call(client):
 
 
 def test_answers_that_nobody_reads_are_bounded(client):
-    """Who has most of them is told so; the others read theirs."""
+    """Who has most of them reads that; the others read theirs."""
     join(client, 1, [MB], "patient")
     for i in range(30):
         for _ in range(4):
@@ -115,8 +115,8 @@ def test_answers_that_nobody_reads_are_bounded(client):
     read(client, "last")
     assert sum(box.size for box in boxes.values()) <= sessions.MAX_UNREAD
     assert len(read(client, "patient")[-2]["output"]["data"][0]) == MB
-    told = [read(client, f"lazy {i}") for i in range(30)]
-    lost = [messages for messages in told if "Too much lay unread" in str(messages)]
+    every = [read(client, f"lazy {i}") for i in range(30)]
+    lost = [messages for messages in every if "Too much lay unread" in str(messages)]
     assert 0 < len(lost) < 30
 
 
@@ -161,9 +161,9 @@ def test_the_session_with_most_unread_gives_way():
         boxes["c"].put_nowait(answer(1000))
     boxes["c"].put_nowait(answer(8000))
     assert [boxes[name].qsize() for name in "abc"] == [1, 1, 3]
-    told = [boxes["c"].get_nowait() for _ in range(3)]
-    assert [message.success for message in told] == [False] * 3
-    assert all("lay unread" in message.output["error"] for message in told)
+    sent = [boxes["c"].get_nowait() for _ in range(3)]
+    assert [message.success for message in sent] == [False] * 3
+    assert all("lay unread" in message.output["error"] for message in sent)
 
 
 def test_of_too_many_sessions_the_one_that_nobody_uses_is_forgotten():

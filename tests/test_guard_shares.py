@@ -72,7 +72,7 @@ def test_one_address_holds_few_open_and_all_together_not_too_many():
             raise KeyError  # however it ends
         with streams.one("d"):
             pass
-    with contextlib.ExitStack() as held:  # of those who are not told apart, all count as one crowd
+    with contextlib.ExitStack() as held:  # of those whom nothing sets apart, all count as one crowd
         for _ in range(5):
             held.enter_context(streams.one(""))
         with pytest.raises(Refused), streams.one("a"):

@@ -309,7 +309,7 @@ def test_every_cell_of_the_mask_reads_as_it_is(page):
     says = {0: "may not attend to", 1: "may attend to", 2: "and"}
     box = page.locator("#mask canvas")
     box.focus()
-    told = page.locator("#mask .told")
+    reading = page.locator("#mask .reading")
     rows = np.flatnonzero(~mask.padding_queries(FLOW))
     row = column = 0
     rng = np.random.default_rng(0)
@@ -327,14 +327,16 @@ def test_every_cell_of_the_mask_reads_as_it_is(page):
             row = rows[rows >= block.stop][0] if (rows >= block.stop).any() else row
         block = next(b for b in FLOW.blocks if b.start <= column < b.stop)
         code = FLOW.mask[row, column]
-        expect(told.locator("b")).to_have_text(says[code])
+        expect(reading.locator("b")).to_have_text(says[code])
         query = next(b for b in FLOW.blocks if b.start <= row < b.stop)
         how_much = {"all": " all of ", "none": " nothing of ", "": "padding only"}
-        expect(told.locator("small")).to_contain_text(how_much[mask.relation(FLOW, query, block)])
-        assert (": padding" in told.inner_text()) == (code == PADDING)
-        expect(told).to_contain_text(mask.label(block))
+        expect(reading.locator("small")).to_contain_text(
+            how_much[mask.relation(FLOW, query, block)]
+        )
+        assert (": padding" in reading.inner_text()) == (code == PADDING)
+        expect(reading).to_contain_text(mask.label(block))
         if block.kind == "text" and (text := FLOW.token_texts[column].strip()):
-            expect(told).to_contain_text(text)
+            expect(reading).to_contain_text(text)
 
 
 # [query, key, RGBA at the middle of their block] and the legend's colours.
@@ -465,7 +467,7 @@ def test_markup_in_any_text_stays_text(page):
     page.locator("#mask canvas").focus()
     for key in ("Shift+ArrowRight",) * 3:
         page.locator("#mask canvas").press(key)
-    expect(page.locator("#mask .told")).to_contain_text("{{this}}")
+    expect(page.locator("#mask .reading")).to_contain_text("{{this}}")
     expect(page.locator("#tokens .failure")).to_contain_text("</script>")
     for part in (".notice", ".verdict", ".failure"):
         expect(page.locator(f"#rollout {part}").first).to_contain_text("</script>")

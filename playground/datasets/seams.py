@@ -38,7 +38,7 @@ def typical_step(recorded: np.ndarray) -> np.ndarray:
 
 
 def jump(old: np.ndarray, new: np.ndarray, since: int, delay: int, typical: np.ndarray) -> Jump:
-    """What the robot is told to change at once where it goes over from `old` to `new` [H, D].
+    """What the robot has to change at once where it goes over from `old` to `new` [H, D].
 
     since: control steps from the question that `old` answers to that of `new`; delay: steps until
     the answer is there, meanwhile `old` goes on; typical: as `typical_step` has it. `new` is joined

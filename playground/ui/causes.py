@@ -102,10 +102,13 @@ def wire(tab: Tab, form: Form, setups: Setups, worker: Worker, runs: Runs) -> No
     def _followed(request, streams, state):
         following = runs.follow(f"{_run_of(request)} path", streams, state.take, _UPDATE_EVERY_S)
         for _ in following:
-            yield {tab.status: _said(state.say)}
+            yield {tab.status: errors.status(state.say)}
         if following.outcome != "replaced":
             shown = state.shown()
-            yield {tab.status: _said(state.say), tab.path: gr.skip() if shown is None else shown}
+            yield {
+                tab.status: errors.status(state.say),
+                tab.path: gr.skip() if shown is None else shown,
+            }
         else:
             yield {tab.status: gr.skip()}
 
@@ -142,10 +145,6 @@ def wire(tab: Tab, form: Form, setups: Setups, worker: Worker, runs: Runs) -> No
 def _run_of(request: gr.Request) -> str:
     """What a visitor's tracing is called among the runs: it does not end a plain one."""
     return f"{request.session_hash} causes"
-
-
-def _said(text: str) -> str:
-    return f"<p class='told' role='status'>{errors.escaped(text)}</p>" if text else ""
 
 
 def nearest(prompt: str, setup: Setup) -> str:
@@ -206,7 +205,7 @@ class _Tracing:
         shown = view.payload(self._reports, self._pictures) if self._reports else gr.skip()
         return {
             tab.other: self.other,
-            tab.status: _said(self.say),
+            tab.status: errors.status(self.say),
             tab.report: shown,
             tab.start: gr.update(interactive=not running),
             tab.stop: gr.update(interactive=running),

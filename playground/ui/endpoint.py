@@ -162,7 +162,7 @@ def build(setups: Setups, worker: Worker, results: Results) -> None:
     def norm_stats(request: RunRequest) -> dict[str, Any]:
         """Checks the norm stats of policies; runs none.
 
-        state: in the robot's units, to be told where it lies; None for its resting state.
+        state: in the robot's units, to find its place in the stats; None for its resting state.
         policies, robot: as /infer takes them.
 
         Returns by policy: badge, notice, method (z-score or quantile), rule (the same in words),

@@ -26,6 +26,11 @@ def escaped(error: Exception | str) -> str:
     return html.escape(str(error))
 
 
+def status(text: str) -> str:
+    """The line under a tab's buttons, which a screen reader reads out; "" without a text."""
+    return f"<p class='status-line' role='status'>{escaped(text)}</p>" if text else ""
+
+
 def for_page(handler: Callable[P, R]) -> Callable[P, R]:
     """The handler, or generator, with its expected errors as pop-ups of the page."""
     return _reported(handler, escaped)

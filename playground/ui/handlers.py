@@ -103,7 +103,7 @@ class Handlers:
         return updates | (self._first_answer(setup) if found.robot is None else {})
 
     def _linked(self, browser, found: visits.Restored) -> visits.Restored:
-        """The page as the link says that it was opened by. One that cannot be followed is told,
+        """The page as the link says that it was opened by. One that cannot be followed is reported,
         and the page opens as it would without it."""
         query = browser.get("query") if isinstance(browser, dict) else None
         titles = {tab.id: tab.label for tab in self.shown.tabs.children}

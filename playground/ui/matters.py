@@ -121,7 +121,7 @@ class _Measurement:
 def _updates(tab: Tab, state: _Measurement, *, running: bool) -> dict:
     report = gr.skip() if state.report is None else matters.page(state.report)
     return {
-        tab.status: f"<p class='told' role='status'>{errors.escaped(state.say)}</p>",
+        tab.status: errors.status(state.say),
         tab.report: report,
         tab.start: gr.update(interactive=not running),
         tab.stop: gr.update(interactive=running),

@@ -352,10 +352,10 @@ def effects(setup: Setup, chosen: Sequence[str], temperature: float, form: Form)
 
 
 def _decoding_info(setup: Setup, chosen: Sequence[str]) -> str:
-    told = "Guided: only tokens that keep the chunk decodable may follow. "
+    rule = "Guided: only tokens that keep the chunk decodable may follow. "
     guided = {setup.infos[n].guided for n in chosen if setup.infos[n].family == "pi0_fast"}
     ways = " or ".join("guided" if way else "free" for way in sorted(guided))
-    return f"{told}Without a choice here: {ways}."
+    return f"{rule}Without a choice here: {ways}."
 
 
 # --- what the column says -----------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Where a run stands, told from its events; and the strip on top of the page that says so."""
+"""Where a run stands, by its events; and the strip on top of the page that says so."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ COMPONENT = appearance.component("strip.js")
 
 _CACHED = "From the cache: this example ran before, with equal inputs."
 
-# What `playground.checkpoints.load.load` says of a policy; told to those who wait meanwhile.
+# What `playground.checkpoints.load.load` says of a policy; shown to those who wait meanwhile.
 _LOADING = ("downloading", "loading", "compiling")
 
 
@@ -58,8 +58,10 @@ class Progress:
 
     @property
     def failures(self) -> list[str]:
-        told = [f"{self._title(n)}: {p.failure}" for n, p in self._policies.items() if p.failure]
-        return [self._failure] * bool(self._failure) + told
+        failures = [
+            f"{self._title(n)}: {p.failure}" for n, p in self._policies.items() if p.failure
+        ]
+        return [self._failure] * bool(self._failure) + failures
 
     def take(self, event: Event) -> bool:
         """Returns whether this is news that should show at once."""
@@ -204,7 +206,7 @@ class Progress:
 
 
 def _of_loading(phase: str) -> bool:
-    """Whether it is of `playground.checkpoints.load`, which those in line are told too. A run's own
+    """Whether it is of `playground.checkpoints.load`, which those in line read, too. A run's own
     phases say what they compile."""
     return phase == "compiling" or phase.startswith(("loading", "downloading"))
 

@@ -149,9 +149,7 @@ class _Comparison:
         of = len(self.request.prompts) * len(self.request.policies)
         shown = view.payload(self._answers, infos, labels, state, self._picture, of)
         return {
-            board.status: f"<p class='told' role='status'>{errors.escaped(self.say)}</p>"
-            if self.say
-            else "",
+            board.status: errors.status(self.say),
             board.board: shown if self._answers else gr.skip(),
             board.start: gr.update(interactive=not running),
             board.stop: gr.update(interactive=running),

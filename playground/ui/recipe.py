@@ -24,7 +24,7 @@ _ABOUT = (
 )
 _OPEN = (
     "<p class='lead'>Open what was saved here, a JSON, a ZIP or a picture: the page is set as it "
-    "was, the policies run again, and you are told whether they gave the same.</p>"
+    "was, the policies run again, and the page says whether they gave the same.</p>"
 )
 
 

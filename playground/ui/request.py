@@ -74,7 +74,7 @@ class RunRequest(BaseModel):
 
     prompt: str = Field(description="text")
     images: dict[str, Any] = Field(description="an object with a file by camera slot")
-    # Which number is none is told with its name in the robot's state.
+    # Which number is none is said with its name in the robot's state.
     state: list[Any] | None = Field(None, description="a list of numbers, or null")
     policies: list[str] | None = Field(None, description=_TEXTS)
     robot: str | None = Field(None, description="text or null")

@@ -82,8 +82,7 @@ def wire(tab: Tab, watch: Watch, setups: Setups) -> None:
         episode = robot_traffic.load(path)
         number = watch.traffic.open(episode)
         text = f"{len(episode.policies)} requests of {episode.robot}, opened."
-        said = f"<p class='told' role='status'>{errors.escaped(text)}</p>"
-        return said, watch.payload(setups, number, 0)
+        return errors.status(text), watch.payload(setups, number, 0)
 
     tab.view.input(news, tab.view, tab.view, **_OWN)
     tab.file.upload(open_file, tab.file, [tab.status, tab.view], preprocess=False, **_OWN)

@@ -169,7 +169,7 @@ def _take(event, film: Film, say: str) -> str:
 
 def _updates(tab: Tab, film: Film, say: str, *, running: bool) -> dict:
     return {
-        tab.status: f"<p class='told' role='status'>{errors.escaped(say)}</p>" if say else "",
+        tab.status: errors.status(say),
         tab.film: film.payload(),
         tab.start: gr.update(interactive=not running),
         tab.stop: gr.update(interactive=running),

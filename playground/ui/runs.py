@@ -34,7 +34,7 @@ def submit(worker: Worker, jobs: Sequence[Job]) -> list[Stream]:
 
 
 def waited_for(streams: Sequence[Stream]) -> Iterator[Event]:
-    """The events of all streams, for an endpoint, whose caller is told the progress; whatever ends
+    """The events of all streams, for an endpoint, whose caller gets the progress; whatever ends
     it, the streams are closed. Raises gr.Error once the caller has left.
 
     Of calls Gradio (6.31) stops only generators, and to a program each yield of theirs is an

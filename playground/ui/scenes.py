@@ -1,4 +1,4 @@
-"""Scenes of the simulated table: another one at a click, told and repeated by its number."""
+"""Scenes of the simulated table: another one at a click, known and repeated by its number."""
 
 import collections
 import dataclasses
@@ -125,7 +125,7 @@ def refreshed(setup: Setup, scenes: Scenes) -> dict:
 
 
 def drawn(value: object) -> tuple[int, Drawn]:
-    """The scene of the number in the field, for a handler; ValueError is told in a pop-up."""
+    """The scene of the number in the field, for a handler; ValueError comes as a pop-up."""
     try:
         seed = number(value)
         return seed, draw(seed)

@@ -72,19 +72,19 @@ def describe(trace: Trace) -> str:
     who = f"{trace.info.title} ({trace.info.badge})"
     if trace.actions is None:
         return f"{who}: the tokens did not decode, so nothing would move."
-    told = []
+    parts = []
     first, *others = sorted(kinematics.ARMS, key=lambda arm: arm != _mover(trace))
     for arm in (first, *others):
         path = _tips(trace, arm)
         far = np.linalg.norm(path - path[0], axis=-1)
         if far.max() < _STAYS:
-            told.append(f"the {NAMES[arm]} stays where it is")
+            parts.append(f"the {NAMES[arm]} stays where it is")
         else:
-            told.append(
+            parts.append(
                 f"the {NAMES[arm]} moves {100 * far[-1]:.0f} cm and ends "
                 f"{max(0.0, 100 * path[-1, 2]):.1f} cm above the table"
             )
-    return f"{who}: {theme.listed(told)}."
+    return f"{who}: {theme.listed(parts)}."
 
 
 def sentence(trace: Trace, objects: Mapping[str, tuple[float, float]]) -> str:

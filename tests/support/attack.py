@@ -2,7 +2,7 @@
 
 They come as through a proxy on the same machine, from one address that is not the visitors'.
 
-Each goes on until it is told to stop, and minds no refusal.
+Each goes on until it is stopped, and minds no refusal.
 """
 
 import contextlib

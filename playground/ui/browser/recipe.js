@@ -1,6 +1,6 @@
 // The recipe of the last run: to read, to copy, to save.
 
-const said = make("p", { class: "told", role: "status" });
+const said = make("p", { class: "status-line", role: "status" });
 
 /** Without the clipboard's own interface, which browsers give to secure pages only, by selection. */
 async function copy(text, block) {

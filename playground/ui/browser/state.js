@@ -73,13 +73,13 @@ function judge() {
       const range = column.ranges && column.ranges[i];
       const outside = Boolean(range && range[2]);
       flagged += outside;
-      const told = range
+      const where = range
         ? `${share} the training data: ${number(range[0], 1)} to ${number(range[1], 1)}`
         : "";
       cells[i].append(
         make(
           "td",
-          { class: `judged number${outside ? " outside" : ""}`, title: told, "data-family": column.family },
+          { class: `judged number${outside ? " outside" : ""}`, title: where, "data-family": column.family },
           outside ? make("span", { class: "flag", role: "img", "aria-label": "outside the training data" }, "▲ ") : null,
           number(value, 4),
         ),

@@ -192,7 +192,7 @@ def _updates(part: Part, state: Running, *, running: bool) -> dict:
     evaluations = state.evaluations()
     result = worms.payload(evaluations, state.files) if evaluations else gr.skip()
     return {
-        part.status: f"<p class='told' role='status'>{errors.escaped(state.say)}</p>",
+        part.status: errors.status(state.say),
         part.result: result,
         part.start: gr.update(interactive=not running),
         part.stop: gr.update(interactive=running),

@@ -134,9 +134,8 @@ class _Seam:
 
 
 def _updates(part: Part, state: _Seam, *, running: bool) -> dict:
-    say = f"<p class='told' role='status'>{errors.escaped(state.say)}</p>" if state.say else ""
     return {
-        part.status: say,
+        part.status: errors.status(state.say),
         part.result: state.payload() if state.chunks else gr.skip(),
         part.start: gr.update(interactive=not running),
     }

@@ -292,4 +292,4 @@ def _status(question: Asked) -> str:
     )
     if not question.setup.infos:
         text += ". The policies are still being loaded: pictures can be looked at meanwhile"
-    return f"<p class='told' role='status'>{errors.escaped(text)}.</p>"
+    return errors.status(f"{text}.")

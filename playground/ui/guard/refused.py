@@ -4,7 +4,7 @@ from starlette.responses import PlainTextResponse
 
 
 class Refused(Exception):
-    """status: of HTTP; str() is told to whoever asked, so it names no path and no code."""
+    """status: of HTTP; str() goes to whoever asked, so it names no path and no code."""
 
     def __init__(self, status: int, text: str):
         super().__init__(text)

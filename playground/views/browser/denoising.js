@@ -59,7 +59,7 @@ class Denoising {
       onmove: (position, playing) => this.frame(position, playing),
     });
     this.clock = make("p", { class: "clock number" });
-    this.told = make("p", { class: "hidden", role: "status" });
+    this.status = make("p", { class: "hidden", role: "status" });
     this.legend = make("ul", { class: "legend" });
     const units = [["model", "model units"], ["robot", "robot units"]];
     view.replaceChildren(
@@ -72,7 +72,7 @@ class Denoising {
         this.clock,
         choice("Units", units, kept.units, (chosen) => this.setUnits(chosen)),
       ),
-      this.told,
+      this.status,
       this.camera ? this.camera.node : "",
       this.camera ? this.camera.legend() : "",
       this.legend,
@@ -134,7 +134,7 @@ class Denoising {
     this.clock.replaceChildren(
       ...readouts.map(([label, text]) => make("span", {}, make("small", {}, label), text)),
     );
-    if (!playing) this.told.textContent = words;
+    if (!playing) this.status.textContent = words;
     this.panels.panels.forEach((panel, d) => this.drawPanel(panel, d, stop, position - stop));
     this.readings(stop);
     if (this.camera) this.camera.draw(stop);

@@ -27,7 +27,7 @@ class Mask {
     this.left = make("div", { class: "side rows", "aria-hidden": "true" });
     this.top = make("div", { class: "side columns", "aria-hidden": "true" });
     this.frame = make("div", { class: "mask" }, this.top, this.left, this.canvas);
-    this.told = make("p", { class: "told", role: "status" });
+    this.reading = make("p", { class: "reading", role: "status" });
     this.keys = CODES.map((code) => make("span", { class: `code ${code}` }));
     const names = ["blocked", "allowed", "padding"];
     const legend = [1, 0, 2].map((i) => make("li", {}, this.keys[i], names[i]));
@@ -52,7 +52,7 @@ class Mask {
       make("ul", { class: "legend" }, ...legend),
       make("p", { class: "axis-title" }, "rows: queries · columns: keys they may attend to"),
       this.frame,
-      this.told,
+      this.reading,
       this.table(),
       make("p", { class: "notice" }, "A mask says who may attend, not who does. ", policy.notice),
     );
@@ -295,13 +295,13 @@ class Mask {
 
   /** The chosen cell in words. */
   tell() {
-    if (this.empty) return (this.told.textContent = "Nothing to show in this pass.");
-    if (!kept.cell) return (this.told.textContent = "Point at a cell, or use the arrow keys, to read it.");
+    if (this.empty) return (this.reading.textContent = "Nothing to show in this pass.");
+    if (!kept.cell) return (this.reading.textContent = "Point at a cell, or use the arrow keys, to read it.");
     const [row, column] = kept.cell;
     const [query, key] = [this.name(row), this.name(column)];
     const code = CODES[this.codes[row * this.columns + column]];
     const says = { allowed: " may attend to ", blocked: " may not attend to ", padding: " and " }[code];
-    this.told.replaceChildren(
+    this.reading.replaceChildren(
       make("bdi", {}, query),
       make("b", { class: code }, says),
       make("bdi", {}, key),

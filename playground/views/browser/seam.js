@@ -1,5 +1,5 @@
 // Two successive chunks at their seam: the old one, and the new one without and with real-time
-// chunking; what the robot would be told is bold.
+// chunking; what the robot would do is bold.
 
 const WAYS = { plain: "switched at once", guided: "by real-time chunking" };
 const wide = new Set();

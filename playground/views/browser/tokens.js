@@ -51,7 +51,7 @@ class Tokens {
     this.rail.addEventListener("keydown", (event) => this.key(event));
     this.rail.addEventListener("pointerleave", () => this.show(null));
     this.clock = make("p", { class: "clock number" });
-    this.told = make("p", { class: "hidden", role: "status" });
+    this.status = make("p", { class: "hidden", role: "status" });
     this.detail = make("div", { class: "detail" });
     this.state = make("p", { class: "notice" });
     view.replaceChildren(
@@ -61,7 +61,7 @@ class Tokens {
         ? make("p", { class: "failure", role: "note" }, make("strong", {}, "Decoding failed. "), this.failure)
         : "",
       make("div", { class: "controls" }, this.player.node, this.clock),
-      this.told,
+      this.status,
       this.rail,
       this.detail,
       this.camera && this.anything ? this.camera.node : "",
@@ -139,7 +139,7 @@ class Tokens {
     this.clock.replaceChildren(
       make("span", {}, make("small", {}, "tokens"), `${position} of ${last}`),
     );
-    if (!playing) this.told.textContent = this.words(position);
+    if (!playing) this.status.textContent = this.words(position);
     this.show(null);
     const there = this.drawn();
     this.panels.panels.forEach((panel, d) => {
