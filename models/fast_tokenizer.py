@@ -78,7 +78,7 @@ class FastActionTokenizer:
     ):
         """row: the D of chunks whose frequencies no token crosses, but for tokens of zeros; None
         where merges go anywhere, as in the published fit."""
-        self._bpe, self.scale, self.min_token, self.row = bpe, scale, min_token, row
+        self.bpe, self.scale, self.min_token, self.row = bpe, scale, min_token, row
         self.vocab_size: int = bpe.get_vocab_size()
         self._bytes: list[bytes] = []
         for i in range(self.vocab_size):
@@ -121,7 +121,7 @@ class FastActionTokenizer:
         """Writes what `load` reads: the published layout, and `row` as `tokens_end_every`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self._bpe.save(str(folder / "tokenizer.json"))
+        self.bpe.save(str(folder / "tokenizer.json"))
         config = {
             "action_dim": None,
             "min_token": self.min_token,
@@ -145,8 +145,8 @@ class FastActionTokenizer:
         lost = (codes < 0) | (codes >= FIRST_SURROGATE)
         if not lost.any():
             text = "".join(map(chr, codes))
-            ids = self._bpe.encode(text, add_special_tokens=False).ids
-            if self._join(ids) == text.encode():
+            ids = self.bpe.encode(text, add_special_tokens=False).ids
+            if self.joined(ids) == text.encode():
                 return ids
             lost = [self._lacks(character) for character in text]
         values = sorted(set(coefficients[np.asarray(lost)].tolist()))
@@ -164,7 +164,7 @@ class FastActionTokenizer:
         """
         ids, expected = whole_numbers(ids), positive(horizon, "horizon") * positive(dim, "dim")
         skipped = tuple(i for i in ids if i >= self.vocab_size)
-        data, reasons = self._join(ids), []
+        data, reasons = self.joined(ids), []
         if negative := [place for place in enumerate(ids) if place[1] < 0]:
             places = ", ".join(f"{i} at position {position}" for position, i in negative[:5])
             reasons.append(f"ids below zero are no action tokens: {places}")
@@ -172,7 +172,7 @@ class FastActionTokenizer:
             text = data.decode()
         except UnicodeDecodeError as error:
             text = data.decode(errors="replace")
-            ends = itertools.accumulate(len(self._token_bytes(i)) for i in ids)
+            ends = itertools.accumulate(len(self.token_bytes(i)) for i in ids)
             position = next(p for p, end in enumerate(ends) if end > error.start)
             reasons.append(
                 f"id {ids[position]} at position {position} holds part of a character only, and "
@@ -200,7 +200,7 @@ class FastActionTokenizer:
         if any(i < 0 for i in ids):
             return None
         try:
-            text = codecs.getincrementaldecoder("utf-8")().decode(self._join(ids))
+            text = codecs.getincrementaldecoder("utf-8")().decode(self.joined(ids))
         except UnicodeDecodeError:
             return None
         if not 0 < len(text) <= expected:
@@ -212,7 +212,7 @@ class FastActionTokenizer:
         coefficients it completes, how many bytes are missing after it); None where its bytes
         cannot follow."""
         completed = 0
-        for byte in self._token_bytes(token):
+        for byte in self.token_bytes(token):
             if missing and 0x80 <= byte < 0xC0:
                 missing -= 1
             elif not missing and (byte < 0x80 or 0xC2 <= byte < 0xF5):
@@ -225,7 +225,7 @@ class FastActionTokenizer:
     def coefficients(self, token: int) -> tuple[int, ...] | None:
         """The DCT coefficients (times scale) an id stands for; None for part of a character."""
         try:
-            return tuple(ord(c) + self.min_token for c in self._token_bytes(token).decode())
+            return tuple(ord(c) + self.min_token for c in self.token_bytes(token).decode())
         except UnicodeDecodeError:
             return None
 
@@ -237,12 +237,14 @@ class FastActionTokenizer:
 
     def _lacks(self, character: str) -> bool:
         entries = (CHARACTER_OF_BYTE[byte] for byte in character.encode())
-        return any(self._bpe.token_to_id(entry) is None for entry in entries)
+        return any(self.bpe.token_to_id(entry) is None for entry in entries)
 
-    def _join(self, ids: Iterable[int]) -> bytes:
-        return b"".join(self._token_bytes(i) for i in ids)
+    def joined(self, ids: Iterable[int]) -> bytes:
+        """What these tokens write, one after the other: UTF-8 of the coefficients' characters."""
+        return b"".join(self.token_bytes(i) for i in ids)
 
-    def _token_bytes(self, token: int) -> bytes:
+    def token_bytes(self, token: int) -> bytes:
+        """What one token writes; nothing for a number that is none of them."""
         return self._bytes[token] if 0 <= token < self.vocab_size else b""
 
 

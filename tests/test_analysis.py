@@ -151,11 +151,11 @@ def flow(change=nothing, pi05=False):
     name = "pi05" if pi05 else "pi0"
     policy = assemble(name, config, model, tokenizer(), None)
     if change is not nothing:  # the same programs over other weights: nothing compiles again
-        programs = vars(flow(pi05=pi05)._programs)
+        programs = vars(flow(pi05=pi05).programs)
         weights = nnx.split(model)[1]
         for name, program in programs.items():
             if isinstance(program, functools.partial):
-                setattr(policy._programs, name, functools.partial(program.func, weights))
+                setattr(policy.programs, name, functools.partial(program.func, weights))
     return policy
 
 

@@ -57,7 +57,7 @@ def test_openpis_pytorch_is_the_same_as_its_orbax(goldens, pytorch, tmp_path):
     shutil.copytree(pytorch / "assets", tmp_path / "orbax" / "assets")
     orbax = open_folder(tmp_path / "orbax", str(tmp_path / "mine.json"))
     assert stats.norm_stats(entry) == stats.norm_stats(orbax)
-    assert load._precision(entry) == load._precision(orbax)
+    assert load.precision(entry) == load.precision(orbax)
     same_weights(loaded(entry), to_openpi(loaded(orbax)))
 
 

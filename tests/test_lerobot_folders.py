@@ -275,7 +275,7 @@ def test_the_bars_beside_a_wide_picture(folder, texts, monkeypatch, change, bar)
     policy = assembled(entry, shallow(config), texts, None)
     assert isinstance(policy, FlowPolicy)
     given = []
-    monkeypatch.setattr(policy._programs, "embed_images", given.append)
+    monkeypatch.setattr(policy.programs, "embed_images", given.append)
     white = np.full((100, 200, 3), 255, np.uint8)
     slots = [slot.name for slot in entry.slots]
     raw = RawObservation("libero", {slots[0]: white, slots[1]: white}, {}, "pick", np.zeros(8))

@@ -78,7 +78,7 @@ def test_flow_trace_is_the_models_own_run(flow):
         token_mask=np.repeat(flow.prepare(raw).prompt.mask[None], 2, axis=0),
     )
     noise = sample_noise(5, 2, 50, 14)
-    want = flow._programs.sample_trajectory(observation, noise, num_steps=2)
+    want = flow.programs.sample_trajectory(observation, noise, num_steps=2)
     close(got.x_t, want.x_t, 1e-4)
     close(got.v_t, want.v_t, 1e-4)
     close(got.actions_normalised, want.x_t[-1], 1e-4)
@@ -147,9 +147,9 @@ def test_a_robot_neither_fills_nor_uses_what_is_kept_for_visitors():
         policy = load.untrained(name)
         of_visitor, of_robot = observe(policy, seed=11), observe(policy, seed=12)
         run(policy, of_visitor)
-        sizes = [len(kept) for kept in (policy._kept.image_tokens, policy._kept.prefixes)]
+        sizes = [len(kept) for kept in (policy.kept.image_tokens, policy.kept.prefixes)]
         policy.chunk(of_robot, QUICK)
-        assert sizes == [len(kept) for kept in (policy._kept.image_tokens, policy._kept.prefixes)]
+        assert sizes == [len(kept) for kept in (policy.kept.image_tokens, policy.kept.prefixes)]
         assert run(policy, of_visitor)[0].reused
         got, _ = run(policy, of_robot)
         assert "prefix" not in got.reused
@@ -157,8 +157,8 @@ def test_a_robot_neither_fills_nor_uses_what_is_kept_for_visitors():
         # And its own frames, however many, are not kept: a slot without a camera is.
         for seed in range(13, 17):
             policy.chunk(observe(policy, seed=seed), QUICK)
-        assert len(policy._kept_of_robots.prefixes) == 1
-        assert len(policy._kept_of_robots.image_tokens) <= 8
+        assert len(policy.kept_of_robots.prefixes) == 1
+        assert len(policy.kept_of_robots.image_tokens) <= 8
 
 
 def test_text_padding_left_out_changes_no_number(flow, fast):
@@ -178,10 +178,10 @@ def test_text_padding_left_out_changes_no_number(flow, fast):
                 close(*chances, 1e-5)
     prompt = flow.prepare(observe(flow)).prompt
     assert prompt.mask.sum() < 32 < len(prompt.tokens)
-    (prefix, _) = next(reversed(flow._kept.prefixes.values()))
+    (prefix, _) = next(reversed(flow.kept.prefixes.values()))
     assert prefix.input_mask.shape == (1, 64 + len(prompt.tokens))  # the last run measured
     run(flow, observe(flow, seed=6, prompt="touch the blue cube"))
-    (prefix, _) = next(reversed(flow._kept.prefixes.values()))
+    (prefix, _) = next(reversed(flow.kept.prefixes.values()))
     assert prefix.input_mask.shape == (1, 64 + 32)
 
 

@@ -378,7 +378,7 @@ def test_whatever_is_drawn_under_the_constraint_decodes(
 ):
     """Action tokens drawn blindly, parts of characters among them; without it none of it does."""
     row = 5 if kind == "frequency by frequency" else None
-    fast = FastActionTokenizer(fitted._bpe, fitted.scale, fitted.min_token, row)
+    fast = FastActionTokenizer(fitted.bpe, fitted.scale, fitted.min_token, row)
     text, fast = (tiny, recorded_fast["fast"]) if kind == "published" else (small, fast)
     tokenizer = FastTokenizer(text, fast)
     constraint = tokenizer.constraint(text.vocab_size, 20, 5)
@@ -437,7 +437,7 @@ def test_the_constraint_follows_bytes_as_python_does(recorded_fast):
             decoder = codecs.getincrementaldecoder("utf-8")()
             decoder.decode(bytes([length[missing]]) if missing else b"")
             try:
-                completed = len(decoder.decode(fast._token_bytes(token)))
+                completed = len(decoder.decode(fast.token_bytes(token)))
             except UnicodeDecodeError:
                 assert fast.complete(token, missing) is None
                 continue

@@ -214,7 +214,7 @@ def test_what_the_auxiliary_losses_ask_of_fast_is_what_its_tokens_tell(looks, st
         assert len(written) == len(ids) + 1
         # A chunk cut after any token decodes into this many coefficients.
         for place, count in enumerate(written):
-            text = source.fast.fast._join(ids[:place])
+            text = source.fast.fast.joined(ids[:place])
             assert count == len(text.decode(errors="ignore"))
         assert written[-1] == chunk[0] * chunk[1]
         # It stands where the next token is an action's, or the end.

@@ -108,7 +108,7 @@ def check_device() -> None:
 
 def check_memory(entries: Sequence[Entry]) -> None:
     """Raises ValueError if this machine cannot hold the policies together."""
-    needs = [memory_plan.need(entry.name, *_precision(entry)) for entry in entries]
+    needs = [memory_plan.need(entry.name, *precision(entry)) for entry in entries]
     if needs:
         memory_plan.check(needs, memory_plan.machine())
 
@@ -158,7 +158,7 @@ def _fetch(entry: Entry, progress: download.Progress) -> tuple[Entry, Path]:
     return entry, entry.text_tokenizer or download.fetch(catalog.PALIGEMMA_TOKENIZER, progress)
 
 
-def _precision(entry: Entry) -> tuple[Config, DType]:
+def precision(entry: Entry) -> tuple[Config, DType]:
     """(the config with the type it computes in, the type of its weights). Real checkpoints are
     stored in bfloat16, as openpi serves them. A CPU computes in float32 all the same: its bfloat16
     products are many times slower."""
@@ -171,7 +171,7 @@ def _precision(entry: Entry) -> tuple[Config, DType]:
 
 
 def _load(entry: Entry, progress: Callable[[int, int, str], None]) -> Pi0 | Pi0Fast:
-    config, storage = _precision(entry)
+    config, storage = precision(entry)
     if entry.kind in ("lerobot", "openpi_pytorch"):
         return load_lerobot(
             entry.here, config, base=entry.base_folder, dtype=storage, progress=progress

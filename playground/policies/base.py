@@ -82,11 +82,11 @@ class Policy:
 
     def __init__(self, info: PolicyInfo, robot: Robot, config: Config, programs, rules: InputRules):
         self.info, self.robot, self.config, self.rules = info, robot, config, rules
-        self._programs = programs
-        self._kept = Kept.of(KEPT_IMAGES, KEPT_PREFIXES)
+        self.programs = programs
+        self.kept = Kept.of(KEPT_IMAGES, KEPT_PREFIXES)
         # A robot sends new pictures many times a second: it would push out all that visitors use.
         # What repeats of its own are the slots without a camera.
-        self._kept_of_robots = Kept.of(ROBOTS_IMAGES, ROBOTS_PREFIXES)
+        self.kept_of_robots = Kept.of(ROBOTS_IMAGES, ROBOTS_PREFIXES)
         self._compiled: set[tuple] = set()
         self._patience_s = patience_s(config)
 
@@ -127,11 +127,11 @@ class Policy:
         tokens = {}
         for slot in self._attended_images(prepared):
             digest = picture_digest(prepared, slot, self.rules)
-            if (known := self._kept.image_tokens.get(digest)) is None:
+            if (known := self.kept.image_tokens.get(digest)) is None:
                 yield (phase := self._phase("vision", ("vision",)))
                 with timer(phase.phase):
-                    known = self._programs.embed_images(self.pixels(prepared, slot)[None])
-                    self._kept.image_tokens.put(digest, known.block_until_ready())
+                    known = self.programs.embed_images(self.pixels(prepared, slot)[None])
+                    self.kept.image_tokens.put(digest, known.block_until_ready())
             else:
                 reused.append(f"image embedding of {slot}")
             tokens[slot] = known
@@ -149,7 +149,7 @@ class Policy:
         as one batch over one prefix. FAST runs one for each seed from `options.seed` on, one in all
         at temperature 0; a single chunk that does not decode is reason enough for None.
         """
-        return self._whole(raw, options, self._kept)
+        return self._whole(raw, options, self.kept)
 
     def _whole(self, raw: RawObservation, options: Options, kept: "Kept"):
         check_options(options)
@@ -161,11 +161,11 @@ class Policy:
     def image_tokens(self, prepared: Prepared, kept: "Kept | None" = None) -> dict[str, jax.Array]:
         """By slot, what the language model reads of each attended picture, [1, tokens, D]: from the
         last few of those kept (None: for the page's visitors), or embedded now."""
-        kept, tokens = kept or self._kept, {}
+        kept, tokens = kept or self.kept, {}
         for slot in self._attended_images(prepared):
             digest = picture_digest(prepared, slot, self.rules)
             if (known := kept.image_tokens.get(digest)) is None:
-                known = self._programs.embed_images(self.pixels(prepared, slot)[None])
+                known = self.programs.embed_images(self.pixels(prepared, slot)[None])
                 kept.image_tokens.put(digest, known)
             tokens[slot] = known
         return tokens
@@ -209,7 +209,7 @@ class Policy:
     def chunk(self, raw: RawObservation, options: Options) -> tuple[np.ndarray | None, str | None]:
         """The same in the robot's units, float32 [N, H, D]: what a robot needs and no more. Neither
         uses nor fills what is kept for the page's visitors."""
-        actions, failure = self._whole(raw, options, self._kept_of_robots)
+        actions, failure = self._whole(raw, options, self.kept_of_robots)
         return None if actions is None else self.to_robot(actions, raw), failure
 
     def _actions(self, prepared, options, tokens, prefixes):
@@ -230,11 +230,11 @@ class Policy:
 
     def _prefix(self, key, program, prefill, timer, reused):
         """What `prefill` gives, (prefix, its attention): from the last few, or run now."""
-        if (known := self._kept.prefixes.get(key)) is None:
+        if (known := self.kept.prefixes.get(key)) is None:
             yield (phase := self._phase("prefix", program))
             with timer(phase.phase):
                 known = jax.block_until_ready(prefill())
-                self._kept.prefixes.put(key, known)
+                self.kept.prefixes.put(key, known)
         else:
             reused.append("prefix")
         return known

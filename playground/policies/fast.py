@@ -114,7 +114,7 @@ class FastPolicy(Policy):
         program += (decode_options.constraint is not None, bool(options.cuts))
         yield (phase := self._phase("decode", program))
         key = jax.random.key(options.seed)
-        steps = self._programs.decode(state, key, decode_options, attention=options.attention)
+        steps = self.programs.decode(state, key, decode_options, attention=options.attention)
         written, partials, attention = [], [], []
         while (step := timer.next("decode" if written else phase.phase, steps)) is not None:
             with timer("postprocess"):
@@ -159,8 +159,8 @@ class FastPolicy(Policy):
         def prefill():
             observation = self._observation(prepared, slots, 1, places)
             if options.attention:
-                return self._programs.prefill_attention(observation, tokens, cut, **size)
-            return self._programs.prefill(observation, tokens, cut, **size), ()
+                return self.programs.prefill_attention(observation, tokens, cut, **size)
+            return self.programs.prefill(observation, tokens, cut, **size), ()
 
         program = ("prefix", places, options.max_tokens, options.attention, cut is None)
         return (yield from self._prefix(key, program, prefill, timer, reused))
@@ -184,7 +184,7 @@ class FastPolicy(Policy):
     def prefilled_state(self, prepared: Prepared, options: Options, columns: int) -> DecodeState:
         """The prefix of one row with `columns` of text: from the last few, or run now."""
         tokens = self.image_tokens(prepared)
-        return self._prefilled(prepared, options, tokens, columns, self._kept.prefixes)
+        return self._prefilled(prepared, options, tokens, columns, self.kept.prefixes)
 
     def _prefilled(self, prepared, options, tokens, columns, prefixes) -> DecodeState:
         key = self._prefix_key(prepared, tuple(tokens), options, False, columns)
@@ -192,13 +192,13 @@ class FastPolicy(Policy):
             observation = self.observation(prepared, columns)
             size = {"max_decoding_steps": options.max_tokens}
             cut = self._cuts(prepared, options, columns)
-            known = (self._programs.prefill(observation, tokens, cut, **size), ())
+            known = (self.programs.prefill(observation, tokens, cut, **size), ())
             prefixes.put(key, known)
         return known[0]
 
     def written(self, state: DecodeState, options: Options, seed: int = 0) -> list[int]:
         """The tokens that are written over a prefix, to the last that is not padding."""
-        ids = self._programs.decode_all(state, jax.random.key(seed), self.decode_options(options))
+        ids = self.programs.decode_all(state, jax.random.key(seed), self.decode_options(options))
         return np.trim_zeros(np.asarray(ids)[0], "b").tolist()
 
     def decoded(self, ids: Sequence[int]) -> tuple[np.ndarray | None, str | None]:

@@ -77,7 +77,7 @@ class FlowPolicy(Policy):
         yield (phase := self._phase("denoise", program))
         x_t, v_t, estimates, attention = [noise], [], [], []
         if empty is None:
-            steps = self._programs.denoise(
+            steps = self.programs.denoise(
                 prefix,
                 observation,
                 jnp.asarray(noise),
@@ -134,8 +134,8 @@ class FlowPolicy(Policy):
         def prefill():
             observation = self._observation(prepared, slots, 1, places)
             if options.attention:
-                return self._programs.prefill_attention(observation, tokens, cut)
-            return self._programs.prefill(observation, tokens, cut), ()
+                return self.programs.prefill_attention(observation, tokens, cut)
+            return self.programs.prefill(observation, tokens, cut), ()
 
         program = ("prefix", slots, places, options.attention, cut is None)
         return (yield from self._prefix(key, program, prefill, timer, reused))
@@ -146,7 +146,7 @@ class FlowPolicy(Policy):
     def prefilled(self, prepared: Prepared, columns: int) -> Prefix:
         """The prefix of one row with `columns` of text: from the last few, or run now."""
         tokens = self.image_tokens(prepared)
-        return self._prefilled(prepared, Options(), tokens, columns, self._kept.prefixes)
+        return self._prefilled(prepared, Options(), tokens, columns, self.kept.prefixes)
 
     def _without_prompt(self, prepared, options):
         """The observation with an empty prompt, for a guidance other than 1; else None."""
@@ -163,7 +163,7 @@ class FlowPolicy(Policy):
         if (known := prefixes.get(key)) is None:
             observation = self._observation(prepared, slots, 1, places)
             cut = self._cuts(prepared, options, places)
-            known = (self._programs.prefill(observation, tokens, cut), ())
+            known = (self.programs.prefill(observation, tokens, cut), ())
             prefixes.put(key, known)
         return known[0]
 
@@ -191,13 +191,13 @@ class FlowPolicy(Policy):
         parts = [self._observation(p, slots, 1, places) for p in prepared]
         observation = jax.tree.map(lambda *rows: jnp.concatenate(rows), *parts)
         tokens = {
-            slot: self._programs.embed_images(np.stack([self.pixels(p, slot) for p in prepared]))
+            slot: self.programs.embed_images(np.stack([self.pixels(p, slot) for p in prepared]))
             for slot in slots
         }
-        prefix = self._programs.prefill(observation, tokens)
+        prefix = self.programs.prefill(observation, tokens)
         noise = sample_noise(options.seed, 1, self.config.action_horizon, self.config.action_dim)
         noise = np.repeat(noise, len(raws), axis=0)
-        path = self._programs.denoise_all(prefix, observation, noise, num_steps=options.num_steps)
+        path = self.programs.denoise_all(prefix, observation, noise, num_steps=options.num_steps)
         actions = np.asarray(path.x_t[-1])
         return [(self.to_robot(a, raw), "") for a, raw in zip(actions, raws, strict=True)]
 
@@ -222,11 +222,11 @@ class FlowPolicy(Policy):
         slots, places = tuple(self._attended_images(prepared)), self._text_places(prepared, False)
         observation = self._observation(prepared, slots, 1, places)
         tokens = {
-            slot: self._programs.embed_images(self.pixels(prepared, slot)[None]) for slot in slots
+            slot: self.programs.embed_images(self.pixels(prepared, slot)[None]) for slot in slots
         }
         noise = sample_noise(options.seed, 1, self.config.action_horizon, self.config.action_dim)
         path = self._chunking.denoise_all(
-            self._programs.prefill(observation, tokens),
+            self.programs.prefill(observation, tokens),
             observation,
             jnp.asarray(noise),
             jnp.asarray(
@@ -260,7 +260,7 @@ class FlowPolicy(Policy):
         steps = {"num_steps": options.num_steps}
         without = self._without_prompt(prepared, options)
         if without is None:
-            path = self._programs.denoise_all(prefix, observation, noise, **steps)
+            path = self.programs.denoise_all(prefix, observation, noise, **steps)
         else:
             empty = self._prefilled(without, options, tokens, places, prefixes)
             path = self.interventions.denoise_guided(
