@@ -99,7 +99,7 @@ class _Measurement:
     """Where the measurement stands: a sentence, and the report so far."""
 
     def __init__(self, setup: Setup):
-        self._bench = setup
+        self._setup = setup
         self.say = "Starting."
         self.report: SensitivityReport | None = None
 
@@ -108,7 +108,7 @@ class _Measurement:
             case Queued():
                 self.say = progress.place(event)
             case Phase(policy=name, phase=phase):
-                infos = self._bench.infos
+                infos = self._setup.infos
                 self.say = f"{infos[name].title if name in infos else name}: {phase}."
             case Result(value=value):
                 self.report = value

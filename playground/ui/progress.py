@@ -36,7 +36,7 @@ class Progress:
         self, setup: Setup, policies: Sequence[str] = (), loading: str = "", *, cached: bool = False
     ):
         self.cached = cached
-        self._bench = setup
+        self._setup = setup
         self._policies = {name: _Policy() for name in setup.policies}
         self._running = tuple(policies)
         self._loading = loading
@@ -50,7 +50,7 @@ class Progress:
 
     def know(self, setup: Setup) -> None:
         """The policies have been loaded meanwhile."""
-        self._bench, self._loading = setup, ""
+        self._setup, self._loading = setup, ""
 
     @property
     def traces(self) -> dict[str, Trace]:
@@ -119,8 +119,8 @@ class Progress:
         self._place, self._loading = None, ""
         policy = self._policies[name]
         policy.state, policy.line, policy.share = "running", text, share
-        if actions is not None and name in self._bench.infos:
-            info = self._bench.infos[name]
+        if actions is not None and name in self._setup.infos:
+            info = self._setup.infos[name]
             policy.live = {
                 "policy": theme.identity(info),
                 "line": text,
@@ -173,16 +173,16 @@ class Progress:
                 "stopped": "Stopped. What was finished before stays.",
                 "failed": "Not every policy could answer.",
                 "done": _CACHED if self.cached else "Done.",
-                "idle": "Ready." if self._bench.infos else "Getting ready.",
+                "idle": "Ready." if self._setup.infos else "Getting ready.",
             }
             parts.append(closing.get(self._state(), "Starting."))
         return " ".join(parts)
 
     def _title(self, name: str) -> str:
-        return self._bench.infos[name].title if name in self._bench.infos else name
+        return self._setup.infos[name].title if name in self._setup.infos else name
 
     def _card(self, name: str, policy: _Policy) -> dict[str, object]:
-        info = self._bench.infos.get(name)
+        info = self._setup.infos.get(name)
         trace = policy.trace
         return {
             "name": name,
