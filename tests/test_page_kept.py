@@ -99,6 +99,8 @@ def test_the_zip_s_figures_need_nothing_else(visit, browser, tmp_path):
     figures.goto((tmp_path / "figures.html").as_uri())
     expect(figures.locator(".js-plotly-plot")).to_be_visible()
     expect(figures.get_by_label("Euler step")).to_be_visible()
+    # Drawn once it is near the window, which hangs on how far the parts above it have come.
+    figures.get_by_role("heading", name="Attention mask").scroll_into_view_if_needed()
     expect(figures.locator("canvas").first).to_be_visible()
     figures.close()
     assert errors == []
