@@ -60,6 +60,7 @@ PROMPTS = [
 ]
 LONG = {"steps": 100, "samples": 32}  # lasts for seconds, step by step
 LIMIT_S = 300.0  # for whatever must happen, on however slow a machine
+QUIET_S = 2.0  # idle for so long, the page has nothing left to prepare
 EXAMPLES = len(examples(TABLETOP))  # each is answered by one job, before anybody asks
 BREAK = "raise an error"
 SECRET = "/home/somebody/secret"
@@ -144,6 +145,18 @@ class Page:
     def status(self) -> dict:
         return self._http.get("/readyz").json()
 
+    def settle(self) -> None:
+        """Waits until what is compiled ahead while nobody asks is done: it would stand before a
+        visitor's run."""
+        began = since = time.monotonic()
+        while time.monotonic() - since < QUIET_S:
+            if time.monotonic() - began > LIMIT_S:
+                raise TimeoutError("the worker is never idle")
+            time.sleep(0.05)
+            status = self.status()
+            if status["running"] or status["waiting"]:
+                since = time.monotonic()
+
     def text(self) -> str:
         return self._log.read_text()
 
@@ -226,7 +239,7 @@ class Visitor:
         with self._http.stream("GET", f"/heartbeat/{self._session}"):
             self.press("run", **LONG)
             with contextlib.closing(self._messages()) as updates:
-                next(update for update in updates if "step" in json.dumps(update))
+                next(u for u in updates if re.search(r"step \d+ of", json.dumps(u)))
                 yield
 
     def stop(self) -> None:
@@ -484,6 +497,7 @@ class Faults:
 
     def __init__(self, page: Page, expected: list[dict]):
         self._page, self._expected = page, expected
+        page.settle()
 
     def _next_is_well(self) -> bool:
         return actions(self._page.visitor().ask(PROMPTS[0], 0)) == self._expected[0]
