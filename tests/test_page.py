@@ -315,6 +315,9 @@ def test_what_matters_is_what_python_measures(visit, policies):
     page = visit()
     page.get_by_role("checkbox", name="pi0-FAST").uncheck()
     tab(page, "Prompts")
+    # A tab's parts are put in when it is first opened; an answer must not overtake them.
+    expect(page.locator("#board")).to_contain_text("Compare prompts to see")
+    expect(page.locator("#own-prompts textarea")).to_be_visible()
     page.locator("#board-prompts textarea").fill("touch the blue cube\ntouch the green cube\nwave")
     page.locator("#compare-prompts").click()
     expect(page.locator("#board .matrix")).to_be_visible()
