@@ -12,7 +12,8 @@ from typing import Literal
 import numpy as np
 
 from playground import codec
-from playground.trace import Cut, Family, Options, RawObservation
+from playground.analysis.measured import Measured
+from playground.trace import Cut, Options, RawObservation
 
 NOISES, MAX_NOISES = 4, 16
 EVERYTHING, SHARED = "everything", "text that both share"
@@ -47,7 +48,7 @@ class PatchGroup:
 
 @codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
-class CausalTrace:
+class CausalTrace(Measured):
     """What was measured for one policy, so far: `done` of `of` variants.
 
     effect: how far the two chunks are apart, in `unit`: the mean over steps, dimensions and noises
@@ -63,12 +64,6 @@ class CausalTrace:
     failure: why there is no number, or None
     """
 
-    policy: str
-    title: str
-    family: Family
-    badge: str
-    notice: str
-    revision: str
     prompt: str
     counterfactual: str
     noises: int
@@ -169,7 +164,7 @@ class ConnectionsRequest:
 
 @codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
-class Knockout:
+class Knockout(Measured):
     """One policy's chunk with and without the cuts.
 
     change: % of range; interval: 95 %, None with one run
@@ -177,12 +172,6 @@ class Knockout:
     failure: why there is no number, or None
     """
 
-    policy: str
-    title: str
-    family: Family
-    badge: str
-    notice: str
-    revision: str
     cuts: tuple[Cut, ...]
     change: float | None = None
     interval: tuple[float, float] | None = None
@@ -193,7 +182,7 @@ class Knockout:
 
 @codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
-class Occlusion:
+class Occlusion(Measured):
     """What hiding each image patch does to one policy, so far: `done` of `of` patches.
 
     change: by slot, row by row, in `unit`; None: not yet
@@ -203,12 +192,6 @@ class Occlusion:
     failure: why there is no number, or None
     """
 
-    policy: str
-    title: str
-    family: Family
-    badge: str
-    notice: str
-    revision: str
     noises: int
     unit: str
     change: dict[str, tuple[tuple[float | None, ...], ...]] = dataclasses.field(

@@ -35,12 +35,6 @@ _DEADLINE_S = 900.0
 _ROWS = 32  # variants x noises that one call runs
 
 
-def _named(policy: Policy) -> dict[str, str]:
-    info = policy.info
-    names = ("title", "family", "badge", "notice", "revision")
-    return {"policy": info.name} | {name: getattr(info, name) for name in names}
-
-
 # --- knockout -----------------------------------------------------------------------------------
 
 
@@ -49,7 +43,7 @@ def knockout(
 ) -> Knockout:
     """The chunk with and without `options.cuts`. What the policy cannot answer, a query that is
     left without any key among it, is a failure in the result."""
-    found = Knockout(**_named(policy), cuts=options.cuts)
+    found = Knockout.of(policy.info, cuts=options.cuts)
     options = dataclasses.replace(
         options, num_samples=_checked(noises), attention=False, temperature=0.0
     )
@@ -97,8 +91,8 @@ def occluded(
     options = dataclasses.replace(
         options, num_samples=1, attention=False, temperature=0.0, cuts=(), guidance=1.0
     )
-    report = Occlusion(
-        **_named(policy),
+    report = Occlusion.of(
+        policy.info,
         noises=1 if fast else _checked(noises),
         unit="nats" if fast else "% of range",
     )

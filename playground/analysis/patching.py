@@ -446,13 +446,8 @@ def traced(
     """`trace` as it grows."""
     info = policy.info
     fast = info.family == "pi0_fast"
-    report = CausalTrace(
-        policy=info.name,
-        title=info.title,
-        family=info.family,
-        badge=info.badge,
-        notice=info.notice,
-        revision=info.revision,
+    report = CausalTrace.of(
+        info,
         prompt=raw.prompt,
         counterfactual=counterfactual,
         noises=1 if fast else noises,

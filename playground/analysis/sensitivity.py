@@ -25,10 +25,11 @@ import numpy as np
 import scipy.special
 
 from playground import codec
+from playground.analysis.measured import Measured
 from playground.analysis.variants import GROUPS, Group, Variant, variants
 from playground.robots.norm_stats import EPSILON
 from playground.serving.events import Phase, Result
-from playground.trace import Family, Options, PolicyInfo, RawObservation
+from playground.trace import Options, PolicyInfo, RawObservation
 
 NOISES, MAX_NOISES = 4, 32
 _COMPILE_DEADLINE_S, _RUN_DEADLINE_S = 900.0, 300.0
@@ -36,7 +37,7 @@ _COMPILE_DEADLINE_S, _RUN_DEADLINE_S = 900.0, 300.0
 
 @codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
-class Base:
+class Base(Measured):
     """A policy's answer to the unchanged observation, which its changes are measured against.
 
     dimensions: names of the D action dimensions
@@ -49,12 +50,6 @@ class Base:
     failure: why there is no number, or None
     """
 
-    policy: str
-    title: str
-    family: Family
-    badge: str
-    notice: str
-    revision: str
     dimensions: tuple[str, ...]
     random: bool
     runs: int
@@ -150,13 +145,8 @@ class Comparison:
         if answer.failure is None and runs > 1:
             pairs = itertools.combinations(answer.chunks, 2)
             spreads = np.mean([_difference(a, b) for a, b in pairs], axis=0)
-        self.base = Base(
-            policy=info.name,
-            title=info.title,
-            family=info.family,
-            badge=info.badge,
-            notice=info.notice,
-            revision=info.revision,
+        self.base = Base.of(
+            info,
             dimensions=tuple(dim.name for dim in info.actions),
             random=random,
             runs=runs,

@@ -14,10 +14,11 @@ from playground.serving.events import Done, Failed, Phase, Queued, Result
 from playground.serving.worker import Worker
 from playground.tabletop import camera
 from playground.trace import RawObservation, Trace
-from playground.ui import errors, observation, progress, prompt_bar
+from playground.ui import controls, errors, observation, progress, prompt_bar
+from playground.ui.controls import Controls
 from playground.ui.guard import visitors
 from playground.ui.observation import Form
-from playground.ui.runs import Runs, submit
+from playground.ui.runs import STOPPED, Runs, submit
 from playground.ui.setup import Setup, Setups
 from playground.views import causes as view
 
@@ -37,9 +38,7 @@ class Tab:
 
     other: gr.Textbox
     noises: gr.Slider
-    start: gr.Button
-    stop: gr.Button
-    status: gr.HTML
+    controls: Controls
     report: gr.HTML
     cell: gr.Textbox
     guidance: gr.Slider
@@ -58,10 +57,7 @@ def build() -> Tab:
             scale=3,
         )
         noises = gr.Slider(1, 8, NOISES, step=1, label="Noises (pi0)", elem_id="causes-noises")
-    with gr.Row(elem_classes="buttons"):
-        start = gr.Button("Find where it acts", variant="primary", elem_id="trace-causes")
-        stop = gr.Button("Stop", interactive=False, scale=0, min_width=110, elem_id="stop-causes")
-    status = gr.HTML("", apply_default_css=False, elem_id="causes-status")
+    row = controls.build("Find where it acts", "trace-causes", "stop-causes", "causes-status")
     report = gr.HTML(None, **view.COMPONENT, elem_id="causes")
     cell = gr.Textbox(visible=False, elem_id="causes-cell")
     gr.HTML("<h2>Where it leads</h2>", elem_classes="section", apply_default_css=False)
@@ -70,7 +66,7 @@ def build() -> Tab:
         label="Weigh the prompt (pi0): v = v_empty + w (v_prompt - v_empty); 1 is the policy",
     )  # fmt: skip
     path = gr.HTML(None, **view.PATHS, elem_id="causes-path")
-    return Tab(other, noises, start, stop, status, report, cell, guidance, path)
+    return Tab(other, noises, row, report, cell, guidance, path)
 
 
 def wire(tab: Tab, form: Form, setups: Setups, worker: Worker, runs: Runs) -> None:
@@ -78,15 +74,15 @@ def wire(tab: Tab, form: Form, setups: Setups, worker: Worker, runs: Runs) -> No
     def trace_causes(request: gr.Request, other, noises, *inputs):
         state = _Tracing(setups, other, noises, inputs)
         stream = worker.call("causal_trace", state.request, owner=visitors.of(request))
-        following = runs.follow(_run_of(request), [stream], state.take, _UPDATE_EVERY_S)
-        for _ in following:
-            yield state.updates(tab, running=True)
-        if following.outcome == "stopped":
-            state.say = "Stopped. What was measured before stays."
-        if following.outcome != "replaced":
-            yield state.updates(tab, running=False)
-        else:
-            yield {tab.status: gr.skip()}
+
+        def shown(outcome):
+            if outcome == "stopped":
+                state.say = STOPPED
+            return state.updates(tab, running=outcome is None)
+
+        yield from runs.updates(
+            run_of(request), [stream], state.take, _UPDATE_EVERY_S, shown, tab.controls.status
+        )
 
     @errors.for_page
     def follow_cell(request: gr.Request, cell, other, *inputs):
@@ -100,51 +96,55 @@ def wire(tab: Tab, form: Form, setups: Setups, worker: Worker, runs: Runs) -> No
         yield from _followed(request, submit(worker, state.jobs), state)
 
     def _followed(request, streams, state):
-        following = runs.follow(f"{_run_of(request)} path", streams, state.take, _UPDATE_EVERY_S)
-        for _ in following:
-            yield {tab.status: errors.status(state.say)}
-        if following.outcome != "replaced":
-            shown = state.shown()
-            yield {
-                tab.status: errors.status(state.say),
-                tab.path: gr.skip() if shown is None else shown,
+        def shown(outcome):
+            found = None if outcome is None else state.shown()
+            return {
+                tab.controls.status: errors.status(state.say),
+                tab.path: gr.skip() if found is None else found,
             }
-        else:
-            yield {tab.status: gr.skip()}
+
+        yield from runs.updates(
+            path_of(request), streams, state.take, _UPDATE_EVERY_S, shown, tab.controls.status
+        )
 
     def stop(request: gr.Request):
-        runs.stop(_run_of(request))
-        runs.stop(f"{_run_of(request)} path")
+        runs.stop(run_of(request))
+        runs.stop(path_of(request))
 
-    tab.start.click(
+    tab.controls.start.click(
         trace_causes,
         [tab.other, tab.noises, *form.inputs],
-        [tab.other, tab.status, tab.report, tab.start, tab.stop],
+        [tab.other, *tab.controls.outputs, tab.report],
         preprocess=False,
         **_OWN,
     )
-    tab.stop.click(stop, None, None, **_OWN)
+    tab.controls.stop.click(stop, None, None, **_OWN)
     value_of_cell = "(value) => value.cell"
     tab.report.select(None, tab.report, tab.cell, js=value_of_cell, **_OWN).then(
         follow_cell,
         [tab.cell, tab.other, *form.inputs],
-        [tab.status, tab.path],
+        [tab.controls.status, tab.path],
         preprocess=False,
         **_OWN,
     )
     tab.guidance.release(
         weigh,
         [tab.guidance, *form.inputs],
-        [tab.status, tab.path],
+        [tab.controls.status, tab.path],
         preprocess=False,
         trigger_mode="always_last",
         **_OWN,
     )
 
 
-def _run_of(request: gr.Request) -> str:
+def run_of(request: gr.Request) -> str:
     """What a visitor's tracing is called among the runs: it does not end a plain one."""
     return f"{request.session_hash} causes"
+
+
+def path_of(request: gr.Request) -> str:
+    """The same of a run whose path is shown."""
+    return f"{request.session_hash} causes path"
 
 
 def nearest(prompt: str, setup: Setup) -> str:
@@ -205,10 +205,8 @@ class _Tracing:
         shown = view.payload(self._reports, self._pictures) if self._reports else gr.skip()
         return {
             tab.other: self.other,
-            tab.status: errors.status(self.say),
             tab.report: shown,
-            tab.start: gr.update(interactive=not running),
-            tab.stop: gr.update(interactive=running),
+            **tab.controls.updates(self.say, running=running),
         }
 
 

@@ -14,6 +14,7 @@ import gradio as gr
 from playground.serving.events import Done
 from playground.serving.worker import Down, Worker
 from playground.ui import (
+    causes,
     decoding,
     errors,
     links,
@@ -399,8 +400,9 @@ class Handlers:
     def leave(self, request: gr.Request):
         """The page was closed."""
         self.runs.forget(request.session_hash)
-        for kind in (prompts, matters, rollout):
+        for kind in (prompts, matters, causes, rollout):
             self.runs.forget(kind.run_of(request))
+        self.runs.forget(causes.path_of(request))
         for run in episodes.runs_of(request):
             self.runs.forget(run)
 

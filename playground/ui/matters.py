@@ -8,10 +8,11 @@ from playground.analysis.sensitivity import NOISES, SensitivityReport
 from playground.analysis.variants import GROUPS
 from playground.serving.events import Failed, Phase, Queued, Result
 from playground.serving.worker import Worker
-from playground.ui import errors, observation, progress
+from playground.ui import controls, errors, observation, progress
+from playground.ui.controls import Controls
 from playground.ui.guard import visitors
 from playground.ui.observation import Form
-from playground.ui.runs import Runs
+from playground.ui.runs import STOPPED, Runs
 from playground.ui.setup import Setup, Setups
 from playground.views import matters
 
@@ -29,9 +30,7 @@ class Tab:
     groups: gr.CheckboxGroup
     noises: gr.Slider
     prompts: gr.Textbox
-    start: gr.Button
-    stop: gr.Button
-    status: gr.HTML
+    controls: Controls
     report: gr.HTML
 
 
@@ -48,12 +47,11 @@ def build() -> Tab:
     prompts = gr.Textbox(
         label="Prompts of your own, one a line", lines=1, max_lines=8, elem_id="own-prompts"
     )
-    with gr.Row(elem_classes="buttons"):
-        start = gr.Button("Measure what matters", variant="primary", elem_id="measure-matters")
-        stop = gr.Button("Stop", interactive=False, scale=0, min_width=110, elem_id="stop-matters")
-    status = gr.HTML("", apply_default_css=False, elem_id="matters-status")
+    row = controls.build(
+        "Measure what matters", "measure-matters", "stop-matters", "matters-status"
+    )
     report = gr.HTML(_WAITING, apply_default_css=False, elem_id="matters")
-    return Tab(groups, noises, prompts, start, stop, status, report)
+    return Tab(groups, noises, prompts, row, report)
 
 
 def wire(tab: Tab, form: Form, setups: Setups, worker: Worker, runs: Runs) -> None:
@@ -67,27 +65,29 @@ def wire(tab: Tab, form: Form, setups: Setups, worker: Worker, runs: Runs) -> No
         wanted = asked.measurement(setups)
         stream = worker.call("what_matters", wanted, owner=visitors.of(request))
         state = _Measurement(setups.of(asked.robot))
-        following = runs.follow(run_of(request), [stream], state.take, _UPDATE_EVERY_S)
-        for _ in following:
-            yield _updates(tab, state, running=True)
-        if following.outcome == "stopped":
-            state.say = "Stopped. What was measured before stays."
-        if following.outcome != "replaced":
-            yield _updates(tab, state, running=False)
-        else:
-            yield {tab.status: gr.skip()}
+
+        def shown(outcome):
+            if outcome == "stopped":
+                state.say = STOPPED
+            report = gr.skip() if state.report is None else matters.page(state.report)
+            rest = tab.controls.updates(state.say, running=outcome is None)
+            return rest | {tab.report: report}
+
+        yield from runs.updates(
+            run_of(request), [stream], state.take, _UPDATE_EVERY_S, shown, tab.controls.status
+        )
 
     def stop(request: gr.Request):
         runs.stop(run_of(request))
 
-    tab.start.click(
+    tab.controls.start.click(
         measure,
         [tab.groups, tab.noises, tab.prompts, *form.inputs],
-        [tab.status, tab.report, tab.start, tab.stop],
+        [*tab.controls.outputs, tab.report],
         preprocess=False,
         **own,
     )
-    tab.stop.click(stop, None, None, **own)
+    tab.controls.stop.click(stop, None, None, **own)
 
 
 def run_of(request: gr.Request) -> str:
@@ -116,13 +116,3 @@ class _Measurement:
                     self.say = "Done."
             case Failed(message=message):
                 self.say = message
-
-
-def _updates(tab: Tab, state: _Measurement, *, running: bool) -> dict:
-    report = gr.skip() if state.report is None else matters.page(state.report)
-    return {
-        tab.status: errors.status(state.say),
-        tab.report: report,
-        tab.start: gr.update(interactive=not running),
-        tab.stop: gr.update(interactive=running),
-    }

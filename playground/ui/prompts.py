@@ -12,7 +12,7 @@ from playground.tabletop import camera
 from playground.ui import errors, observation, progress
 from playground.ui.guard import visitors
 from playground.ui.observation import Form
-from playground.ui.runs import Runs
+from playground.ui.runs import STOPPED, Runs
 from playground.ui.setup import Setup, Setups
 from playground.views import prompts as view
 
@@ -75,16 +75,15 @@ def wire(
     def compare(request: gr.Request, texts, *inputs):
         comparison = _Comparison(setups, texts, inputs)
         stream = worker.call("prompts", comparison.request, owner=visitors.of(request))
-        following = runs.follow(run_of(request), [stream], comparison.take, _UPDATE_EVERY_S)
-        for _ in following:
-            yield comparison.updates(board, running=True)
-        if following.outcome == "stopped":
-            comparison.say = "Stopped. What was measured before stays."
-        if following.outcome != "replaced":
-            yield comparison.updates(board, running=False)
-            yield {board.stop: gr.update(interactive=False)}
-        else:
-            yield {board.status: gr.skip()}
+
+        def shown(outcome):
+            if outcome == "stopped":
+                comparison.say = STOPPED
+            return comparison.updates(board, running=outcome is None)
+
+        yield from runs.updates(
+            run_of(request), [stream], comparison.take, _UPDATE_EVERY_S, shown, board.status
+        )
 
     @errors.for_page
     def fill_in(*inputs):

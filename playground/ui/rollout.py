@@ -9,7 +9,8 @@ from playground.serving.events import Failed, Phase, Queued, Result
 from playground.serving.worker import Worker
 from playground.tabletop import job
 from playground.trace import Options
-from playground.ui import errors, progress, scenes
+from playground.ui import controls, errors, progress, scenes
+from playground.ui.controls import Controls
 from playground.ui.guard import visitors
 from playground.ui.observation import Form
 from playground.ui.request import MAX_PROMPT
@@ -36,9 +37,7 @@ class Tab:
     scene: gr.Number
     new: gr.Button
     execute: gr.Slider
-    start: gr.Button
-    stop: gr.Button
-    status: gr.HTML
+    controls: Controls
     film: gr.HTML
 
 
@@ -68,14 +67,9 @@ def build(setup: Setup, prompt: str, scene: int | None) -> Tab:
             max_length=MAX_PROMPT,
             elem_id="rollout-prompt",
         )
-        with gr.Row(elem_classes="buttons"):
-            start = gr.Button("Start", variant="primary", elem_id="rollout-start")
-            stop = gr.Button(
-                "Stop", interactive=False, scale=0, min_width=110, elem_id="rollout-stop"
-            )
-        status = gr.HTML("", apply_default_css=False, elem_id="rollout-status")
+        row = controls.build("Start", "rollout-start", "rollout-stop", "rollout-status")
         film = gr.HTML(None, **film_view.COMPONENT, elem_id="rollout")
-    return Tab(column, policy, text, number, new, execute, start, stop, status, film)
+    return Tab(column, policy, text, number, new, execute, row, film)
 
 
 def is_here(setup: Setup) -> bool:
@@ -114,29 +108,28 @@ def wire(tab: Tab, form: Form, setups: Setups, worker: Worker, runs: Runs) -> No
         def take(event):
             status[0] = _take(event, film, status[0])
 
-        following = runs.follow(run_of(request), [stream], take, _UPDATE_EVERY_S)
-        for _ in following:
-            yield _updates(tab, film, status[0], running=True) | {tab.scene: seed}
-        if following.outcome == "stopped":
-            film.end("stopped", f"Stopped after {film.time_s:.1f} s.")
-        if following.outcome != "replaced":
-            yield _updates(tab, film, "", running=False)
-            # What comes last is sent twice: not the film.
-            yield {tab.start: gr.update(interactive=True)}
-        else:
-            yield {tab.status: gr.skip()}
+        def shown(outcome):
+            if outcome == "stopped":
+                film.end("stopped", f"Stopped after {film.time_s:.1f} s.")
+            running = outcome is None
+            found = _updates(tab, film, status[0] if running else "", running=running)
+            return found | ({tab.scene: seed} if running else {})
+
+        yield from runs.updates(
+            run_of(request), [stream], take, _UPDATE_EVERY_S, shown, tab.controls.status
+        )
 
     def stop(request: gr.Request):
         runs.stop(run_of(request))
 
-    tab.start.click(
+    tab.controls.start.click(
         start,
         [tab.policy, tab.prompt, tab.scene, tab.execute],
-        [tab.status, tab.film, tab.start, tab.stop, tab.scene],
+        [*tab.controls.outputs, tab.film, tab.scene],
         preprocess=False,
         **own,
     )
-    tab.stop.click(stop, None, None, **own)
+    tab.controls.stop.click(stop, None, None, **own)
     tab.new.click(None, None, tab.scene, js=f"() => Math.floor(Math.random() * {scenes.MOST})")
     form.prompt.change(None, form.prompt, tab.prompt, js="(prompt) => prompt")
     form.scenes.seed.change(None, form.scenes.seed, tab.scene, js="(scene) => scene")
@@ -168,9 +161,4 @@ def _take(event, film: Film, say: str) -> str:
 
 
 def _updates(tab: Tab, film: Film, say: str, *, running: bool) -> dict:
-    return {
-        tab.status: errors.status(say),
-        tab.film: film.payload(),
-        tab.start: gr.update(interactive=not running),
-        tab.stop: gr.update(interactive=running),
-    }
+    return tab.controls.updates(say, running=running) | {tab.film: film.payload()}

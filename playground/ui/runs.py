@@ -19,6 +19,7 @@ from playground.ui.guard import visitors
 
 # It came to its end, its visitor ended it, or a newer run of theirs took its place.
 Outcome = Literal["finished", "stopped", "replaced"]
+STOPPED = "Stopped. What was measured before stays."
 
 
 def submit(worker: Worker, jobs: Sequence[Job]) -> list[Stream]:
@@ -101,6 +102,29 @@ class Runs:
     ) -> "Following":
         """The run of these streams as the visitor's own, see `Following`."""
         return Following(self, visitor, streams, take, every_s)
+
+    def updates(
+        self,
+        visitor: str,
+        streams: list[Stream],
+        take: Callable[[Event], object],
+        every_s: float,
+        shown: Callable[[Outcome | None], dict],
+        untouched: gr.components.Component,
+    ) -> Iterator[dict]:
+        """What a handler yields that follows a run, see `Following`.
+
+        shown: the updates for where it stands: its outcome, or None while it goes on. Of a run that
+            was replaced nothing more is shown: the page shows the newer one
+        untouched: any output of the handler. Of a generator that yields nothing Gradio empties
+            every output, and it sends what comes last twice: so the last update touches nothing
+        """
+        following = self.follow(visitor, streams, take, every_s)
+        for _ in following:
+            yield shown(None)
+        if following.outcome != "replaced":
+            yield shown(following.outcome)
+        yield {untouched: gr.skip()}
 
     def begin(self, visitor: str) -> None:
         """From now on the strip is this visitor's run's, not that of loading."""

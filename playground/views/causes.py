@@ -37,12 +37,7 @@ def _policy(report: CausalTrace, pictures: Mapping[str, np.ndarray]) -> dict[str
     rows = zip(report.groups, report.recovered, report.intervals, strict=True)
     return {
         "name": report.policy,
-        "policy": {
-            "family": report.family,
-            "title": theme.plain(report.title),
-            "badge": theme.plain(report.badge),
-            "notice": theme.plain(report.notice),
-        },
+        "policy": theme.identity(report),
         "prompt": theme.plain(report.prompt),
         "counterfactual": theme.plain(report.counterfactual),
         "headline": theme.plain(headline(report)),

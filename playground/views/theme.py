@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from playground.analysis.measured import Measured
 from playground.trace import Family, PolicyInfo
 
 # After Okabe and Ito's colour-blind-safe set, moved until each keeps a contrast of 3 on white and
@@ -65,7 +66,7 @@ def component(*scripts: str) -> dict[str, object]:
     }
 
 
-def identity(info: PolicyInfo) -> dict[str, str]:
+def identity(info: PolicyInfo | Measured) -> dict[str, str]:
     """What a component says about the policy whose output it draws."""
     return {
         "family": info.family,

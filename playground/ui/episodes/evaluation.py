@@ -15,7 +15,7 @@ from playground.ui import errors, progress
 from playground.ui.episodes.asked import Asked
 from playground.ui.episodes.store import Recordings
 from playground.ui.guard import visitors
-from playground.ui.runs import Runs
+from playground.ui.runs import STOPPED, Runs
 from playground.views import open_loop as report_view
 from playground.views import worms
 
@@ -81,19 +81,19 @@ def wire(part: Part, question: list, asked: Callable[..., Asked], worker: Worker
         streams = [
             worker.call("episode", one, owner=visitors.of(request)) for one in running.requests
         ]
-        following = runs.follow(run_of(request), streams, running.take, _UPDATE_EVERY_S)
-        for _ in following:
-            yield _updates(part, running, running=True)
-        if following.outcome == "stopped":
-            running.say = "Stopped. What was measured before stays."
-        elif not running.failed:
-            running.say = "Done."
-        if following.outcome != "replaced":
-            running.files = running.keep(recordings)
-            yield _updates(part, running, running=False)
-            yield {part.stop: gr.update(interactive=False)}
-        else:
-            yield {part.status: gr.skip()}
+
+        def shown(outcome):
+            if outcome == "stopped":
+                running.say = STOPPED
+            elif outcome == "finished" and not running.failed:
+                running.say = "Done."
+            if outcome is not None:
+                running.files = running.keep(recordings)
+            return _updates(part, running, running=outcome is None)
+
+        yield from runs.updates(
+            run_of(request), streams, running.take, _UPDATE_EVERY_S, shown, part.status
+        )
 
     def stop(request: gr.Request):
         runs.stop(run_of(request))

@@ -17,6 +17,7 @@ from playground.ui.runs import Runs
 from playground.views import seam as view
 from playground.views.episode import frame_of
 
+_UPDATE_EVERY_S = 0.2
 _OWN = {"api_visibility": "private", "show_progress": "hidden"}
 _INTRODUCTION = (
     "While a policy computes, the robot goes on with its old chunk. Where the new one takes over, "
@@ -77,13 +78,13 @@ def wire(
     def join(request: gr.Request, since, delay, frame, *values):
         wanted = _Seam(asked(*values), int(since or 1), int(delay or 0), frame_of(frame))
         stream = worker.call("seam", wanted.request, owner=visitors.of(request))
-        following = runs.follow(run_of(request), [stream], wanted.take, 0.2)
-        for _ in following:
-            yield _updates(part, wanted, running=True)
-        if following.outcome != "replaced":
-            yield _updates(part, wanted, running=False)
-        else:
-            yield {part.status: gr.skip()}
+
+        def shown(outcome):
+            return _updates(part, wanted, running=outcome is None)
+
+        yield from runs.updates(
+            run_of(request), [stream], wanted.take, _UPDATE_EVERY_S, shown, part.status
+        )
 
     part.start.click(
         join,
