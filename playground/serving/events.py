@@ -5,12 +5,13 @@ when the job as a whole failed; the stream of a cancelled job just ends.
 """
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
 
 from playground import codec
-from playground.trace import DecodedToken, Options, RawObservation, Trace
+from playground.trace import DecodedToken, Options, PolicyInfo, RawObservation, Trace
 
 
 class Request(Protocol):
@@ -116,3 +117,14 @@ class Finished:
 
 
 Event = Queued | Phase | Step | TokenEvent | Result | Done | Failed | Finished
+
+
+class Policy(Protocol):
+    """What a job may ask of a loaded policy without knowing its kind (`playground.policies`)."""
+
+    @property
+    def info(self) -> PolicyInfo: ...
+
+    def infer(self, raw: RawObservation, options: Options) -> Iterator[Event]:
+        """The run as it happens; Done comes last."""
+        ...

@@ -40,5 +40,5 @@ def shows_table(image: np.ndarray) -> bool:
     if height != width:
         return False
     colours, alone = _table()
-    near = (np.abs(_cells(image) - colours) < 2 * _SAME).all(-1)
+    near = np.all(np.abs(_cells(image) - colours) < 2 * _SAME, axis=-1)
     return float(near[alone].mean()) > _KNOWN

@@ -170,18 +170,22 @@ def chunk(
     state, cube = np.asarray(state, np.float64), np.asarray(cube, np.float64)
     holder, pick = np.asarray(holder), np.asarray(pick)
     server = np.where(holder >= 0, holder, np.where(cube[..., 0] < 0, 0, 1))
-    put = None if place is None else np.isfinite(place).all(-1)
+    putting = None
+    if place is not None:
+        assert placed is not None, "a place comes with whether the cube is there"
+        putting = place, placed, np.all(np.isfinite(place), axis=-1)
     parts = []
     for i, arm in enumerate(ARMS):
         part, home = state[..., 7 * i : 7 * i + 7], HOME[7 * i : 7 * i + 7]
         held = holder == i
         serve = _serve(arm, part, cube, held, pick, pitch)
         retreat = _retreat(part, home)
-        if put is not None:
-            to = np.where(put[..., None], place, cube)
+        if putting is not None:
+            goal, arrived, put = putting
+            to = np.where(put[..., None], goal, cube)
             carry = _carry(arm, part, cube, to, pitch)
             serve = np.where((put & held)[..., None, None], carry, serve)
-            done = put & placed & (holder < 0)
+            done = put & arrived & (holder < 0)
             leave = _leave(arm, part, cube, home, pitch)
             serve = np.where(done[..., None, None], leave, serve)
             retreat = np.where(done[..., None, None], leave, retreat)

@@ -10,9 +10,9 @@ from collections.abc import Generator, Mapping
 import numpy as np
 
 from playground import codec
-from playground.serving.events import Done, Phase, Result
+from playground.serving.events import Done, Phase, Policy, Result
 from playground.tabletop.outcome import Outcome
-from playground.trace import Options
+from playground.trace import Options, Trace
 
 _PREPARE_S = 120.0  # compiling the scene, on however slow a machine
 EVERY = 5  # control steps from frame to frame: ten pictures a second of the table's time
@@ -70,7 +70,7 @@ class RolloutFrame:
     outcome: Outcome | None
 
 
-def rollout(policies: Mapping[str, object], request: RolloutRequest) -> Generator[Phase | Result]:
+def rollout(policies: Mapping[str, Policy], request: RolloutRequest) -> Generator[Phase | Result]:
     """Executes chunks until the referee decides; every Result holds a RolloutFrame. Raises
     ValueError for another robot's policy."""
     name = request.policy
@@ -88,12 +88,13 @@ def rollout(policies: Mapping[str, object], request: RolloutRequest) -> Generato
     options = request.options
     while episode.outcome is None:
         observation = episode.look()
-        trace = None
+        trace: Trace | None = None
         for event in policy.infer(observation, options):
             if isinstance(event, Phase):
                 yield event
             elif isinstance(event, Done):
                 trace = event.trace
+        assert trace is not None, "a policy's last event is Done"
         options = dataclasses.replace(options, seed=(options.seed + 1) % 2**31)
         chunk = None if trace.actions is None else trace.actions[0]
         for frame in episode.act(chunk):

@@ -9,6 +9,9 @@ and of training is made here, so that what a policy sees is the same on every ma
 Axes: n rays, g geoms. Vectors lie as [3, n]: their parts are then added in long rows.
 """
 
+# The names of mujoco come from a compiled module, which the type checker cannot read.
+# pyright: reportAttributeAccessIssue=false
+
 import dataclasses
 import functools
 

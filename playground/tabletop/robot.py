@@ -97,7 +97,7 @@ def drive(infer, prompt: str, scene: int, execute: int = EXECUTE) -> tuple[Outco
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--connect", default="ws://127.0.0.1:8000", help="(%(default)s)")
     parser.add_argument("--prompt", default="touch the red cube", help="(%(default)s)")
     parser.add_argument("--scene", type=int, default=0, help="number of the first scene")

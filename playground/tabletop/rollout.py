@@ -62,7 +62,7 @@ class Episode:
         task = parse(prompt, table.spec.verbs)
         self._referee = None if task is None else Referee(table, task)
         self._steps = self._looks = 0
-        self._image = None
+        self._image: np.ndarray | None = None
 
     def look(self) -> RawObservation:
         """What the policy is to be asked next."""
@@ -73,6 +73,7 @@ class Episode:
 
     def act(self, chunk: np.ndarray | None) -> Iterator[Frame]:
         """Executes the answer to the last look; without a chunk the arms hold still as long."""
+        assert self._image is not None, "look comes first"
         yield self._frame(self._image, 0)
         hold = np.tile(self._table.state(), (self._execute, 1))
         actions = hold if chunk is None else chunk[: self._execute]

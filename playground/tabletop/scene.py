@@ -8,10 +8,14 @@ Lengths in metres, angles in radians; x runs to the right of the picture, y away
 up, the table top at z = 0.
 """
 
+# The names of mujoco come from a compiled module, which the type checker cannot read.
+# pyright: reportAttributeAccessIssue=false
+
 import dataclasses
 import functools
 import importlib.util
 from pathlib import Path
+from typing import Literal
 
 import mujoco
 import numpy as np
@@ -26,6 +30,7 @@ from playground.tabletop.kinematics import (
     camera_rotation,
 )
 
+Verb = Literal["touch", "pick", "put_on", "put_next"]
 COLOURS = ("red", "green", "blue")
 CUBE = 0.04
 CONTROL_HZ = 50
@@ -84,7 +89,7 @@ class TableSpec:
     own_arms: bool
     cameras: tuple[tuple[str, str], ...]
     pitch: float
-    verbs: tuple[str, ...]
+    verbs: tuple[Verb, ...]
 
 
 FIRST = TableSpec(

@@ -2,14 +2,12 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
 from playground.tabletop.outcome import Outcome
-from playground.tabletop.scene import COLOURS, CONTROL_HZ, CUBE, Table
+from playground.tabletop.scene import COLOURS, CONTROL_HZ, CUBE, Table, Verb
 
-Verb = Literal["touch", "pick", "put_on", "put_next"]
 # What is asked of the first table, and what needs a second cube to be named.
 VERBS: tuple[Verb, ...] = ("touch", "pick")
 PUT_VERBS: tuple[Verb, ...] = ("put_on", "put_next")
@@ -95,7 +93,7 @@ class Task:
         return self.wording.format(self.colour, self.other)
 
 
-def requests(verbs: Sequence[str]) -> tuple[tuple[str, str, str], ...]:
+def requests(verbs: Sequence[Verb]) -> tuple[tuple[Verb, str, str], ...]:
     """All that can be asked: (verb, colour, other), the verbs in their order."""
     return tuple(
         (verb, colour, other)
@@ -106,7 +104,7 @@ def requests(verbs: Sequence[str]) -> tuple[tuple[str, str, str], ...]:
     )
 
 
-def parse(prompt: str, verbs: Sequence[str] = VERBS) -> Task | None:
+def parse(prompt: str, verbs: Sequence[Verb] = VERBS) -> Task | None:
     """The task a prompt names, in known words or held-out ones; None if it names none of them."""
     words = " ".join(prompt.lower().replace(".", " ").split())
     for verb, colour, other in requests(verbs):

@@ -66,12 +66,12 @@ def measure(subject: str, pairs: Pairs, repeats: int) -> Iterator[Trick]:
 
 def trimmed(observation: Observation) -> Observation:
     """Without the text's padding, to the length that a policy would run."""
-    places = text_places(np.asarray(observation.token_mask)[0])
+    places, ar_mask = text_places(np.asarray(observation.token_mask)[0]), observation.token_ar_mask
     return dataclasses.replace(
         observation,
         tokens=observation.tokens[:, :places],
         token_mask=observation.token_mask[:, :places],
-        token_ar_mask=observation.token_ar_mask[:, :places],
+        token_ar_mask=None if ar_mask is None else ar_mask[:, :places],
     )
 
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import scipy.fft
 
-from models.config import Config, Pi0FastConfig
+from models.config import Config, Pi0Config, Pi0FastConfig
 from models.fast_tokenizer import FastActionTokenizer, FastTokenizer
 from models.tokenizer import ACTION_MARKER, PaligemmaTokenizer
 from playground.robots.builtin import TABLETOP
@@ -181,7 +181,7 @@ class Batcher:
         what is drawn."""
         self._looks, self._config, self._stats, self._seed = looks, config, stats, seed
         self._table, self._requests = table, demonstrations.requests_of(table)
-        self._method = method_of(config)
+        self._method: Method = method_of(config)
         self._starts = np.flatnonzero(looks.starts)
         self._later = np.flatnonzero(~looks.starts)
         self.text = PaligemmaTokenizer(tokenizers.MODEL)
@@ -214,20 +214,26 @@ class Batcher:
             actions = np.clip(actions, -FAST_FARTHEST, FAST_FARTHEST)
         states = normalise(states, self._stats["state"], self._method)
         words = [self._words(request, rng) for request in asked]
+        tokens, token_mask, ar_mask, loss_mask = self._tokens(words, states, actions)
+        counts = self._counts(tokens, loss_mask)
         return Batch(
-            self._looks.images[looked, 0],
-            self._looks.images[looked, 1:],
-            np.maximum(self._patches[looked, 0], 0),
-            self._patches[looked, 1:],
-            self._places[looked],
-            *asked[:, 1:].T.astype(np.int32),
-            states.astype(np.float32),
-            actions.astype(np.float32),
-            *(tokens := self._tokens(words, states, actions)),
-            counts := self._counts(tokens[0], tokens[3]),
-            _upcoming(actions, counts),
-            self._numbers(tokens[0], tokens[3], states.shape[1]),
-            self._alike,
+            images=self._looks.images[looked, 0],
+            wrist_images=self._looks.images[looked, 1:],
+            patches=np.maximum(self._patches[looked, 0], 0),
+            wrist_patches=self._patches[looked, 1:],
+            places=self._places[looked],
+            named=asked[:, 1].astype(np.int32),
+            others=asked[:, 2].astype(np.int32),
+            states=states.astype(np.float32),
+            actions=actions.astype(np.float32),
+            tokens=tokens,
+            token_mask=token_mask,
+            ar_mask=ar_mask,
+            loss_mask=loss_mask,
+            counts=counts,
+            upcoming=_upcoming(actions, counts),
+            numbers=self._numbers(tokens, loss_mask, states.shape[1]),
+            alike=self._alike,
         )
 
     def _words(self, request: np.ndarray, rng: np.random.Generator) -> str:
@@ -250,7 +256,8 @@ class Batcher:
         return tuple(x[:, :places] for x in (tokens, mask, ar, loss))
 
     def _flow_tokens(self, words, states) -> tuple[np.ndarray, ...]:
-        if self._config.pi05:
+        pi05 = isinstance(self._config, Pi0Config) and self._config.pi05
+        if pi05:
             prompts = [
                 self.text.tokenize(text, PI05_TEXT, state)
                 for text, state in zip(words, states, strict=True)
@@ -258,7 +265,7 @@ class Batcher:
         else:
             prompts = [self.text.tokenize(text, PI0_TEXT) for text in words]
         tokens, mask = (np.stack([getattr(p, n) for p in prompts]) for n in ("tokens", "mask"))
-        if self._config.pi05:
+        if pi05:
             places = _places_needed(mask)
             tokens, mask = tokens[:, :places], mask[:, :places]
         return tokens.astype(np.int32), mask, np.zeros_like(tokens), np.zeros_like(mask)
@@ -292,7 +299,9 @@ class Batcher:
 
 def _upcoming(actions: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """The coefficients as FAST orders them, zeros beyond the last."""
-    coefficients = scipy.fft.dct(actions, axis=1, norm="ortho").reshape(len(actions), -1)
+    coefficients = np.asarray(scipy.fft.dct(actions, axis=1, norm="ortho")).reshape(
+        len(actions), -1
+    )
     coefficients = np.pad(coefficients, ((0, 0), (0, UPCOMING)))
     at = np.maximum(counts, 0)[:, :, None] + np.arange(UPCOMING)
     return coefficients[np.arange(len(coefficients))[:, None, None], at].astype(np.float32)

@@ -24,6 +24,7 @@ from models.pi0 import Pi0, Pi0Programs
 from models.pi0_fast import Pi0FastPrograms
 from playground.checkpoints.load import open_policy
 from playground.policies.base import Prepared, sample_noise
+from playground.policies.fast import FastPolicy
 from playground.robots import conversion
 from playground.tabletop import expert, kinematics
 from playground.tabletop.rollout import EXECUTE, Infer, observe, rollout
@@ -34,6 +35,7 @@ from playground.tabletop.scene import (
     TIE,
     Table,
     TableSpec,
+    Verb,
     nearer_arm,
     random_scene,
 )
@@ -138,12 +140,10 @@ class Asker:
     def __init__(self, folder: Path, rows: int, guided: bool | None = None):
         """guided: as in playground.trace.Options, so None is as the policy decodes on the page."""
         self.policy = open_policy(str(folder.resolve()))
-        _, self._model = load_bundled(folder)
-        self.flow = isinstance(self._model, Pi0)
-        self._rows = rows
-        self._programs = (Pi0Programs if self.flow else Pi0FastPrograms)(self._model)
-        if not self.flow:
-            self._options = self.policy.decode_options(Options(guided=guided))
+        _, model = load_bundled(folder)
+        self.flow = isinstance(model, Pi0)
+        self._rows, self._guided = rows, guided
+        self._programs = Pi0Programs(model) if isinstance(model, Pi0) else Pi0FastPrograms(model)
 
     def chunks(self, raws: Sequence[RawObservation], seed: int) -> list[np.ndarray | None]:
         """The chunk of each, float64 [horizon, 14] in the robot's units; None where FAST's tokens
@@ -152,31 +152,41 @@ class Asker:
         prepared += [prepared[-1]] * (self._rows - len(prepared))
         tokens = self._image_tokens(prepared[0])
         observation = self._observation(prepared, tuple(tokens))
-        if self.flow:
-            config = self._model.config
-            noise = sample_noise(seed, 1, config.action_horizon, config.action_dim)
-            noise = jnp.repeat(jnp.asarray(noise), self._rows, axis=0)
-            prefix = self._programs.prefill(observation, tokens)
-            path = self._programs.denoise_all(prefix, observation, noise, num_steps=NUM_STEPS)
-            found = list(np.asarray(path.x_t[-1], np.float64))
+        if isinstance(self._programs, Pi0Programs):
+            found = self._denoised(self._programs, observation, tokens, seed)
         else:
-            state = self._programs.prefill(observation, tokens, max_decoding_steps=MAX_TOKENS)
-            written = np.asarray(self._programs.decode_all(state, None, self._options))
-            info = self.policy.info
-            found = [
-                self.policy.tokenizer.extract_actions(
-                    row.tolist(), info.horizon, len(info.actions)
-                ).actions
-                for row in written
-            ]
+            found = self._written(self._programs, observation, tokens)
         return [self._to_robot(c, raw) for c, raw in zip(found, raws, strict=False)]
+
+    def _denoised(
+        self, programs: Pi0Programs, observation: Observation, tokens: dict, seed: int
+    ) -> list[np.ndarray]:
+        config = self.policy.config
+        noise = sample_noise(seed, 1, config.action_horizon, config.action_dim)
+        noise = jnp.repeat(jnp.asarray(noise), self._rows, axis=0)
+        prefix = programs.prefill(observation, tokens)
+        path = programs.denoise_all(prefix, observation, noise, num_steps=NUM_STEPS)
+        return list(np.asarray(path.x_t[-1], np.float64))
+
+    def _written(
+        self, programs: Pi0FastPrograms, observation: Observation, tokens: dict
+    ) -> list[np.ndarray | None]:
+        policy = self.policy
+        assert isinstance(policy, FastPolicy)
+        options = policy.decode_options(Options(guided=self._guided))
+        state = programs.prefill(observation, tokens, max_decoding_steps=MAX_TOKENS)
+        written = np.asarray(programs.decode_all(state, None, options))
+        horizon, dims = policy.info.horizon, len(policy.info.actions)
+        return [
+            policy.tokenizer.extract_actions(row.tolist(), horizon, dims).actions for row in written
+        ]
 
     def _to_robot(self, actions: np.ndarray | None, raw: RawObservation) -> np.ndarray | None:
         info = self.policy.info
         if actions is None:
             return None
         return conversion.from_model(
-            self.policy.robot, actions, raw.state, info.action_stats, info.method("actions")
+            self.policy.robot, actions, raw.state, info.stats("actions"), info.method("actions")
         )
 
     def _image_tokens(self, prepared: Prepared) -> dict:
@@ -241,7 +251,7 @@ def answer(table: Table, task: Task, state: np.ndarray, chunk: np.ndarray | None
         cube=tuple(cube),
         decoded=chunk is not None,
         arm=arm if chunk is not None else "",
-        nearest=min(gaps, key=gaps.get) if chunk is not None else "",
+        nearest=min(gaps, key=lambda colour: gaps[colour]) if chunk is not None else "",
         error_cm=float(np.linalg.norm(ends[0] - ends[1]) * 100),
         expert_tip=tuple(ends[1]),
         opens=bool(gripper.mean() > 0.5),
@@ -303,10 +313,10 @@ def share(hits: Sequence[bool]) -> dict:
 
 def median(values: Sequence[float]) -> dict:
     """A median with its 95 % interval by bootstrap."""
-    values = np.array(values)
-    draws = np.random.default_rng(0).choice(values, (2000, len(values)))
+    found = np.array(values)
+    draws = np.random.default_rng(0).choice(found, (2000, len(found)))
     low, high = np.quantile(np.median(draws, axis=1), (0.025, 0.975))
-    value, low, high = (round(float(v), 3) for v in (np.median(values), low, high))
+    value, low, high = (round(float(v), 3) for v in (np.median(found), low, high))
     return {"value": value, "low": low, "high": high, "n": len(values)}
 
 
@@ -392,7 +402,7 @@ def _afresh(asker: Asker) -> Infer:
     return lambda raw: asker.chunks([raw], seed=next(seeds))[0]
 
 
-def closed_loop(asker: Asker, verb: str, episodes: int, spec: TableSpec = FIRST) -> dict:
+def closed_loop(asker: Asker, verb: Verb, episodes: int, spec: TableSpec = FIRST) -> dict:
     """The share of episodes that succeed, and why the others did not."""
     hits, reasons = [], {}
     for index in range(episodes):
@@ -403,6 +413,7 @@ def closed_loop(asker: Asker, verb: str, episodes: int, spec: TableSpec = FIRST)
 
         frames = rollout(table, task.prompt, _afresh(asker), every=None)
         outcome = [frame.outcome for frame in frames][-1]
+        assert outcome is not None, "an episode goes on until it is judged"
         hits.append(outcome.success)
         reason = outcome.reason.replace(task.colour, "named")
         for colour in COLOURS:

@@ -92,7 +92,11 @@ def export(name: str, folder: Path, run: Path, weights: str = "average", note: s
     graph, params = nnx.split(trainee_of(name, recipe.seed))
     state = restore(manager, Trainer(recipe, graph, optimiser(recipe)).begin(params))
     policy = nnx.merge(graph, state["ema" if weights == "average" else "params"]).policy
-    metadata = {"robot": TABLETOP.name, "normalisation": method_of(config), "policy": name}
+    metadata: dict[str, object] = {
+        "robot": TABLETOP.name,
+        "normalisation": method_of(config),
+        "policy": name,
+    }
     if table is not FIRST:
         metadata["table"] = table.name
     if is_fast(name):

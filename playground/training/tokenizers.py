@@ -297,8 +297,8 @@ def _byte_pairs(dim: int, zero: int) -> library.Tokenizer:
     """An untrained BPE that merges within a frequency of `dim` characters, and across frequencies
     of nothing but the character `zero`."""
     bpe = library.Tokenizer(library.models.BPE())
-    zero = rf"\x{{{zero:X}}}"
-    frequencies = library.Regex(rf"(?:{zero}{{{dim}}})+|[\s\S]{{{dim}}}")
+    code = rf"\x{{{zero:X}}}"
+    frequencies = library.Regex(rf"(?:{code}{{{dim}}})+|[\s\S]{{{dim}}}")
     bpe.pre_tokenizer = library.pre_tokenizers.Sequence(
         [
             library.pre_tokenizers.Split(frequencies, "isolated"),
@@ -334,9 +334,10 @@ def fit_fast(
         ids = tokenizer.encode(chunk)
         lengths.append(len(ids))
         errors.append(tokenizer.decode(ids, *chunk.shape).actions - chunk)
+    middle, most = np.quantile(lengths, (0.5, 0.95))
     flat = np.concatenate([error.ravel() for error in errors])
     return FastFit(
-        tokens=(*map(float, np.quantile(lengths, (0.5, 0.95))), float(max(lengths))),
+        tokens=(float(middle), float(most), float(max(lengths))),
         error=(float(np.abs(flat).max()), float(np.sqrt(np.mean(flat**2)))),
     )
 
