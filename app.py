@@ -8,7 +8,7 @@ import sys
 from playground.checkpoints import resolve
 from playground.serving import logs
 from playground.serving.worker import Worker
-from playground.ui.arguments import settings
+from playground.ui.arguments import place, settings
 from playground.ui.program import serve
 
 # What the worker can be asked besides running policies.
@@ -45,11 +45,7 @@ def main() -> None:
     policies = [dataclasses.asdict(request) for request in asked]
     worker = Worker("playground.checkpoints.load:load", {"policies": policies}, kinds=KINDS)
     if again := serve(worker, robots, args):
-        place = ["--host", args.host, "--port", str(args.port)]
-        place += [] if args.robots is None else ["--robots", str(args.robots)]
-        place += [] if args.shadow is None else ["--shadow", args.shadow]
-        place += ["--log-json"] if args.log_json else []
-        os.execv(sys.executable, [sys.executable, __file__, *place, *again])
+        os.execv(sys.executable, [sys.executable, __file__, *place(args), *again])
 
 
 def install(packages: list[str]) -> None:

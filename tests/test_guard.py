@@ -146,6 +146,56 @@ def client(page, reached):
     return TestClient(guard, "http://127.0.0.1:7860")
 
 
+def rpc(method, **params):
+    return {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+
+
+@pytest.mark.parametrize("path", ["/gradio_api/mcp", "/gradio_api/mcp/"])
+def test_tools_are_served_where_they_were_asked_for(client, page, reached, path, monkeypatch):
+    called = rpc("tools/call", name="double", arguments={"number": 2})
+    assert client.post(path, json=called).status_code == 404
+    monkeypatch.setattr(page, "mcp_server", True)
+    assert client.post(path, json=called).status_code == 200
+    assert [at for at, _ in reached] == [path]
+    refused = [
+        (rpc("prompts/get", name="double"), {}, 404),
+        ([called], {}, 400),
+        (rpc("tools/call", arguments={"images": {"path": "/etc/passwd"}}), {}, 403),
+        (rpc("tools/call", arguments={"text": "x" * messages.MAX_BYTES}), {}, 413),
+        (called, {"host": "evil.example"}, 403),
+        (called, {"origin": "http://evil.example"}, 403),
+    ]
+    for message, headers_, status in refused:
+        assert client.post(path, json=message, headers=headers_).status_code == status
+    for method, beside in (
+        ("GET", ""),
+        ("GET", "/sse"),
+        ("POST", "/messages/"),
+        ("GET", "/schema"),
+    ):
+        assert client.request(method, path.rstrip("/") + beside).status_code == 404
+    assert len(reached) == 1
+
+
+def test_a_tool_s_call_counts_against_whoever_asked(page, monkeypatch):
+    """Gradio repeats the request to this server with these headers; from there its own proxy
+    headers would be believed."""
+    passed_on = []
+
+    async def inner(scope, receive, send):
+        passed_on.append(dict(scope["headers"]))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    monkeypatch.setattr(page, "mcp_server", True)
+    guard = door.Guard(inner, page, Hosts("127.0.0.1"))
+    asking = TestClient(guard, "http://127.0.0.1:7860", client=("203.0.113.7", 50000))
+    spoken = {"x-forwarded-for": "198.51.100.1", "forwarded": "for=198.51.100.1"}
+    asking.post("/gradio_api/mcp", json=rpc("ping"), headers=spoken)
+    assert passed_on[0][b"x-forwarded-for"] == b"203.0.113.7"
+    assert b"forwarded" not in passed_on[0]
+
+
 def join(data, number=0, **further):
     return {"fn_index": number, "data": data, "session_hash": "s", **further}
 

@@ -1,6 +1,7 @@
 """The command line of `app.py`. Nothing here loads Gradio."""
 
 import argparse
+import importlib.util
 import os
 import urllib.parse
 
@@ -53,10 +54,42 @@ def settings() -> argparse.ArgumentParser:
     parser.add_argument(
         "--log-json", action="store_true", help="write the log as one JSON object a line"
     )
+    parser.add_argument(
+        "--mcp",
+        action=_Extra,
+        module="mcp",
+        help="offer the endpoints to agents as tools (needs requirements-mcp.txt)",
+    )
     # For a start that the page asked for, from the one before it (`checkpoints.Reopening`).
     parser.add_argument("--otherwise", help=argparse.SUPPRESS)
     parser.add_argument("--because", default="", help=argparse.SUPPRESS)
     return parser
+
+
+class _Extra(argparse.Action):
+    """A flag that needs a package which requirements.txt leaves out. module: of that package."""
+
+    def __init__(self, option_strings, dest, module: str, **further):
+        super().__init__(option_strings, dest, nargs=0, default=False, **further)
+        self._module = module
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        _require(parser, str(option_string), self._module)
+        setattr(namespace, self.dest, True)
+
+
+def _require(parser: argparse.ArgumentParser, option: str, module: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        parser.error(f"{option} needs: pip install -r requirements-{module}.txt")
+
+
+def place(args: argparse.Namespace) -> list[str]:
+    """The arguments that say where and how to serve, for a start anew on other checkpoints."""
+    found = ["--host", args.host, "--port", str(args.port)]
+    found += [] if args.robots is None else ["--robots", str(args.robots)]
+    found += [] if args.shadow is None else ["--shadow", args.shadow]
+    found += ["--mcp"] if args.mcp else []
+    return found + (["--log-json"] if args.log_json else [])
 
 
 def port_number(text: str) -> int:

@@ -49,8 +49,9 @@ def build(setups: Setups, worker: Worker, results: Results) -> None:
         """Runs policies on one observation and gives the chunk of each.
 
         prompt: what the robot shall do.
-        images: a file (PNG, JPEG or WebP; gradio_client.handle_file) for each camera slot by name;
-        a JPEG of more than 16 million pixels is read at half its width and height.
+        images: a file (PNG, JPEG or WebP) for each camera slot by name: an upload
+        (gradio_client.handle_file), or a text "data:image/jpeg;base64,..." (a message holds at most
+        512 KB); a JPEG of more than 16 million pixels is read at half its width and height.
         state: in the robot's units; None for its resting state.
         policies: names of loaded policies; None for all that drive the robot.
         robot: whose observation it is; None for the robot of the first loaded policy.

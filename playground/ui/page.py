@@ -19,6 +19,7 @@ from playground.ui import (
     progress,
     prompt_bar,
     tabs,
+    tools,
     visits,
     wiring,
 )
@@ -91,9 +92,12 @@ def build(
     return page
 
 
-def serve(page: gr.Blocks, host: str, port: int, names: Iterable[str] = ()) -> FastAPI:
+def serve(
+    page: gr.Blocks, host: str, port: int, names: Iterable[str] = (), *, mcp: bool = False
+) -> FastAPI:
     """Starts serving, in threads of its own, and gives the web application to add routes to.
-    names: under which the page is reached beside its own, through a proxy for example."""
+    names: under which the page is reached beside its own, through a proxy for example. mcp: whether
+    agents are offered the endpoints as tools."""
     served, _, _ = page.launch(
         server_name=f"[{host}]" if ":" in host else host,  # as an address has it
         server_port=port,
@@ -107,11 +111,14 @@ def serve(page: gr.Blocks, host: str, port: int, names: Iterable[str] = ()) -> F
         ssr_mode=False,
         enable_monitoring=False,
         footer_links=["api"],
+        mcp_server=mcp,
         app_kwargs={"lifespan": door.around(page, Hosts(host, names))},
         theme=appearance.THEME,
         css=appearance.css(),
         head=appearance.head(),
     )
+    if mcp:
+        tools.answer_in_json(page)
     config = page.server.config  # read at each connection
     config.http_protocol_class = connections.hurried(config.http_protocol_class)
     return served

@@ -39,7 +39,7 @@ def serve(
         port = served_port
         robot_server = serve_robots(worker, robots, args, traffic)
         port = args.port
-        served = page.serve(demo, args.host, port, args.allow_host)
+        served = page.serve(demo, args.host, port, args.allow_host, mcp=args.mcp)
     except OSError:
         worker.close()
         where = f"{args.host}, port {port}"

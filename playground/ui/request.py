@@ -1,6 +1,8 @@
 """What a run is asked for: one model for the page's form and for every endpoint, and the jobs that
 it makes."""
 
+import base64
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,6 +25,7 @@ AS_TRAINED = "as trained"
 MAX_PICTURE = 20 << 20  # bytes of a file; a telephone's photo has about ten
 MAX_PROMPT = 10_000  # characters
 
+_DATA_URL = re.compile("data:image/(png|jpeg|webp);base64,")  # RFC 2397
 _TEXTS = "a list of texts, or null"
 _WHOLE = "a whole number, such as 10"
 
@@ -187,11 +190,8 @@ class RunRequest(BaseModel):
         pictures: list[np.ndarray | None] = [None] * len(setup.cameras)
         modes = [AS_TRAINED] * len(setup.cameras)
         for name, file in self.images.items():
-            # Of whatever is an upload by this mark, Gradio has checked that its path is one too.
-            if not is_file_obj_with_meta(file):
-                raise ValueError(f"{name}: give an uploaded picture (gradio_client.handle_file)")
             try:
-                pictures[names[name]] = picture(file["path"])
+                pictures[names[name]] = decoding.picture(_picture_bytes(file))
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
         for name, mode in given.items():
@@ -207,6 +207,22 @@ def _problems(model: type[BaseModel], values: Mapping, error: ValidationError) -
         expected = "left out: no field is called so" if field is None else field.description
         found[name] = f"{name} must be {expected}; {values.get(name)!r:.60} came"
     return ". ".join(found.values())
+
+
+def _picture_bytes(given: object) -> bytes:
+    """Of an uploaded file, or of a text that holds one. Raises ValueError for anything else."""
+    # Of whatever is an upload by this mark, Gradio has checked that its path is one too.
+    if is_file_obj_with_meta(given):
+        return picture_file(given["path"])
+    if isinstance(given, str) and (found := _DATA_URL.match(given)):
+        try:
+            return base64.b64decode(given[found.end() :], validate=True)
+        except ValueError as error:
+            raise ValueError(f"what follows {found.group()} is no base64 ({error})") from error
+    raise ValueError(
+        "give an uploaded picture (gradio_client.handle_file), or its file as a text "
+        f'"data:image/png;base64,..." (PNG, JPEG or WebP); {given!r:.60} came'
+    )
 
 
 def picture(path: str | Path) -> np.ndarray:

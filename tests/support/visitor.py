@@ -40,7 +40,7 @@ LONG = {"steps": 100, "samples": 32}  # a run that lasts for seconds
 def app(tmp_path_factory):
     """The app's address as soon as it answers; its policies may still be loading."""
     folder = tmp_path_factory.mktemp("app")
-    with started(folder) as address:
+    with started(folder, "--mcp") as address:
         yield address
     log = (folder / "log").read_text()
     assert "Traceback" not in log, log

@@ -27,6 +27,13 @@ _MAX_TEXT = 128  # characters of a session's or a call's name
 # What a message to a function may say beside its number and what it is given.
 _JOIN_KEYS = {"data", "fn_index", "session_hash", "event_data", "trigger_id", "event_id"}
 _CALL_KEYS = {"data", "session_hash"}
+# What an MCP client asks (MCP 2025-11-25: Lifecycle, Tools, Utilities). Of the lists only that of
+# the tools holds anything.
+_TOOL_METHODS = {
+    *("initialize", "notifications/initialized", "notifications/cancelled", "ping"),
+    *("tools/list", "tools/call"),
+    *("prompts/list", "resources/list", "resources/templates/list"),
+}
 
 
 class Guard:
@@ -59,6 +66,8 @@ class Guard:
             send = headers.sending(send, is_file=served.kind is Kind.FILE)
             # Gradio would answer another website's page with the headers that let it read.
             passed_on = [(name, value) for name, value in scope["headers"] if name != b"origin"]
+            if served.kind is Kind.TOOLS:
+                passed_on = _on_behalf(passed_on, scope)
             await self._app({**scope, "headers": passed_on}, receive, send)
         if served.kind is Kind.UPLOAD and self._uploads is not None:
             await anyio.to_thread.run_sync(shares.remove_parts, self._uploads)
@@ -116,6 +125,11 @@ class Guard:
             case Kind.CALL_BY_NAME:
                 function = self._functions.of_program(params["api_name"])
                 self._functions.check_names(function, message)
+            case Kind.TOOLS:
+                if not self._page.mcp_server:
+                    raise Refused(404, "The tools are off here; app.py --mcp turns them on.")
+                if message.get("method") not in _TOOL_METHODS:
+                    raise Refused(404, f"There is no method {message.get('method')!r:.60} here.")
 
     def _check_session(self, session: str | None) -> None:
         """Gradio answers a stream of an unknown session with an exception."""
@@ -149,6 +163,15 @@ def _address(scope: Scope) -> str:
     """What tells visitors apart; "" where it does not."""
     client = scope.get("client")
     return visitors.address(client[0] if client else None)
+
+
+def _on_behalf(passed_on: list[tuple[bytes, bytes]], scope: Scope) -> list[tuple[bytes, bytes]]:
+    """The headers of a request that Gradio repeats to this server, from this machine: it counts
+    against the share of whoever asked, whatever that one says of its address."""
+    spoken = {b"x-forwarded-for", b"forwarded", b"transfer-encoding"}
+    kept = [(name, value) for name, value in passed_on if name not in spoken]
+    client = scope.get("client")
+    return [*kept, (b"x-forwarded-for", client[0].encode())] if client else kept
 
 
 def _check_keys(message: dict, known: set[str]) -> None:

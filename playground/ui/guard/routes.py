@@ -24,6 +24,7 @@ class Kind(enum.Enum):
     CALL = "a named endpoint and what it is given, in order"
     CALL_BY_NAME = "a named endpoint and what it is given, by name"
     MESSAGE = "a small message"
+    TOOLS = "a message of the Model Context Protocol"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,6 +68,11 @@ GRADIO = (
     Served("POST", f"{_API}/cancel", Kind.MESSAGE),
     Served("POST", f"{_API}/reset", Kind.MESSAGE),
 )
+# Gradio mounts an application of its own there, where it was asked for.
+TOOLS = (
+    Served("POST", f"{_API}/mcp", Kind.TOOLS, lasts=True),
+    Served("POST", f"{_API}/mcp/", Kind.TOOLS, lasts=True),
+)
 OWN = (
     Served("GET", "/healthz"),
     Served("GET", "/readyz"),
@@ -84,7 +90,7 @@ def _unused() -> None:
     """Starlette's routes want an endpoint; these are only matched."""
 
 
-_ROUTES = [(Route(one.path, _unused, methods=[one.method]), one) for one in (*GRADIO, *OWN)]
+_ROUTES = [(Route(one.path, _unused, methods=[one.method]), one) for one in (*GRADIO, *TOOLS, *OWN)]
 
 
 def find(scope: Scope) -> tuple[Served, Mapping[str, str]]:
