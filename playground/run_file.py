@@ -251,6 +251,8 @@ def _options(tree) -> Options:
     if not isinstance(tree, dict):
         raise TypeError(f"Options is {tree!r}")
     tree = {**_LATER, **tree}
+    if "guided" in tree:  # its name in earlier versions
+        tree["constrained"] = tree.pop("guided")
     cuts = {"cuts": tuple(map(_cut, _listed(tree["cuts"])))}
     return _typed(Options, {**tree, **cuts}, known=cuts)
 

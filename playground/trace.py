@@ -64,9 +64,9 @@ class PolicyInfo:
 
     badge: shown wherever the policy's output shows ("untrained weights", "small bundled policy",
     "real checkpoint"). revision: digest of the weights. default_prompt: what it gets when nobody
-    gives a prompt. stats_notes: plain sentences on norm stats that do not fit the robot. guided:
-    whether pi0-FAST decodes so unless asked otherwise, see Options. normalisation: how state and
-    actions were scaled; action_normalisation: the actions, where it was another way, else None.
+    gives a prompt. stats_notes: plain sentences on norm stats that do not fit the robot.
+    constrained: whether pi0-FAST decodes so unless asked otherwise, see Options. normalisation: how
+    state and actions were scaled; action_normalisation: the actions, where it was another way.
     """
 
     name: str
@@ -89,7 +89,7 @@ class PolicyInfo:
     model_config: dict
     default_prompt: str | None = None
     stats_notes: tuple[str, ...] = ()
-    guided: bool = False
+    constrained: bool = False
     action_normalisation: Method | None = None
 
     def stats(self, part: Literal["state", "actions"]) -> Stats:
@@ -145,8 +145,8 @@ class Cut:
 class Options:
     """How to run. num_steps, num_samples and seed are pi0's; temperature and max_tokens FAST's
     (seed counts there only when temperature > 0). Sample i of pi0 uses noise from seed + i.
-    guided: pi0-FAST chooses among the tokens that keep the chunk decodable, instead of among all as
-    openpi does; None: as the policy is meant to (PolicyInfo.guided).
+    constrained: pi0-FAST chooses among the tokens that keep the chunk decodable, instead of among
+    all as openpi does; None: as the policy is meant to (PolicyInfo.constrained).
     guidance: pi0's, w in v_empty + w (v - v_empty), where v_empty is the velocity with an empty
     prompt; 1 is the policy itself. cuts: connections that the model goes without."""
 
@@ -156,14 +156,14 @@ class Options:
     temperature: float = 0.0
     max_tokens: int = 256
     attention: bool = False
-    guided: bool | None = None
+    constrained: bool | None = None
     guidance: float = 1.0
     cuts: tuple[Cut, ...] = ()
 
 
-def is_guided(info: PolicyInfo, options: Options) -> bool:
-    """Whether a policy decodes guided under these options."""
-    return info.guided if options.guided is None else options.guided
+def is_constrained(info: PolicyInfo, options: Options) -> bool:
+    """Whether a policy's decoding is constrained under these options."""
+    return info.constrained if options.constrained is None else options.constrained
 
 
 @codec.register
@@ -190,7 +190,7 @@ class DecodedToken:
 
     @property
     def likeliest(self) -> bool:
-        """False where it was drawn, or guided decoding passed over likelier ones."""
+        """False where it was drawn, or constrained decoding passed over likelier ones."""
         return all(p <= self.probability for _, _, p in self.runners_up)
 
 

@@ -114,7 +114,7 @@ PROMPTS = {
 @pytest.mark.parametrize("name", PROMPTS)
 def test_odd_prompts_are_answered(client, name):
     """By both policies, and what of them was cut off is said."""
-    how = {"num_steps": 1, "max_tokens": 8, "guided": False}
+    how = {"num_steps": 1, "max_tokens": 8, "constrained": False}
     answers = client.predict(PROMPTS[name], {"base_0_rgb": RED}, **how, api_name="/infer")
     assert len(answers) == 2
     for answer in answers.values():
@@ -313,7 +313,7 @@ WRONG_TYPES = {
     ("denoise", "num_samples"): (True, "num_samples must be a whole number, such as 10; True"),
     ("infer", "max_tokens"): (None, "max_tokens must be a whole number, such as 10; None came"),
     ("infer", "temperature"): ("hot", "temperature must be a number, such as 0.5; 'hot' came"),
-    ("infer", "guided"): ("yes", "guided must be true, false or null; 'yes' came"),
+    ("infer", "constrained"): ("yes", "constrained must be true, false or null; 'yes' came"),
     ("attention", "which"): ("both", 'which must be "suffix" or "prefix"; \'both\' came'),
     ("what_matters", "groups"): ("camera", "groups must be a list of texts, or null; 'camera'"),
     ("what_matters", "prompts"): ({"a": "b"}, "prompts must be a list of texts, or null"),
@@ -453,7 +453,7 @@ def test_any_memory_of_a_browser_sets_the_page_or_is_forgotten(form, data):
         0,
         0.0,
         64,
-        "guided",
+        "constrained",
         True,
         *["as trained"] * len(parts.modes),
     ]

@@ -222,11 +222,11 @@ def check_columns(trace, prompt_len):
     assert not prefix[:, :, seen[: prefix.shape[2]]][..., ~seen[: prefix.shape[3]]].any()
 
 
-def test_guided_and_in_one_piece(fast):
-    """Decoding guided gives a chunk, and the loop in one piece, drafts included, the same."""
+def test_constrained_and_in_one_piece(fast):
+    """Constrained decoding gives a chunk, and the loop in one piece, drafts included, the same."""
     raw, _ = given(fast, 1)
     raw = dataclasses.replace(raw, prompt="pick up the Red cube")
-    options = Options(max_tokens=90, guided=True)
+    options = Options(max_tokens=90, constrained=True)
     trace = run(fast, raw, options)
     assert trace.decode_failure is None
     chunks, failure = fast.actions(raw, options)

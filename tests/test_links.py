@@ -38,7 +38,7 @@ def test_a_link_sets_prompt_scene_policies_and_options(page):
     assert found.updates[form.state]["value"]["values"] == list(second.state)
     assert (found.updates[form.pictures[0]]["value"] == second.images["table"]).all()
     assert (found.robot, found.policies) == (TABLETOP.name, ["pi0"])
-    assert link.options == Options(num_steps=5, seed=7, guided=False)
+    assert link.options == Options(num_steps=5, seed=7, constrained=False)
 
 
 def test_what_a_link_does_not_say_is_as_on_a_fresh_page(page):

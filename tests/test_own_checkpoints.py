@@ -335,6 +335,6 @@ def test_a_pi0_fast_of_lerobot_s(goldens, described, texts, client, picture):
     want = Pi0FastPrograms(model).sample_actions(seen, max_decoding_steps=8)
     got = ask(client, "/denoise", "my_lerobot_fast", entry.robot, picture, max_tokens=8)
     assert [token["id"] for token in got["tokens"]] == np.asarray(want)[0].tolist()
-    guided = {"max_tokens": 90, "guided": True}
-    chunk = ask(client, "/infer", "my_lerobot_fast", entry.robot, picture, **guided)["actions"]
+    constrained = {"max_tokens": 90, "constrained": True}
+    chunk = ask(client, "/infer", "my_lerobot_fast", entry.robot, picture, **constrained)["actions"]
     assert np.shape(chunk) == (1, 10, 7)

@@ -48,7 +48,7 @@ def test_a_saved_run_comes_back_as_it_was(visit, photo, policies, tmp_path):
     page.get_by_label("left elbow in rad").fill("0.75")
     set_options(page, {"steps": 7, "seed": 5, "samples": 2, "max-tokens": 32})
     page.get_by_label("Decoding").click()
-    page.get_by_role("option", name="guided", exact=True).click()
+    page.get_by_role("option", name="constrained", exact=True).click()
     run(page)
     answered(page)
     lines = drawn_lines(page, "pi0")
@@ -62,7 +62,7 @@ def test_a_saved_run_comes_back_as_it_was(visit, photo, policies, tmp_path):
     assert run_file.read(alone.read_bytes()).recipe == kept.recipe
     assert page.locator("#recipe pre").inner_text().strip() == alone.read_text().strip()
     options = kept.recipe.options
-    assert (options.num_steps, options.seed, options.guided) == (7, 5, True)
+    assert (options.num_steps, options.seed, options.constrained) == (7, 5, True)
     (picture,) = kept.pictures.values()
     np.testing.assert_array_equal(picture, load_image(photo))
 
@@ -75,7 +75,7 @@ def test_a_saved_run_comes_back_as_it_was(visit, photo, policies, tmp_path):
     open_state(other)
     expect(other.get_by_label("left elbow in rad")).to_have_value("0.75")
     other.get_by_role("button", name="Advanced").click()
-    expect(other.get_by_label("Decoding")).to_have_value("guided")
+    expect(other.get_by_label("Decoding")).to_have_value("constrained")
     assert drawn_lines(other, "pi0") == lines
 
     again = visit()

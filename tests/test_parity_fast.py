@@ -221,8 +221,8 @@ def stop_length(row, stop):
     return len(row)
 
 
-@pytest.mark.parametrize("guided", [False, True])
-def test_a_draft_changes_no_token(guided, monkeypatch):
+@pytest.mark.parametrize("constrained", [False, True])
+def test_a_draft_changes_no_token(constrained, monkeypatch):
     """Whatever it is made of: all that is written, all but one in the middle, or something else;
     over several drafts, for rows of their own, with an end."""
     monkeypatch.setattr(decoding, "DRAFT_LENGTH", 4)
@@ -230,7 +230,7 @@ def test_a_draft_changes_no_token(guided, monkeypatch):
     run, vocabulary = Pi0FastPrograms(record.model()), record.model().config.vocab_size
     state = run.prefill(record.observation("infer_"), max_decoding_steps=16)
     options = DecodeOptions()
-    if guided:
+    if constrained:
         completed = np.where(np.arange(vocabulary) < 9, -1, 1) * np.array([[1], [0], [0], [0]])
         completed, zeros = completed.astype(np.int32), np.zeros(vocabulary, bool)
         constraint = Constraint(completed, 0 * completed, zeros, 9, 9, start=(5, 6), end=7)

@@ -230,7 +230,7 @@ def bundled_fast():
     return load.open_policy("pi0_fast_tabletop")
 
 
-def test_guided_decoding_keeps_a_chunk_decodable_however_wild_the_draw(bundled_fast):
+def test_constrained_decoding_keeps_a_chunk_decodable_however_wild_the_draw(bundled_fast):
     """Step by step and as a whole, at a temperature at which free decoding fails."""
     (example, *_) = examples(TABLETOP)
     state = np.array(example.state)
@@ -238,21 +238,21 @@ def test_guided_decoding_keeps_a_chunk_decodable_however_wild_the_draw(bundled_f
         "tabletop", {"base_0_rgb": example.images["table"]}, {}, "touch the red cube", state
     )
     for seed in range(3):
-        wild = Options(temperature=3.0, seed=seed, max_tokens=512, guided=True)
+        wild = Options(temperature=3.0, seed=seed, max_tokens=512, constrained=True)
         got, _ = run(bundled_fast, raw, wild)
         assert got.decode_failure is None
         assert any("tokens were drawn from those" in warning for warning in got.warnings)
-        own, _ = run(bundled_fast, raw, dataclasses.replace(wild, guided=None))
+        own, _ = run(bundled_fast, raw, dataclasses.replace(wild, constrained=None))
         assert [t.id for t in own.tokens] == [t.id for t in got.tokens]
         whole, failure = bundled_fast.actions(raw, wild)
         assert failure is None
         close(whole, got.actions_normalised, 1e-5)
-        free, _ = run(bundled_fast, raw, dataclasses.replace(wild, guided=False))
+        free, _ = run(bundled_fast, raw, dataclasses.replace(wild, constrained=False))
         assert free.decode_failure
-        assert not any("Guided" in warning for warning in free.warnings)
+        assert not any("Constrained" in warning for warning in free.warnings)
 
 
-def test_guided_decoding_changes_nothing_that_decodes(bundled_fast):
+def test_constrained_decoding_changes_nothing_that_decodes(bundled_fast):
     """And says so where it does: of the examples, and of pictures of noise."""
     raws = [observe(bundled_fast, seed) for seed in range(6)]
     raws += [
@@ -263,7 +263,7 @@ def test_guided_decoding_changes_nothing_that_decodes(bundled_fast):
     ]
     same, mended = 0, 0
     for raw in raws:
-        free, own = (run(bundled_fast, raw, Options(guided=guided))[0] for guided in (False, None))
+        free, own = (run(bundled_fast, raw, Options(constrained=how))[0] for how in (False, None))
         assert own.decode_failure is None
         if free.decode_failure is None:
             same += 1
@@ -273,7 +273,7 @@ def test_guided_decoding_changes_nothing_that_decodes(bundled_fast):
             mended += 1
             against = sum(not token.likeliest for token in own.tokens)
             assert against
-            warned = f"Guided decoding: at {against} of {len(own.tokens)} tokens"
+            warned = f"Constrained decoding: at {against} of {len(own.tokens)} tokens"
             assert any(warned in warning for warning in own.warnings)
     assert same
     assert mended

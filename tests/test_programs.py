@@ -48,14 +48,14 @@ def asked(client, photo, api_name, **more):
 
 
 def test_programs_get_what_python_computes(app, client, policies, photo, observation):
-    how = {"num_steps": 4, "seed": 3, "max_tokens": 32, "guided": True}
+    how = {"num_steps": 4, "seed": 3, "max_tokens": 32, "constrained": True}
     expected = {
         name: summaries.run(policies[name], observation, Options(attention=True, **how))
         for name in (PI0, FAST)
     }
     chunks = asked(client, photo, "/infer", **how)
     steps = asked(client, photo, "/denoise", **how)
-    masks = asked(client, photo, "/attention_mask", seed=3, max_tokens=32, guided=True)
+    masks = asked(client, photo, "/attention_mask", seed=3, max_tokens=32, constrained=True)
     looked = asked(client, photo, "/attention", which="prefix", **how)
     for name, trace in expected.items():
         for answer in (chunks[name], steps[name], masks[name], looked[name]):
@@ -76,7 +76,7 @@ def test_programs_get_what_python_computes(app, client, policies, photo, observa
     assert [token["id"] for token in steps[FAST]["tokens"]] == ids
     with urllib.request.urlopen(f"{app}/{chunks[PI0]['trace']}") as file:
         trace = load(io.BytesIO(file.read()))
-    assert (trace.inputs.prompt, trace.options.guided) == (PROMPT, True)
+    assert (trace.inputs.prompt, trace.options.constrained) == (PROMPT, True)
 
 
 def test_what_cannot_be_asked_is_said(client, photo):

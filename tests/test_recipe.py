@@ -56,13 +56,14 @@ ZIP = written()
 
 
 def test_cuts_and_guidance_are_part_of_a_recipe():
-    """Recipes of before there were any are of the model as it is."""
+    """Recipes of earlier versions, without them, are of the model as it is."""
     cuts = (trace.Cut("text", "images", (1, 2)), trace.Cut("actions", "text"))
     options = dataclasses.replace(FLOW.options, guidance=1.5, cuts=cuts)
     recipe = dataclasses.replace(run_file.of(RUN), options=options)
     assert run_file.from_json(run_file.to_json(recipe).encode()) == recipe
     tree = json.loads(run_file.to_json(run_file.of(RUN)))
     del tree["options"]["guidance"], tree["options"]["cuts"]
+    tree["options"]["guided"] = tree["options"].pop("constrained")
     assert run_file.from_json(json.dumps(tree).encode()) == run_file.of(RUN)
 
 

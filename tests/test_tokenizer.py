@@ -383,7 +383,7 @@ def test_whatever_is_drawn_under_the_constraint_decodes(
     tokenizer = FastTokenizer(text, fast)
     constraint = tokenizer.constraint(text.vocab_size, 20, 5)
     free = DecodeOptions(stop=StopAfter(constraint.start, constraint.end))
-    guided = dataclasses.replace(free, constraint=constraint)
+    constrained = dataclasses.replace(free, constraint=constraint)
     ids = [tokenizer.swap(i) for i in range(fast.vocab_size)]
     draws = np.random.default_rng(seed).normal(size=(140, text.vocab_size))
     draws += 20 * np.isin(np.arange(text.vocab_size), ids)
@@ -401,7 +401,7 @@ def test_whatever_is_drawn_under_the_constraint_decodes(
         return np.asarray(buffer.tokens)[0].tolist()
 
     assert tokenizer.extract_actions(written(free), 20, 5).actions is None
-    ids = written(guided)
+    ids = written(constrained)
     assert tokenizer.extract_actions(ids, 20, 5).failure is None
     count, crossed = 0, []
     for token in tokenizer.action_ids(ids):

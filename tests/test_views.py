@@ -284,9 +284,9 @@ def test_tokens_that_were_not_the_likeliest_are_marked_and_told():
     likeliest = [token["likeliest"] for token in as_json(tokens.payload(changed))["tokens"]]
     assert [i for i, first in enumerate(likeliest) if not first] == [7]
     assert "At 1 of them the draw passed over" in tokens.describe(changed)
-    guided = dataclasses.replace(changed.options, guided=True)
-    text = tokens.describe(dataclasses.replace(changed, options=guided))
-    assert "At 1 of them guided decoding passed over" in text
+    constrained = dataclasses.replace(changed.options, constrained=True)
+    text = tokens.describe(dataclasses.replace(changed, options=constrained))
+    assert "At 1 of them constrained decoding passed over" in text
 
 
 def test_256_tokens_stay_light():

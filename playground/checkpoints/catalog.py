@@ -269,7 +269,7 @@ def bundled(folder: Path) -> Entry:
         action_tokenizer=str(folder / "fast") if family == "pi0_fast" else None,
         kind="bundled",
         folder=folder,
-        guided=metadata.get("guided", False) is True,
+        constrained=metadata.get("constrained", False) is True,
         licence="Apache-2.0",
         notice="A small policy that knows only the simulated table.",
     )

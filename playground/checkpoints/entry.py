@@ -41,7 +41,7 @@ class Entry:
     params             openpi's parameters, where they are not `folder/params`, else None
     base_folder        of PEFT adapters: the folder with the weights that they change, else None
     rules              where its inputs differ from openpi's
-    guided             whether pi0-FAST decodes constrained unless asked otherwise (trace.Options)
+    constrained        whether pi0-FAST decodes so unless asked otherwise (trace.Options)
     licence            of the weights; "" where the owner knows
     notice             plain sentences a person should read first, or ""
     """
@@ -64,7 +64,7 @@ class Entry:
     params: Path | None = None
     base_folder: Path | None = None
     rules: InputRules = OPENPI_RULES
-    guided: bool = False
+    constrained: bool = False
     licence: str = ""
     notice: str = ""
 

@@ -289,7 +289,7 @@ def describe(
         model_config=to_dict(config),
         default_prompt=entry.default_prompt,
         stats_notes=stats_notes,
-        guided=entry.guided,
+        constrained=entry.constrained,
     )
 
 

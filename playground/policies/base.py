@@ -366,8 +366,8 @@ def _interventions(options: Options) -> tuple[str, ...]:
 
 def check_options(options: Options) -> None:
     """Raises ValueError that names the option out of range."""
-    if options.guided not in (None, True, False):
-        raise ValueError(f"guided is {options.guided!r}; it is true, false or null")
+    if options.constrained not in (None, True, False):
+        raise ValueError(f"constrained is {options.constrained!r}; it is true, false or null")
     limits = {
         "num_steps": (1, MAX_STEPS),
         "num_samples": (1, MAX_SAMPLES),

@@ -24,7 +24,14 @@ from playground.policies.places import Places, fast, text_parts
 from playground.robots.robot import Robot
 from playground.robots.transforms import OPENPI_RULES, InputRules
 from playground.serving.events import TokenEvent
-from playground.trace import DecodedToken, FastTrace, Options, PolicyInfo, RawObservation, is_guided
+from playground.trace import (
+    DecodedToken,
+    FastTrace,
+    Options,
+    PolicyInfo,
+    RawObservation,
+    is_constrained,
+)
 
 _UNGUIDED = "Guidance weighs velocities: pi0-FAST writes tokens, and ran without it."
 _DOERS = {"openpi": "openpi", "lerobot": "LeRobot"}
@@ -65,17 +72,17 @@ class FastPolicy(Policy):
         return jnp.array(ids) if 2 * len(ids) < self.config.vocab_size else None
 
     def decode_options(self, options: Options) -> DecodeOptions:
-        """How the model is to decode. Raises ValueError where guided decoding is impossible."""
-        guided = is_guided(self.info, options)
-        if guided and self._stop is None:
+        """How to decode. Raises ValueError where constrained decoding is impossible."""
+        constrained = is_constrained(self.info, options)
+        if constrained and self._stop is None:
             raise ValueError(
-                f'{self.info.name} cannot decode guided: its vocabulary has no "{ACTION_END}" of '
-                "its own; decode freely instead"
+                f"the decoding of {self.info.name} cannot be constrained: its vocabulary has no "
+                f'"{ACTION_END}" of its own; decode freely instead'
             )
         return DecodeOptions(
             temperature=options.temperature,
             stop=self._stop,
-            constraint=self._constraint if guided else None,
+            constraint=self._constraint if constrained else None,
             draft_ids=self._draft_ids,
         )
 
@@ -172,14 +179,15 @@ class FastPolicy(Policy):
     def _decoding_warnings(
         self, written: list[DecodedToken], result: Decoding, options: Options
     ) -> tuple[str, ...]:
-        guided = _guidance(written, options.temperature) if is_guided(self.info, options) else ()
+        constrained = is_constrained(self.info, options)
+        warnings = _constraint_warnings(written, options.temperature) if constrained else ()
         if not result.skipped:
-            return guided
+            return warnings
         skipped = (
             f"{len(result.skipped)} tokens between the actions are no action tokens and were "
             f"skipped, as {_DOERS[self.config.convention]} does."
         )
-        return (skipped, *guided)
+        return (skipped, *warnings)
 
     def prefilled_state(self, prepared: Prepared, options: Options, columns: int) -> DecodeState:
         """The prefix of one row with `columns` of text: from the last few, or run now."""
@@ -247,14 +255,16 @@ class FastPolicy(Policy):
         return np.stack([nothing if chunk is None else chunk for chunk in partials])
 
 
-def _guidance(written: list[DecodedToken], temperature: float) -> tuple[str, ...]:
-    """What guided decoding did to a run, where it did anything."""
+def _constraint_warnings(written: list[DecodedToken], temperature: float) -> tuple[str, ...]:
+    """What constrained decoding did to a run, where it did anything."""
     if temperature > 0:
-        return ("Guided decoding: tokens were drawn from those that keep the chunk decodable.",)
+        return (
+            "Constrained decoding: tokens were drawn from those that keep the chunk decodable.",
+        )
     against = sum(not token.likeliest for token in written)
     if not against:
         return ()
     return (
-        f"Guided decoding: at {against} of {len(written)} tokens the likeliest would have left a "
-        "chunk that does not decode; the likeliest that fits was taken.",
+        f"Constrained decoding: at {against} of {len(written)} tokens the likeliest would have "
+        "left a chunk that does not decode; the likeliest that fits was taken.",
     )

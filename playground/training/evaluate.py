@@ -137,12 +137,12 @@ class Asker:
     is this class's own.
     """
 
-    def __init__(self, folder: Path, rows: int, guided: bool | None = None):
-        """guided: as in playground.trace.Options, so None is as the policy decodes on the page."""
+    def __init__(self, folder: Path, rows: int, constrained: bool | None = None):
+        """constrained: as in playground.trace.Options, so None is as on the page."""
         self.policy = open_policy(str(folder.resolve()))
         _, model = load_bundled(folder)
         self.flow = isinstance(model, Pi0)
-        self._rows, self._guided = rows, guided
+        self._rows, self._constrained = rows, constrained
         self._programs = Pi0Programs(model) if isinstance(model, Pi0) else Pi0FastPrograms(model)
 
     def chunks(self, raws: Sequence[RawObservation], seed: int) -> list[np.ndarray | None]:
@@ -173,7 +173,7 @@ class Asker:
     ) -> list[np.ndarray | None]:
         policy = self.policy
         assert isinstance(policy, FastPolicy)
-        options = policy.decode_options(Options(guided=self._guided))
+        options = policy.decode_options(Options(constrained=self._constrained))
         state = programs.prefill(observation, tokens, max_decoding_steps=MAX_TOKENS)
         written = np.asarray(programs.decode_all(state, None, options))
         horizon, dims = policy.info.horizon, len(policy.info.actions)
@@ -435,7 +435,7 @@ def evaluate(folder: Path, scenes: int, episodes: int) -> dict:
     found = figures(known, unknown, six.flow)
     checks = controls(known, black)
     if not six.flow:
-        free = Asker(folder, rows=len(COLOURS) * len(VERBS), guided=False)
+        free = Asker(folder, rows=len(COLOURS) * len(VERBS), constrained=False)
         answers = [a for scene in first_chunks(free, scenes, known_words, spec=spec) for a in scene]
         checks |= {
             "decoded freely, chunks that do not decode": share([not a.decoded for a in answers]),

@@ -54,7 +54,7 @@ its answer shows how such a model works, not what it can do.
 - Model code: the same `models/` that runs the published checkpoints; only sizes differ
   (`config.json`).
 - Input: {input}; 14 joint values in
-  ALOHA's order; a prompt. Output: 50 steps of 14 joint targets at 50 Hz.{guided}
+  ALOHA's order; a prompt. Output: 50 steps of 14 joint targets at 50 Hz.{constrained}
 - Trained: {steps:,} steps on {looks:,} looks ({requests} requests each), on
   {device}. The curves are in `curves.png`, the numbers in `log.csv`, the recipe in
   `training.json`.{note}
@@ -77,9 +77,10 @@ _VERBS = {
     "put_next": "put one cube next to another",
 }
 
-_GUIDED = """
-- It decodes guided: at each token only those are considered that keep the chunk decodable, all 700
-  coefficients, no more. Free decoding, as openpi's, is an option; `evaluation.json` has both."""
+_CONSTRAINED = """
+- Its decoding is constrained: at each token only those are considered that keep the chunk
+  decodable, all 700 coefficients, no more. Free decoding, as openpi's, is an option;
+  `evaluation.json` has both."""
 
 
 def export(name: str, folder: Path, run: Path, weights: str = "average", note: str = "") -> None:
@@ -100,7 +101,7 @@ def export(name: str, folder: Path, run: Path, weights: str = "average", note: s
     if table is not FIRST:
         metadata["table"] = table.name
     if is_fast(name):
-        metadata["guided"] = True
+        metadata["constrained"] = True
     if folder.exists():
         shutil.rmtree(folder)
     save_bundled(folder, config, policy, metadata, storage="bfloat16")
@@ -151,7 +152,7 @@ def _card(name: str, title: str, parameters: int, training: dict, note: str) -> 
         verbs=f"{', '.join(verbs[:-1])} and {verbs[-1]}",
         requests=len(requests_of(table)),
         input=inputs,
-        guided=_GUIDED if fast else "",
+        constrained=_CONSTRAINED if fast else "",
         steps=training["steps"],
         looks=training["looks"],
         device=training["recipe"].get("device", "CPU"),

@@ -29,9 +29,9 @@ from playground.ui.setup import Setups
 
 _MAX_NUMBERS = 20_000  # in JSON, for each policy
 _OBSERVATION = ("prompt", "images", "state", "policies", "robot", "modes")
-_FAST = ("temperature", "max_tokens", "guided")
+_FAST = ("temperature", "max_tokens", "constrained")
 _RUN = (*_OBSERVATION, "num_steps", "num_samples", "seed", *_FAST, "guidance")
-_CAUSES = (*_OBSERVATION, "num_steps", "seed", "max_tokens", "guided", "noises")
+_CAUSES = (*_OBSERVATION, "num_steps", "seed", "max_tokens", "constrained", "noises")
 _ONE_SAMPLE = (*_OBSERVATION, "num_steps", "seed", *_FAST)
 
 
@@ -56,10 +56,12 @@ def build(setups: Setups, worker: Worker, results: Results) -> None:
         policies: names of loaded policies; None for all that drive the robot.
         robot: whose observation it is; None for the robot of the first loaded policy.
         modes: "masked" or "black" by slot; other slots are filled, or empty as in training.
-        num_steps, num_samples, seed: of pi0; temperature, max_tokens: of pi0-FAST; guided: whether
-        pi0-FAST chooses only among the tokens that keep the chunk decodable, None for the policy's
-        own way; guidance: of pi0, how strongly the prompt is weighed, from 0 (as if it were empty)
-        to 3; 1 is the policy itself.
+        num_steps, num_samples, seed: of pi0.
+        temperature, max_tokens: of pi0-FAST.
+        constrained: whether pi0-FAST chooses only among the tokens that keep the chunk decodable;
+            None for the policy's own way.
+        guidance: of pi0, how strongly the prompt is weighed, from 0 (as if it were empty) to 3; 1
+            is the policy itself.
 
         Returns by policy: badge and notice (say them wherever you show the numbers), actions
         [samples, steps, dimensions] in the robot's units (null if FAST's tokens did not decode,

@@ -47,7 +47,7 @@ class Link(BaseModel):
             seed=self.seed,
             temperature=self.temperature,
             max_tokens=self.tokens,
-            guided=_DECODING[self.decoding],
+            constrained=_DECODING[self.decoding],
         )
 
 

@@ -18,8 +18,8 @@ from playground.ui.scenes import Drawn, Scenes
 from playground.ui.setup import Setup, Setups, judged
 from playground.views import theme
 
-# How pi0-FAST decodes: what Options.guided says.
-DECODING = {"as the policy is meant to": None, "free, as openpi": False, "guided": True}
+# How pi0-FAST decodes: what Options.constrained says.
+DECODING = {"as the policy is meant to": None, "free, as openpi": False, "constrained": True}
 MODES = (AS_TRAINED, "filled", "masked", "black")
 _STATE = appearance.component("state.js")
 _EXAMPLES = appearance.component("examples.js")
@@ -284,7 +284,7 @@ def put(
         form.temperature: gr.update(value=options.temperature),
         form.max_tokens: gr.update(value=options.max_tokens),
         form.decoding: gr.update(
-            value=next(name for name, guided in DECODING.items() if guided is options.guided)
+            value=next(name for name, way in DECODING.items() if way is options.constrained)
         ),
     }
     for index, part in enumerate(form.pictures):
@@ -352,9 +352,9 @@ def effects(setup: Setup, chosen: Sequence[str], temperature: float, form: Form)
 
 
 def _decoding_info(setup: Setup, chosen: Sequence[str]) -> str:
-    rule = "Guided: only tokens that keep the chunk decodable may follow. "
-    guided = {setup.infos[n].guided for n in chosen if setup.infos[n].family == "pi0_fast"}
-    ways = " or ".join("guided" if way else "free" for way in sorted(guided))
+    rule = "Constrained: only tokens that keep the chunk decodable may follow. "
+    fast = [setup.infos[name] for name in chosen if setup.infos[name].family == "pi0_fast"]
+    ways = " or ".join(sorted({"constrained" if info.constrained else "free" for info in fast}))
     return f"{rule}Without a choice here: {ways}."
 
 
@@ -386,7 +386,7 @@ def request(setups: Setups, inputs: Sequence, **more: object) -> RunRequest:
             "seed": seed,
             "temperature": temperature,
             "max_tokens": most,
-            "guided": DECODING[decoding],
+            "constrained": DECODING[decoding],
             **more,
         }
     )

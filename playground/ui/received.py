@@ -1,6 +1,6 @@
 """What one model received: pictures at its own size, the exact text, the tokens, the recipe."""
 
-from playground.trace import Trace, is_guided
+from playground.trace import Trace, is_constrained
 from playground.ui import appearance
 from playground.views import theme
 
@@ -15,7 +15,7 @@ def payload(trace: Trace) -> dict[str, object]:
         {
             "temperature": f"{options.temperature:g}",
             "most tokens": str(options.max_tokens),
-            "decoding": "guided" if is_guided(info, options) else "free",
+            "decoding": "constrained" if is_constrained(info, options) else "free",
         }
         if info.family == "pi0_fast"
         else {"steps": str(options.num_steps), "samples": str(options.num_samples)}

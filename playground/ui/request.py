@@ -89,7 +89,7 @@ class RunRequest(BaseModel):
     seed: Whole = Field(0, description=_WHOLE)
     temperature: Number = Field(0.0, description="a number, such as 0.5")
     max_tokens: Whole = Field(256, description=_WHOLE)
-    guided: bool | None = Field(None, description="true, false or null")
+    constrained: bool | None = Field(None, description="true, false or null")
     guidance: Number = Field(1.0, description="a number from 0 to 3, such as 1.5")
     # Of single endpoints.
     which: Literal["suffix", "prefix"] = Field("suffix", description='"suffix" or "prefix"')
@@ -121,7 +121,7 @@ class RunRequest(BaseModel):
             temperature=self.temperature,
             max_tokens=self.max_tokens,
             attention=attention,
-            guided=self.guided,
+            constrained=self.constrained,
             guidance=self.guidance,
             cuts=tuple(map(CutRequest.checked, self.cuts)),
         )

@@ -124,7 +124,7 @@ def _put(
     robot, prompt, state, policies, *numbers, decoding, attention = kept[:11]
     modes = kept[11:]
     setup = setups.of(robot)
-    options = Options(*map(_number, numbers), guided=DECODING[decoding])
+    options = Options(*map(_number, numbers), constrained=DECODING[decoding])
     values = [value if isinstance(value, str) else _number(value) for value in state["values"]]
     if len(values) != len(setup.robot.state) or not isinstance(prompt, str):
         raise ValueError("not this robot's state, or no prompt")

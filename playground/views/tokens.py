@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from playground.trace import FastTrace, Trace, is_guided
+from playground.trace import FastTrace, Trace, is_constrained
 from playground.views import theme
 
 # gr.HTML(value, **COMPONENT) with value None or `payload(trace)`.
@@ -59,7 +59,7 @@ def describe(trace: FastTrace) -> str:
     )
     passed = sum(not token.likeliest for token in trace.tokens)
     if passed:
-        why = "guided decoding" if is_guided(trace.info, trace.options) else "the draw"
+        why = "constrained decoding" if is_constrained(trace.info, trace.options) else "the draw"
         text += f"At {passed} of them {why} passed over a likelier token. "
     if trace.actions is None:
         text += f"They did not decode to a chunk: {trace.decode_failure}"
