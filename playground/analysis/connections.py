@@ -43,7 +43,7 @@ def knockout(
 ) -> Knockout:
     """The chunk with and without `options.cuts`. What the policy cannot answer, a query that is
     left without any key among it, is a failure in the result."""
-    found = Knockout.of(policy.info, cuts=options.cuts)
+    found = Knockout.on(policy.info, cuts=options.cuts)
     options = dataclasses.replace(
         options, num_samples=_checked(noises), attention=False, temperature=0.0
     )
@@ -91,7 +91,7 @@ def occluded(
     options = dataclasses.replace(
         options, num_samples=1, attention=False, temperature=0.0, cuts=(), guidance=1.0
     )
-    report = Occlusion.of(
+    report = Occlusion.on(
         policy.info,
         noises=1 if fast else _checked(noises),
         unit="nats" if fast else "% of range",

@@ -19,7 +19,7 @@ class Measured:
     revision: str
 
     @classmethod
-    def of(cls, info: PolicyInfo, **fields: Any) -> Self:
+    def on(cls, info: PolicyInfo, **fields: Any) -> Self:
         """The report on this policy. fields: of the report itself."""
         return cls(
             policy=info.name,

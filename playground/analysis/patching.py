@@ -446,7 +446,7 @@ def traced(
     """`trace` as it grows."""
     info = policy.info
     fast = info.family == "pi0_fast"
-    report = CausalTrace.of(
+    report = CausalTrace.on(
         info,
         prompt=raw.prompt,
         counterfactual=counterfactual,

@@ -145,7 +145,7 @@ class Comparison:
         if answer.failure is None and runs > 1:
             pairs = itertools.combinations(answer.chunks, 2)
             spreads = np.mean([_difference(a, b) for a, b in pairs], axis=0)
-        self.base = Base.of(
+        self.base = Base.on(
             info,
             dimensions=tuple(dim.name for dim in info.actions),
             random=random,
