@@ -24,18 +24,20 @@ from models.tokenizer import state_bins
 from playground.robots import conversion
 from playground.robots.builtin import TABLETOP
 from playground.tabletop import expert, kinematics
-from playground.tabletop.rollout import ask_expert
+from playground.tabletop.rollout import ask_expert, observe
 from playground.tabletop.scene import COLOURS, FIRST, SECOND, Table, nearer_arm, random_scene
-from playground.tabletop.tasks import VERBS, WORDINGS, Task
+from playground.tabletop.tasks import VERBS, WORDINGS, Task, requests
 from playground.training import (
     batches,
     demonstrations,
-    evaluate,
     export,
+    first_chunks,
+    intervals,
     losses,
     tokenizers,
     train,
 )
+from playground.training.asker import Asker
 
 TINY_VISION = dataclasses.replace(PI0_TABLETOP.vision, width=32, depth=1, mlp_dim=32, num_heads=2)
 TINY_EXPERT = dataclasses.replace(
@@ -515,9 +517,9 @@ def test_a_stopped_run_goes_on_to_the_same_weights_and_is_exported(looks, tmp_pa
     assert recipe["steps"] == RECIPE.steps
     assert recipe["looks"] == 30
 
-    asker = evaluate.Asker(folder, rows=2)
+    asker = Asker(folder, rows=2)
     table = Table(random_scene(1))
-    raw = evaluate.observe(table, "touch the red cube")
+    raw = observe(table, "touch the red cube")
     other = dataclasses.replace(raw, prompt="pick up the blue cube")
     both = asker.chunks([raw, other], seed=4)
     # A batch of prompts answers as the page's policy does, one at a time.
@@ -544,42 +546,66 @@ def test_the_log_is_a_table_with_every_figure(tmp_path):
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 20), (7, 20), (20, 20), (590, 600)])
 def test_intervals_of_shares_are_wilsons(hits, n):
-    found = evaluate.share([True] * hits + [False] * (n - hits))
+    found = intervals.share([True] * hits + [False] * (n - hits))
     known = scipy.stats.binomtest(hits, n).proportion_ci(method="wilson")
     np.testing.assert_allclose([found["low"], found["high"]], [known.low, known.high], atol=1e-4)
 
 
-def answers(chunk_of) -> list[list[evaluate.Answer]]:
+def answers(chunk_of, spec=FIRST, verbs=VERBS) -> list[list[first_chunks.Answer]]:
     found = []
     for index in range(40):
-        table = Table(evaluate.held_out_scene(index))
+        table = Table(first_chunks.held_out_scene(index), spec)
         state = table.state()
-        tasks = [Task(verb, c, WORDINGS[verb][0]) for verb in VERBS for c in COLOURS]
-        found.append([evaluate.answer(table, t, state, chunk_of(table, t)) for t in tasks])
+        tasks = [Task(verb, c, WORDINGS[verb][0], other) for verb, c, other in requests(verbs)]
+        found.append([first_chunks.answer(table, t, state, chunk_of(table, t)) for t in tasks])
     return found
 
 
 def test_the_expert_gets_full_marks_and_deafness_shows():
     good = answers(ask_expert)
-    marks = evaluate.figures(good, good, flow=False)
+    marks = first_chunks.figures(good, good, flow=False)
     for name in ("correct arm", "named cube nearest", "colour swapped", "verb swapped"):
         assert marks[name]["value"] == 1.0, name
     assert marks["tip error cm"]["value"] < 0.01
     assert marks["chunks that do not decode"]["value"] == 0.0
-    shuffled = evaluate.controls(good, good)["prompts permuted across colours, named cube nearest"]
+    shuffled = first_chunks.controls(good, good)[
+        "prompts permuted across colours, named cube nearest"
+    ]
     assert shuffled["low"] < 1 / 3 < shuffled["high"]
 
     deaf = answers(lambda table, task: ask_expert(table, Task("touch", "red", "{}")))
-    marks = evaluate.figures(deaf, deaf, flow=True)
+    marks = first_chunks.figures(deaf, deaf, flow=True)
     assert marks["named cube nearest"]["value"] == pytest.approx(1 / 3, abs=1e-4)
     assert marks["colour swapped"]["value"] == 0.0
     assert marks["verb swapped"]["value"] == 0.0
 
 
+def test_who_hears_which_cube_is_put_on_which_goes_to_the_one_named_first():
+    asked = {"spec": SECOND, "verbs": ("put_on",)}
+    heard = first_chunks.roles_swapped(answers(ask_expert, **asked))
+    assert (heard["value"], heard["n"]) == (1.0, 40 * 3)
+    # One who hears which two, but not in which order.
+    muddled = answers(
+        lambda table, t: ask_expert(
+            table,
+            dataclasses.replace(t, colour=min(t.colour, t.other), other=max(t.colour, t.other)),
+        ),
+        **asked,
+    )
+    assert first_chunks.roles_swapped(muddled)["value"] == 0.0
+
+
+def test_a_hidden_camera_is_one_that_the_observation_lacks():
+    raw = observe(Table(first_chunks.held_out_scene(0), SECOND), "touch the red cube")
+    shown = first_chunks.without("left_wrist_0_rgb", raw)
+    assert list(shown.images) == ["base_0_rgb", "right_wrist_0_rgb"]
+    assert not any(image.any() for image in first_chunks.blackened(raw).images.values())
+
+
 def test_a_chunk_that_does_not_decode_counts_against_the_policy():
-    table = Table(evaluate.held_out_scene(0))
+    table = Table(first_chunks.held_out_scene(0))
     task = Task("touch", "red", "touch the {} cube")
-    found = evaluate.answer(table, task, table.state(), None)
+    found = first_chunks.answer(table, task, table.state(), None)
     assert not found.decoded
     assert found.arm == ""
     rest = kinematics.tip_paths(table.state())[nearer_arm(found.cube[0])]  # where the arm stays
@@ -587,7 +613,7 @@ def test_a_chunk_that_does_not_decode_counts_against_the_policy():
     assert found.error_cm == pytest.approx(cm, rel=1e-6)
     assert 5 < cm < 50
     tasks = [Task(verb, c, "{}") for verb in VERBS for c in COLOURS]
-    scene = [evaluate.answer(table, t, table.state(), None) for t in tasks]
-    marks = evaluate.figures([scene], [scene], flow=False)
+    scene = [first_chunks.answer(table, t, table.state(), None) for t in tasks]
+    marks = first_chunks.figures([scene], [scene], flow=False)
     assert marks["named cube nearest"]["value"] == 0.0
     assert marks["chunks that do not decode"]["value"] == 1.0

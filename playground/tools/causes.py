@@ -22,7 +22,7 @@ from playground.tabletop.kinematics import project
 from playground.tabletop.render import render
 from playground.tabletop.scene import COLOURS, CUBE, Scene, Table, random_scene
 from playground.trace import Cut, Options, RawObservation
-from playground.training.evaluate import share
+from playground.training.intervals import share
 
 SCENES_SEED = 20_260  # demonstrations have small numbers
 _SLOT = "base_0_rgb"

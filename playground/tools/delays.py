@@ -24,7 +24,8 @@ from playground.tabletop.rollout import observe
 from playground.tabletop.scene import COLOURS, Table
 from playground.tabletop.tasks import Task
 from playground.trace import Options, RawObservation
-from playground.training.evaluate import held_out_scene, known_words, share
+from playground.training.first_chunks import held_out_scene, known_words
+from playground.training.intervals import share
 
 DELAYS = (0, 5, 15, 25)
 EXECUTE = 25
