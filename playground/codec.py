@@ -105,17 +105,23 @@ def unpack(tree, arrays: dict[str, np.ndarray]) -> Any:
 
 
 def encode(value) -> bytes:
-    """One frame. Raises TypeError on what cannot travel: unregistered classes, arrays of objects,
-    records or extension types such as bfloat16."""
+    """One frame. Raises as `pieces` does."""
+    return b"".join(pieces(value))
+
+
+def pieces(value) -> list[bytes | memoryview]:
+    """One frame, in parts to be sent or written one after the other; large arrays are not copied.
+    Raises TypeError on what cannot travel: unregistered classes, arrays of objects, records or
+    extension types such as bfloat16."""
     tree, arrays = pack(value)
     shapes, chunks = [], []
     for key, array in arrays.items():
         if array.dtype.kind not in _KINDS:
             raise TypeError(f"arrays of numbers travel, not {array.dtype}; convert it first")
         shapes.append([key, array.dtype.str, array.shape])
-        chunks.append(array.tobytes(order="C"))
+        chunks.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     header = json.dumps({"tree": tree, "arrays": shapes}).encode()
-    return b"".join([_LENGTH.pack(len(header)), header, *chunks])
+    return [_LENGTH.pack(len(header)), header, *chunks]
 
 
 def receive(connection: socket.socket) -> Any:

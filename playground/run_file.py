@@ -55,6 +55,8 @@ _MAX_MEMBERS = 64
 _MAX_PICTURES = 16
 _MAX_PIXELS = 2 * transforms.MAX_PIXELS  # of all pictures together
 _MAX_TEXT = 100_000
+_MAX_NUMBERS = 131_072  # of a chunk: 32 samples of 128 steps and 32 dimensions
+_MAX_TOKENS = 4096
 
 
 @codec.register
@@ -371,10 +373,16 @@ def _outcome(data: bytes) -> tuple[np.ndarray | None, tuple[int, ...]]:
     chunk = trace.actions_normalised
     if chunk is not None and not (isinstance(chunk, np.ndarray) and chunk.dtype == np.float32):
         raise ValueError("its actions are no float32 array")
+    if chunk is not None and chunk.size > _MAX_NUMBERS:
+        raise ValueError(
+            f"its actions are {chunk.size:,} numbers; at most {_MAX_NUMBERS:,} are taken"
+        )
     if isinstance(trace, FastTrace):
         tokens = trace.tokens
         if not isinstance(tokens, tuple) or not all(isinstance(t, DecodedToken) for t in tokens):
             raise ValueError("its tokens are no tokens")
+        if len(tokens) > _MAX_TOKENS:
+            raise ValueError(f"its tokens are {len(tokens):,}; at most {_MAX_TOKENS:,} are taken")
     return chunk, tuple(map(_whole, token_ids(trace)))
 
 

@@ -319,4 +319,6 @@ def load(file) -> Trace:
 
 def image_digest(image: np.ndarray) -> str:
     """sha256 of an image's shape and bytes."""
-    return hashlib.sha256(str(image.shape).encode() + image.tobytes()).hexdigest()
+    digest = hashlib.sha256(str(image.shape).encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()

@@ -11,7 +11,8 @@ something did not hold.
     --newcomers 600     then as many visitors, one after the other: does memory stay level
     --large 36          then as many answers of 32 samples and 100 steps, every second one read by
                         nobody: is memory bounded
-    --attackers         then the last stage anew, together with one attacker of each kind
+    --attackers         then the last stage anew, together with one attacker of each kind, or of
+                        the kinds that are named (methods of tests.support.attack.Attacker)
     --only              no faults
     --json FILE         the figures for programs
 
@@ -37,7 +38,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import httpx
@@ -74,7 +75,9 @@ class Fragile:
 
     def __init__(self, policy):
         self._policy = policy
-        self.info = policy.info
+
+    def __getattr__(self, name):
+        return getattr(self._policy, name)
 
     def infer(self, observation, options):
         if observation.prompt == BREAK:
@@ -352,12 +355,12 @@ def references(page: Page, questions: int) -> list[dict]:
 
 
 def stage(
-    page: Page, visitors: int, seconds: float, expected: list[dict], attacked: bool = False
+    page: Page, visitors: int, seconds: float, expected: list[dict], attackers: Collection[str] = ()
 ) -> Stage:
     """So many visitors, each with questions of their own, each asking again when answered.
-    attacked: whether one attacker of each kind does its worst meanwhile."""
-    with attack.under_way(page.address, PICTURE) if attacked else contextlib.nullcontext():
-        return _stage(page, visitors, seconds, expected, attacked)
+    attackers: kinds of which one each does its worst meanwhile."""
+    with attack.under_way(page.address, PICTURE, attackers):
+        return _stage(page, visitors, seconds, expected, bool(attackers))
 
 
 def _stage(
@@ -673,7 +676,7 @@ def visit(
     faults=FAULTS,
     newcomers: int = 0,
     answers: int = 0,
-    attackers: bool = False,
+    attackers: Collection[str] = (),
 ) -> Iterator[Stage | Level | Large | Fault]:
     """Every stage and every fault as it is done."""
     with tempfile.TemporaryDirectory() as folder, Page(Path(folder), places) as page:
@@ -685,7 +688,7 @@ def visit(
         if answers:
             yield large(page, answers)
         if attackers:
-            yield stage(page, visitors[-1], seconds, expected, attacked=True)
+            yield stage(page, visitors[-1], seconds, expected, attackers)
         injected = Faults(page, expected)
         for fault in faults:
             try:
@@ -741,7 +744,7 @@ def settings() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=60.0, help="of each stage (%(default)s)")
     parser.add_argument("--newcomers", type=int, default=600, help="0 leaves them out")
     parser.add_argument("--large", type=int, default=36, help="0 leaves them out")
-    parser.add_argument("--attackers", action="store_true")
+    parser.add_argument("--attackers", nargs="*", choices=attack.KINDS, metavar="KIND")
     parser.add_argument("--only", action="store_true", help="no faults")
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     parser.add_argument("--serve", nargs=2, type=int, help=argparse.SUPPRESS)
@@ -754,6 +757,7 @@ def main() -> None:
         logging.basicConfig(level="INFO", format="%(asctime)s %(name)s %(message)s")
         serve(*arguments.serve)
         return
+    attackers = () if arguments.attackers is None else arguments.attackers or tuple(attack.KINDS)
     found, alone = [], None
     stages = visit(
         arguments.visitors,
@@ -762,7 +766,7 @@ def main() -> None:
         faults=() if arguments.only else FAULTS,
         newcomers=arguments.newcomers,
         answers=arguments.large,
-        attackers=arguments.attackers,
+        attackers=attackers,
     )
     for one in stages:
         found.append(one)

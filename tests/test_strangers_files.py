@@ -1,8 +1,10 @@
 """Files made to take long, or much memory, to read, and the processes that read them."""
 
+import dataclasses
 import io
 import json
 import os
+import threading
 import zipfile
 
 import numpy as np
@@ -12,8 +14,9 @@ from PIL import Image
 from playground import codec, run_file
 from playground.robots import transforms
 from playground.ui import decoding
-from playground.ui.decoding import Decoders
-from tests.test_recipe import RUN, ZIP
+from playground.ui.decoding import Decoders, Places
+from tests.support.visitor import until
+from tests.test_recipe import PICTURES, RUN, ZIP
 from tests.test_transforms import encoded, photo
 
 
@@ -62,7 +65,24 @@ def of_many_pictures(count, side=8):
     return repacked(lambda _: [("recipe.json", json.dumps(recipe)), *pictures])
 
 
+def of_large_outcomes(**changed):
+    """A whole run file, whose traces and digests agree, but with more numbers or tokens than a run
+    has; zeros take next to nothing in the file."""
+    run = {name: dataclasses.replace(found, **changed.get(name, {})) for name, found in RUN.items()}
+    file = io.BytesIO()
+    run_file.write(file, run, PICTURES.values(), {})
+    return file.getvalue()
+
+
 REFUSED = {
+    "a large chunk": (
+        lambda: of_large_outcomes(pi0={"actions_normalised": np.zeros((1000, 50, 32), np.float32)}),
+        "its actions are 1,600,000 numbers; at most 131,072 are taken",
+    ),
+    "many tokens": (
+        lambda: of_large_outcomes(fast={"tokens": RUN["fast"].tokens[:1] * 5000}),
+        "its tokens are 5,000; at most 4,096 are taken",
+    ),
     "one name twice": (lambda: repacked(lambda m: [*m, m[0]]), "holds one file twice"),
     "one name 100 times": (lambda: repacked(lambda m: m + [("x", b"")] * 100), "at most 64 are"),
     "one name twice in a trace": (lambda: trace_with(lambda m: [*m, m[-1]]), "one file twice"),
@@ -166,3 +186,93 @@ def test_a_picture_of_the_largest_size_is_read_within_the_bounds():
     for data in (encoded(Image.new("RGBA", (4000, 4000))), grey(4000), photo):
         assert decoding.picture(data).shape == (4000, 4000, 3)
     assert decoding.read_size(photo) == ((8000, 8000), (4000, 4000))
+
+
+# --- whose turn it is ---------------------------------------------------------------------------
+
+
+class Reading:
+    """One file of a visitor's that is being read, until `end`."""
+
+    def __init__(self, places, visitor):
+        self.began, self._over = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._read, args=(places, visitor), daemon=True)
+        self._thread.start()
+
+    def _read(self, places, visitor):
+        with places.one(visitor):
+            self.began.set()
+            self._over.wait()
+
+    def end(self):
+        self._over.set()
+        self._thread.join()
+
+
+def reading(places, visitor):
+    """Once it is read, or waits."""
+    before = len(places._waiting)
+    one = Reading(places, visitor)
+    until(lambda: one.began.is_set() or len(places._waiting) > before)
+    return one
+
+
+def test_a_visitor_s_files_never_take_all_processes():
+    places = Places(2)
+    slow = [reading(places, "a") for _ in range(3)]
+    assert [one.began.is_set() for one in slow] == [True, False, False]
+    other = reading(places, "b")
+    assert other.began.is_set()
+    third = reading(places, "c")  # nothing is free
+    assert not third.began.is_set()
+    other.end()
+    until(third.began.is_set)
+    assert not slow[1].began.is_set()
+    slow[0].end()
+    until(slow[1].began.is_set)
+    for one in (third, *slow):
+        one.end()
+
+
+def test_where_nobody_is_told_apart_all_processes_are_used():
+    places = Places(2)
+    both = [reading(places, ""), reading(places, "")]
+    assert all(one.began.is_set() for one in both)
+    for one in both:
+        one.end()
+    alone = Places(1)
+    one = reading(alone, "a")  # where there is one process, it is everybody's
+    assert one.began.is_set()
+    one.end()
+
+
+def test_few_files_of_a_visitor_wait_and_not_too_many_of_all():
+    places = Places(1, each=2, all=4)
+    held = [reading(places, visitor) for visitor in ("a", "a", "b")]
+    with pytest.raises(ValueError, match="too many files are being read"), places.one("a"):
+        pass
+    held.append(reading(places, ""))
+    with pytest.raises(ValueError, match="too many files are being read"), places.one("c"):
+        pass
+    for one in held:
+        one.end()
+    with places.one("a"):  # and each place is free again
+        pass
+
+
+def test_a_file_is_read_into_memory_only_when_its_turn_has_come():
+    decoders, asked = Decoders(processes=1), threading.Event()
+    held = reading(decoders._places, "a")
+
+    def source():
+        asked.set()
+        return encoded(Image.fromarray(photo()))
+
+    thread = threading.Thread(target=lambda: decoders.read("picture", source, "b"))
+    thread.start()
+    until(lambda: decoders._places._waiting)
+    assert not asked.is_set()
+    held.end()
+    thread.join()
+    assert asked.is_set()
+    decoders.close()

@@ -7,7 +7,9 @@ policy's prompt is its script, so that a test decides what happens inside the wo
 import dataclasses
 import gc
 import json
+import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -378,18 +380,57 @@ def test_who_came_long_before_is_not_overtaken():
 def test_a_visitor_holds_a_quarter_of_the_places(monkeypatch):
     with pytest.raises(queue.Busy, match=r"^16 of your runs are waiting already. .* in \d+ s\.$"):
         queued(*["a"] * 17)
-    waiting, tickets = queued(*["a"] * 16, *["b"] * 16, *[""] * 33)
+    waiting, tickets = queued(*["a"] * 16, *[""] * 49)
     assert waiting.count() == 65  # one of them is next
     tickets[0].closed = True  # who left holds none
     waiting.join(ticket_of("a"))
-    with pytest.raises(queue.Busy, match="All places"):
-        waiting.join(ticket_of("c"))
-    size = len(tickets[0].payload)
+    assert waiting.count() == 65
+    size = tickets[0].payload.size
     monkeypatch.setattr(queue, "_MAX_WAITING_BYTES", 12 * size)
     with pytest.raises(queue.Busy, match="3 of your runs"):
         queued("b", *["a"] * 4)
     with pytest.raises(queue.Busy, match="All places"):
         queued(*[""] * 13)
+
+
+def test_the_last_job_of_who_has_most_gives_way_to_who_has_fewer(monkeypatch):
+    waiting, tickets = queued(*"aaaabbb", *[""] * 10, size=16)
+    last = tickets[3]
+    assert waiting.join(ticket_of("c")) == [last]
+    assert (last.ended, last in waiting.waiting, waiting.count()) == (True, False, 17)
+    assert re.search(r"Others came .* try again in \d+ s", last.events[-1].message)
+    assert waiting.join(ticket_of("c")) == [tickets[2]]  # of equals, of whoever comes first
+    assert waiting.join(ticket_of("")) == [tickets[6]]
+    # Two are what one request makes; neither those nor the page's own jobs give way.
+    with pytest.raises(queue.Busy, match="All places"):
+        waiting.join(ticket_of("d"))
+    assert [t.owner for t in waiting.waiting].count("c") == 2
+
+    size = tickets[0].payload.size
+    monkeypatch.setattr(queue, "_MAX_WAITING_BYTES", 12 * size)
+    waiting, tickets = queued("a", "b", *["a"] * 2, *[""] * 8)  # full by their bytes
+    assert waiting.join(ticket_of("c")) == [tickets[3]]
+
+
+def test_who_has_most_pushes_nobody_out():
+    waiting, _ = queued(*"aaabb", *[""] * 12, size=16)
+    with pytest.raises(queue.Busy, match="All places"):
+        waiting.join(ticket_of("b"))  # with it, both would have three
+    with pytest.raises(queue.Busy):
+        waiting.join(ticket_of("a"))
+    assert waiting.count() == 17
+
+
+def test_a_job_that_gave_way_ends_and_is_logged(start, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "playground.serving")
+    worker = start(queue_size=12)
+    _, gate = held(worker, tmp_path)
+    *_, last = [worker.infer(job("step"), owner=owner) for owner in "bbccddeefaaa"]
+    streams = [worker.infer(job("step"), owner="g")]
+    assert "Others came" in answer(last)[-1].message
+    assert any('"gave way"' in message for message in caplog.messages)
+    gate.touch()
+    assert isinstance(answer(streams[0])[-1], Finished)
 
 
 def test_what_cannot_run_is_refused_before_the_queue(start):

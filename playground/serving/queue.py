@@ -2,7 +2,8 @@
 
 First come, first served, but for whoever has several jobs waiting: from the third on, each counts
 as if it had come a turn later than the one before. So a visitor who sends many at once holds others
-up by two, and nobody waits for ever. One visitor holds at most a quarter of the places.
+up by two, and nobody waits for ever. One visitor holds at most a quarter of the places; and where
+none is left, the last job of whoever has most of them gives way to one of who has fewer.
 """
 
 import collections
@@ -12,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from playground import codec
+from playground import spilled
 from playground.serving.events import Event, Failed, Queued, Request
 from playground.serving.messages import Start
 
@@ -20,7 +21,7 @@ SIZE = 64  # jobs that wait while one runs
 URGENT_SIZE = 16  # the same of urgent ones
 _POSITION_EVERY_S = 2.0  # waiting clients hear this often, so that a closed page is noticed too
 _MAX_UNREAD = 2000  # events; a client this far behind has stopped reading
-_MAX_WAITING_BYTES = 256 << 20
+_MAX_WAITING_BYTES = 1 << 30  # on disk, but for small ones, see `playground.spilled`
 _SHARE = 4  # a visitor's part of the places and bytes is one in so many
 _AT_ONCE = 2  # jobs that one request may make
 _TURN_S = 20.0
@@ -37,10 +38,10 @@ class Busy(RuntimeError):
 
 
 class Ticket:
-    """A job's place in the queue and its mailbox. `urgent`: goes before all that are not. `owner`:
-    the visitor whose job it is, "" for nobody's. `due`: when it counts as come. `closed`: nobody
-    wants its events any more; `ended`: no more will come. All but `closed` is guarded by the
-    worker's lock."""
+    """A job's place in the queue and its mailbox. `payload`: what starts it. `urgent`: goes before
+    all that are not. `owner`: the visitor whose job it is, "" for nobody's. `due`: when it counts
+    as come. `closed`: nobody wants its events any more; `ended`: no more will come. All but
+    `closed` is guarded by the worker's lock."""
 
     def __init__(
         self,
@@ -55,7 +56,7 @@ class Ticket:
         self.kind = kind
         self.urgent = urgent
         self.owner = owner
-        self.payload = codec.encode(Start(self.id, kind, request))
+        self.payload = _payload(Start(self.id, kind, request), urgent)
         self.label = " ".join([kind, *request.policies])
         self.news = threading.Condition(lock)
         self.events: collections.deque[Event] = collections.deque()
@@ -161,23 +162,34 @@ class Queue:
         """How many wait and still want to."""
         return sum(not ticket.closed for ticket in self.waiting)
 
-    def join(self, ticket: Ticket) -> None:
-        """Raises Busy."""
+    def join(self, ticket: Ticket) -> list[Ticket]:
+        """Gives the tickets that gave way to it. Raises Busy."""
         alike = [t for t in self.waiting if t.urgent == ticket.urgent and not t.closed]
         active = [t for t in self.active() if t.urgent == ticket.urgent]
         limit = URGENT_SIZE if ticket.urgent else self._size
-        if len(alike) + bool(active) > limit or _too_large(alike, ticket, _MAX_WAITING_BYTES):
-            raise Busy(self._retry_s())
         own = [t for t in alike if t.owner == ticket.owner] if ticket.owner else []
         most = max(_AT_ONCE, limit // _SHARE)
         if len(own) >= most or _too_large(own, ticket, _MAX_WAITING_BYTES // _SHARE):
             raise Busy(self._retry_s(), f"{len(own)} of your runs are waiting already.")
+        left: list[Ticket] = []
+        while len(alike) + bool(active) > limit or _too_large(alike, ticket, _MAX_WAITING_BYTES):
+            last = _last_of_most(alike, len(own))
+            if last is None:
+                raise Busy(self._retry_s())
+            alike.remove(last)
+            left.append(last)
+        for last in left:
+            busy = Busy(self._retry_s(), "Others came who have fewer runs waiting.")
+            last.put(Failed(None, str(busy), last.id))
+            last.end()
+            self.waiting.remove(last)
         ticket.due += _TURN_S * max(0, len(own) + 1 - _AT_ONCE)
         behind = [
             t for t in self.waiting if (not t.urgent, t.due) > (not ticket.urgent, ticket.due)
         ]
         self.waiting.insert(len(self.waiting) - len(behind), ticket)
         self.announce()
+        return left
 
     def next(self) -> Ticket | None:
         """The ticket that can be run now, if any, which then counts as running."""
@@ -257,7 +269,25 @@ class Queue:
         return None if typical is None else max(0.0, self.running.started + typical - now)
 
 
+def _payload(start: Start, urgent: bool) -> spilled.Frame:
+    """Raises Busy where the disk is full, TypeError for what cannot travel."""
+    try:
+        return spilled.Frame(start, at_once=urgent)
+    except OSError as error:
+        raise Busy(_UNKNOWN_RETRY_S, "There is no room here for so large a question.") from error
+
+
+def _last_of_most(waiting: Sequence[Ticket], own: int) -> Ticket | None:
+    """The last job of the visitor with most waiting, who has more than one request makes, and than
+    one who has `own` would have with another; None if there is nobody like that."""
+    counts = collections.Counter(t.owner for t in waiting if t.owner)
+    owner, most = max(counts.items(), key=lambda item: item[1], default=("", 0))
+    if most <= max(_AT_ONCE, own + 1):
+        return None
+    return [t for t in waiting if t.owner == owner][-1]
+
+
 def _too_large(waiting: Sequence[Ticket], ticket: Ticket, most: int) -> bool:
     """Whether they would hold too many bytes with it; alone, each is taken."""
-    size = sum(len(t.payload) for t in waiting)
-    return bool(size) and size + len(ticket.payload) > most
+    size = sum(t.payload.size for t in waiting)
+    return bool(size) and size + ticket.payload.size > most

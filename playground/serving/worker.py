@@ -139,7 +139,9 @@ class Worker:
         with self._lock:
             if self._state in ("down", "closed") or self._closing_at < math.inf:
                 raise Down(self._reason)
-            self._queue.join(ticket)
+            left = self._queue.join(ticket)
+        for last in left:
+            self._ended({"job": last.id, "outcome": "gave way"})
         self._wake()
         return Stream(ticket, self._wake)
 
@@ -262,8 +264,7 @@ class Worker:
                 with self._lock:
                     ticket = self._queue.next()
                 if ticket is not None:
-                    payload, ticket.payload = ticket.payload, b""
-                    process.send(payload)
+                    process.send(ticket.payload.take())
             if self._closing_at < math.inf and not self._queue.tickets():
                 return
 

@@ -2,57 +2,109 @@
 
 A file can be made to take long, or much memory, to read; and the libraries that read pictures have
 had faults. So each is read by one of a few processes with bounds of its own, which is ended when it
-exceeds them; the page goes on. What comes back is no pickle but a frame of `playground.codec`.
+exceeds them; the page goes on. What it runs is `playground.ui.decoder`.
 """
 
 import atexit
+import collections
 import contextlib
+import dataclasses
+import logging
 import os
-import resource
-import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from playground import codec, run_file
-from playground.robots import transforms
+from playground import codec, spilled
 from playground.run_file import Opened
+from playground.ui.guard import visitors
 
 PROCESSES = 2
 CPU_S = 10.0  # for one file; 16 million pixels take one
 MEMORY = 1 << 30  # bytes beside what the process takes by itself
 _WAIT_S = 300.0  # however busy the machine is
+_PROCESS = "playground.ui.decoder"
 _ROOT = Path(__file__).resolve().parents[2]
-_READ: dict[str, Callable[[bytes], object]] = {
-    "picture": transforms.load_image,
-    "read_size": transforms.read_size,
-    "run_file": run_file.read,
-}
+_logger = logging.getLogger(__name__)
+
+# What a file holds, or what reads it, once its turn has come.
+Source = bytes | Callable[[], bytes]
 
 
-def picture(data: bytes) -> np.ndarray:
-    """As `transforms.load_image`; raises ValueError also where that takes too long or too much."""
-    found = _shared.read("picture", data)
+def picture(source: Source) -> np.ndarray:
+    """As `transforms.load_image`; raises ValueError also where that takes too long or too much, and
+    where too many are being read. A large picture lies in a file, see `playground.spilled`."""
+    found = _shared.read("picture", source, visitors.current())
     assert isinstance(found, np.ndarray)
-    return found
+    return _spilled(found)
 
 
-def read_size(data: bytes) -> tuple[tuple[int, int], tuple[int, int]]:
+def read_size(source: Source) -> tuple[tuple[int, int], tuple[int, int]]:
     """As `transforms.read_size`."""
-    size, read = _shared.read("read_size", data)
+    size, read = _shared.read("read_size", source, visitors.current())
     return size, read
 
 
-def opened(data: bytes) -> Opened:
-    """As `run_file.read`; raises ValueError also where that takes too long or too much."""
-    found = _shared.read("run_file", data)
+def opened(source: Source) -> Opened:
+    """As `run_file.read`; raises ValueError as `picture` does."""
+    found = _shared.read("run_file", source, visitors.current())
     assert isinstance(found, Opened)
-    return found
+    pictures = {digest: _spilled(one) for digest, one in found.pictures.items()}
+    return dataclasses.replace(found, pictures=pictures)
+
+
+def _spilled(found: np.ndarray) -> np.ndarray:
+    try:
+        return spilled.array(found)
+    except OSError as error:
+        raise ValueError("there is no room here for so large a picture: scale it down") from error
+
+
+class Places:
+    """Who may have a file read now. One visitor has at most all but one of the `processes`, so that
+    others' files never wait for the slowest of theirs. Safe from any thread.
+
+    each, all: how many may wait or be read, of one visitor and of all together.
+    """
+
+    def __init__(self, processes: int, each: int = 16, all: int = 48):
+        self._most, self._each, self._all = max(1, processes - 1), each, all
+        self._free = processes
+        self._changed = threading.Condition()
+        self._waiting: collections.deque[str] = collections.deque()
+        self._read: collections.Counter[str] = collections.Counter()
+
+    @contextlib.contextmanager
+    def one(self, visitor: str) -> Iterator[None]:
+        """visitor: "" where nobody is told apart. Raises ValueError where too many are waiting."""
+        with self._changed:
+            own = self._waiting.count(visitor) + self._read[visitor] if visitor else 0
+            every = len(self._waiting) + self._read.total()
+            if own >= self._each or every >= self._all:
+                raise ValueError("too many files are being read: try again in a minute")
+            self._waiting.append(visitor)
+            self._changed.wait_for(lambda: self._is_next(visitor))
+            self._waiting.remove(visitor)
+            self._read[visitor] += 1
+            self._free -= 1
+            self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._read[visitor] -= 1
+                self._free += 1
+                self._changed.notify_all()
+
+    def _is_next(self, visitor: str) -> bool:
+        """Of the first visitor in line who has not all of theirs already."""
+        able = (v for v in self._waiting if not v or self._read[v] < self._most)
+        return self._free > 0 and next(able, None) == visitor
 
 
 class Decoders:
@@ -60,13 +112,15 @@ class Decoders:
 
     def __init__(self, processes: int = PROCESSES, cpu_s: float = CPU_S, memory: int = MEMORY):
         self._bounds = (cpu_s, memory)
-        self._places = threading.Semaphore(processes)
+        self._places = Places(processes)
         self._lock = threading.Lock()
         self._idle: list[_Process] = []
 
-    def read(self, kind: str, data: bytes) -> object:
-        """What the process made of a file; its ValueErrors are raised here."""
-        with self._places:
+    def read(self, kind: str, source: Source, visitor: str = "") -> object:
+        """What the process made of a file; its ValueErrors are raised here. visitor: whose it
+        is."""
+        with self._places.one(visitor):
+            data = source if isinstance(source, bytes) else source()
             with self._lock:
                 process = self._idle.pop() if self._idle else None
             process = process or _Process(*self._bounds)
@@ -75,6 +129,7 @@ class Decoders:
             except BaseException as error:
                 process.end()
                 if isinstance(error, (OSError, EOFError)):  # it exceeded its bounds
+                    _logger.warning("a file exceeded the bounds of its reader: %s", kind)
                     raise ValueError("this file takes too long, or too much memory, to read") from (
                         error
                     )
@@ -99,7 +154,7 @@ class _Process:
         self._connection.settimeout(_WAIT_S)
         with other:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(other.fileno()), str(cpu_s), str(memory)],
+                [sys.executable, "-m", _PROCESS, str(other.fileno()), str(cpu_s), str(memory)],
                 cwd=_ROOT,
                 # A thread for each core would take memory that the files are to have.
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
@@ -110,7 +165,8 @@ class _Process:
             )
 
     def ask(self, kind: str, data: bytes) -> tuple[bool, object]:
-        self._connection.sendall(codec.encode((kind, np.frombuffer(data, np.uint8))))
+        for piece in codec.pieces((kind, np.frombuffer(data, np.uint8))):
+            self._connection.sendall(piece)
         well, value = codec.receive(self._connection)
         return well, value
 
@@ -122,40 +178,3 @@ class _Process:
 
 _shared = Decoders()
 atexit.register(_shared.close)
-
-
-# --- in the process -----------------------------------------------------------------------------
-
-
-def serve(connection: socket.socket, cpu_s: float, memory: int) -> None:
-    """Answers until the other side closes the connection."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # what it held is a visitor's
-    _bound_memory(memory)
-    while True:
-        try:
-            kind, data = codec.receive(connection)
-        except EOFError:
-            return
-        # Of CPU time, whatever else the machine does; the signal at its end ends the process.
-        signal.setitimer(signal.ITIMER_PROF, cpu_s)
-        try:
-            answer = True, _READ[kind](data.tobytes())
-        except ValueError as error:
-            answer = False, str(error)
-        except MemoryError:
-            return  # the other side sees the end of it
-        connection.sendall(codec.encode(answer))
-
-
-def _bound_memory(memory: int) -> None:
-    """Beside what is mapped already, which only Linux tells; elsewhere there is no bound."""
-    with contextlib.suppress(OSError, ValueError):
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        limit = pages * resource.getpagesize() + memory
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-
-
-if __name__ == "__main__":
-    number, seconds, size = sys.argv[1:]
-    with socket.socket(fileno=int(number)) as own:
-        serve(own, float(seconds), int(size))

@@ -15,7 +15,6 @@ from playground.serving.events import Done
 from playground.serving.worker import Down, Worker
 from playground.ui import (
     causes,
-    decoding,
     errors,
     links,
     matters,
@@ -36,7 +35,7 @@ from playground.ui.examples import examples
 from playground.ui.guard import visitors
 from playground.ui.observation import Form
 from playground.ui.progress import Progress
-from playground.ui.request import picture_file
+from playground.ui.request import sizes
 from playground.ui.results import Results
 from playground.ui.runs import Runs
 from playground.ui.setup import Setup, Setups, judged
@@ -219,9 +218,7 @@ class Handlers:
         if file is None:  # taken out again meanwhile
             return gr.skip()
         try:
-            data = picture_file(file["path"])
-            decoding.picture(data)
-            size, read = decoding.read_size(data)
+            size, read = sizes(file["path"])
         except ValueError as error:
             gr.Warning(errors.escaped(error), title="This picture cannot be used")
             return None

@@ -62,7 +62,7 @@ def read(path: str) -> Opened:
     """Raises ValueError for a file that is no recipe."""
     if Path(path).stat().st_size > run_file.MAX_FILE:
         raise ValueError(f"the file is too large: at most {run_file.MAX_FILE >> 20} MB are taken")
-    return decoding.opened(Path(path).read_bytes())
+    return decoding.opened(Path(path).read_bytes)
 
 
 def light(opened: Opened) -> Opened:

@@ -2,6 +2,7 @@
 it makes."""
 
 import base64
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -191,7 +192,7 @@ class RunRequest(BaseModel):
         modes = [AS_TRAINED] * len(setup.cameras)
         for name, file in self.images.items():
             try:
-                pictures[names[name]] = decoding.picture(_picture_bytes(file))
+                pictures[names[name]] = decoding.picture(_picture_source(file))
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
         for name, mode in given.items():
@@ -209,11 +210,11 @@ def _problems(model: type[BaseModel], values: Mapping, error: ValidationError) -
     return ". ".join(found.values())
 
 
-def _picture_bytes(given: object) -> bytes:
+def _picture_source(given: object) -> decoding.Source:
     """Of an uploaded file, or of a text that holds one. Raises ValueError for anything else."""
     # Of whatever is an upload by this mark, Gradio has checked that its path is one too.
     if is_file_obj_with_meta(given):
-        return picture_file(given["path"])
+        return functools.partial(_picture_file, given["path"])
     if isinstance(given, str) and (found := _DATA_URL.match(given)):
         try:
             return base64.b64decode(given[found.end() :], validate=True)
@@ -227,12 +228,18 @@ def _picture_bytes(given: object) -> bytes:
 
 def picture(path: str | Path) -> np.ndarray:
     """A file that a visitor gave, as `transforms.load_image` reads it; raises ValueError."""
-    return decoding.picture(picture_file(path))
+    return decoding.picture(functools.partial(_picture_file, path))
 
 
-def picture_file(path: str | Path) -> bytes:
-    """What a file holds that a visitor gave for a picture; raises ValueError if it is too large, or
-    gone."""
+def sizes(path: str | Path) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(width, height) of such a file and of what `picture` makes of it; raises ValueError for what
+    `picture` would not read."""
+    picture(path)
+    return decoding.read_size(functools.partial(_picture_file, path))
+
+
+def _picture_file(path: str | Path) -> bytes:
+    """Raises ValueError for a file that is too large, or gone."""
     try:
         if Path(path).stat().st_size > MAX_PICTURE:
             raise ValueError(

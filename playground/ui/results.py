@@ -13,13 +13,14 @@ import numpy as np
 from fastapi import APIRouter
 from fastapi.responses import Response
 
-from playground import codec, run_file, summaries
+from playground import codec, run_file, spilled, summaries
 from playground import trace as traces
 from playground.serving.events import Job
 from playground.trace import PolicyInfo, Trace
 from playground.views import report
 
-MAX_SIZE = 384 << 20  # of all that is kept; with it the process stays below 1 GB
+MAX_SIZE = 256 << 20  # in memory, of all that is kept; with it the process stays below 1 GB
+MAX_SPILLED = 512 << 20  # of the pictures that lie in files, see `playground.spilled`
 # What is said of a trace to programs, by what an address calls it.
 SUMMARIES: dict[str, Callable[[Trace], dict[str, Any]]] = {
     "chunk": lambda trace: summaries.chunk(trace, arrays=True),
@@ -33,13 +34,20 @@ SUMMARIES: dict[str, Callable[[Trace], dict[str, Any]]] = {
 class Results:
     """Traces by run. A run's key is random, so whoever holds it may see the run and nobody else.
 
-    Bounded three ways: runs, bytes of memory, and seconds since the run. Where there is no room,
-    the oldest run of whoever has most gives way, so nobody's runs push out those of others who
-    keep less. Safe from any thread.
+    Bounded four ways: runs, bytes of memory, bytes on disk, and seconds since the run. Where there
+    is no room, the oldest run of whoever has most gives way, so nobody's runs push out those of
+    others who keep less. Safe from any thread.
     """
 
-    def __init__(self, runs: int = 256, size: int = MAX_SIZE, age_s: float = 3600.0):
-        self._runs, self._size, self._age_s = runs, size, age_s
+    def __init__(
+        self,
+        runs: int = 256,
+        size: int = MAX_SIZE,
+        age_s: float = 3600.0,
+        on_disk: int = MAX_SPILLED,
+    ):
+        self._bounds = {"size": size, "on_disk": on_disk, "count": runs}
+        self._age_s = age_s
         self._lock = threading.Lock()
         self._kept: collections.OrderedDict[str, _Run] = collections.OrderedDict()
 
@@ -80,17 +88,18 @@ class Results:
         for key, run in list(self._kept.items()):
             if time.monotonic() - run.made > self._age_s:
                 del self._kept[key]
-        while len(self._kept) > 1:
-            sizes = collections.Counter()
-            counts = collections.Counter(run.owner for run in self._kept.values())
+        while len(self._kept) > 1 and (exceeded := self._exceeded()) is not None:
+            self._drop_oldest(exceeded)
+
+    def _exceeded(self) -> collections.Counter[str] | None:
+        """Of the first bound that what is kept exceeds, each owner's share."""
+        for name, most in self._bounds.items():
+            shares: collections.Counter[str] = collections.Counter()
             for run in self._kept.values():
-                sizes[run.owner] += run.size
-            if sizes.total() > self._size:
-                self._drop_oldest(sizes)
-            elif len(self._kept) > self._runs:
-                self._drop_oldest(counts)
-            else:
-                return
+                shares[run.owner] += getattr(run, name)
+            if shares.total() > most:
+                return shares
+        return None
 
     def _drop_oldest(self, shares: collections.Counter[str]) -> None:
         """Of the owner with the largest share; of equal ones, of who has the oldest run."""
@@ -99,6 +108,10 @@ class Results:
 
 
 class _Run:
+    """size: bytes of memory that it takes; on_disk: bytes of files."""
+
+    count = 1
+
     def __init__(self, found: dict[str, Trace], jobs: Sequence[Job], owner: str):
         self.traces = found
         self.jobs = list(jobs)
@@ -110,7 +123,11 @@ class _Run:
         arrays = [array for _, held in packed for array in held.values()]
         # Values of Python take some four times the memory of their JSON.
         others = sum(4 * len(json.dumps(tree)) for tree, _ in packed)
-        self.size = sum(array.nbytes for array in (*arrays, *self.pictures)) + others
+        apart = [picture for picture in self.pictures if spilled.is_spilled(picture)]
+        self.on_disk = sum(picture.nbytes for picture in apart)
+        held = sum(array.nbytes for array in (*arrays, *self.pictures)) - self.on_disk
+        self.size = held + others
+        spilled.let_go()
 
 
 def routes(results: Results) -> APIRouter:

@@ -1,18 +1,19 @@
 """Strangers who mean harm, one of each kind, over HTTP: what a page must bear while others use it.
 
-They come as through a proxy on the same machine, from one address that is not the visitors'.
-
-Each goes on until it is stopped, and minds no refusal.
+They come as through a proxy on the same machine, from one address that is not the visitors'. Each
+goes on until it is stopped, and minds no refusal. What they send is made once: on a machine of
+their own it would cost the page nothing either.
 """
 
 import contextlib
+import functools
 import io
 import json
 import secrets
 import socket
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -84,25 +85,15 @@ class Attacker:
             connection.sendall(head.encode() + bytes(1 << 20))
 
     def pictures_of_many_scans(self) -> None:
-        file = io.BytesIO()
-        noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-        Image.fromarray(noise).save(file, "JPEG", progressive=True)
-        data = file.getvalue()
-        last = data.rindex(b"\xff\xda")
-        self._ask_of(self._upload(data[:last] + data[last:-2] * 2000 + data[-2:]))
+        self._ask_of(self._upload(_many_scans()))
 
     def large_pictures(self) -> None:
-        file = io.BytesIO()
-        Image.new("RGB", (4000, 4000)).save(file, "PNG")
-        self._ask_of(self._upload(file.getvalue()))
+        self._ask_of(self._upload(_large_picture()))
 
     def run_files_of_many_members(self) -> None:
-        file = io.BytesIO()
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr("recipe.json", json.dumps([[]] * 300_000))
         function = self._function("open_file")
         values = [self._parts[place].get("value") for place in function["inputs"]]
-        self._join(function, [self._upload(file.getvalue()), *values[1:]])
+        self._join(function, [self._upload(_run_file()), *values[1:]])
 
     def answers_that_nobody_reads(self) -> None:
         self._ask_of(self._upload(self._picture.read_bytes()), num_steps=100, num_samples=32)
@@ -113,14 +104,41 @@ class Attacker:
         self._join(self._function("infer"), list((self._defaults | given).values()))
 
 
-KINDS: tuple[Callable[[Attacker], None], ...] = tuple(
-    kind for name, kind in vars(Attacker).items() if name[0] != "_"
-)
+@functools.cache
+def _many_scans() -> bytes:
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(file, "JPEG", progressive=True)
+    data = file.getvalue()
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * 2000 + data[-2:]
+
+
+@functools.cache
+def _large_picture() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (4000, 4000)).save(file, "PNG")
+    return file.getvalue()
+
+
+@functools.cache
+def _run_file() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("recipe.json", json.dumps([[]] * 300_000))
+    return file.getvalue()
+
+
+KINDS: dict[str, Callable[[Attacker], None]] = {
+    name: kind for name, kind in vars(Attacker).items() if name[0] != "_"
+}
 
 
 @contextlib.contextmanager
-def under_way(address: str, picture: Path, pause_s: float = 0.2) -> Iterator[None]:
-    """One attacker of each kind, each a thread that repeats itself after a pause."""
+def under_way(
+    address: str, picture: Path, kinds: Iterable[str] = KINDS, pause_s: float = 0.2
+) -> Iterator[None]:
+    """One attacker of each of these kinds, each a thread that repeats itself after a pause."""
     over = threading.Event()
 
     def attack(kind: Callable[[Attacker], None]) -> None:
@@ -129,7 +147,7 @@ def under_way(address: str, picture: Path, pause_s: float = 0.2) -> Iterator[Non
             with contextlib.suppress(httpx.HTTPError, OSError, ValueError):  # refused
                 kind(attacker)
 
-    threads = [threading.Thread(target=attack, args=(kind,), daemon=True) for kind in KINDS]
+    threads = [threading.Thread(target=attack, args=(KINDS[kind],), daemon=True) for kind in kinds]
     for thread in threads:
         thread.start()
     try:
