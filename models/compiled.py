@@ -2,44 +2,70 @@
 
 import functools
 from collections.abc import Callable
+from typing import Protocol
 
 import jax
 from flax import nnx
+
+from models.config import Config
 
 # On a CPU: matrix products by Eigen, reductions (so also softmax) by YNNPACK. XLA's own choice is
 # YNNPACK for both, which was slower for products with few rows.
 _CPU = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
 
-def on_cpu() -> bool:
-    """Whether programs run on the host's processor. Asked where a model is prepared for its device,
-    never inside the mathematics."""
-    return jax.default_backend() == "cpu"
+class Model(Protocol):
+    """Pi0 or Pi0Fast; `config.dtype` is what it computes in."""
+
+    config: Config
+
+
+def device_of(model) -> jax.Device:
+    """Where a model's weights lie; of shapes without weights, where JAX would put them."""
+    for leaf in jax.tree.leaves(nnx.state(model)):
+        if isinstance(leaf, jax.Array):
+            return next(iter(leaf.devices()))
+    return jax.devices()[0]
+
+
+def on_cpu(model) -> bool:
+    """Whether its programs run on the host's processor. Asked where a model is prepared for its
+    device, never inside the mathematics."""
+    return device_of(model).platform == "cpu"
+
+
+def precision(dtype: str) -> str:
+    """How JAX is to multiply for a model that computes in `dtype`. A float32 product would lose 13
+    of its 23 bits on a GPU (TF32) if nothing was said; on a CPU that changes nothing."""
+    return "highest" if dtype == "float32" else "default"
 
 
 @functools.cache
-def options() -> dict[str, str] | None:
+def options(device: jax.Device) -> dict[str, str] | None:
     """What programs are compiled with; nothing where this JAX does not know it."""
-    if not on_cpu():
+    if device.platform != "cpu":
         return None
     try:
-        jax.jit(lambda: 0, compiler_options=_CPU)()
+        jax.jit(lambda x: x, compiler_options=_CPU)(jax.device_put(0, device))
     except jax.errors.JaxRuntimeError:
         return None
     return _CPU
 
 
-def compiled(model: nnx.Module, method: Callable, static: tuple[str, ...] = ()) -> Callable:
-    """`method(model, ...)` as a compiled function of the remaining arguments.
+def compiled(model: Model, method: Callable, static: tuple[str, ...] = ()) -> Callable:
+    """`method(model, ...)` as a compiled function of the remaining arguments, on the device where
+    the model's weights lie.
 
     The model is split once and its state is an argument: closed over, its weights would be copied
     into the program as constants; split at every call, the host would spend milliseconds.
     `static` names the keyword arguments that the program is specialised to.
     """
     graphdef, state = nnx.split(model)
+    exactness = precision(model.config.dtype)
 
-    @functools.partial(jax.jit, static_argnames=static, compiler_options=options())
+    @functools.partial(jax.jit, static_argnames=static, compiler_options=options(device_of(model)))
     def run(state, *args, **kwargs):
-        return method(nnx.merge(graphdef, state), *args, **kwargs)
+        with jax.default_matmul_precision(exactness):
+            return method(nnx.merge(graphdef, state), *args, **kwargs)
 
     return functools.partial(run, state)

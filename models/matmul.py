@@ -65,7 +65,7 @@ def laid_out(model: M) -> M:
     line of zeros behind each row, if that takes less than 1 GB; those in a smaller type get the
     line whenever `dot` widens them. Everything else stays as it is, shapes without numbers too.
     """
-    if not on_cpu():
+    if not on_cpu(model):
         return model
     graphdef, state = nnx.split(model)
     is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731

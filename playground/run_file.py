@@ -36,6 +36,7 @@ from playground import codec
 from playground import trace as traces
 from playground.robots import transforms
 from playground.trace import (
+    Computation,
     Cut,
     DecodedToken,
     FastTrace,
@@ -47,7 +48,7 @@ from playground.trace import (
     token_ids,
 )
 
-FORMAT, VERSION = "pi0-playground recipe", 3
+FORMAT, VERSION = "pi0-playground recipe", 4
 TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}  # of normalised actions
 MAX_FILE = 64 << 20  # bytes of a file that is opened
 _MAX_RECIPE = 1 << 20
@@ -63,14 +64,15 @@ _MAX_TOKENS = 4096
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ran:
     """One policy of a run. modes: of every slot; image_sha256: of the slots with a picture
-    (`playground.trace.image_digest`); dtype: what it computed in; chunk: digest of the normalised
-    actions, "" where FAST's tokens did not decode; tokens: digest of FAST's tokens, else ""."""
+    (`playground.trace.image_digest`); computation: what it computed with; chunk: digest of the
+    normalised actions, "" where FAST's tokens did not decode; tokens: digest of FAST's tokens, else
+    ""."""
 
     name: str
     revision: str
     badge: str
     notice: str
-    dtype: str
+    computation: Computation
     modes: dict[str, SlotMode]
     image_sha256: dict[str, str]
     chunk: str
@@ -127,7 +129,7 @@ def of(found: Mapping[str, Trace]) -> Recipe:
             revision=trace.info.revision,
             badge=trace.info.badge,
             notice=trace.info.notice,
-            dtype=trace.info.model_config.get("dtype", "float32"),
+            computation=trace.info.computation,
             modes=dict(trace.inputs.modes),
             image_sha256=dict(trace.inputs.image_sha256),
             chunk=_digest(trace.actions_normalised),
@@ -223,13 +225,15 @@ def from_json(text: str | bytes) -> Recipe:
         raise ValueError(f"this is no JSON: {error}") from error
     if not isinstance(tree, dict) or tree.get("format") != FORMAT:
         raise ValueError(f"this JSON is no recipe: it lacks 'format': {FORMAT!r}")
-    if tree.get("version") != VERSION:
+    if tree.get("version") not in (3, VERSION):
         raise ValueError(
             f"the recipe is of version {tree.get('version')!r}; this playground reads {VERSION}"
         )
     fields = {name: value for name, value in tree.items() if name not in ("format", "version")}
     try:
-        policies = tuple(_typed(Ran, entry) for entry in _listed(fields.pop("policies")))
+        if tree["version"] == 3:
+            fields = _of_version_3(fields)
+        policies = tuple(map(_ran, _listed(fields.pop("policies"))))
         options = _options(fields.pop("options"))
         state = tuple(map(_number, _listed(fields.pop("state"))))
         shared = {"policies": policies, "options": options, "state": state}
@@ -247,6 +251,28 @@ def from_json(text: str | bytes) -> Recipe:
 
 # Options that recipes of earlier versions of the playground lack: the model as it is.
 _LATER = {"guidance": 1.0, "cuts": []}
+
+
+def _of_version_3(fields: dict) -> dict:
+    """Where one device stood for all policies, among the versions."""
+    versions, policies = _texts(fields["versions"]), _listed(fields["policies"])
+    if not all(isinstance(ran, dict) for ran in policies):
+        raise TypeError(f"the policies are {policies!r:.60}")
+    device = versions.pop("device", "")
+    policies = [
+        {name: value for name, value in ran.items() if name != "dtype"}
+        | {"computation": {"device": device, "dtype": ran["dtype"], "precision": ""}}
+        for ran in policies
+    ]
+    return {**fields, "versions": versions, "policies": policies}
+
+
+def _ran(tree) -> Ran:
+    if not isinstance(tree, dict):
+        raise TypeError(f"Ran is {tree!r:.60}")
+    if "computation" in tree:
+        tree = {**tree, "computation": _typed(Computation, tree["computation"])}
+    return _typed(Ran, tree, known=("computation",))
 
 
 def _options(tree) -> Options:
@@ -443,36 +469,37 @@ def _verdict(opened: Opened, ran: Ran, trace: Trace | None) -> Verdict:
     if (_digest(chunk), _digest(tokens or None)) == (ran.chunk, ran.tokens):
         return verdict("bits", "repeated bit for bit.")
     if _digest(tokens or None) != ran.tokens:
-        return verdict("no", f"wrote other tokens than recorded{_because(opened, trace)}.")
+        return verdict("no", f"wrote other tokens than recorded{_because(opened, ran, trace)}.")
     if ran.name not in opened.outcomes:
         return verdict(
             "no",
-            f"is not the recorded chunk bit for bit{_because(opened, trace)}; how far off it is, "
-            "the ZIP can tell.",
+            f"is not the recorded chunk bit for bit{_because(opened, ran, trace)}; how far off it "
+            "is, the ZIP can tell.",
         )
     before = opened.outcomes[ran.name][0]
     if before is None or chunk is None or before.shape != chunk.shape:
         return verdict("no", "gave a chunk of another shape.")
-    off, allowed = float(np.abs(chunk - before).max()), TOLERANCE.get(ran.dtype, 0.0)
+    off, allowed = float(np.abs(chunk - before).max()), TOLERANCE.get(ran.computation.dtype, 0.0)
     if off <= allowed:
         return verdict(
             "tolerance",
             f"repeated within {off:.1g} of the recorded chunk, normalised ({allowed:g} is allowed)"
-            f"{_because(opened, trace)}.",
+            f"{_because(opened, ran, trace)}.",
         )
     return verdict(
         "no",
         f"is up to {off:.2g} off the recorded chunk, normalised; {allowed:g} is allowed"
-        f"{_because(opened, trace)}.",
+        f"{_because(opened, ran, trace)}.",
     )
 
 
-def _because(opened: Opened, trace: Trace) -> str:
+def _because(opened: Opened, ran: Ran, trace: Trace) -> str:
     """What is different here."""
-    before, here = opened.recipe.versions, trace.versions
+    before = opened.recipe.versions | dataclasses.asdict(ran.computation)
+    here = trace.versions | dataclasses.asdict(trace.info.computation)
     other = [
         f"{name} {here.get(name, 'unknown')} for {before.get(name, 'unknown')}"
         for name in sorted(before.keys() | here.keys())
-        if before.get(name) != here.get(name)
+        if before.get(name) not in (here.get(name), "")
     ]
     return f" (here {', '.join(other)})" if other else ""

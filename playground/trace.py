@@ -59,6 +59,21 @@ class Stats:
 
 @codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
+class Computation:
+    """What a policy computes with; "" where an old file does not tell.
+
+    device: as JAX names it, "cpu" for the host's processor
+    dtype: of its arithmetic
+    precision: of its matrix products, as JAX names it; "highest" of float32 is float32 itself
+    """
+
+    device: str = ""
+    dtype: str = ""
+    precision: str = ""
+
+
+@codec.register
+@dataclasses.dataclass(frozen=True, slots=True)
 class PolicyInfo:
     """What the page knows of a policy without touching its weights.
 
@@ -91,6 +106,7 @@ class PolicyInfo:
     stats_notes: tuple[str, ...] = ()
     constrained: bool = False
     action_normalisation: Method | None = None
+    computation: Computation = Computation()
 
     def stats(self, part: Literal["state", "actions"]) -> Stats:
         """That part's norm stats. Raises ValueError for a policy that has none."""
@@ -211,7 +227,7 @@ class _Run:
     """What every trace holds. N samples, H horizon, D real action dimensions, C mask columns.
 
     info, inputs, options  what ran, on what and how
-    versions               of the packages, and the device, that it ran on
+    versions               of the packages and the machine that it ran on
     on_table               whether the pictures are of the simulated table, as its camera takes
                            them; None for a robot that is not the table's
     images                 by slot, uint8 [size, size, 3]: what the model saw, after padding

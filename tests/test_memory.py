@@ -58,6 +58,13 @@ def test_the_host_must_hold_what_passes_through_it():
     check(BOTH[:1], Machine(None, 16 << 30, shared=True))
 
 
+def test_what_runs_on_the_host_takes_of_its_memory_alone():
+    here = dataclasses.replace(BOTH[1], on_host=True)
+    check([BOTH[0], here], Machine(int(8e9), HOST, shared=False))
+    with pytest.raises(ValueError, match="of host memory"):
+        check([BOTH[0], here], Machine(GPU_16, 12 << 30, shared=False))
+
+
 def test_what_is_not_known_is_not_judged():
     check(BOTH, Machine(None, None, shared=True))
     check(BOTH, Machine(None, HOST, shared=False))

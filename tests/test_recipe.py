@@ -67,6 +67,28 @@ def test_cuts_and_guidance_are_part_of_a_recipe():
     assert run_file.from_json(json.dumps(tree).encode()) == run_file.of(RUN)
 
 
+def test_a_recipe_says_what_it_was_computed_with():
+    """Each policy by itself; recipes of before tell one device for all."""
+    on_gpu = trace.Computation("H100", "bfloat16", "default")
+    info = dataclasses.replace(RUN["pi0"].info, computation=on_gpu)
+    tree = json.loads(run_file.to_json(run_file.of(again(info=info))))
+    assert run_file.from_json(json.dumps(tree).encode()).policies[0].computation == on_gpu
+    opened = run_file.read(json.dumps(tree).encode())
+    ours = dataclasses.replace(FLOW, actions_normalised=FLOW.actions_normalised + 1)
+    text = judged({**RUN, "pi0": ours}, opened).text
+    assert "device cpu for H100, dtype float32 for bfloat16, precision highest for default" in text
+    tree["version"] = 3
+    tree["versions"]["device"] = "cpu"
+    for ran in tree["policies"]:
+        ran["dtype"] = ran.pop("computation")["dtype"]
+    older = run_file.from_json(json.dumps(tree).encode())
+    assert older.policies[0].computation == trace.Computation("cpu", "bfloat16")
+    assert "device" not in older.versions
+    for broken in ({"versions": None}, {"policies": [1]}, {"policies": None}):
+        with pytest.raises(ValueError, match="not whole"):
+            run_file.from_json(json.dumps({**tree, **broken}))
+
+
 def test_what_the_form_cannot_repeat_is_said_before_it_runs():
     infos = {"pi0": info_of(TABLETOP, "pi0")}
     setups = Setups(Loaded(infos), {"pi0": TABLETOP})

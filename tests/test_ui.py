@@ -20,7 +20,7 @@ from playground.robots import conversion
 from playground.robots.builtin import ALOHA, DROID, DROID_JOINT_POSITION, TABLETOP
 from playground.robots.norm_stats import normalise
 from playground.serving.events import Done, Failed, Finished, Job, Phase, Queued, Step, TokenEvent
-from playground.trace import DecodedToken, Options, RawObservation, Slot, load
+from playground.trace import Computation, DecodedToken, Options, RawObservation, Slot, load
 from playground.ui import observation, prompt_bar, results
 from playground.ui.examples import examples
 from playground.ui.handlers import Handlers
@@ -284,6 +284,16 @@ def progress():
 
 def card(notes, name):
     return next(card for card in notes.payload()["policies"] if card["name"] == name)
+
+
+def test_each_card_says_where_its_policy_runs():
+    setup = setup_of(TABLETOP, "pi0", "pi0_fast")
+    away = Computation("NVIDIA H100 80GB HBM3", "bfloat16", "default")
+    fast = dataclasses.replace(setup.infos["pi0_fast"], computation=away)
+    infos = {"pi0": setup.infos["pi0"], "pi0_fast": fast}
+    notes = Progress(dataclasses.replace(setup, infos=infos), tuple(infos))
+    assert "runs on the CPU" in card(notes, "pi0")["about"]
+    assert "runs on NVIDIA H100" in card(notes, "pi0_fast")["about"]
 
 
 def test_a_run_is_told_from_its_events():

@@ -36,12 +36,14 @@ def load_openpi(
     dtype: DType | None = None,
     adapters: lora.Adapters | None = None,
     progress: Progress | None = None,
+    device: jax.Device | None = None,
 ) -> Policy:
     """The model in a checkpoint of openpi's, from its folder or the `params/` in it.
 
     dtype: precision of the parameters, None as stored (openpi serves in bfloat16). adapters: how a
     LoRA fine-tune was made; they are merged into the weights. progress: called with bytes done,
-    bytes in all (as stored) and the array at hand.
+    bytes in all (as stored) and the array at hand. device: where the weights go, None for the
+    default one.
 
     Array by array: beside the model, the host holds the largest array twice at most (its compressed
     and its decoded bytes). Raises ValueError, naming what is wrong, for another kind of folder, a
@@ -52,7 +54,8 @@ def load_openpi(
     params = params_folder(folder)
     verify_digests(params.parent, below=f"{params.name}/")
     arrays = lora.merge(open_openpi(params), adapters, where=str(folder))
-    return assemble(config, arrays, where=str(folder), dtype=dtype, progress=progress)
+    how = {"dtype": dtype, "progress": progress, "device": device}
+    return assemble(config, arrays, where=str(folder), **how)
 
 
 def save_openpi(model: Policy, folder: Path | str) -> None:
@@ -85,12 +88,13 @@ def load_lerobot(
     base: Path | None = None,
     dtype: DType | None = None,
     progress: Progress | None = None,
+    device: jax.Device | None = None,
 ) -> Policy:
     """The model in a folder that LeRobot saved (or the published ones, without `model.` in names).
 
     config: None for the one that `config.json` describes. base: the folder of the weights that the
     folder's PEFT adapters change, None where it has weights of its own. dtype: precision of the
-    parameters, None as stored. Raises ValueError as `load_openpi` does.
+    parameters, None as stored. device: as there; raises ValueError as `load_openpi` does.
     """
     folder = Path(folder)
     weights = weights_file(base or folder)
@@ -101,7 +105,8 @@ def load_lerobot(
     if config is None:
         config = lerobot_config.read_lerobot(folder).config
     arrays = lerobot.open_lerobot(weights, config, None if base is None else folder)
-    return assemble(config, arrays, where=str(folder), dtype=dtype, progress=progress)
+    how = {"dtype": dtype, "progress": progress, "device": device}
+    return assemble(config, arrays, where=str(folder), **how)
 
 
 # --- models -------------------------------------------------------------------------------------
@@ -114,12 +119,15 @@ def abstract_model(config: Config) -> Policy:
     return nnx.eval_shape(lambda: Pi0(config, rngs=nnx.Rngs(0)))
 
 
-def random_model(config: Config, seed: int = 0, dtype: DType = "float32") -> Policy:
+def random_model(
+    config: Config, seed: int = 0, dtype: DType = "float32", device: jax.Device | None = None
+) -> Policy:
     """A model of random weights, the same for the same seed, array by array: for benchmarks, tests
     and demonstrations of the mechanics."""
     abstract, rng = abstract_model(config), np.random.default_rng(seed)
     shapes = ((name, parameter.shape) for name, parameter in parameters_of(abstract).items())
-    return fill(abstract, ((n, random_parameter(n, shape, rng)) for n, shape in shapes), dtype)
+    values = ((name, random_parameter(name, shape, rng)) for name, shape in shapes)
+    return fill(abstract, values, dtype, device)
 
 
 def random_parameter(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
@@ -140,12 +148,14 @@ def assemble(
     where: str,
     dtype: DType | None,
     progress: Progress | None = None,
+    device: jax.Device | None = None,
 ) -> Policy:
     """The model that openpi's arrays make, its parameters in `dtype` (None: as stored).
 
     Everything is checked before the first array is read; each array is then read, checked for NaN
-    and infinity, cast and put on the default device before the next. The largest come first, while
-    there is the most room. Raises ValueError; never returns a model with anything left out.
+    and infinity, cast and put on the device (None: the default one) before the next. The largest
+    come first, while there is the most room. Raises ValueError; never returns a model with anything
+    left out.
     """
     table = rows(config)
     ours, theirs = family_of(row.path for row in table), family_of(arrays)
@@ -159,7 +169,7 @@ def assemble(
         {path: (stored.shape, stored.dtype) for path, stored in arrays.items()},
         hint,
     )
-    return fill(abstract_model(config), _values(table, arrays, where, progress), dtype)
+    return fill(abstract_model(config), _values(table, arrays, where, progress), dtype, device)
 
 
 def _values(
@@ -183,10 +193,16 @@ def _values(
             del layer  # a view of an array that the next one's place is needed for
 
 
-def fill(abstract: Policy, values: Iterable[tuple[str, np.ndarray]], dtype: DType | None) -> Policy:
+def fill(
+    abstract: Policy,
+    values: Iterable[tuple[str, np.ndarray]],
+    dtype: DType | None,
+    device: jax.Device | None = None,
+) -> Policy:
     """The model whose parameters are the values, by nnx path.
 
-    Each is reshaped to its parameter, cast and put on the default device as it comes.
+    Each is reshaped to its parameter, cast and put on the device as it comes (None: the default
+    one).
     """
     graphdef, state = nnx.split(abstract)
     parameters = {_name(path): (path, parameter) for path, parameter in nnx.to_flat_state(state)}
@@ -196,7 +212,7 @@ def fill(abstract: Policy, values: Iterable[tuple[str, np.ndarray]], dtype: DTyp
         # Always a copy: JAX lets go late of what it was given, and a view would keep all of the
         # array it belongs to while the next is read.
         value = np.array(value, dtype=dtype and DTYPES[dtype], order="C")
-        filled[path] = parameter.replace(jax.device_put(value.reshape(parameter.shape)))
+        filled[path] = parameter.replace(jax.device_put(value.reshape(parameter.shape), device))
     assert len(filled) == len(parameters), "the caller checks that every parameter has a value"
     return nnx.merge(graphdef, nnx.from_flat_state(filled.items()))
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import jax
 import numpy as np
 import safetensors.numpy
 
@@ -58,8 +59,9 @@ def save_bundled(
     write_file(folder / CONFIG, text.encode())
 
 
-def load_bundled(folder: Path | str) -> tuple[Config, Policy]:
-    """The config and model that `save_bundled` wrote, parameters in the config's precision.
+def load_bundled(folder: Path | str, device: jax.Device | None = None) -> tuple[Config, Policy]:
+    """The config and model that `save_bundled` wrote, parameters in the config's precision and on
+    the device (None: the default one).
 
     Raises ValueError if either file is missing, damaged, or does not fit the other.
     """
@@ -80,4 +82,4 @@ def load_bundled(folder: Path | str) -> tuple[Config, Policy]:
         {name: (stored.shape, stored.dtype) for name, stored in arrays.items()},
     )
     values = ((name, stored.read()) for name, stored in arrays.items())
-    return config, fill(abstract, values, config.dtype)
+    return config, fill(abstract, values, config.dtype, device)

@@ -9,6 +9,7 @@ Axes: L layers, N query heads, K kv heads, H head dimension, D width, F MLP widt
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -88,6 +89,11 @@ def rows(config: Config) -> tuple[Row, ...]:
     for name, shape in heads.items():
         table += _linear(name, name, shape)
     return tuple(table)
+
+
+def parameter_count(config: Config) -> int:
+    """How many numbers a model of this config has."""
+    return sum(math.prod(row.stored_shape) for row in rows(config))
 
 
 def _linear(

@@ -18,7 +18,6 @@ from models.byte_alphabet import CHARACTER_OF_BYTE
 from models.checkpoints.assembly import load_lerobot, load_openpi, random_model
 from models.checkpoints.bundled import load_bundled
 from models.checkpoints.digests import revision
-from models.compiled import on_cpu
 from models.config import Config, DType, to_dict
 from models.fast_tokenizer import FastActionTokenizer, FastTokenizer
 from models.pi0 import Pi0
@@ -26,6 +25,7 @@ from models.pi0_fast import Pi0Fast
 from models.tokenizer import PaligemmaTokenizer
 from playground.checkpoints import catalog, download, memory_plan
 from playground.checkpoints.catalog import TOKENIZER
+from playground.checkpoints.device import device_for
 from playground.checkpoints.entry import Entry
 from playground.checkpoints.resolve import Request, resolve, resolve_all
 from playground.checkpoints.stats import norm_stats, stats_notes
@@ -108,7 +108,9 @@ def check_device() -> None:
 
 def check_memory(entries: Sequence[Entry]) -> None:
     """Raises ValueError if this machine cannot hold the policies together."""
-    needs = [memory_plan.need(entry.name, *precision(entry)) for entry in entries]
+    needs = [
+        memory_plan.need(entry.name, *precision(entry), on_host=_on_cpu(entry)) for entry in entries
+    ]
     if needs:
         memory_plan.check(needs, memory_plan.machine())
 
@@ -132,7 +134,7 @@ def open_steps(entry: Entry) -> Generator[Phase, None, Policy]:
         return untrained(entry.name)
     if entry.kind == "bundled":
         yield Phase(entry.name, "loading", LOAD_DEADLINE_S)
-        _, model = load_bundled(entry.here)
+        _, model = load_bundled(entry.here, device_for(entry.config))
         text = TOKENIZER
     else:
         entry, text = yield from _reported(entry.name, "downloading", lambda p: _fetch(entry, p))
@@ -165,24 +167,21 @@ def precision(entry: Entry) -> tuple[Config, DType]:
     config = entry.config
     if entry.kind in ("bundled", "untrained"):
         return config, config.dtype
-    if on_cpu():
+    if _on_cpu(entry):
         config = dataclasses.replace(config, dtype="float32")
     return config, "bfloat16"
 
 
+def _on_cpu(entry: Entry) -> bool:
+    return device_for(entry.config).platform == "cpu"
+
+
 def _load(entry: Entry, progress: Callable[[int, int, str], None]) -> Pi0 | Pi0Fast:
     config, storage = precision(entry)
+    how = {"dtype": storage, "progress": progress, "device": device_for(config)}
     if entry.kind in ("lerobot", "openpi_pytorch"):
-        return load_lerobot(
-            entry.here, config, base=entry.base_folder, dtype=storage, progress=progress
-        )
-    return load_openpi(
-        entry.params or entry.here,
-        config,
-        dtype=storage,
-        adapters=entry.adapters,
-        progress=progress,
-    )
+        return load_lerobot(entry.here, config, base=entry.base_folder, **how)
+    return load_openpi(entry.params or entry.here, config, adapters=entry.adapters, **how)
 
 
 def _reported(
@@ -219,7 +218,7 @@ def untrained(name: str, seed: int = 0) -> Policy:
     """A small policy with random weights, the same for the same seed (`catalog.untrained`)."""
     entry = catalog.untrained(name)
     fast = entry.family == "pi0_fast"
-    model = random_model(entry.config, seed)
+    model = random_model(entry.config, seed, device=device_for(entry.config))
     rest = np.array(entry.robot.resting_state)
     # Nothing was measured: one radian about the resting pose, and small offsets.
     stats = {

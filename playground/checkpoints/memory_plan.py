@@ -38,6 +38,7 @@ class Need:
     working: the most that one call takes beside them
     staging: the most that the host holds for an array on its way to the device
     loading: the most that staging and the weights loaded by then come to
+    on_host: whether it runs on the host's processor even where there is another device
     """
 
     name: str
@@ -46,6 +47,7 @@ class Need:
     working: int
     staging: int
     loading: int
+    on_host: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class Machine:
     shared: bool
 
 
-def need(name: str, config: Config, storage: DType) -> Need:
+def need(name: str, config: Config, storage: DType, *, on_host: bool = False) -> Need:
     """What a policy takes with its weights in `storage` and its arithmetic in the config's type.
 
     Loading is counted as of openpi's files in float32, largest array first
@@ -80,6 +82,7 @@ def need(name: str, config: Config, storage: DType) -> Need:
         working=_working(config, computed) + (stored != computed) * 4 * _widened(config),
         staging=staging,
         loading=max(loading, weights),
+        on_host=on_host,
     )
 
 
@@ -122,15 +125,21 @@ def _widened(config: Config) -> int:
 def check(needs: Sequence[Need], machine: Machine) -> None:
     """Raises ValueError where the policies do not fit together, with what came, what is there and
     how to mend it. What is not known is not judged."""
-    stay = [n.weights + n.caches for n in needs]
-    resident = sum(stay) + max(n.working for n in needs)
     if machine.shared:
+        stay = [n.weights + n.caches for n in needs]
         loading = max(sum(stay[:i]) + n.loading for i, n in enumerate(needs))
-        _compare("memory", needs, max(resident, loading) + _PYTHON, machine.host, _MORE_HOST)
+        most = max(_resident(needs), loading) + _PYTHON
+        _compare("memory", needs, most, machine.host, _MORE_HOST)
     else:
-        _compare("device memory", needs, resident, machine.device, _MORE_DEVICE)
-        staging = max(n.staging for n in needs)
-        _compare("host memory", needs, staging + _PYTHON, machine.host, _MORE_HOST)
+        away = [n for n in needs if not n.on_host]
+        _compare("device memory", away, _resident(away), machine.device, _MORE_DEVICE)
+        here = _resident([n for n in needs if n.on_host]) + max(n.staging for n in needs)
+        _compare("host memory", needs, here + _PYTHON, machine.host, _MORE_HOST)
+
+
+def _resident(needs: Sequence[Need]) -> int:
+    """What they come to while they are asked one after the other."""
+    return sum(n.weights + n.caches for n in needs) + max((n.working for n in needs), default=0)
 
 
 _MORE_HOST = "a machine with more memory, or one where less of it is in use"

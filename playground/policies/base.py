@@ -8,16 +8,14 @@ D the robot's action dimensions, M the model's.
 import collections
 import dataclasses
 import hashlib
-import math
 import time
 from collections.abc import Iterator, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from models.checkpoints.openpi import rows
-from models.compiled import on_cpu
+from models.checkpoints.openpi import parameter_count
+from models.compiled import device_of, precision
 from models.config import Config, Pi0Config
 from models.fast_tokenizer import FastPrompt
 from models.masks import Cuts
@@ -33,6 +31,7 @@ from playground.robots.transforms import InputRules
 from playground.serving.events import Done, Event, Phase
 from playground.tabletop import camera
 from playground.trace import (
+    Computation,
     Inputs,
     Options,
     PolicyInfo,
@@ -67,12 +66,10 @@ class Prepared:
     warnings: tuple[str, ...]
 
 
-def patience_s(config: Config) -> float:
+def patience_s(config: Config, device: jax.Device) -> float:
     """How much longer a call may take for the model's size. On a quarter of a CPU core a prefix of
     a 3B model took more than two minutes; the small ones get some seconds."""
-    if not on_cpu():
-        return 0.0
-    return 300e-9 * sum(math.prod(row.stored_shape) for row in rows(config))
+    return 300e-9 * parameter_count(config) if device.platform == "cpu" else 0.0
 
 
 class Policy:
@@ -80,15 +77,18 @@ class Policy:
 
     batches = False  # whether `chunks` runs its observations as one batch
 
-    def __init__(self, info: PolicyInfo, robot: Robot, config: Config, programs, rules: InputRules):
-        self.info, self.robot, self.config, self.rules = info, robot, config, rules
-        self.programs = programs
+    def __init__(self, info: PolicyInfo, robot: Robot, model, programs, rules: InputRules):
+        self.robot, self.config, self.rules = robot, model.config, rules
+        self.programs, self.device = programs, device_of(model)
+        dtype = self.config.dtype
+        computation = Computation(self.device.device_kind, dtype, precision(dtype))
+        self.info = dataclasses.replace(info, computation=computation)
         self.kept = Kept.of(KEPT_IMAGES, KEPT_PREFIXES)
         # A robot sends new pictures many times a second: it would push out all that visitors use.
         # What repeats of its own are the slots without a camera.
         self.kept_of_robots = Kept.of(ROBOTS_IMAGES, ROBOTS_PREFIXES)
         self._compiled: set[tuple] = set()
-        self._patience_s = patience_s(config)
+        self._patience_s = patience_s(self.config, self.device)
 
     def tokenize(self, prompt: str, state: np.ndarray) -> Prompt | FastPrompt:
         """The prompt's tokens for a normalised state [D]."""
@@ -272,11 +272,12 @@ class Policy:
     def _observation(
         self, prepared: Prepared, slots: tuple[str, ...], batch: int, places: int
     ) -> Observation:
-        """Without pictures: their tokens travel apart."""
+        """Without pictures: their tokens travel apart. NumPy's arrays, which a program takes to its
+        own device at once."""
         prompt = prepared.prompt
 
         def rows(array):
-            return jnp.asarray(np.repeat(array[None], batch, axis=0))
+            return np.repeat(array[None], batch, axis=0)
 
         def text(array):
             return rows(array[:places])
@@ -288,9 +289,7 @@ class Policy:
             state = np.zeros(config.action_dim)
         return Observation(
             images={},
-            image_masks={
-                slot: jnp.full((batch,), prepared.modes[slot] != "masked") for slot in slots
-            },
+            image_masks={slot: np.full(batch, prepared.modes[slot] != "masked") for slot in slots},
             state=rows(state.astype(np.float32)),
             tokens=text(prompt.tokens.astype(np.int32)),
             token_mask=text(prompt.mask),

@@ -4,8 +4,6 @@ import importlib.metadata
 import os
 import platform
 
-import jax
-
 from playground.serving.compile_cache import processor_digest
 
 _COMPUTING = ("jax", "jaxlib", "flax", "numpy", "pillow", "sentencepiece")
@@ -21,5 +19,4 @@ def versions() -> dict[str, str]:
         **found,
         "python": platform.python_version(),
         "machine": machine,
-        "device": jax.devices()[0].device_kind,
     }

@@ -8,7 +8,6 @@ import functools
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from models.config import Pi0FastConfig
@@ -51,7 +50,7 @@ class FastPolicy(Policy):
         rules: InputRules = OPENPI_RULES,
     ):
         self._model = laid_out(model)  # one layout in memory for all its programs
-        super().__init__(info, robot, model.config, Pi0FastPrograms(self._model), rules)
+        super().__init__(info, robot, self._model, Pi0FastPrograms(self._model), rules)
         self.tokenizer = tokenizer
         encode = tokenizer.paligemma.encode
         end = encode(ACTION_END)
@@ -63,13 +62,14 @@ class FastPolicy(Policy):
         constraint = self.tokenizer.constraint(
             self.config.vocab_size, self.config.action_horizon, self._dims
         )
-        return jax.device_put(constraint)
+        return jax.device_put(constraint, self.device)
 
     @functools.cached_property
     def _draft_ids(self) -> jax.Array | None:
         """The ids that a trained policy writes; None where the vocabulary has few others."""
         ids = self.tokenizer.written_ids()
-        return jnp.array(ids) if 2 * len(ids) < self.config.vocab_size else None
+        many = 2 * len(ids) >= self.config.vocab_size
+        return None if many else jax.device_put(np.array(ids, np.int32), self.device)
 
     def decode_options(self, options: Options) -> DecodeOptions:
         """How to decode. Raises ValueError where constrained decoding is impossible."""

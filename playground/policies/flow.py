@@ -7,7 +7,6 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from models.chunking import MAX_GUIDANCE, ChunkingPrograms
@@ -42,7 +41,7 @@ class FlowPolicy(Policy):
         rules: InputRules = OPENPI_RULES,
     ):
         self._model = laid_out(model)  # one layout in memory for all its programs
-        super().__init__(info, robot, model.config, Pi0Programs(self._model), rules)
+        super().__init__(info, robot, self._model, Pi0Programs(self._model), rules)
         self.tokenizer, self._state_in_prompt = tokenizer, state_in_prompt
 
     def tokenize(self, prompt: str, state: np.ndarray) -> Prompt:
@@ -80,7 +79,7 @@ class FlowPolicy(Policy):
             steps = self.programs.denoise(
                 prefix,
                 observation,
-                jnp.asarray(noise),
+                noise,
                 options.num_steps,
                 attention=options.attention,
             )
@@ -89,7 +88,7 @@ class FlowPolicy(Policy):
                 prefix,
                 empty,
                 observation,
-                jnp.asarray(noise),
+                noise,
                 options.guidance,
                 options.num_steps,
             )
@@ -189,7 +188,7 @@ class FlowPolicy(Policy):
             return super().chunks(raws, options)
         places = max((self._text_places(p, False) for p in prepared), default=0)
         parts = [self._observation(p, slots, 1, places) for p in prepared]
-        observation = jax.tree.map(lambda *rows: jnp.concatenate(rows), *parts)
+        observation = jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
         tokens = {
             slot: self.programs.embed_images(np.stack([self.pixels(p, slot) for p in prepared]))
             for slot in slots
@@ -228,10 +227,8 @@ class FlowPolicy(Policy):
         path = self._chunking.denoise_all(
             self.programs.prefill(observation, tokens),
             observation,
-            jnp.asarray(noise),
-            jnp.asarray(
-                transforms.pad(self._to_model(previous, raw), self.config.action_dim)[None]
-            ),
+            noise,
+            transforms.pad(self._to_model(previous, raw), self.config.action_dim)[None],
             weights,
             num_steps=options.num_steps,
             max_guidance=max_guidance,

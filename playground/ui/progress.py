@@ -139,12 +139,10 @@ class Progress:
     # --- the strip ------------------------------------------------------------------------------
 
     def payload(self) -> dict[str, object]:
-        """say: one sentence; policies: a card each; device: where the last run ran."""
-        devices = [trace.versions.get("device", "") for trace in self.traces.values()]
+        """say: one sentence; policies: a card each."""
         return {
             "say": self._sentence(),
             "state": "down" if self._down else self._state(),
-            "device": next(iter(devices), ""),
             "policies": [self._card(name, policy) for name, policy in self._policies.items()],
         }
 
@@ -244,5 +242,7 @@ def _stages(trace: Trace) -> list[list]:
 
 def _about(info: PolicyInfo) -> str:
     chunk = f"{info.horizon} steps at {info.control_hz:g} Hz"
-    parts = (info.name, info.robot, chunk, f"{info.image_size} px pictures", info.revision)
+    device = info.computation.device
+    where = (f"runs on {'the CPU' if device == 'cpu' else device}",) if device else ()
+    parts = (info.name, info.robot, chunk, f"{info.image_size} px pictures", *where, info.revision)
     return " · ".join(theme.plain(part) for part in parts)

@@ -1,5 +1,7 @@
 """What one model received: pictures at its own size, the exact text, the tokens, the recipe."""
 
+import dataclasses
+
 from playground.trace import Trace, is_constrained
 from playground.ui import appearance
 from playground.views import theme
@@ -25,6 +27,7 @@ def payload(trace: Trace) -> dict[str, object]:
         **kind,
         "seed": str(options.seed),
         **{f"sha256 of {slot}": digest for slot, digest in inputs.image_sha256.items()},
+        "computed": ", ".join(filter(None, dataclasses.astuple(info.computation))),
         "versions": ", ".join(f"{name} {version}" for name, version in trace.versions.items()),
     }
     return {

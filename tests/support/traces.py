@@ -12,6 +12,7 @@ from playground.trace import (
     ALLOWED,
     BLOCKED,
     PADDING,
+    Computation,
     DecodedToken,
     Dimension,
     FastTrace,
@@ -71,6 +72,7 @@ def policy_info(family, dims=ALOHA, *, horizon=50, hz=50.0, title=None, image_si
         state_stats=stats,
         action_stats=stats,
         model_config={"language": {"depth": 2, "num_heads": 2}},
+        computation=Computation("cpu", "float32", "highest"),
     )
 
 

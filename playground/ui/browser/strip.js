@@ -112,7 +112,6 @@ function refresh() {
   if (!value) return;
   view.dataset.state = value.state;
   if (sentence.textContent !== value.say) sentence.textContent = value.say;
-  sentence.title = value.device ? `Device: ${value.device}` : "";
   const names = value.policies.map((card) => card.name);
   for (const name of drawn.keys())
     if (!names.includes(name)) {
