@@ -14,13 +14,22 @@ from models.config import Config
 _CPU = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
 
+class Device(Protocol):
+    """`jax.Device`, which has no type of its own. platform: "cpu", "gpu" or "tpu"; device_kind: as
+    its maker calls it, "cpu" for the host's processor."""
+
+    platform: str
+    device_kind: str
+
+
 class Model(Protocol):
     """Pi0 or Pi0Fast; `config.dtype` is what it computes in."""
 
-    config: Config
+    @property
+    def config(self) -> Config: ...
 
 
-def device_of(model) -> jax.Device:
+def device_of(model) -> Device:
     """Where a model's weights lie; of shapes without weights, where JAX would put them."""
     for leaf in jax.tree.leaves(nnx.state(model)):
         if isinstance(leaf, jax.Array):
@@ -41,7 +50,7 @@ def precision(dtype: str) -> str:
 
 
 @functools.cache
-def options(device: jax.Device) -> dict[str, str] | None:
+def options(device: Device) -> dict[str, str] | None:
     """What programs are compiled with; nothing where this JAX does not know it."""
     if device.platform != "cpu":
         return None

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from models.compiled import compiled
@@ -184,7 +185,7 @@ class Pi0Interventions:
         prefix: Prefix,
         empty: Prefix,
         observation: Observation,
-        noise: Array,
+        noise: Array | np.ndarray,
         guidance: float,
         num_steps: int,
     ) -> Iterator[DenoisingStep]:

@@ -337,7 +337,7 @@ class Pi0Programs:
         self,
         prefix: Prefix,
         observation: Observation,
-        noise: Array,
+        noise: Array | np.ndarray,
         num_steps: int = 10,
         *,
         attention: bool = False,

@@ -36,7 +36,7 @@ def asked(device, name):
     picture = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
     state = np.array(policy.robot.resting_state)
     raw = RawObservation("tabletop", {"base_0_rgb": picture}, {}, "lift", state)
-    *_, done = policy.infer(raw, Options(num_steps=2, max_tokens=4, attention=True, guided=True))
+    *_, done = policy.infer(raw, Options(2, max_tokens=4, attention=True, constrained=True))
     kept = jax.tree.leaves([*policy.kept.image_tokens.values(), *policy.kept.prefixes.values()])
     assert kept and all(array.devices() == {device} for array in kept)
     return done.trace

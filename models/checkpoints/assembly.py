@@ -18,6 +18,7 @@ from models.checkpoints.digests import (
     weights_file,
 )
 from models.checkpoints.openpi import Row, family_of, open_openpi, rows
+from models.compiled import Device
 from models.config import Config, DType, Pi0FastConfig
 from models.pi0 import Pi0
 from models.pi0_fast import Pi0Fast
@@ -36,7 +37,7 @@ def load_openpi(
     dtype: DType | None = None,
     adapters: lora.Adapters | None = None,
     progress: Progress | None = None,
-    device: jax.Device | None = None,
+    device: Device | None = None,
 ) -> Policy:
     """The model in a checkpoint of openpi's, from its folder or the `params/` in it.
 
@@ -88,7 +89,7 @@ def load_lerobot(
     base: Path | None = None,
     dtype: DType | None = None,
     progress: Progress | None = None,
-    device: jax.Device | None = None,
+    device: Device | None = None,
 ) -> Policy:
     """The model in a folder that LeRobot saved (or the published ones, without `model.` in names).
 
@@ -120,7 +121,7 @@ def abstract_model(config: Config) -> Policy:
 
 
 def random_model(
-    config: Config, seed: int = 0, dtype: DType = "float32", device: jax.Device | None = None
+    config: Config, seed: int = 0, dtype: DType = "float32", device: Device | None = None
 ) -> Policy:
     """A model of random weights, the same for the same seed, array by array: for benchmarks, tests
     and demonstrations of the mechanics."""
@@ -148,7 +149,7 @@ def assemble(
     where: str,
     dtype: DType | None,
     progress: Progress | None = None,
-    device: jax.Device | None = None,
+    device: Device | None = None,
 ) -> Policy:
     """The model that openpi's arrays make, its parameters in `dtype` (None: as stored).
 
@@ -197,7 +198,7 @@ def fill(
     abstract: Policy,
     values: Iterable[tuple[str, np.ndarray]],
     dtype: DType | None,
-    device: jax.Device | None = None,
+    device: Device | None = None,
 ) -> Policy:
     """The model whose parameters are the values, by nnx path.
 

@@ -5,7 +5,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import jax
 import numpy as np
 import safetensors.numpy
 
@@ -21,6 +20,7 @@ from models.checkpoints.digests import (
     verify_digests,
     write_file,
 )
+from models.compiled import Device
 from models.config import Config
 
 
@@ -59,7 +59,7 @@ def save_bundled(
     write_file(folder / CONFIG, text.encode())
 
 
-def load_bundled(folder: Path | str, device: jax.Device | None = None) -> tuple[Config, Policy]:
+def load_bundled(folder: Path | str, device: Device | None = None) -> tuple[Config, Policy]:
     """The config and model that `save_bundled` wrote, parameters in the config's precision and on
     the device (None: the default one).
 

@@ -3,6 +3,7 @@
 import jax
 
 from models.checkpoints.openpi import parameter_count
+from models.compiled import Device
 from models.config import Config
 
 # The bundled policies have 1.5 and 2 million parameters and answer in 34 to 95 ms on a CPU; on an
@@ -10,7 +11,7 @@ from models.config import Config
 SMALL = 10_000_000  # parameters
 
 
-def device_for(config: Config, default: jax.Device | None = None) -> jax.Device:
+def device_for(config: Config, default: Device | None = None) -> Device:
     """The host's processor for a model that it answers in under 100 ms, wherever JAX would put it:
     so a small policy gives the same bits with and without a GPU. Else the default device."""
     default = default or jax.devices()[0]

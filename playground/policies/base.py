@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from models.checkpoints.openpi import parameter_count
-from models.compiled import device_of, precision
+from models.compiled import Device, device_of, precision
 from models.config import Config, Pi0Config
 from models.fast_tokenizer import FastPrompt
 from models.masks import Cuts
@@ -66,7 +66,7 @@ class Prepared:
     warnings: tuple[str, ...]
 
 
-def patience_s(config: Config, device: jax.Device) -> float:
+def patience_s(config: Config, device: Device) -> float:
     """How much longer a call may take for the model's size. On a quarter of a CPU core a prefix of
     a 3B model took more than two minutes; the small ones get some seconds."""
     return 300e-9 * parameter_count(config) if device.platform == "cpu" else 0.0
