@@ -4,6 +4,7 @@ Nothing is fetched from anywhere: fonts are those of the visitor's system.
 """
 
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -12,6 +13,9 @@ from playground.views import theme as views
 BROWSER = Path(__file__).parent / "browser"
 
 TITLE = "pi0 playground"
+
+# Of what the page does for itself: programs find no endpoint, and nothing is veiled meanwhile.
+PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 _SANS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 _MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
@@ -74,7 +78,7 @@ def script(name: str) -> str:
     return (BROWSER / name).read_text(encoding="utf-8")
 
 
-def component(*scripts: str) -> dict[str, object]:
+def component(*scripts: str) -> dict[str, Any]:
     """Like `playground.views.theme.component`, for scripts of this folder's `browser/` too."""
     own = {path.name for path in BROWSER.glob("*.js")}
     return views.component(*(str(BROWSER / name) if name in own else name for name in scripts))

@@ -14,7 +14,7 @@ from playground.serving.events import Done, Failed, Phase, Queued, Result
 from playground.serving.worker import Worker
 from playground.tabletop import camera
 from playground.trace import RawObservation, Trace
-from playground.ui import controls, errors, observation, progress, prompt_bar
+from playground.ui import appearance, controls, errors, observation, progress, prompt_bar
 from playground.ui.controls import Controls
 from playground.ui.guard import visitors
 from playground.ui.observation import Form
@@ -24,7 +24,7 @@ from playground.views import causes as view
 
 _UPDATE_EVERY_S = 0.5
 _SIDE = 224  # pixels of the pictures that patches and paths are drawn on
-_OWN = {"api_visibility": "private", "show_progress": "hidden"}
+_OWN = appearance.PRIVATE
 _INTRODUCTION = (
     "Where in the model does a word act? The prompt above against another one, on the same "
     "picture with the same noise, by activation patching. Attention cannot show this."

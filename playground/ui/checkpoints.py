@@ -156,7 +156,7 @@ def build(reopening: Reopening) -> None:
         else:
             yield _said("Nothing was opened, and the policies here stay.", text)
 
-    own = {"api_visibility": "private", "show_progress": "hidden"}
+    own = appearance.PRIVATE
     follow = {"fn": None, "js": appearance.script("reopen.js"), **own}
     asked = [chosen, config, robot, asset_id]
     check_button.click(check, asked, status, **own)

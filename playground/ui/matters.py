@@ -8,7 +8,7 @@ from playground.analysis.sensitivity import NOISES, SensitivityReport
 from playground.analysis.variants import GROUPS
 from playground.serving.events import Failed, Phase, Queued, Result
 from playground.serving.worker import Worker
-from playground.ui import controls, errors, observation, progress
+from playground.ui import appearance, controls, errors, observation, progress
 from playground.ui.controls import Controls
 from playground.ui.guard import visitors
 from playground.ui.observation import Form
@@ -55,7 +55,7 @@ def build() -> Tab:
 
 
 def wire(tab: Tab, form: Form, setups: Setups, worker: Worker, runs: Runs) -> None:
-    own = {"api_visibility": "private", "show_progress": "hidden"}
+    own = appearance.PRIVATE
 
     @errors.for_page
     def measure(request: gr.Request, groups, noises, prompts, *inputs):

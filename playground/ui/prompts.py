@@ -9,7 +9,7 @@ from playground.robots.transforms import resize_with_pad
 from playground.serving.events import Failed, Queued, Result
 from playground.serving.worker import Worker
 from playground.tabletop import camera
-from playground.ui import errors, observation, progress
+from playground.ui import appearance, errors, observation, progress
 from playground.ui.guard import visitors
 from playground.ui.observation import Form
 from playground.ui.runs import STOPPED, Runs
@@ -17,7 +17,7 @@ from playground.ui.setup import Setup, Setups
 from playground.views import prompts as view
 
 _UPDATE_EVERY_S = 0.5
-_OWN = {"api_visibility": "private", "show_progress": "hidden"}
+_OWN = appearance.PRIVATE
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -14,13 +14,13 @@ from playground.run_file import MAX_FILE
 from playground.serving import robot_traffic
 from playground.serving.robot_traffic import Exchange, Traffic
 from playground.trace import Options
-from playground.ui import errors, observation
+from playground.ui import appearance, errors, observation
 from playground.ui.observation import Form
 from playground.ui.request import AS_TRAINED
 from playground.ui.setup import Setup, Setups
 from playground.views import robot as view
 
-_OWN = {"api_visibility": "private", "show_progress": "hidden"}
+_OWN = appearance.PRIVATE
 _ABOUT = (
     "Robots that are served over the network, live. Freeze takes an observation into the form, "
     "with the noise that the robot's chunk began from, and asks the policies."

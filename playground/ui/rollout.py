@@ -9,7 +9,7 @@ from playground.serving.events import Failed, Phase, Queued, Result
 from playground.serving.worker import Worker
 from playground.tabletop import job
 from playground.trace import Options
-from playground.ui import controls, errors, progress, scenes
+from playground.ui import appearance, controls, errors, progress, scenes
 from playground.ui.controls import Controls
 from playground.ui.guard import visitors
 from playground.ui.observation import Form
@@ -93,7 +93,7 @@ def run_of(request: gr.Request) -> str:
 
 
 def wire(tab: Tab, form: Form, setups: Setups, worker: Worker, runs: Runs) -> None:
-    own = {"api_visibility": "private", "show_progress": "hidden"}
+    own = appearance.PRIVATE
 
     @errors.for_page
     def start(request: gr.Request, policy, prompt, scene, execute):

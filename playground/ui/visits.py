@@ -70,7 +70,7 @@ def build() -> Memory:
 
 def wire(memory: Memory, visits: Visits, form: Form, measure: gr.Checkbox) -> None:
     """From now on, every change of the form is remembered."""
-    own = {"api_visibility": "private", "show_progress": "hidden"}
+    own = appearance.PRIVATE
     kept = [
         *(form.robot, form.prompt, form.state, form.policies, *form.options, measure),
         *form.modes,

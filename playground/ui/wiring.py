@@ -17,7 +17,7 @@ from playground.ui.episodes import section as episodes
 from playground.ui.episodes.store import Recordings
 from playground.ui.handlers import Handlers
 
-_OWN = {"api_visibility": "private", "show_progress": "hidden"}
+_OWN = appearance.PRIVATE
 
 
 def wire(

@@ -8,6 +8,7 @@ four arguments of `gr.HTML` that make one.
 import base64
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -51,7 +52,7 @@ _NAN_CODE = 65_535
 _BROWSER = Path(__file__).parent / "browser"
 
 
-def component(*scripts: str) -> dict[str, object]:
+def component(*scripts: str) -> dict[str, Any]:
     """Arguments for `gr.HTML` that make a component out of files in `browser/`, run in this order.
 
     The template never changes, so Gradio leaves the elements alone when the value does: zoom,

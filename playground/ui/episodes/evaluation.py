@@ -11,7 +11,7 @@ from playground.datasets.job import Predicted
 from playground.datasets.open_loop import Evaluation, Prediction
 from playground.serving.events import Failed, Phase, Queued, Result
 from playground.serving.worker import Worker
-from playground.ui import errors, progress
+from playground.ui import appearance, errors, progress
 from playground.ui.episodes.asked import Asked
 from playground.ui.episodes.store import Recordings
 from playground.ui.guard import visitors
@@ -19,7 +19,7 @@ from playground.ui.runs import STOPPED, Runs
 from playground.views import open_loop as report_view
 from playground.views import worms
 
-_OWN = {"api_visibility": "private", "show_progress": "hidden"}
+_OWN = appearance.PRIVATE
 _UPDATE_EVERY_S = 1.0
 _BATCH = 8
 # Of one evaluation; the command has no limit. Others wait meanwhile.

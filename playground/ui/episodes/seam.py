@@ -10,7 +10,7 @@ from playground.datasets.job import SeamChunks, SeamRequest
 from playground.serving.events import Failed, Phase, Queued, Result
 from playground.serving.worker import Worker
 from playground.trace import Options
-from playground.ui import errors, progress
+from playground.ui import appearance, errors, progress
 from playground.ui.episodes.asked import Asked
 from playground.ui.guard import visitors
 from playground.ui.runs import Runs
@@ -18,7 +18,7 @@ from playground.views import seam as view
 from playground.views.episode import frame_of
 
 _UPDATE_EVERY_S = 0.2
-_OWN = {"api_visibility": "private", "show_progress": "hidden"}
+_OWN = appearance.PRIVATE
 _INTRODUCTION = (
     "While a policy computes, the robot goes on with its old chunk. Where the new one takes over, "
     "the command can jump. Real-time chunking denoises the new chunk under guidance towards what "

@@ -11,7 +11,7 @@ from playground.datasets.lerobot import BUNDLED
 from playground.robots.builtin import TABLETOP
 from playground.serving.events import Failed, Result
 from playground.serving.worker import Worker
-from playground.ui import errors
+from playground.ui import appearance, errors
 from playground.ui.episodes import evaluation, reading, seam, stats
 from playground.ui.episodes.asked import Asked
 from playground.ui.episodes.reading import Reading
@@ -23,7 +23,7 @@ from playground.ui.runs import Runs
 from playground.ui.setup import Setups
 from playground.views import episode as view
 
-_OWN = {"api_visibility": "private", "show_progress": "hidden"}
+_OWN = appearance.PRIVATE
 _INTRODUCTION = (
     "Recorded demonstrations of LeRobot's formats: what do the policies predict at each frame, and "
     "what was done? Open loop: a small error is not success."

@@ -10,7 +10,7 @@ from playground.analysis import norm_check
 from playground.analysis.norm_check import Compared
 from playground.datasets.statistics import OwnStats, aggregation_note
 from playground.trace import PolicyInfo
-from playground.ui import errors
+from playground.ui import appearance, errors
 from playground.ui.episodes.asked import Asked
 from playground.views import theme
 
@@ -47,7 +47,7 @@ def wire(part: Part, question: list, asked: Callable[..., Asked]) -> None:
     def compare(*values):
         return page(asked(*values))
 
-    own = {"api_visibility": "private", "show_progress": "hidden"}
+    own = appearance.PRIVATE
     part.start.click(compare, question, part.report, **own)
 
 
