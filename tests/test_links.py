@@ -5,7 +5,7 @@ import re
 import pytest
 
 from playground.robots.builtin import TABLETOP
-from playground.trace import Options
+from playground.trace import Cut, Options
 from playground.ui import guide, links, observation, prompt_bar
 from playground.ui.examples import examples
 from playground.ui.setup import Setups
@@ -31,6 +31,7 @@ def test_a_link_sets_prompt_scene_policies_and_options(page):
     second = examples(TABLETOP)[1]
     link = links.read(
         f"?prompt=a+%26+b&scene={second.scene}&policies=pi0&steps=5&seed=7&decoding=free"
+        "&weight=1.5&cuts=actions%3Etext%3A1%2C3;text%3Eimages"
     )
     found = links.opened(link, setups, form)
     assert found.updates[form.prompt] == "a & b"
@@ -38,7 +39,9 @@ def test_a_link_sets_prompt_scene_policies_and_options(page):
     assert found.updates[form.state]["value"]["values"] == list(second.state)
     assert (found.updates[form.pictures[0]]["value"] == second.images["table"]).all()
     assert (found.robot, found.policies) == (TABLETOP.name, ["pi0"])
-    assert link.options == Options(num_steps=5, seed=7, constrained=False)
+    cuts = (Cut("actions", "text", (1, 3)), Cut("text", "images"))
+    assert link.options == Options(num_steps=5, seed=7, constrained=False, guidance=1.5, cuts=cuts)
+    assert found.updates[form.cuts] == {"values": ["actions>text:1,3", "text>images"]}
 
 
 def test_what_a_link_does_not_say_is_as_on_a_fresh_page(page):
@@ -60,6 +63,8 @@ def test_what_a_link_does_not_say_is_as_on_a_fresh_page(page):
         ("?scene=99999999", "scene must be"),
         ("?decoding=magic", "decoding must be"),
         ("?temperature=nan", "temperature must be"),
+        ("?weight=4", "weight must be a number from 0 to 3"),
+        ("?cuts=text", "cuts must be connections like actions>text:1,3"),
         ("?prompt=" + "x" * 10_001, "prompt must be"),
         ("?prompt=" + "x" * 50_000, "longer than"),
     ],

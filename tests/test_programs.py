@@ -109,6 +109,9 @@ def test_programs_get_causes(client, photo):
     found = asked(client, photo, "/knockout", cuts=cuts, **how)[PI0]
     assert found["change"] > 0
     assert np.shape(found["before"]) == np.shape(found["after"]) == (50, 14)
+    ran = asked(client, photo, "/infer", cuts=cuts, policies=[PI0], num_steps=2)[PI0]
+    np.testing.assert_allclose(ran["actions"][0], found["after"], atol=1e-4)
+    assert any("actions to text in layer 1" in warning for warning in ran["warnings"])
     for cuts, words in (
         ([], "nothing is cut"),
         ([{"query": "elbow", "key": "text"}], "nothing is called 'elbow'"),

@@ -16,13 +16,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from playground import run_file, trace
-from playground.robots.builtin import TABLETOP
-from playground.ui import observation, prompt_bar, recipe
-from playground.ui.setup import Setups
 from playground.views import report
 from tests.support import traces
-from tests.support.blocks import built
-from tests.test_ui import Loaded, info_of
 
 FLOW = traces.pi0_trace(samples=2)
 FAST = traces.fast_trace(prompt=FLOW.inputs.prompt)
@@ -87,23 +82,6 @@ def test_a_recipe_says_what_it_was_computed_with():
     for broken in ({"versions": None}, {"policies": [1]}, {"policies": None}):
         with pytest.raises(ValueError, match="not whole"):
             run_file.from_json(json.dumps({**tree, **broken}))
-
-
-def test_what_the_form_cannot_repeat_is_said_before_it_runs():
-    infos = {"pi0": info_of(TABLETOP, "pi0")}
-    setups = Setups(Loaded(infos), {"pi0": TABLETOP})
-    form = built(
-        lambda: observation.build(
-            setups.of(), setups.most_cameras(), prompt_bar.build(setups.of(), None)
-        )
-    )[1]
-    run = dataclasses.replace(run_file.of({"pi0": FLOW}), robot=TABLETOP.name)
-    without = {"cuts": (trace.Cut("text", "images"),)}
-    for options, many in (({}, 0), ({"guidance": 2.0}, 1), (without, 1)):
-        changed = dataclasses.replace(run.options, **options)
-        opened = run_file.Opened(dataclasses.replace(run, options=changed), {}, {})
-        _, missing = recipe.restored(setups.of(), opened, [], form)
-        assert sum("no fields" in text for text in missing) == many
 
 
 def test_a_saved_run_comes_back_whole():

@@ -57,6 +57,7 @@ from playground.trace import Options, RawObservation
 _ROWS = 32  # variants x noises that one call runs
 _TOKENS_STEP = 32
 _DEADLINE_S = 900.0
+_AS_IT_IS = "The policy is traced as it is: without the run's cuts, its prompt not weighed."
 # Normalised actions; below this two chunks are equal but for rounding.
 _ROUNDING = {"float32": 1e-3, "bfloat16": 5e-2}
 
@@ -452,6 +453,7 @@ def traced(
         counterfactual=counterfactual,
         noises=1 if fast else noises,
         unit="nats" if fast else "% of range",
+        notes=(_AS_IT_IS,) * (options.cuts != () or options.guidance != 1),
     )
     if not 1 <= noises <= MAX_NOISES:
         raise ValueError(f"noises is {noises}; it goes from 1 to {MAX_NOISES}")
@@ -477,7 +479,7 @@ def _measured(report: CausalTrace, runs: Pair, patches: bool) -> Iterator[Causal
         groups=tuple(group for group, _ in groups),
         read_image=image,
         read_text=text,
-        notes=runs.notes(),
+        notes=(*report.notes, *runs.notes()),
         warnings=tuple(dict.fromkeys(w for p in runs.prepared for w in p.warnings)),
         of=len(cells) + len(dots),
     )

@@ -21,8 +21,10 @@ from models.fast_tokenizer import FastPrompt
 from models.masks import Cuts
 from models.observation import Observation, uint8_to_float
 from models.tokenizer import Prompt
+from playground import cuts
+from playground.policies import places as layout
 from playground.policies.environment import versions
-from playground.policies.places import Places, cuts
+from playground.policies.places import Places
 from playground.robots import builtin, conversion, transforms
 from playground.robots.conversion import ModelInput
 from playground.robots.ranges import far_states
@@ -192,7 +194,7 @@ class Policy:
         room = options.max_tokens
         if isinstance(self.config, Pi0Config):
             room = self.config.suffix_len
-        return cuts(options.cuts, places, self.config, ar_mask, room)
+        return layout.cuts(options.cuts, places, self.config, ar_mask, room)
 
     def chunks(
         self, raws: Sequence[RawObservation], options: Options
@@ -332,7 +334,7 @@ class Policy:
             "text": prompt.text,
             "prompt_tokens": tuple((i, self.piece(i)) for i in ids),
             "truncated": prompt.truncated,
-            "warnings": (*prepared.warnings, *_interventions(options)),
+            "warnings": (*prepared.warnings, *_interventions(self.info, options)),
         }
 
     def piece(self, token: int) -> str:
@@ -351,16 +353,14 @@ def text_places(mask: np.ndarray) -> int:
     return min(-(-filled // TEXT_STEP) * TEXT_STEP, len(mask))
 
 
-def _interventions(options: Options) -> tuple[str, ...]:
+def _interventions(info: PolicyInfo, options: Options) -> tuple[str, ...]:
     """What is not the model as it is, in words."""
-    if not options.cuts:
-        return ()
-    cuts = [
-        f"{one.query} to {one.key}"
-        + ("" if one.layers is None else f" in layer {', '.join(map(str, one.layers))}")
-        for one in options.cuts
-    ]
-    return (f"Cut connections: {'; '.join(cuts)}. The mask shows the rule without these cuts.",)
+    found = []
+    if options.cuts:
+        found.append(f"connections are cut: {cuts.in_words(options.cuts)}")
+    if options.guidance != 1 and info.family != "pi0_fast":
+        found.append(f"the prompt is weighed {options.guidance:g} times")
+    return tuple(f"Not the policy as it is: {one}." for one in found)
 
 
 def check_options(options: Options) -> None:

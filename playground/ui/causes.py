@@ -12,7 +12,6 @@ from playground.analysis.variants import slot_label
 from playground.robots.transforms import resize_with_pad
 from playground.serving.events import Done, Failed, Phase, Queued, Result
 from playground.serving.worker import Worker
-from playground.tabletop import camera
 from playground.trace import RawObservation, Trace
 from playground.ui import appearance, controls, errors, observation, progress, prompt_bar
 from playground.ui.controls import Controls
@@ -23,7 +22,6 @@ from playground.ui.setup import Setup, Setups
 from playground.views import causes as view
 
 _UPDATE_EVERY_S = 0.5
-_SIDE = 224  # pixels of the pictures that patches and paths are drawn on
 _OWN = appearance.PRIVATE
 _INTRODUCTION = (
     "Where in the model does a word act? The prompt above against another one, on the same "
@@ -165,12 +163,9 @@ def _observed(asked, setups: Setups) -> dict[str, RawObservation]:
 
 
 def _pictures(raw: RawObservation) -> dict[str, np.ndarray]:
-    return {slot: resize_with_pad(image, _SIDE, _SIDE) for slot, image in raw.images.items()}
-
-
-def _table_picture(raw: RawObservation) -> np.ndarray | None:
-    found = [picture for picture in raw.images.values() if camera.shows_table(picture)]
-    return resize_with_pad(found[0], _SIDE, _SIDE) if found else None
+    return {
+        slot: resize_with_pad(image, view.SIDE, view.SIDE) for slot, image in raw.images.items()
+    }
 
 
 class _Tracing:
@@ -258,7 +253,7 @@ class _Following:
         what = f"“{place}” patched" if cell.patch is None else f"{where} patched"
         return view.lines(
             self._info, f"{what}, {layers}", self._raw.state, chunks,
-            _table_picture(self._raw), words,
+            view.table_picture(self._raw), words,
         )  # fmt: skip
 
 
@@ -316,5 +311,5 @@ class _Weighing:
         words = f"The chunk moves by {apart:.2f} normalised units on average."
         return view.lines(
             self._info, f"The prompt weighed {self._weight:g} times", raw.state, chunks,
-            _table_picture(raw), words,
+            view.table_picture(raw), words,
         )  # fmt: skip

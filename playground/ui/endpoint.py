@@ -30,7 +30,7 @@ from playground.ui.setup import Setups
 _MAX_NUMBERS = 20_000  # in JSON, for each policy
 _OBSERVATION = ("prompt", "images", "state", "policies", "robot", "modes")
 _FAST = ("temperature", "max_tokens", "constrained")
-_RUN = (*_OBSERVATION, "num_steps", "num_samples", "seed", *_FAST, "guidance")
+_RUN = (*_OBSERVATION, "num_steps", "num_samples", "seed", *_FAST, "guidance", "cuts")
 _CAUSES = (*_OBSERVATION, "num_steps", "seed", "max_tokens", "constrained", "noises")
 _ONE_SAMPLE = (*_OBSERVATION, "num_steps", "seed", *_FAST)
 
@@ -62,6 +62,8 @@ def build(setups: Setups, worker: Worker, results: Results) -> None:
             None for the policy's own way.
         guidance: of pi0, how strongly the prompt is weighed, from 0 (as if it were empty) to 3; 1
             is the policy itself.
+        cuts: connections that the run goes without, as /knockout takes them; only where guidance
+            is 1.
 
         Returns by policy: badge and notice (say them wherever you show the numbers), actions
         [samples, steps, dimensions] in the robot's units (null if FAST's tokens did not decode,

@@ -42,9 +42,9 @@ READING: dict[str, tuple[str, tuple[str, str]]] = {
     ),
     "attention": (
         "The mask is a rule, the same for every picture: a coloured cell says that the row's "
-        "token may attend to the column's. The prefix never sees the actions. Measured weights "
-        "say how much of it was used; weight is not cause: change the input to learn what "
-        "matters.",
+        "token may attend to the column's. The prefix never sees the actions. Choose “click to "
+        "cut” and click a block: the policies run without that connection. Measured weights say "
+        "how much was used; weight is not cause.",
         _WEIGHT,
     ),
     "prompts": (

@@ -15,6 +15,7 @@ from playground.serving.events import Done
 from playground.serving.worker import Down, Worker
 from playground.ui import (
     causes,
+    cuts,
     errors,
     links,
     matters,
@@ -177,6 +178,7 @@ class Handlers:
         example = next(iter(examples(setup.robot)), None)
         values = observation.filled(setup, example, self.form)
         values[self.form.policies] = list(setup.policies)
+        values[self.form.cuts] = cuts.value(())  # they may name slots of the former
         updates = merged(self._frame(setup, temperature=temperature), values)
         return updates | {self.state.key: None} | tabs.cleared(self.shown)
 
@@ -399,7 +401,8 @@ class Handlers:
         self.runs.forget(request.session_hash)
         for kind in (prompts, matters, causes, rollout):
             self.runs.forget(kind.run_of(request))
-        self.runs.forget(causes.path_of(request))
+        for run in (causes.path_of, cuts.run_of):
+            self.runs.forget(run(request))
         for run in episodes.runs_of(request):
             self.runs.forget(run)
 

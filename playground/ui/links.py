@@ -2,11 +2,12 @@
 parameters. A visitor's own pictures and state are not in it."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import parse_qs
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
+from playground import cuts
 from playground.robots.builtin import TABLETOP
 from playground.tabletop import job
 from playground.trace import Options
@@ -19,6 +20,12 @@ from playground.ui.visits import Restored
 
 _MAX_QUERY = 4 * MAX_PROMPT  # characters
 _DECODING = {label.split(",")[0]: way for label, way in DECODING.items()}
+
+
+def _are_cuts(text: str) -> str:
+    for one in filter(None, text.split(";")):
+        cuts.read(one)
+    return text
 
 
 class Link(BaseModel):
@@ -37,6 +44,10 @@ class Link(BaseModel):
     decoding: Literal[tuple(_DECODING)] = Field(
         next(iter(_DECODING)), description=", ".join(_DECODING)
     )
+    weight: float = Field(1, ge=0, le=3, description="a number from 0 to 3")
+    cuts: Annotated[str, AfterValidator(_are_cuts)] = Field(
+        "", description="connections like actions>text:1,3 (queries, keys, layers), with ; between"
+    )
     tab: str | None = Field(None, description="a tab's title")
 
     @property
@@ -48,6 +59,8 @@ class Link(BaseModel):
             temperature=self.temperature,
             max_tokens=self.tokens,
             constrained=_DECODING[self.decoding],
+            guidance=self.weight,
+            cuts=tuple(map(cuts.read, filter(None, self.cuts.split(";")))),
         )
 
 

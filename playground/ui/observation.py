@@ -10,7 +10,7 @@ import numpy as np
 
 from playground.robots.robot import Robot
 from playground.trace import Options
-from playground.ui import appearance, prompt_bar, scenes
+from playground.ui import appearance, cuts, prompt_bar, scenes
 from playground.ui.examples import Example, examples
 from playground.ui.prompt_bar import Bar
 from playground.ui.request import AS_TRAINED, RunRequest, picture
@@ -44,6 +44,7 @@ class Form:
     notes: gr.HTML
     prompt: gr.Textbox
     rewordings: gr.HTML
+    cuts: gr.HTML
     run: gr.Button
     stop: gr.Button
     state: gr.HTML
@@ -53,12 +54,13 @@ class Form:
     temperature: gr.Slider
     max_tokens: gr.Slider
     decoding: gr.Dropdown
+    guidance: gr.Slider
 
     @property
     def options(self) -> list:
         return [
             *(self.steps, self.samples, self.seed),
-            *(self.temperature, self.max_tokens, self.decoding),
+            *(self.temperature, self.max_tokens, self.decoding, self.guidance),
         ]
 
     @property
@@ -66,6 +68,7 @@ class Form:
         return [
             *(self.robot, self.policies, self.prompt, self.state),
             *self.options,
+            self.cuts,
             *self.pictures,
             *self.modes,
         ]
@@ -106,6 +109,7 @@ def build(setup: Setup, cameras: int, bar: Bar) -> Form:
         notes=notes,
         prompt=bar.prompt,
         rewordings=bar.rewordings,
+        cuts=bar.cuts,
         run=bar.run,
         stop=bar.stop,
         state=state,
@@ -149,6 +153,7 @@ def _options() -> dict[str, gr.components.Component]:
             list(DECODING), value=next(iter(DECODING)), label="Decoding", filterable=False,
             elem_id="decoding",
         )  # fmt: skip
+        guidance = gr.Slider(0, 3, 1, step=0.05, label="Prompt weight", elem_id="prompt-weight")
     return {
         "steps": steps,
         "samples": samples,
@@ -156,6 +161,7 @@ def _options() -> dict[str, gr.components.Component]:
         "temperature": temperature,
         "max_tokens": tokens,
         "decoding": decoding,
+        "guidance": guidance,
     }
 
 
@@ -286,6 +292,8 @@ def put(
         form.decoding: gr.update(
             value=next(name for name, way in DECODING.items() if way is options.constrained)
         ),
+        form.guidance: gr.update(value=options.guidance),
+        form.cuts: cuts.value(options.cuts),
     }
     for index, part in enumerate(form.pictures):
         updates[part] = given(pictures[index] if index < len(pictures) else None)
@@ -348,6 +356,10 @@ def effects(setup: Setup, chosen: Sequence[str], temperature: float, form: Form)
             interactive=fast,
             info=_decoding_info(setup, chosen) if fast else why_fast,
         ),
+        form.guidance: gr.update(
+            interactive=flow,
+            info="1 is the policy itself; 0 as if the prompt were empty." if flow else why_flow,
+        ),
     }
 
 
@@ -364,8 +376,9 @@ def _decoding_info(setup: Setup, chosen: Sequence[str]) -> str:
 def request(setups: Setups, inputs: Sequence, **more: object) -> RunRequest:
     """What a visitor asks for. inputs: the values of `Form.inputs`; more: further fields of the
     request. Raises ValueError that says what to mend."""
-    robot, policies, prompt, state, steps, samples, seed, temperature, most, decoding = inputs[:10]
-    rest = inputs[10:]
+    robot, policies, prompt, state, *options, cut = inputs[:12]
+    steps, samples, seed, temperature, most, decoding, guidance = options
+    rest = inputs[12:]
     if not isinstance(decoding, str) or decoding not in DECODING:
         raise ValueError(f"decoding is one of {', '.join(DECODING)}; {decoding!r:.60} came")
     if not isinstance(state, dict) or not isinstance(state.get("values"), list):
@@ -387,6 +400,8 @@ def request(setups: Setups, inputs: Sequence, **more: object) -> RunRequest:
             "temperature": temperature,
             "max_tokens": most,
             "constrained": DECODING[decoding],
+            "guidance": guidance,
+            "cuts": cuts.asked(cut),
             **more,
         }
     )

@@ -9,7 +9,7 @@ from playground.analysis.variants import EXAMPLE_TASKS
 from playground.robots.builtin import TABLETOP
 from playground.robots.robot import Robot
 from playground.trace import Trace
-from playground.ui import appearance
+from playground.ui import appearance, cuts
 from playground.ui.examples import Example, examples
 from playground.ui.request import MAX_PROMPT
 from playground.ui.setup import Setup
@@ -33,12 +33,13 @@ class Bar:
     """rewordings: value {prompt, chosen}: what stands in the field, and what was clicked. Its
     property `words` is {swaps, tasks}: groups of words that stand for each other, and other
     prompts; `slow` says why the page does not answer while one types, "" where it does; `waiting`
-    says that others were in line when it was last asked to."""
+    says that others were in line when it was last asked to. cuts: as `cuts.build` makes it."""
 
     prompt: gr.Textbox
     run: gr.Button
     stop: gr.Button
     rewordings: gr.HTML
+    cuts: gr.HTML
 
 
 def build(setup: Setup, first: Example | None) -> Bar:
@@ -66,7 +67,7 @@ def build(setup: Setup, first: Example | None) -> Bar:
         **_REWORDINGS,
         elem_id="rewordings",
     )
-    return Bar(prompt, run, stop, rewordings)
+    return Bar(prompt, run, stop, rewordings, cuts.build())
 
 
 def placeholder(setup: Setup) -> str:

@@ -81,11 +81,6 @@ def restored(
     run = opened.recipe
     here = [ran for ran in run.policies if ran.name in setup.policies]
     missing = [f"{r.name} is not loaded here." for r in run.policies if r not in here]
-    if run.options.cuts or run.options.guidance != 1:
-        missing.append(
-            "The run had cut connections or a weighted prompt. The form has no fields for them, so "
-            "that Run goes without: /infer (guidance) and /knockout take them."
-        )
     if not here:
         raise ValueError(f"the page cannot be set: {' '.join(missing)}")
     known = {image_digest(picture): picture for picture in present if picture is not None}

@@ -12,6 +12,7 @@ from playground.trace import FlowTrace, Trace
 from playground.ui import (
     appearance,
     causes,
+    cuts,
     guide,
     matters,
     norms,
@@ -64,6 +65,7 @@ class Shown:
     rails: dict[str, gr.HTML]
     measure: gr.Checkbox
     measure_now: gr.HTML
+    cuts: cuts.Comparison
     board: prompts.Board
     matters: matters.Tab
     causes: causes.Tab
@@ -131,6 +133,7 @@ def build(
             guide.how_to_read("attention")
             gr.HTML(overview.reference(part="compare"), **_LINES, elem_id="compare")
             side_by_side({"mask": mask.COMPONENT})
+            cut = cuts.comparison()
             gr.HTML("<h2>Measured</h2>", elem_classes="section", apply_default_css=False)
             measure_now = gr.HTML(
                 overview.reference(part="measure"), **_MEASURE_NOW, elem_id="measure-now"
@@ -187,6 +190,7 @@ def build(
         rails=rails,
         measure=measure,
         measure_now=measure_now,
+        cuts=cut,
         board=board,
         matters=what_matters,
         causes=why,
@@ -243,6 +247,7 @@ def drawn(traces: Mapping[str, Trace], key: str, shown: Shown) -> dict:
             "measured": all(trace.attention for trace in traces.values()),
             "little": all(map(attention.costs_little, traces.values())),
         },
+        "cuts": cuts.payload(traces, key),
         "compare": _compare(traces),
         "shortened": [text for trace in traces.values() if (text := _left_out(trace))],
     }

@@ -15,7 +15,7 @@ from pathlib import Path
 import gradio as gr
 
 from playground.trace import Options
-from playground.ui import appearance, observation
+from playground.ui import appearance, cuts, observation
 from playground.ui.observation import DECODING, MODES, Form
 from playground.ui.request import MAX_PROMPT
 from playground.ui.setup import Setups
@@ -72,7 +72,7 @@ def wire(memory: Memory, visits: Visits, form: Form, measure: gr.Checkbox) -> No
     """From now on, every change of the form is remembered."""
     own = appearance.PRIVATE
     kept = [
-        *(form.robot, form.prompt, form.state, form.policies, *form.options, measure),
+        *(form.robot, form.prompt, form.state, form.policies, *form.options, form.cuts, measure),
         *form.modes,
     ]
     changes = [part.change for part in kept] + [form.state.input]
@@ -121,10 +121,15 @@ def _put(
     kept: Sequence, files: dict[int, str | None], setups: Setups, form: Form, measure: gr.Checkbox
 ) -> Restored:
     """`kept`: the values of what `wire` keeps, as they came; raises for what they cannot be."""
-    robot, prompt, state, policies, *numbers, decoding, attention = kept[:11]
-    modes = kept[11:]
+    robot, prompt, state, policies, *numbers, decoding, guidance, cut, attention = kept[:13]
+    modes = kept[13:]
     setup = setups.of(robot)
-    options = Options(*map(_number, numbers), constrained=DECODING[decoding])
+    options = Options(
+        *map(_number, numbers),
+        constrained=DECODING[decoding],
+        guidance=_number(guidance),
+        cuts=cuts.chosen(cut),
+    )
     values = [value if isinstance(value, str) else _number(value) for value in state["values"]]
     if len(values) != len(setup.robot.state) or not isinstance(prompt, str):
         raise ValueError("not this robot's state, or no prompt")

@@ -5,6 +5,7 @@ import gradio as gr
 from playground.ui import (
     appearance,
     causes,
+    cuts,
     matters,
     norms,
     prompts,
@@ -60,7 +61,15 @@ def wire(
 
     _wire_loading(page, handlers, frame, result, answer)
     _wire_observation(handlers)
-    linked = [link, form.robot, form.prompt, form.scenes.seed, form.policies, *form.options]
+    linked = [
+        link,
+        form.robot,
+        form.prompt,
+        form.scenes.seed,
+        form.policies,
+        *form.options,
+        form.cuts,
+    ]
     link.select(None, linked, link, js=appearance.script("link.js"), **_OWN)
     gr.on([shown.units.change, shown.execute.change], **plot)
     shown.tabs.select(handlers.open_tab, plot["inputs"][:-1], [state.tab, *plot["outputs"]], **_OWN)
@@ -84,6 +93,8 @@ def wire(
         inputs=[state.key],
         trigger_mode="always_last",
     )
+    answer(form.cuts.input)
+    cuts.wire(shown.cuts, state.key, handlers.results, handlers.worker, handlers.runs)
     judge = {"fn": handlers.judge_again, "inputs": [tab.opened, state.key], **_OWN}
     answer(tab.again.change).then(outputs=[tab.status, tab.opened], **judge)
     rollout.wire(shown.rollout, form, handlers.setups, handlers.worker, handlers.runs)

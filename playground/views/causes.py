@@ -4,17 +4,23 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from playground.analysis.causal import CausalTrace, PatchGroup, headline
+from playground import cuts
+from playground.analysis.causal import CausalTrace, Knockout, PatchGroup, headline
 from playground.analysis.variants import slot_label
 from playground.robots.builtin import TABLETOP
-from playground.tabletop import kinematics
-from playground.trace import PolicyInfo
+from playground.robots.transforms import resize_with_pad
+from playground.tabletop import camera, kinematics
+from playground.trace import PolicyInfo, RawObservation
 from playground.views import paths, theme
 
 # gr.HTML(value, **COMPONENT) with value None or `payload(...)`; gr.HTML(value, **PATHS) with None
-# or `lines(...)`.
+# or `lines(...)`; gr.HTML(value, **CUT_PATHS) with None or {key: of the run that it is drawn for,
+# paths: `cut_lines(...)` of each policy}.
 COMPONENT = theme.component("causes.js")
-PATHS = theme.component("causes_path.js")
+PATHS = theme.component("changed_path.js", "causes_path.js")
+CUT_PATHS = theme.component("changed_path.js", "cut_paths.js")
+
+SIDE = 224  # pixels of the pictures that patches and paths are drawn on
 
 
 def payload(
@@ -119,3 +125,23 @@ def lines(
         "line": theme.packed(np.round(line, 1)),
         "words": theme.plain(words),
     }
+
+
+def cut_lines(info: PolicyInfo, found: Knockout, raw: RawObservation) -> dict[str, object]:
+    """Where a run with cut connections leads, beside the same run without them."""
+    if found.failure is not None:
+        words = f"No comparison: {found.failure}"
+    else:
+        words = f"The chunk moves by {found.change:.1f} % of range"
+        if found.interval is not None:
+            words += f" (95 %: {found.interval[0]:.1f} to {found.interval[1]:.1f})"
+        words += ", on average over its steps and dimensions."
+    chunks = {"with every connection": found.before, "with these cuts": found.after}
+    what = f"Cut: {cuts.in_words(found.cuts)}"
+    return lines(info, what, raw.state, chunks, table_picture(raw), words)
+
+
+def table_picture(raw: RawObservation) -> np.ndarray | None:
+    """The picture of the table that paths are drawn on; None where none is of the table."""
+    found = [picture for picture in raw.images.values() if camera.shows_table(picture)]
+    return resize_with_pad(found[0], SIDE, SIDE) if found else None

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from playground import cuts
 from playground.trace import ALLOWED, PADDING, Family, TokenBlock, Trace
 from playground.views import theme
 
@@ -29,6 +30,9 @@ def payload(trace: Trace) -> dict[str, object]:
     suffix     first column of the suffix
     blocks     {name, label, kind, start, stop}
     texts      [column, text] of every column that has a text
+    layers     how many the model has
+    cuts       connections that the run went without, as text (`playground.cuts`)
+    cut        the same in a sentence; "" without any
     """
     places: dict[bytes, int] = {}  # many rows are alike; sorting them all would take longer
     rows = [places.setdefault(row.tobytes(), len(places)) for row in trace.mask]
@@ -46,6 +50,9 @@ def payload(trace: Trace) -> dict[str, object]:
             for b in trace.blocks
         ],
         "texts": [[i, theme.plain(text)] for i, text in enumerate(trace.token_texts) if text],
+        "layers": trace.info.model_config["language"]["depth"],
+        "cuts": [theme.plain(cuts.spelled(one)) for one in trace.options.cuts],
+        "cut": cut_sentence(trace),
     }
 
 
@@ -98,7 +105,14 @@ def describe(trace: Trace) -> str:
     ]
     who = f"{trace.info.title} ({trace.info.badge})"
     text = f"{who}: {rows} queries by {columns} keys. " + "; ".join(sentences) + "."
-    return theme.plain(text)
+    return theme.plain(f"{text} {cut_sentence(trace)}".strip())
+
+
+def cut_sentence(trace: Trace) -> str:
+    """What the run went without, which the mask, a rule, would allow."""
+    if not trace.options.cuts:
+        return ""
+    return theme.plain(f"Cut in this run: {cuts.in_words(trace.options.cuts)}.")
 
 
 def compare(a: Trace, b: Trace) -> str:

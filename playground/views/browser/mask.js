@@ -5,7 +5,7 @@ const CODES = ["blocked", "allowed", "padding"];
 const SEAM = 2; // px left free between blocks, at any zoom
 const MOST_ZOOM = 64;
 
-const kept = { layout: "blocks", pass: "together", padding: false, zoom: 1, left: 0, top: 0, cell: null };
+const kept = { layout: "blocks", pass: "together", padding: false, zoom: 1, left: 0, top: 0, cell: null, click: "read", layers: null };
 
 class Mask {
   constructor(value) {
@@ -32,7 +32,7 @@ class Mask {
     const names = ["blocked", "allowed", "padding"];
     const legend = [1, 0, 2].map((i) => make("li", {}, this.keys[i], names[i]));
     const passes = [["together", "together"], ["prefix", "prefix pass"], ["suffix", "suffix pass"]];
-    view.replaceChildren(
+    const parts = [
       heading(policy),
       make("p", { class: "hidden" }, summary),
       make(
@@ -49,13 +49,59 @@ class Mask {
         ),
         check("padding queries", kept.padding, (padding) => this.set({ padding })),
       ),
-      make("ul", { class: "legend" }, ...legend),
+      this.scissors(),
+      make("ul", { class: "legend" }, ...legend, make("li", {}, make("span", { class: "code cut" }), "cut in this run")),
+      this.value.cut ? make("p", { class: "causes-headline" }, this.value.cut) : null,
       make("p", { class: "axis-title" }, "rows: queries · columns: keys they may attend to"),
       this.frame,
       this.reading,
       this.table(),
       make("p", { class: "notice" }, "A mask says who may attend, not who does. ", policy.notice),
-    );
+    ];
+    view.replaceChildren(...parts.filter(Boolean));
+  }
+
+  /** What a click does: read a cell, or cut its block, and then in which layers. */
+  scissors() {
+    const chips = Array.from({ length: this.value.layers }, (_, i) => i + 1).map((layer) => {
+      const on = !kept.layers || kept.layers.includes(layer);
+      const chip = make("button", { type: "button", "aria-pressed": String(on), "aria-label": `Layer ${layer}` }, String(layer));
+      chip.addEventListener("click", () => {
+        const all = Array.from({ length: this.value.layers }, (_, i) => i + 1);
+        const now = kept.layers || all;
+        const next = now.includes(layer) ? now.filter((other) => other !== layer) : [...now, layer].sort((a, b) => a - b);
+        if (!next.length) return;
+        kept.layers = next.length === all.length ? null : next;
+        chip.setAttribute("aria-pressed", String(next.includes(layer)));
+      });
+      return chip;
+    });
+    const layers = make("div", { class: "layers", role: "group", "aria-label": "Layers to cut in", hidden: kept.click !== "cut" }, make("span", {}, "in layers"), ...chips);
+    const clicks = choice("Click", [["read", "click to read"], ["cut", "click to cut"]], kept.click, (click) => {
+      kept.click = click;
+      layers.hidden = click !== "cut";
+      this.tell();
+    });
+    return make("div", { class: "controls scissors" }, clicks, layers);
+  }
+
+  /** The blocks of a cell, and the cut of the form that covers them, if any. */
+  blocks([row, column]) {
+    const [query, key] = [this.down.segmentOf(row).block, this.across.segmentOf(column).block];
+    const cuts = window.playgroundCuts || [];
+    return { query, key, cut: cuts.find((text) => covers(text, query, key)) };
+  }
+
+  /** Cuts the block of the chosen cell, or mends it; the page runs the policies again. */
+  toggle() {
+    const { query, key, cut } = this.blocks(kept.cell);
+    const send = (detail) => dispatchEvent(new CustomEvent("playground-cut", { detail }));
+    if (cut) return send({ mend: cut });
+    if (!this.share(this.down.segmentOf(kept.cell[0]), this.across.segmentOf(kept.cell[1]))) {
+      this.reading.replaceChildren(make("b", {}, `${query.label} may not attend to ${key.label} anyway: there is nothing to cut.`));
+      return;
+    }
+    send({ cut: `${nameOf(query)}>${nameOf(key)}${kept.layers ? `:${kept.layers.join(",")}` : ""}` });
   }
 
   hear() {
@@ -64,7 +110,9 @@ class Mask {
       return [event.clientX - box.left, event.clientY - box.top];
     };
     const fingers = new Map();
+    let pressed = null; // where a click began
     this.canvas.addEventListener("pointerdown", (event) => {
+      pressed = fingers.size ? null : place(event);
       fingers.set(event.pointerId, place(event));
       this.canvas.setPointerCapture(event.pointerId);
       this.point(...place(event));
@@ -78,9 +126,15 @@ class Mask {
       if (others.length) this.zoom(apart(now, others[0]) / apart(before, others[0]), others[0]);
       else this.pan(before[0] - now[0], before[1] - now[1]);
     });
+    this.canvas.addEventListener("pointerup", (event) => {
+      const at = place(event);
+      const still = pressed && Math.hypot(at[0] - pressed[0], at[1] - pressed[1]) < 5;
+      pressed = null;
+      if (still && kept.click === "cut" && event.button === 0) this.toggle();
+    });
     for (const name of ["pointerup", "pointercancel", "lostpointercapture"])
       this.canvas.addEventListener(name, (event) => fingers.delete(event.pointerId));
-    this.canvas.addEventListener("dblclick", (event) => this.zoom(4, place(event)));
+    this.canvas.addEventListener("dblclick", (event) => kept.click === "read" && this.zoom(4, place(event)));
     this.canvas.addEventListener(
       "wheel",
       (event) => {
@@ -95,10 +149,13 @@ class Mask {
     this.sizes.observe(this.frame);
     this.themes = new MutationObserver(() => this.colour());
     this.themes.observe(document.body, { attributes: true, attributeFilter: ["class"] });
+    this.chosen = () => this.bitmap && this.across && this.paint();
+    addEventListener("playground-cuts", this.chosen);
     this.colour();
   }
 
   close() {
+    removeEventListener("playground-cuts", this.chosen);
     this.sizes.disconnect();
     this.themes.disconnect();
   }
@@ -189,6 +246,10 @@ class Mask {
       event.preventDefault();
       return this.zoom(zoom, kept.cell ? this.middle(kept.cell) : undefined);
     }
+    if (kept.click === "cut" && kept.cell && (event.key === "Enter" || event.key === " ")) {
+      event.preventDefault();
+      return this.toggle();
+    }
     if (!step) return;
     event.preventDefault();
     const start = kept.cell || [this.down.order[0], this.across.order[0]];
@@ -229,6 +290,7 @@ class Mask {
       hatch(over, this.across.length, this.down.length, this.ink);
       context.drawImage(this.layer, 0, 0, this.across.length, this.down.length);
       this.seams(context);
+      this.cuts(context);
       if (kept.cell) this.mark(context);
     }
     this.label(this.left, this.down, kept.top, "top");
@@ -260,6 +322,28 @@ class Mask {
         .map(({ from }) => from * kept.zoom - offset - SEAM / 2);
     for (const x of places(this.across, kept.left)) context.clearRect(x, 0, SEAM, this.down.length);
     for (const y of places(this.down, kept.top)) context.clearRect(0, y, this.across.length, SEAM);
+  }
+
+  /** Hatches what this run went without, and frames what the next one will. */
+  cuts(context) {
+    for (const down of this.down.segments)
+      for (const across of this.across.segments) {
+        const covered = (texts) => texts.some((text) => covers(text, down.block, across.block));
+        const [ran, next] = [covered(this.value.cuts), covered(window.playgroundCuts || [])];
+        if (!ran && !next) continue;
+        const [x, width] = [across.from * kept.zoom - kept.left, across.size * kept.zoom];
+        const [y, height] = [down.from * kept.zoom - kept.top, down.size * kept.zoom];
+        context.save();
+        context.beginPath();
+        context.rect(x + 1, y + 1, width - 2, height - 2);
+        context.clip();
+        if (ran) crossHatch(context, x, y, width, height, this.ink);
+        context.lineWidth = 4;
+        context.strokeStyle = this.ink;
+        context.setLineDash(ran === next ? [] : [5, 4]);
+        context.strokeRect(x + 1, y + 1, width - 2, height - 2);
+        context.restore();
+      }
   }
 
   /** Outlines the chosen cell and shades its row and column. */
@@ -306,8 +390,15 @@ class Mask {
       make("b", { class: code }, says),
       make("bdi", {}, key),
       code === "padding" ? ": padding" : "",
-      make("small", {}, this.extent(this.down.segmentOf(row), this.across.segmentOf(column))),
+      make("small", {}, `${this.extent(this.down.segmentOf(row), this.across.segmentOf(column))} ${this.offer()}`),
     );
+  }
+
+  /** What a click would do. */
+  offer() {
+    if (kept.click !== "cut") return "";
+    const { query, key, cut } = this.blocks(kept.cell);
+    return `Click to ${cut ? "mend" : "cut"} ${query.label} → ${key.label}.`;
   }
 
   /** "text 5 “▁cube”" */
@@ -319,8 +410,8 @@ class Mask {
     return block.label + place + quoted;
   }
 
-  /** How much of one block may attend to another, real queries only. */
-  extent(query, key) {
+  /** How much of one block may attend to another, real queries only; null without any. */
+  share(query, key) {
     let [allowed, cells] = [0, 0];
     for (let r = query.start; r < query.stop; r++) {
       if (this.codes[r * this.columns + r] === 2) continue;
@@ -329,9 +420,16 @@ class Mask {
         if (this.codes[r * this.columns + c] === 1) allowed++;
       }
     }
-    const share = { [cells]: "all of", 0: "nothing of" }[allowed] || `${percent(allowed / cells)} of`;
-    if (!cells) return `${query.block.label} holds padding only.`;
-    return `${query.block.label} may attend to ${share} ${key.block.label}.`;
+    return cells ? allowed / cells : null;
+  }
+
+  /** The same in words. */
+  extent(query, key) {
+    const share = this.share(query, key);
+    if (share === null) return `${query.block.label} holds padding only.`;
+    const how = share === 1 ? "all of" : share === 0 ? "nothing of" : `${percent(share)} of`;
+    const cut = this.value.cuts.some((text) => covers(text, query.block, key.block));
+    return `${query.block.label} may attend to ${how} ${key.block.label}${cut ? "; cut in this run" : ""}.`;
   }
 
   /** The blocks' relations as a table, for screen readers. */
@@ -354,6 +452,31 @@ class Mask {
       ),
     );
   }
+}
+
+/** What a cut calls a block. */
+function nameOf({ name, kind }) {
+  return kind === "generated" ? "actions" : name;
+}
+
+/** Whether a cut, as text like "actions>images:1,3", is of these blocks. */
+function covers(text, query, key) {
+  const [one, other] = text.split(":")[0].split(">");
+  const named = (name, block) => name === nameOf(block) || (name === "images" && block.kind === "image");
+  return named(one, query) && named(other, key);
+}
+
+function crossHatch(context, x, y, width, height, ink) {
+  context.strokeStyle = ink;
+  context.globalAlpha = 0.75;
+  context.lineWidth = 1.5;
+  context.beginPath();
+  for (let from = x - height; from < x + width; from += 8) {
+    context.moveTo(from, y);
+    context.lineTo(from + height, y + height);
+  }
+  context.stroke();
+  context.globalAlpha = 1;
 }
 
 /** First cell, number of cells, place and size of the part of a segment that is in sight. */
