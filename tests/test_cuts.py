@@ -39,7 +39,7 @@ def test_a_form_that_holds_no_cuts_is_refused(value):
         form_cuts.chosen(value)
 
 
-def test_cuts_are_told_in_words():
+def test_cuts_in_words():
     said = cuts.in_words((*CHOSEN, Cut("actions", "state", (2,))))
     assert said == "actions to text in layers 1, 3; text to base_0_rgb; actions to state in layer 2"
 

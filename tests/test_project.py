@@ -45,7 +45,7 @@ ROOMS = (
     ("codec",),
     ("spilled",),
     ("json_file", "trace"),
-    ("robots",),
+    ("robots", "cuts"),
     ("serving",),
     ("tabletop", "run_file"),
     ("policies",),
