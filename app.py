@@ -32,8 +32,9 @@ def main() -> None:
     args = settings().parse_args()
     logs.configure(as_json=args.log_json)
     try:
-        asked = resolve.requests(args.checkpoint, args.config, args.robot, args.asset_id)
-        if args.check:
+        named = [*(args.check or []), *args.checkpoint]
+        asked = resolve.requests(named, args.config, args.robot, args.asset_id)
+        if args.check is not None:
             from playground.checkpoints import check  # tokenizers that the page does without
 
             text, opens = check.check(asked)

@@ -14,7 +14,7 @@ import pydantic
 from models.checkpoints.digests import read_json
 
 Text = Annotated[str, pydantic.StringConstraints(pattern=r"\S")]
-Count = Annotated[int, pydantic.Field(gt=0)]
+Count = Annotated[int, pydantic.Field(gt=0, le=1 << 20)]
 
 
 class Description(pydantic.BaseModel):

@@ -36,6 +36,7 @@ from playground import codec
 from playground import trace as traces
 from playground.robots import transforms
 from playground.trace import (
+    MAX_PICTURES,
     Computation,
     Cut,
     DecodedToken,
@@ -52,8 +53,7 @@ FORMAT, VERSION = "pi0-playground recipe", 4
 TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}  # of normalised actions
 MAX_FILE = 64 << 20  # bytes of a file that is opened
 _MAX_RECIPE = 1 << 20
-_MAX_MEMBERS = 64
-_MAX_PICTURES = 16
+_MAX_MEMBERS = 64 + MAX_PICTURES
 _MAX_PIXELS = 2 * transforms.MAX_PIXELS  # of all pictures together
 _MAX_TEXT = 100_000
 _MAX_NUMBERS = 131_072  # of a chunk: 32 samples of 128 steps and 32 dimensions
@@ -385,8 +385,8 @@ def _read_zip(data: bytes) -> Opened:
 
 
 def _pictures(files: Mapping[str, bytes]) -> dict[str, np.ndarray]:
-    if len(files) > _MAX_PICTURES:
-        raise ValueError(f"it holds {len(files)} pictures; at most {_MAX_PICTURES} are taken")
+    if len(files) > MAX_PICTURES:
+        raise ValueError(f"it holds {len(files)} pictures; at most {MAX_PICTURES} are taken")
     # By their headers, before a pixel of any is decoded.
     pixels = sum(math.prod(transforms.image_size(file)) for file in files.values())
     if pixels > _MAX_PIXELS:

@@ -182,6 +182,11 @@ def is_constrained(info: PolicyInfo, options: Options) -> bool:
     return info.constrained if options.constrained is None else options.constrained
 
 
+# Of one observation. The page, its run files and programs take as many; a policy with more camera
+# inputs is refused as it is opened.
+MAX_PICTURES = 64
+
+
 @codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
 class TokenBlock:

@@ -13,13 +13,14 @@ import safetensors.numpy
 
 import app
 from models.tokenizer import BOS, PaligemmaTokenizer
-from playground.checkpoints import catalog
-from playground.checkpoints.check import report
+from playground.checkpoints import catalog, memory_plan
+from playground.checkpoints.check import check, report
 from playground.checkpoints.resolve import Request
+from playground.trace import MAX_PICTURES
 from playground.ui import checkpoints
 from tests.support.blocks import built
 from tests.test_folders import SIZES, pytorch  # noqa: F401
-from tests.test_lerobot_policy import small_text
+from tests.test_lerobot_policy import ARM, small_text
 
 
 @pytest.fixture(autouse=True)
@@ -109,13 +110,62 @@ def test_spoilt_stats_are_found_without_loading(goldens, tmp_path, described):
     assert "state: std[2] is -1" in text
 
 
+@pytest.mark.parametrize("flags", [["--check"], ["--check", "--checkpoint"]])
 @pytest.mark.parametrize(("word", "status"), [("pi0_tabletop", 0), ("./nowhere", 1)])
-def test_the_exit_status(monkeypatch, capsys, word, status):
-    monkeypatch.setattr("sys.argv", ["app.py", "--check", "--checkpoint", word])
+def test_the_exit_status(monkeypatch, capsys, flags, word, status):
+    monkeypatch.setattr("sys.argv", ["app.py", *flags, word])
     with pytest.raises(SystemExit) as end:
         app.main()
     assert end.value.code == status
     assert ("It would open." in capsys.readouterr().out) == (status == 0)
+
+
+def test_what_would_not_open_together(monkeypatch, described):
+    """One name twice, or more memory than the machine has."""
+    request = Request(str(described))
+    text, opens = check([request])
+    assert opens, text
+    text, opens = check([request, request])
+    assert not opens
+    assert "Together they would not open: two of these are called mine" in text
+    tiny = memory_plan.Machine(None, 1 << 20, shared=True)
+    monkeypatch.setattr(memory_plan, "empty_machine", lambda gpu: tiny)
+    text, opens = check([request])
+    assert not opens
+    assert "It would not open: mine with 0.00 GB of weights: loading and running needs" in text
+
+
+@pytest.mark.parametrize(
+    ("folder", "lora", "message"),
+    [
+        ("pi0", {"language": "gemma_2b_lora"}, "the language expert has no adapters; expected"),
+        ("lora/pi0", None, "the scale that they were trained with is not stored"),
+    ],
+)
+def test_adapters_are_where_the_config_says(goldens, described, folder, lora, message):
+    said = json.loads(described.read_text()) | {"folder": str(goldens / folder)}
+    described.write_text(json.dumps(said | ({"lora": lora} if lora else {})))
+    text, opens = report(Request(str(described)))
+    assert not opens
+    assert message in text
+
+
+def test_more_pictures_than_are_taken(tmp_path, goldens):
+    count = MAX_PICTURES + 1
+    cameras = {f"cam{i}": f"camera {i}" for i in range(count)}
+    (tmp_path / "arm.json").write_text(json.dumps({**ARM, "cameras": cameras}))
+    shutil.copytree(goldens / "lerobot" / "pi05", tmp_path / "it", copy_function=shutil.copyfile)
+    path = tmp_path / "it" / "config.json"
+    config = json.loads(path.read_text())
+    picture = {"type": "VISUAL", "shape": [3, 480, 640]}
+    config["input_features"] = {
+        "observation.state": config["input_features"]["observation.state"],
+        **{f"observation.images.{name}": picture for name in cameras},
+    }
+    path.write_text(json.dumps(config))
+    text, opens = report(Request(str(tmp_path / "it"), robot=str(tmp_path / "arm.json")))
+    assert not opens
+    assert f"it has {count} camera inputs; at most {MAX_PICTURES} are taken" in text
 
 
 def test_a_published_name_tells_what_it_is_before_it_is_fetched():

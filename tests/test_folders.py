@@ -14,6 +14,7 @@ from models.checkpoints.assembly import load_lerobot, load_openpi, save_openpi, 
 from playground.checkpoints import load, stats
 from playground.checkpoints.folder import open_folder
 from playground.checkpoints.recognise import recognise
+from playground.checkpoints.resolve import Request, resolve
 from tests.test_lerobot import CONFIG
 
 SIZES = {
@@ -155,6 +156,17 @@ def no_weights(folder):
     touch(folder / "config.json", b'{"type": "pi0"}')
 
 
+def pickled(folder):
+    touch(folder / "config.json", b'{"type": "pi0"}')
+    touch(folder / "pytorch_model.bin")
+
+
+def several_adapters(folder):
+    touch(folder / "config.json", b'{"type": "pi0"}')
+    for name in ("two", "one"):
+        touch(folder / name / "adapter_config.json", b"{}")
+
+
 def nothing(folder):
     folder.mkdir()
 
@@ -175,6 +187,8 @@ def nothing(folder):
         (another_model, r"no policy of this family: its arrays are bert\.w"),
         (adapters_only, r"without all that goes with PEFT adapters: expected adapter_model\.safe"),
         (no_weights, r"has no model\.safetensors, whole or in shards"),
+        (pickled, r"has its weights in pytorch_model\.bin, a pickle, which is never opened"),
+        (several_adapters, r"PEFT adapters under names of their own \(one, two\): move the files"),
         (nothing, "is no checkpoint of openpi's or LeRobot's: .*nothing in it"),
     ],
 )
@@ -182,6 +196,30 @@ def test_what_a_folder_is_instead(tmp_path, build, message):
     build(tmp_path / "it")
     with pytest.raises(ValueError, match=message):
         recognise(tmp_path / "it")
+
+
+def test_a_step_that_is_still_being_written(tmp_path):
+    """All of it may be there already but for Orbax's last act, which gives it its name."""
+    step = tmp_path / "29999.orbax-checkpoint-tmp-3"
+    touch(step / "params" / "manifest.ocdbt")
+    for folder in (step, step / "params"):
+        with pytest.raises(ValueError, match="whose saving was not finished"):
+            recognise(folder)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("https://huggingface.co/lerobot/pi0_base/tree/main", "ask for hf://lerobot/pi0_base, to"),
+        ("s3://b/c", "is an address, and a folder is asked for: copy it here first"),
+        ("owner/policy", "If it is a name on the Hugging Face hub, ask for hf://owner/policy"),
+        ("29999/config.json", "is a file of a checkpoint's: give its folder, 29999"),
+        (" ", "no checkpoint is named"),
+    ],
+)
+def test_what_is_no_folder_at_all(word, message):
+    with pytest.raises(ValueError, match=message):
+        resolve(Request(word))
 
 
 def test_a_file_or_nothing_where_a_folder_is_asked_for(tmp_path):
@@ -246,6 +284,12 @@ def test_peft_adapters_are_merged(adapted, rooted, scale):
         ({"use_dora": True}, "use_dora = True is more than plain LoRA"),
         ({"alpha_pattern": {"q_proj": 4}}, "alpha_pattern = .* is more than plain LoRA"),
         ({"base_model_name_or_path": "lerobot/pi0_base"}, "whose weights are not on this machine"),
+        ({"base_model_name_or_path": 5}, "base_model_name_or_path is 5; expected a name"),
+        # These began by changing the model's own weights.
+        ({"init_lora_weights": "pissa"}, "init_lora_weights = 'pissa' is more than plain LoRA"),
+        ({"lora_alpha": float("nan")}, "lora_alpha is nan; expected a number above 0"),
+        ({"r": 64}, r"A \[4, 32\] and B \[128, 4\] beside \[128, 32\] with r = 64"),
+        ({"target_modules": ["q_proj", "v_proj"]}, "names 'v_proj', which has no adapters"),
     ],
 )
 def test_adapters_of_another_kind_are_named(adapted, monkeypatch, tmp_path, change, message):
@@ -255,6 +299,32 @@ def test_adapters_of_another_kind_are_named(adapted, monkeypatch, tmp_path, chan
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ValueError, match=message):
         load_lerobot(folder, CONFIG["pi0"], base=open_folder(folder, robot="aloha_sim").base_folder)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "dtype", "message"),
+    [
+        (((0, 32), (128, 0)), np.float32, r"A \[0, 32\] and B \[128, 0\] beside"),
+        (((4, 32, 1), (128, 4, 1)), np.float32, r"A \[4, 32, 1\] and B \[128, 4, 1\] beside"),
+        (((4, 32), (128, 4)), np.int8, "lora_A.weight: I8, expected one of float32"),
+        (None, np.float32, "there are no adapters in it"),
+    ],
+)
+def test_adapters_of_other_shapes_or_types(adapted, shapes, dtype, message):
+    folder, _ = adapted
+    names = [f"base_model.model.{LAYER}.lora_{x}.weight" for x in "AB"]
+    arrays = {n: np.ones(s, dtype) for n, s in zip(names, shapes or (), strict=bool(shapes))}
+    (folder / "adapter_model.safetensors").write_bytes(safetensors.numpy.save(arrays))
+    base = open_folder(folder, robot="aloha_sim").base_folder
+    with pytest.raises(ValueError, match=message):
+        load_lerobot(folder, CONFIG["pi0"], base=base)
+
+
+def test_whole_weights_beside_adapters_are_no_choice_of_ours(adapted):
+    folder, _ = adapted
+    shutil.copyfile(folder.parent / "base" / "model.safetensors", folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"holds whole weights .* and PEFT adapters .*take away"):
+        open_folder(folder, robot="aloha_sim")
 
 
 def test_an_adapter_that_fits_no_weight_is_named(adapted):

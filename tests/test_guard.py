@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 from starlette.testclient import TestClient
 
+from playground.trace import MAX_PICTURES
 from playground.ui.guard import door, headers, messages, routes
 from playground.ui.guard.hosts import Hosts
 from playground.ui.guard.refused import Refused
@@ -396,7 +397,7 @@ def test_a_file_is_nothing_but_a_file(client, page, reached, further):
 
 def test_a_message_names_few_files(client, page):
     page.upload_file_set.add("/x.png")
-    files = {str(i): {"path": "/x.png", "meta": MARK} for i in range(17)}
+    files = {str(i): {"path": "/x.png", "meta": MARK} for i in range(MAX_PICTURES + 1)}
     body = join([1.0, files], 1)
     assert client.post("/gradio_api/queue/join", json=body).status_code == 413
     del files["0"]

@@ -405,10 +405,10 @@ def test_norm_stats_and_rule(goldens, family):
     for name, kind in (("state", "state"), ("action", "actions")):
         stats, x = described.stats[kind], record[name]
         if expected == "z-score":
-            low, size, shift = stats["mean"], stats["std"] + described.epsilon, 0
+            low, size, shift = stats["mean"], stats["std"] + described.epsilon[kind], 0
         else:
             width = stats["q99"] - stats["q01"]
-            size = np.where(width == 0, described.epsilon, width) / 2
+            size = np.where(width == 0, described.epsilon[kind], width) / 2
             low, shift = stats["q01"], 1
         close((x - low) / size - shift, record[f"{name}_normalized"], 1e-5)
 

@@ -176,6 +176,14 @@ def missing(description):
     description["steps"].pop(4)
 
 
+def setting(step, **values):
+    """Another value of a known setting."""
+    return lambda description: step_of(description, step)["config"].update(values)
+
+
+NORMALISER, TOKENISER = "normalizer_processor", "tokenizer_processor"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -185,6 +193,13 @@ def missing(description):
         (episode_metadata, "use_episode_metadata is True; only False is supported"),
         (tokenised_left, "padding_side is 'left'; only 'right' is supported"),
         (other_order, "the steps come in the order"),
+        (setting("relative_actions_processor", enabled="yes"), "enabled is 'yes'; expected true"),
+        (setting("relative_actions_processor", action_names=5), "action_names is 5; expected a l"),
+        (setting("rename_observations_processor", rename_map=[]), r"rename_map is \[\]; expected"),
+        (setting(NORMALISER, norm_map={"state": "QUANTILES"}), "norm_map is .* of STATE, VISUAL"),
+        (setting(NORMALISER, norm_map={"STATE": []}), "norm_map is .*; expected an object such"),
+        (setting(NORMALISER, features={"action": 7}), "features is .*; expected an object such"),
+        (setting(TOKENISER, max_length=None), "max_length is None; expected a number from 1 on"),
         (missing, "'pi05_prepare_state_tokenizer_processor_step' is missing"),
     ],
 )
@@ -210,6 +225,37 @@ def test_a_folder_from_before_processors(folder):
     (folder / "pi0" / "policy_preprocessor.json").unlink()
     with pytest.raises(ValueError, match=r"before LeRobot 0\.4: migrate it"):
         local.open_folder(folder / "pi0", robot="aloha_sim")
+
+
+def test_pictures_that_stats_would_change(folder):
+    place, feature = folder / "pi05", "observation.images.base_0_rgb"
+    change_rules(place, VISUAL="MEAN_STD")
+    # LeRobot leaves alone what has no stats.
+    plain = local.open_folder(place, robot="libero")
+    assert plain.normalisation == "quantile"
+    stats = {f"{feature}.{name}": np.ones((3, 1, 1), np.float32) for name in ("mean", "std")}
+    change_stats(place, lambda arrays: arrays.update(stats))
+    with pytest.raises(ValueError, match=f"{feature} is normalised by z-score; only IDENTITY"):
+        local.open_folder(place, robot="libero")
+
+
+def test_another_text_tokenizer_is_asked_for(folder):
+    def change(description):
+        step = step_of(description, TOKENISER)
+        step["config"]["tokenizer_name"] = "google/gemma-2b"
+        del step["artifacts"]
+
+    edit(folder / "pi05" / "policy_preprocessor.json", change)
+    with pytest.raises(ValueError, match="trained with the text tokenizer 'google/gemma-2b', wh"):
+        local.open_folder(folder / "pi05", robot="libero")
+    assert described(folder / "pi05", text_tokenizer="mine.model").text_tokenizer is not None
+
+
+def test_how_lerobot_would_run_it_is_said(folder):
+    edit(folder / "pi05" / "config.json", lambda d: d.update(num_inference_steps=4))
+    assert "LeRobot takes 4 Euler steps with it." in described(folder / "pi05").notice
+    edit(folder / "pi0_fast" / "config.json", lambda d: d.update(temperature=0.7))
+    assert "at a temperature of 0.7." in described(folder / "pi0_fast").notice
 
 
 # --- versions -----------------------------------------------------------------------------------
@@ -244,6 +290,13 @@ def test_the_prompt_of_04_has_a_padded_state(goldens, folder, texts):
     assert prompt_state(entry, texts, state) == [*new, *["128"] * 24]
     later = described(folder / "pi05", lerobot_version="0.5")
     assert prompt_state(later, texts, state) == new
+
+
+def test_the_step_says_how_wide_the_state_was_padded(folder):
+    saved_by_04(folder / "pi05")
+    prepare = "pi05_prepare_state_tokenizer_processor_step"
+    edit(folder / "pi05" / "policy_preprocessor.json", setting(prepare, max_state_dim=20))
+    assert described(folder / "pi05").rules.prompt_state_dims == 20
 
 
 @pytest.mark.parametrize(
@@ -458,6 +511,36 @@ def test_lerobots_other_rules(folder, texts, state_rule, action_rule):
     close(policy.to_robot(said, raw), want, 1e-5)
 
 
+@pytest.mark.parametrize(
+    ("features", "method"),
+    [
+        ({}, "identity"),
+        ({"observation.state": {"type": "ENV"}}, "identity"),
+        ({"observation.state": {"type": "STATE"}}, "quantile"),
+    ],
+)
+def test_a_state_that_is_no_feature_is_left_alone(folder, features, method):
+    """`_normalize_observation` of LeRobot's `processor/normalize_processor.py` goes through the
+    step's features, and takes the rule of each from its type."""
+    place = folder / "pi05"
+    edit(place / "policy_preprocessor.json", setting(NORMALISER, features=features))
+    assert local.open_folder(place, robot="libero").methods == {
+        "state": method,
+        "actions": "quantile",
+    }
+
+
+def test_a_range_of_zero_takes_the_epsilon_of_its_own_step(folder):
+    place = folder / "pi05"
+    change_stats(place, lambda arrays: arrays.update({"action.q99": arrays["action.q01"]}))
+    edit(place / "policy_postprocessor.json", setting("unnormalizer_processor", eps=0.5))
+    entry = local.open_folder(place, robot="libero")
+    stats = stats_of.norm_stats(entry)["actions"]
+    said = np.full((1, 32), 0.25)
+    got = conversion.from_model(entry.robot, said, np.zeros(8), stats, entry.normalisation)
+    close(got[0], 1.25 / 2 * 0.5 + np.array(stats.q01), 1e-6)
+
+
 def test_which_names_the_training_data_had(folder):
     edit(
         folder / "pi05" / "policy_preprocessor.json",
@@ -474,7 +557,10 @@ def test_which_names_the_training_data_had(folder):
     [
         ({"output_features": None}, "output_features is None; expected an object such as"),
         ({"input_features": {}}, "'observation.state' is missing in input_features"),
-        ({"chunk_size": "50"}, "chunk_size is '50'; expected a number from 1 on"),
+        ({"paligemma_variant": []}, r"paligemma_variant is \[\]; expected one of gemma_2b, "),
+        ({"use_relative_actions": "yes"}, "use_relative_actions is 'yes'; expected true or false"),
+        ({"chunk_size": 10**9}, "chunk_size is 1000000000; expected a number from 1 to 65536"),
+        ({"chunk_size": "50"}, "chunk_size is '50'; expected a number from 1 to 65536"),
     ],
 )
 def test_no_type_error_reaches_anyone(folder, change, message):
@@ -527,7 +613,7 @@ def test_a_base_model_is_opened_for_looking(folder, family):
     assert entry.config.action_dim == (width if family == "pi0_fast" else 32)
 
 
-# --- a property ---------------------------------------------------------------------------------
+# --- properties ---------------------------------------------------------------------------------
 
 PRE, POST = (file for file, _ in STATE_FILES)
 
@@ -576,13 +662,9 @@ HARMFUL = [
 ]
 
 
-@settings(max_examples=30)
-@given(
-    same=st.lists(st.sampled_from(range(len(HARMLESS))), unique=True, max_size=3),
-    other=st.lists(st.sampled_from(range(len(HARMFUL))), unique=True, max_size=2),
-)
-def test_no_folder_opens_with_a_meaning_dropped(goldens, tmp_path_factory, same, other):
-    folder = tmp_path_factory.mktemp("any") / "pi05"
+def check_meanings(goldens, folder, same, other):
+    """Makes the golden folder with the changes `same` and `other`: it opens as it was without any
+    of `other`, else not."""
     folder.mkdir()
     for path in (goldens / "lerobot" / "pi05").iterdir():
         if path.is_file() and path.suffix != ".npz" and not path.name.startswith("model"):
@@ -590,7 +672,7 @@ def test_no_folder_opens_with_a_meaning_dropped(goldens, tmp_path_factory, same,
     safetensors.numpy.save_file({"a": np.zeros(1, np.float32)}, folder / "model.safetensors")
     plain = local.open_folder(folder, robot="libero")
     expected = plain, stats_of.norm_stats(plain)
-    for change in [*(HARMLESS[i] for i in same), *(HARMFUL[i] for i in other)]:
+    for change in [*same, *other]:
         change(folder)
     try:
         entry = local.open_folder(folder, robot="libero")
@@ -600,3 +682,104 @@ def test_no_folder_opens_with_a_meaning_dropped(goldens, tmp_path_factory, same,
     else:
         assert not other
         assert opened == expected
+
+
+@pytest.mark.parametrize("index", range(len(HARMFUL)))
+def test_no_folder_opens_with_this_meaning_dropped(goldens, tmp_path, index):
+    """Each alone, so that no other is the reason for the refusal."""
+    check_meanings(goldens, tmp_path / "pi05", [], [HARMFUL[index]])
+
+
+@settings(max_examples=30)
+@given(
+    same=st.lists(st.sampled_from(HARMLESS), unique=True, max_size=3),
+    other=st.lists(st.sampled_from(HARMFUL), unique=True, max_size=2),
+)
+def test_no_folder_opens_with_a_meaning_dropped(goldens, tmp_path_factory, same, other):
+    check_meanings(goldens, tmp_path_factory.mktemp("any") / "pi05", same, other)
+
+
+# Settings that change the answer, by file and place; a step is found by its name.
+MEANT = {
+    "config.json": [
+        ("chunk_size",),
+        ("max_action_dim",),
+        ("paligemma_variant",),
+        ("action_expert_variant",),
+        ("use_relative_actions",),
+        ("min_period",),
+        ("max_period",),
+        ("image_resolution",),
+        ("use_visual_memory",),
+        ("n_obs_steps",),
+        ("input_features", "observation.images.base_0_rgb", "type"),
+    ],
+    PRE: [
+        ("relative_actions_processor", "enabled"),
+        (NORMALISER, "norm_map", "STATE"),
+        (NORMALISER, "features", "observation.state", "type"),
+        (NORMALISER, "normalize_observation_keys"),
+        (TOKENISER, "max_length"),
+        (TOKENISER, "padding_side"),
+        (TOKENISER, "task_key"),
+        (TOKENISER, "truncation"),
+    ],
+    POST: [
+        ("absolute_actions_processor", "enabled"),
+        ("unnormalizer_processor", "norm_map", "ACTION"),
+    ],
+}
+ODD = [
+    None,
+    [],
+    {},
+    [[]],
+    {"a": 1},
+    ["x"],
+    "x",
+    "",
+    "NaN",
+    0,
+    -1,
+    2.5,
+    7,
+    10**30,
+    1e308,
+    True,
+    False,
+]
+
+
+def put(folder, file, place, value):
+    """Sets a value; what was there (None for nothing)."""
+    path = folder / file
+    description = json.loads(path.read_text())
+    node, names = description, place
+    if file != "config.json":
+        node, names = step_of(description, place[0])["config"], place[1:]
+    for name in names[:-1]:
+        node = node[name]
+    before = node.get(names[-1])
+    node[names[-1]] = value
+    path.write_text(json.dumps(description))
+    return before
+
+
+@pytest.mark.parametrize("file", MEANT)
+def test_no_odd_value_is_read_as_the_usual_one(folder, file):
+    """It is refused by a ValueError, or the entry is another."""
+    place = folder / "pi05"
+    path = place / file
+    plain, text = local.open_folder(place, robot="libero"), path.read_text()
+    for names in MEANT[file]:
+        for value in ODD:
+            before = put(place, file, names, value)
+            if value in (before, None):
+                path.write_text(text)
+                continue
+            try:
+                opened = local.open_folder(place, robot="libero")
+            except ValueError:
+                opened = None
+            assert opened != plain, (names, value)
+            path.write_text(text)

@@ -160,9 +160,13 @@ def test_a_container_s_limit_counts(tmp_path):
     write("proc/meminfo", "MemTotal: 64000 kB\nMemAvailable:   50000 kB\n")
     assert memory_plan.host_free(tmp_path) == 50_000 * 1024
     write("sys/fs/cgroup/memory.current", "1000000\n")
-    for limit, free in (("max", 50_000 * 1024), ("9000000", 8_000_000)):
+    for limit, free, whole in (
+        ("max", 50_000 * 1024, 64_000 * 1024),
+        ("9000000", 8_000_000, 9_000_000),
+    ):
         write("sys/fs/cgroup/memory.max", f"{limit}\n")
         assert memory_plan.host_free(tmp_path) == free
+        assert memory_plan.host_memory(tmp_path) == whole
 
 
 @pytest.mark.parametrize("given", [None, *memory_plan._FRACTIONS])

@@ -99,6 +99,22 @@ def test_a_saved_run_comes_back_whole():
     assert [v.how for v in run_file.verdicts(opened, RUN)] == ["bits", "bits"]
 
 
+def test_a_run_of_many_pictures_comes_back():
+    """As many as an observation may have."""
+    pictures = {f"slot {i}": np.full((2, 2, 3), i, np.uint8) for i in range(trace.MAX_PICTURES)}
+    digests = {slot: trace.image_digest(picture) for slot, picture in pictures.items()}
+    modes = dict.fromkeys(pictures, FLOW.inputs.modes["base_0_rgb"])
+    inputs = dataclasses.replace(FLOW.inputs, image_sha256=digests, modes=modes)
+    run = dataclasses.replace(FLOW, inputs=inputs)
+    file = io.BytesIO()
+    run_file.write(file, {"pi0": run}, pictures.values(), {})
+    opened = run_file.read(file.getvalue())
+    found = run_file.observation(opened, opened.recipe.policies[0])
+    assert found.images.keys() == pictures.keys()
+    for name, picture in pictures.items():
+        np.testing.assert_array_equal(found.images[name], picture)
+
+
 def test_the_zip_is_what_it_says_and_bears_the_badges():
     with zipfile.ZipFile(io.BytesIO(ZIP)) as archive:
         assert archive.testzip() is None
@@ -261,7 +277,7 @@ HOSTILE = {
     "prompt": (changed_json(prompt={"$class": "FlowTrace"}), "expected a text"),
     "no recipe": (repacked(**{"recipe.json": None}), "no saved run"),
     "bomb": (bomb(), "unpacks to more than"),
-    "many": (repacked(**{f"x{i}": b"" for i in range(100)}), "files; at most"),
+    "many": (repacked(**{f"x{i}": b"" for i in range(150)}), "files; at most"),
     "picture": (repacked(**{INPUT: b"<svg/>"}), "no readable PNG"),
     "swapped picture": (
         repacked(**{INPUT: (lambda f: (Image.new("RGB", (2, 2)).save(f, "PNG"), f.getvalue())[1])(

@@ -279,6 +279,8 @@ def test_numbers_that_do_not_fit_are_refused():
         ),
         ('{"norm_stats": {"state": {"mean": [0], "std": [-1]}}}', "negative"),
         ('{"norm_stats": {"state": {"mean": ["a"], "std": [1]}}}', "mean is no list of numbers"),
+        ('{"norm_stats": {"state": {"mean": ["1"], "std": [1]}}}', "mean is no list of numbers"),
+        ('{"norm_stats": {"state": {"mean": [1], "std": [true]}}}', "std is no list of numbers"),
         (
             '{"norm_stats": {"actions": {"mean": [[0, 1], [0, 1]], "std": [1, 1]}}}',
             "actions: mean is a table of 2 x 2: stats for every step",

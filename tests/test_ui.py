@@ -111,12 +111,14 @@ def test_one_picture_of_a_camera_reaches_each_policy_under_its_own_slot():
     assert (flow.observation.modes, fast.observation.modes) == ({}, {"base_1_rgb": "black"})
 
 
-def test_any_number_of_pictures_reaches_each_policy_s_own_slots(tmp_path):
-    """A robot of seven cameras, six of which one policy has and five the other, under own names."""
-    cameras = [f"camera {i}" for i in range(7)]
-    six = tuple(Slot(f"flow {i}", cameras[i], True, "masked") for i in range(6))
-    five = tuple(Slot(f"fast {i}", cameras[i], True, "black") for i in range(2, 7))
-    robot = dataclasses.replace(TABLETOP, name="arm", flow_slots=six, fast_slots=five)
+@pytest.mark.parametrize("count", [7, 20])
+def test_any_number_of_pictures_reaches_each_policy_s_own_slots(tmp_path, count):
+    """A robot whose policies share its cameras unevenly, under names of their own: one lacks the
+    last, the other the first two."""
+    cameras = [f"camera {i}" for i in range(count)]
+    flow_slots = tuple(Slot(f"flow {i}", cameras[i], True, "masked") for i in range(count - 1))
+    fast_slots = tuple(Slot(f"fast {i}", cameras[i], True, "black") for i in range(2, count))
+    robot = dataclasses.replace(TABLETOP, name="arm", flow_slots=flow_slots, fast_slots=fast_slots)
     infos = {family: info_of(robot, family) for family in ("pi0", "pi0_fast")}
     setups = Setups(Loaded(infos), dict.fromkeys(infos, robot))
 
@@ -132,7 +134,7 @@ def test_any_number_of_pictures_reaches_each_policy_s_own_slots(tmp_path):
     values = [part.value for part in form.inputs]
     values[2], values[3] = "go", {"values": list(robot.resting_state)}
     first = form.inputs.index(form.pictures[0])
-    for i in range(7):
+    for i in range(count):
         path = tmp_path / f"{i}.png"
         Image.fromarray(GREY + i).save(path)
         values[first + i] = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
@@ -141,8 +143,8 @@ def test_any_number_of_pictures_reaches_each_policy_s_own_slots(tmp_path):
         {slot: picture[0, 0, 0] - 128 for slot, picture in job.observation.images.items()}
         for job in (flow, fast)
     ]
-    assert levels[0] == {f"flow {i}": i for i in range(6)}
-    assert levels[1] == {f"fast {i}": i for i in range(2, 7)}
+    assert levels[0] == {f"flow {i}": i for i in range(count - 1)}
+    assert levels[1] == {f"fast {i}": i for i in range(2, count)}
 
 
 def test_velocities_and_positions_are_told_apart_in_words():

@@ -9,7 +9,6 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Literal
 
 DIGESTS = "SHA256SUMS"
 WEIGHTS = "model.safetensors"
@@ -19,17 +18,6 @@ PARAMS = "params"
 # Of PEFT's adapters.
 ADAPTERS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 FORMAT = 1  # of a bundled policy's config.json
-
-Kind = Literal["openpi", "lerobot", "bundled"]
-
-
-def kind_of(folder: Path) -> Kind:
-    """Raises ValueError, saying what is there instead, if it is no checkpoint at all."""
-    if weights_file(folder) is None or not (folder / CONFIG).is_file():
-        params_folder(folder)
-        return "openpi"
-    settings = read_json(folder / CONFIG)
-    return "bundled" if "weights_sha256" in settings else "lerobot"
 
 
 def weights_file(folder: Path) -> Path | None:

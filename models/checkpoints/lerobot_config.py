@@ -15,7 +15,13 @@ from models.checkpoints import lerobot_processors as processors
 from models.checkpoints.arrays import Stored, open_safetensors, safetensors_metadata
 from models.checkpoints.digests import CONFIG, read_json, weights_file
 from models.checkpoints.lerobot import EMBEDDING, LM_HEAD
-from models.checkpoints.lerobot_processors import Processors, Step, enabled
+from models.checkpoints.lerobot_processors import (
+    Processors,
+    Step,
+    are_names,
+    enabled,
+    is_switch,
+)
 from models.config import (
     GEMMA_2B,
     GEMMA_300M,
@@ -49,6 +55,9 @@ IMAGES, STATE, ACTION = "observation.images.", "observation.state", "action"
 Version = Literal["0.4", "0.5"]
 VERSIONS: tuple[Version, ...] = ("0.4", "0.5")
 
+# More than any model here could hold in memory, so that a slip of the keyboard is noticed early.
+MOST = 1 << 16
+
 # Settings that change the numbers and that are not implemented here, with the value that does not;
 # files of older versions lack some.
 PLAIN = {
@@ -69,39 +78,42 @@ class LeRobotPolicy:
     """What a LeRobot folder says of its policy beside the weights.
 
     config           the model's
-    cameras          the model's slots, in order; `empty_cameras` of them (the last) are never
-                     filled
+    cameras          the model's slots, in order
     state_dim        the robot's own, as wide as its stats where there are some
     action_dim       the same of the actions
     max_state_dim    what the state is padded to: for pi0's model, and in the prompts of 0.4
-    num_steps        Euler steps, None for FAST
+    num_steps        Euler steps that LeRobot takes, None for FAST
+    temperature      at which LeRobot draws FAST's tokens, 0 for the likeliest; 0 for the others
     normalisation    by "state" and "actions"
     stats            by "state" and "actions": arrays `mean`, `std`, `q01`, `q99`, `min`, ... of
                      those widths; empty for a base model without any
-    epsilon          LeRobot's z-score is (x - mean) / (std + epsilon); the other rules add
-                     nothing, and replace a range of zero by epsilon. openpi adds 1e-6 in both
+    epsilon          by "state" and "actions". LeRobot's z-score is (x - mean) / (std + epsilon);
+                     the other rules add nothing, and replace a range of zero by epsilon. openpi
+                     adds 1e-6 in both
     offsets          of each action dimension, whether it is an offset from the state at the
                      chunk's start
     version          "0.4" or "0.5" (and later) where the folder shows with which LeRobot it was
                      saved, else None. The rules for prompts and pictures changed in between
     renamed          the dataset's names of pictures, by slot, where training renamed them
     action_tokenizer of FAST, by its name on the Hugging Face hub or as a folder; else None
+    text_tokenizer   its name where it is another than PaliGemma's, else None
     """
 
     config: Config
     cameras: tuple[str, ...]
-    empty_cameras: int
     state_dim: int
     action_dim: int
     max_state_dim: int
     num_steps: int | None
+    temperature: float
     normalisation: dict[str, Normalisation]
     stats: dict[str, dict[str, np.ndarray]]
-    epsilon: float
+    epsilon: dict[str, float]
     offsets: tuple[bool, ...]
     version: Version | None
     renamed: dict[str, str]
     action_tokenizer: str | None
+    text_tokenizer: str | None
 
 
 def read_lerobot(folder: Path | str) -> LeRobotPolicy:
@@ -121,6 +133,7 @@ def read_lerobot(folder: Path | str) -> LeRobotPolicy:
     steps = processors.read_processors(folder, kind)
     before = _normaliser(folder, steps.before[processors.NORMALISE])
     after = _normaliser(folder, steps.after[processors.UNNORMALISE])
+    before.check_pictures()
     stats = {"state": _stats(before, STATE), "actions": _stats(after, ACTION)}
     state_dim = _width(stats["state"], settings, "input_features", STATE)
     action_dim = _width(stats["actions"], settings, "output_features", ACTION)
@@ -128,21 +141,22 @@ def read_lerobot(folder: Path | str) -> LeRobotPolicy:
     return LeRobotPolicy(
         config=config,
         cameras=config.image_slots,
-        empty_cameras=settings.values.get("empty_cameras", 0),
         state_dim=state_dim,
         action_dim=action_dim,
-        max_state_dim=settings.count("max_state_dim"),
+        max_state_dim=_padded_to(steps) or settings.count("max_state_dim"),
         num_steps=None if kind == "pi0_fast" else settings.count("num_inference_steps"),
+        temperature=settings.number("temperature", 0.0) if kind == "pi0_fast" else 0.0,
         normalisation={
-            "state": before.method("STATE", STATE),
-            "actions": after.method("ACTION", None),
+            "state": before.of_observation(STATE, "STATE"),
+            "actions": after.method("ACTION"),
         },
         stats=stats,
-        epsilon=before.epsilon,
+        epsilon={"state": before.epsilon, "actions": after.epsilon},
         offsets=_offsets(folder, settings, steps, action_dim),
         version=_version(folder, settings, steps),
         renamed=_renamed(steps),
         action_tokenizer=_action_tokenizer(folder, settings, steps) if kind == "pi0_fast" else None,
+        text_tokenizer=_other_text_tokenizer(steps),
     )
 
 
@@ -165,10 +179,21 @@ class _Settings:
         return value
 
     def count(self, name: str) -> int:
-        return self.get(name, "a number from 1 on", _is_count)
+        return self.get(name, f"a number from 1 to {MOST}", _is_count)
+
+    def number(self, name: str, default: float) -> float:
+        """One that is not negative."""
+        if name not in self.values:
+            return default
+        number = lambda x: isinstance(x, int | float) and not isinstance(x, bool) and 0 <= x < 1e6  # noqa: E731
+        return self.get(name, "a number from 0 on", number)
+
+    def optional(self, name: str, expected: str, valid):
+        """None where it is not given, or null."""
+        return None if self.values.get(name) is None else self.get(name, expected, valid)
 
     def one_of(self, name: str, choices) -> str:
-        return self.get(name, f"one of {', '.join(choices)}", lambda x: x in choices)
+        return self.get(name, f"one of {', '.join(choices)}", lambda x: x in tuple(choices))
 
     def features(self, name: str) -> dict[str, dict]:
         """Feature -> {"type", "shape"}."""
@@ -180,7 +205,7 @@ class _Settings:
 
 
 def _is_count(x) -> bool:
-    return isinstance(x, int) and not isinstance(x, bool) and x > 0
+    return isinstance(x, int) and not isinstance(x, bool) and 0 < x <= MOST
 
 
 def _is_feature(x) -> bool:
@@ -197,8 +222,10 @@ def _config(
         raise ValueError(f"{settings.path}: input_features has no camera (type VISUAL)")
     # A fine-tune that kept its base's processor is cut off where that one says.
     tokens = steps.before[processors.TOKENIZE].settings.get("max_length")
-    if not isinstance(tokens, int) or not _is_count(tokens):
+    if tokens is None:
         tokens = settings.count("tokenizer_max_length")
+    elif not _is_count(tokens):
+        raise ValueError(f"{settings.path.parent}: prompts of {tokens} tokens; at most {MOST}")
     shared: dict[str, Any] = dict(
         vision=SIGLIP_SO400M,
         language=VARIANTS[settings.one_of("paligemma_variant", VARIANTS)],
@@ -269,9 +296,13 @@ def _offsets(folder: Path, settings: _Settings, steps: Processors, dims: int) ->
             (steps.after, processors.ABSOLUTE),
         )
     )
-    config = settings.values
+    config = {
+        name: settings.optional(name, "a list of names or null", are_names)
+        for name in ("relative_exclude_joints", "action_feature_names")
+    }
+    switch = "use_relative_actions"
     said = {
-        f"{CONFIG}: use_relative_actions": config.get("use_relative_actions"),
+        f"{CONFIG}: {switch}": settings.optional(switch, "true or false", is_switch),
         f"{processors.PREPROCESSOR}: {processors.RELATIVE}": relative and enabled(relative),
         f"{processors.POSTPROCESSOR}: {processors.ABSOLUTE}": absolute and enabled(absolute),
     }
@@ -290,8 +321,8 @@ def _offsets(folder: Path, settings: _Settings, steps: Processors, dims: int) ->
         excluded, names = (
             config.get(x) for x in ("relative_exclude_joints", "action_feature_names")
         )
-    excluded = [str(part).lower() for part in excluded or [] if part]
-    names = [str(name).lower() for name in names or []][:dims]
+    excluded = [part.lower() for part in excluded or [] if part]
+    names = [name.lower() for name in names or []][:dims]
     kept = [any(part in name for part in excluded) for name in names]
     return (*(not absolute for absolute in kept), *(True,) * (dims - len(kept)))
 
@@ -320,10 +351,25 @@ def _renamed(steps: Processors) -> dict[str, str]:
     step = steps.before.get(processors.RENAME)
     named = (step.settings.get("rename_map") if step else None) or {}
     return {
-        str(slot).removeprefix(IMAGES): str(camera)
+        slot.removeprefix(IMAGES): camera
         for camera, slot in named.items()
-        if str(slot).startswith(IMAGES)
+        if slot.startswith(IMAGES)
     }
+
+
+def _padded_to(steps: Processors) -> int | None:
+    """How wide the step that writes the state into the prompt made it, in 0.4."""
+    prepare = (steps.before.get(x) for x in (processors.PREPARE_PI05, processors.PREPARE_FAST))
+    return next((step.settings.get("max_state_dim") for step in prepare if step), None)
+
+
+def _other_text_tokenizer(steps: Processors) -> str | None:
+    """The name of a tokenizer that is not PaliGemma's. One that is saved with the policy is."""
+    step = steps.before[processors.TOKENIZE]
+    if "tokenizer_name" in step.artifacts:
+        return None
+    name = step.settings.get("tokenizer_name", "paligemma")
+    return None if "paligemma" in name.rstrip("/").rpartition("/")[2].lower() else name
 
 
 def _action_tokenizer(folder: Path, settings: _Settings, steps: Processors) -> str:
@@ -346,15 +392,35 @@ class _Normaliser:
     """A step that normalises, or undoes it, with its tensors by LeRobot's names."""
 
     where: str
+    features: Mapping[str, Mapping] | None
     norm_map: Mapping[str, str]
     keys: list[str] | None
     epsilon: float
     arrays: Mapping[str, Stored]
 
-    def method(self, kind: str, feature: str | None) -> Normalisation:
-        """LeRobot leaves alone what is not in the map, and observations that are not in `keys`."""
-        if feature is not None and self.keys is not None and feature not in self.keys:
+    def of_observation(self, feature: str, kind: str) -> Normalisation:
+        """LeRobot leaves alone the observations that are not in `features`, or not in `keys`, and
+        takes their kind from the former."""
+        if self.keys is not None and feature not in self.keys:
             return "identity"
+        if self.features is not None:
+            kind = self.features.get(feature, {"type": "ACTION"})["type"]
+        return "identity" if kind == "ACTION" else self.method(kind)
+
+    def check_pictures(self) -> None:
+        """Raises ValueError where pictures are normalised by stats, which is not done here."""
+        for feature in self.features or {}:
+            measured = any(name.startswith(f"{feature}.") for name in self.arrays)
+            if feature.startswith(IMAGES.rstrip("s.")) and measured:
+                method = self.of_observation(feature, "VISUAL")
+                if method != "identity":
+                    raise ValueError(
+                        f"{self.where}: {feature} is normalised by {method}; only IDENTITY is "
+                        "supported for pictures: run this policy in LeRobot"
+                    )
+
+    def method(self, kind: str) -> Normalisation:
+        """LeRobot leaves alone what is not in the map."""
         name = self.norm_map.get(kind, "IDENTITY")
         if name not in NORMALISATIONS:
             raise ValueError(
@@ -371,10 +437,8 @@ def _normaliser(folder: Path, step: Step) -> _Normaliser:
     )
     where = f"{folder / file}, step {step.name!r}"
     norm_map, epsilon = step.settings.get("norm_map"), step.settings.get("eps", 1e-8)
-    if not isinstance(norm_map, dict):
-        raise ValueError(f'{where}: norm_map is {norm_map!r}; expected such as {{"STATE": ...}}')
-    if not isinstance(epsilon, float) or not 0 <= epsilon < 1:
-        raise ValueError(f"{where}: eps is {epsilon!r}; expected a small number, such as 1e-8")
+    if norm_map is None:
+        raise ValueError(f'{where}: norm_map is missing; expected such as {{"STATE": ...}}')
     arrays = {}
     if step.state_file is not None:
         if not isinstance(step.state_file, str) or not re.fullmatch(r"[^/\\]+", step.state_file):
@@ -383,7 +447,7 @@ def _normaliser(folder: Path, step: Step) -> _Normaliser:
             )
         arrays = open_safetensors(folder / step.state_file)
     keys = step.settings.get("normalize_observation_keys")
-    return _Normaliser(where, norm_map, keys, epsilon, arrays)
+    return _Normaliser(where, step.settings.get("features"), norm_map, keys, epsilon, arrays)
 
 
 def _stats(normaliser: _Normaliser, feature: str) -> dict[str, np.ndarray]:

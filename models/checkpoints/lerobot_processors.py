@@ -9,8 +9,9 @@ Sources: LeRobot 0.4.0 to 0.5.1 and main (0.6), `processor/` and `policies/pi*/p
 
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from models.checkpoints.digests import read_json
 
@@ -44,14 +45,53 @@ _CLASSES = {
 }
 _RENAMED = {"delta_actions_processor": RELATIVE}  # LeRobot 0.5.1's name
 
-_ANY = ()  # a setting that is read elsewhere, or that changes no number
-_PREPARE = {"max_state_dim": _ANY, "task_key": ("task",)}
-_NORMALISER: dict[str, tuple] = dict.fromkeys(
-    ("eps", "features", "norm_map", "normalize_observation_keys"), _ANY
+FEATURE_TYPES = ("STATE", "VISUAL", "ENV", "ACTION", "REWARD", "LANGUAGE")
+
+
+class _Kind(NamedTuple):
+    """What a setting may be that is read elsewhere."""
+
+    expected: str
+    valid: Callable[[Any], bool]
+
+
+def is_switch(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def are_names(value: object) -> bool:
+    """A list of names, or none given."""
+    return value is None or (isinstance(value, list) and all(isinstance(x, str) for x in value))
+
+
+def _are_features(value: object) -> bool:
+    listed = isinstance(value, dict) and all(isinstance(x, dict) for x in value.values())
+    return listed and all(x.get("type") in FEATURE_TYPES for x in value.values())
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(x, str) for x in value.values())
+
+
+_ANY = ()  # a setting that changes no number
+_COUNT = _Kind(
+    "a number from 1 on", lambda x: isinstance(x, int) and not isinstance(x, bool) and x > 0
 )
-# By step: its settings, each with the values that mean what is done here.
+_SWITCH, _NAMES = _Kind("true or false", is_switch), _Kind("a list of names or null", are_names)
+_TEXT = _Kind("a name", lambda x: isinstance(x, str))
+_PREPARE = {"max_state_dim": _COUNT, "task_key": ("task",)}
+_NORMALISER: Mapping[str, tuple] = {
+    "eps": _Kind("a small number, such as 1e-8", lambda x: isinstance(x, float) and 0 <= x < 1),
+    "features": _Kind('an object such as {"action": {"type": "ACTION", ...}}', _are_features),
+    "norm_map": _Kind(
+        f'an object such as {{"STATE": "MEAN_STD"}} of {", ".join(FEATURE_TYPES)}',
+        lambda x: _are_texts(x) and x.keys() <= set(FEATURE_TYPES),
+    ),
+    "normalize_observation_keys": _NAMES,
+}
+# By step: its settings, each with the values that mean what is done here, or with what it may be.
 _KNOWN: dict[str, Mapping[str, tuple]] = {
-    RENAME: {"rename_map": _ANY},
+    RENAME: {"rename_map": _Kind("an object of names", _are_texts)},
     **{name: {} for name in _CLASSES.values() if name.startswith("to_batch_processor")},
     NEW_LINE: {},
     PREPARE_PI05: {
@@ -71,8 +111,8 @@ _KNOWN: dict[str, Mapping[str, tuple]] = {
     },
     PREPARE_FAST: _PREPARE,
     TOKENIZE: {
-        "max_length": _ANY,
-        "tokenizer_name": _ANY,
+        "max_length": _COUNT,
+        "tokenizer_name": _TEXT,
         "task_key": ("task",),
         "padding_side": ("right",),
         "padding": ("max_length",),
@@ -84,16 +124,16 @@ _KNOWN: dict[str, Mapping[str, tuple]] = {
             (
                 "trust_remote_code",
                 "max_action_tokens",
-                "paligemma_tokenizer_name",
-                "action_tokenizer_name",
                 "allow_truncation",
             ),
             _ANY,
         ),
+        "paligemma_tokenizer_name": _TEXT,
+        "action_tokenizer_name": _TEXT,
     },
     DEVICE: {"device": _ANY, "float_dtype": (None, "float32")},
-    RELATIVE: dict.fromkeys(("enabled", "exclude_joints", "action_names"), _ANY),
-    ABSOLUTE: {"enabled": _ANY},
+    RELATIVE: {"enabled": _SWITCH, "exclude_joints": _NAMES, "action_names": _NAMES},
+    ABSOLUTE: {"enabled": _SWITCH},
     NORMALISE: _NORMALISER,
     UNNORMALISE: _NORMALISER,
 }
@@ -192,11 +232,18 @@ def _step(entry: Mapping) -> tuple[Step | None, list[str]]:
             )
             continue
         known = _KNOWN[name][setting]
-        if known and value not in known:
+        if isinstance(known, _Kind):
+            if not known.valid(value):
+                problems.append(
+                    f"step {given!r}: {setting} is {value!r}; expected {known.expected}"
+                )
+        elif known and value not in known:
             choice = " or ".join(map(repr, known))
             problems.append(f"step {given!r}: {setting} is {value!r}; only {choice} is supported")
-    step = Step(name, settings, entry.get("state_file"), entry.get("artifacts") or {})
-    return step, problems
+    artifacts = entry.get("artifacts") or {}
+    if not _are_texts(artifacts):
+        problems.append(f"step {given!r}: artifacts is {artifacts!r}; expected an object of names")
+    return Step(name, settings, entry.get("state_file"), artifacts), problems
 
 
 def _order_problems(names: Sequence[str], sequences: Sequence[tuple[str, ...]]) -> list[str]:
@@ -220,4 +267,4 @@ def _order_problems(names: Sequence[str], sequences: Sequence[tuple[str, ...]]) 
 
 def enabled(step: Step | None) -> bool:
     """Whether a step that can be switched off is there and on."""
-    return step is not None and step.settings.get("enabled", False) is True
+    return step is not None and step.settings.get("enabled", False)

@@ -1,5 +1,5 @@
 """`python app.py --check`: what a checkpoint is, whether it would open, and what it would be asked,
-without loading its weights.
+without loading its weights. Nothing here starts JAX on a device.
 
     python -m playground.checkpoints.check REQUESTS
 
@@ -13,15 +13,22 @@ from pathlib import Path
 
 import numpy as np
 
-from models.checkpoints import lerobot
+from models.checkpoints import lerobot, lora
 from models.checkpoints.arrays import check as check_arrays
 from models.checkpoints.digests import params_folder, weights_file
-from models.checkpoints.openpi import open_openpi, rows
+from models.checkpoints.openpi import open_openpi, parameter_count, rows
 from models.fast_tokenizer import FastActionTokenizer, FastTokenizer
 from models.tokenizer import PaligemmaTokenizer
-from playground.checkpoints import catalog, download
+from playground.checkpoints import catalog, download, memory_plan
+from playground.checkpoints.device import SMALL
 from playground.checkpoints.entry import TITLES, Entry
-from playground.checkpoints.resolve import Request, resolve
+from playground.checkpoints.resolve import (
+    Request,
+    gpu_memory_gb,
+    resolve,
+    resolve_all,
+    takes_a_gpu,
+)
 from playground.checkpoints.stats import norm_stats, stats_notes
 from playground.robots.norm_stats import normalise
 from playground.robots.robot import NO_CAMERA
@@ -53,7 +60,9 @@ def report(request: Request) -> tuple[str, bool]:
         try:
             lines += [f"{what}: {line}" for line in tell(entry)]
         except ValueError as error:
-            problems.append(f"{what}: {error}")
+            # A prompt with the state in it needs the norm stats too.
+            if not any(problem.endswith(f": {error}") for problem in problems):
+                problems.append(f"{what}: {error}")
     verdict = "It would not open:" if problems else "It would open."
     return "\n".join([*lines, "", verdict, *problems]), not problems
 
@@ -83,11 +92,11 @@ def _what_it_is(entry: Entry) -> Iterable[str]:
 def _meaning(entry: Entry) -> str:
     offsets = [d.name for d, o in zip(entry.robot.actions, entry.robot.offsets, strict=False) if o]
     velocities = [d.name for d in entry.robot.actions if d.meaning == "velocity"]
-    if velocities:
-        return f"velocities ({', '.join(velocities)}), the rest absolute"
+    said = [f"velocities ({', '.join(velocities)}), the rest absolute"] if velocities else []
     if offsets:
-        return f"predicted as offsets from the state ({', '.join(offsets)}), absolute as shown"
-    return "absolute"
+        said.append(f"predicted as offsets from the state ({', '.join(offsets)})")
+        said += [] if velocities else ["absolute as shown"]
+    return ", ".join(said) or "absolute"
 
 
 def _weights(entry: Entry) -> Iterable[str]:
@@ -96,18 +105,12 @@ def _weights(entry: Entry) -> Iterable[str]:
         return
     if entry.kind == "openpi":
         params = params_folder(entry.params or entry.here)
-        arrays = open_openpi(params)
-        adapters = [path for path in arrays if path.endswith(("lora_a", "lora_b"))]
+        arrays = lora.merge(open_openpi(params), entry.adapters, where=str(params))
         check_arrays(
             f"{params} does not fit the config:",
             {row.path: row.stored_shape for row in rows(entry.config)},
-            {path: (x.shape, x.dtype) for path, x in arrays.items() if path not in adapters},
+            {path: (x.shape, x.dtype) for path, x in arrays.items()},
         )
-        if adapters and entry.adapters is None:
-            raise ValueError(
-                f"{params} holds LoRA adapters, and the config does not say how they were scaled: "
-                'give "lora" in a JSON config'
-            )
     elif (weights := weights_file(entry.base_folder or entry.here)) is None:
         yield "not on this machine; they are downloaded when it is opened"
         return
@@ -177,9 +180,32 @@ def _action_tokenizer(name: str) -> Path:
 
 
 def check(requests: Sequence[Request]) -> tuple[str, bool]:
-    """The reports of several, and whether all would open."""
+    """The reports of several, and whether all would open, together."""
     reports = [report(request) for request in requests]
-    return "\n\n".join(text for text, _ in reports), all(opens for _, opens in reports)
+    texts, opens = [text for text, _ in reports], all(opens for _, opens in reports)
+    if opens:
+        try:
+            _together(resolve_all(requests))
+        except ValueError as error:
+            texts.append(
+                f"{'Together they' if len(requests) > 1 else 'It'} would not open: {error}"
+            )
+            opens = False
+    return "\n\n".join(texts), opens
+
+
+def _together(entries: Sequence[Entry]) -> None:
+    """Raises ValueError where this machine could not hold them with nothing else in use: what is
+    in use now may be a page that ends before they are opened."""
+    gpu = gpu_memory_gb() if takes_a_gpu() else None
+    if gpu is None and takes_a_gpu():
+        return  # of another maker's device nothing is known before JAX starts
+    needs = []
+    for entry in entries:
+        on_host = gpu is None or parameter_count(entry.config) <= SMALL
+        sizes = memory_plan.precision(entry, cpu=on_host)
+        needs.append(memory_plan.need(entry.name, *sizes, on_host=on_host))
+    memory_plan.check(needs, memory_plan.empty_machine(gpu))
 
 
 if __name__ == "__main__":

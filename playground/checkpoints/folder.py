@@ -23,7 +23,7 @@ from playground.checkpoints.stats import norm_stats_file
 from playground.robots.builtin import ROBOTS
 from playground.robots.robot import NO_CAMERA, Robot
 from playground.robots.transforms import OPENPI_RULES, InputRules
-from playground.trace import Family, Slot
+from playground.trace import Family, Options, Slot
 
 
 def open_folder(
@@ -114,9 +114,8 @@ def _lerobot(folder: Path, config: str | None, robot: str | None) -> Entry:
     family = family_of(described.config)
     said, file = _addition(folder, config, robot)
     drives = schema.robot_of(said.robot, file.parent, described.cameras)
-    is_base = (
-        not any(described.stats.values()) and "identity" not in described.normalisation.values()
-    )
+    scaled = {method for method in described.normalisation.values() if method != "identity"}
+    is_base = bool(scaled) and not any(described.stats.values())
     if problems := [] if is_base else _misfits(described, family, drives):
         fitting = [name for name, r in ROBOTS.items() if not _misfits(described, family, r)]
         raise ValueError(
@@ -126,6 +125,11 @@ def _lerobot(folder: Path, config: str | None, robot: str | None) -> Entry:
         )
     if said.action_tokenizer and family != "pi0_fast":
         raise ValueError(f"{config}: {schema.NO_ACTION_TOKENS.format(family)}")
+    if described.text_tokenizer and not said.text_tokenizer:
+        raise ValueError(
+            f"{folder} was trained with the text tokenizer {described.text_tokenizer!r}, which is "
+            "not PaliGemma's: give its sentencepiece model as text_tokenizer in a JSON file"
+        )
     model = schema.resized(described.config, said)
     same = len(set(described.normalisation.values())) == 1
     notices = _notices(described, family, said.lerobot_version)
@@ -181,8 +185,14 @@ def _addition(folder: Path, config: str | None, robot: str | None) -> tuple[LeRo
 
 def _base_folder(folder: Path, said: LeRobotFile, file: Path) -> Path | None:
     """Where the weights are that a folder's PEFT adapters change; None without adapters."""
-    if not (folder / ADAPTERS).is_file() or weights_file(folder) is not None:
+    if not (folder / ADAPTERS).is_file():
         return None
+    if (whole := weights_file(folder)) is not None:
+        raise ValueError(
+            f"{folder} holds whole weights ({whole.name}) and PEFT adapters ({ADAPTERS}), and "
+            f"LeRobot would load the adapters over {peft.base_of(folder)!r}: take away "
+            f"{whole.name} to have that, or {ADAPTERS} where they are merged already"
+        )
     if said.base_folder:
         candidates = [file.parent / Path(said.base_folder).expanduser()]
     else:
@@ -193,9 +203,11 @@ def _base_folder(folder: Path, said: LeRobotFile, file: Path) -> Path | None:
     for candidate in candidates:
         if weights_file(candidate) is not None:
             return candidate
+    looked_in = ", ".join(str(candidate) for candidate in candidates if str(candidate) != ".")
     raise ValueError(
         f"{folder} holds PEFT adapters for {peft.base_of(folder)!r}, whose weights are not on this "
-        'machine: get them, and name their folder as "base_folder" in a JSON file'
+        f"machine ({looked_in or 'no folder is noted'}): get them, and name their folder as "
+        '"base_folder" in a JSON file'
     )
 
 
@@ -271,6 +283,10 @@ def _notices(described: LeRobotPolicy, family: Family, asked: Version | None) ->
             f"inputs differ. They are prepared as 0.5 and later do; if it was 0.4 ({old}), say "
             '"lerobot_version": "0.4" in a JSON description.'
         )
+    if described.num_steps not in (None, Options().num_steps):
+        notices.append(f"LeRobot takes {described.num_steps} Euler steps with it.")
+    if described.temperature:
+        notices.append(f"LeRobot draws its tokens at a temperature of {described.temperature:g}.")
     if described.renamed:
         cameras = ", ".join(f"{slot} was {camera}" for slot, camera in described.renamed.items())
         notices.append(f"In its training data {cameras}.")

@@ -161,15 +161,8 @@ def _fetch(entry: Entry, progress: download.Progress) -> tuple[Entry, Path]:
 
 
 def precision(entry: Entry) -> tuple[Config, DType]:
-    """(the config with the type it computes in, the type of its weights). Real checkpoints are
-    stored in bfloat16, as openpi serves them. A CPU computes in float32 all the same: its bfloat16
-    products are many times slower."""
-    config = entry.config
-    if entry.kind in ("bundled", "untrained"):
-        return config, config.dtype
-    if _on_cpu(entry):
-        config = dataclasses.replace(config, dtype="float32")
-    return config, "bfloat16"
+    """`memory_plan.precision` on the device that JAX has."""
+    return memory_plan.precision(entry, cpu=_on_cpu(entry))
 
 
 def _on_cpu(entry: Entry) -> bool:

@@ -17,6 +17,7 @@ import jax
 from models.checkpoints.openpi import rows
 from models.config import Config, DType, Pi0Config
 from models.decoding import DRAFT_LENGTH
+from playground.checkpoints.entry import Entry
 from playground.policies.base import KEPT_IMAGES, KEPT_PREFIXES, MAX_SAMPLES, MAX_TOKENS
 
 _SIZES = {"float32": 4, "bfloat16": 2}
@@ -84,6 +85,18 @@ def need(name: str, config: Config, storage: DType, *, on_host: bool = False) ->
         loading=max(loading, weights),
         on_host=on_host,
     )
+
+
+def precision(entry: Entry, *, cpu: bool) -> tuple[Config, DType]:
+    """(the config with the type it computes in, the type of its weights). Real checkpoints are
+    stored in bfloat16, as openpi serves them. A CPU computes in float32 all the same: its bfloat16
+    products are many times slower."""
+    config = entry.config
+    if entry.kind in ("bundled", "untrained"):
+        return config, config.dtype
+    if cpu:
+        config = dataclasses.replace(config, dtype="float32")
+    return config, "bfloat16"
 
 
 def _prefix(config: Config, size: int) -> int:
@@ -200,17 +213,41 @@ def machine() -> Machine:
     return Machine(free, host_free(Path("/")), shared=device.platform == "cpu")
 
 
+def empty_machine(gpu_gb: float | None) -> Machine:
+    """This one, as if nothing else used it, without starting JAX. gpu_gb: of the GPU that JAX would
+    run on, None without one."""
+    device = None if gpu_gb is None else int(gpu_gb * 1e9 * _FRACTION)
+    return Machine(device, host_memory(Path("/")), shared=gpu_gb is None)
+
+
 def host_free(root: Path) -> int | None:
     """What is available to this process: the machine's, or what its container may still take.
     Reads `proc` and `sys` under `root`; None where there is no such thing."""
+    return _least(_meminfo(root, "MemAvailable"), _group(root, used=True))
+
+
+def host_memory(root: Path) -> int | None:
+    """All there is, in use or not."""
+    return _least(_meminfo(root, "MemTotal"), _group(root, used=False))
+
+
+def _least(*counts: int | None) -> int | None:
+    return min((count for count in counts if count is not None), default=None)
+
+
+def _meminfo(root: Path, name: str) -> int | None:
     meminfo = root / "proc/meminfo"
     if not meminfo.is_file():
         return None
     lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-    free = int(lines["MemAvailable"].split()[0]) * 1024
+    return int(lines[name].split()[0]) * 1024
+
+
+def _group(root: Path, *, used: bool) -> int | None:
+    """Of a container's limit, less what it uses; None without one, or without a limit ("max")."""
     group = root / "sys/fs/cgroup"
     try:
-        most, used = ((group / name).read_text() for name in ("memory.max", "memory.current"))
-        return min(free, int(most) - int(used))
-    except (OSError, ValueError):  # no container, or one without a limit ("max")
-        return free
+        most = int((group / "memory.max").read_text())
+        return most - int((group / "memory.current").read_text()) if used else most
+    except (OSError, ValueError):
+        return None

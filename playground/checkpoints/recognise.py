@@ -19,6 +19,8 @@ from playground.checkpoints.entry import Kind
 
 _FAMILIES = ("pi0", "pi05", "pi0_fast")
 _TREE = 12  # lines of a folder that are shown
+_UNFINISHED = ".orbax-checkpoint-tmp"
+_PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 _STEP = re.compile(r"(?:.*\D)?(\d+)")
 
 
@@ -32,6 +34,9 @@ def recognise(folder: Path) -> Kind:
             f"{folder} holds Git LFS pointers, not files ({', '.join(sorted(pointers)[:3])}): "
             "run `git lfs pull` in it, or download the folder from the hub"
         )
+    # A step's folder has this in its name until Orbax has written all of it.
+    if any(_UNFINISHED in name for name in (folder.name, folder.parent.name)):
+        raise ValueError(_unfinished(folder))
     weights, described = weights_file(folder), {}
     if (folder / CONFIG).is_file():
         described = read_json(folder / CONFIG)
@@ -86,18 +91,40 @@ def _without_weights(folder: Path) -> str:
             f"{folder} holds {ADAPTER_CONFIG} without all that goes with PEFT adapters: expected "
             f"{ADAPTERS}, {CONFIG} and the processors' files beside it"
         )
+    if named := sorted(path.parent.name for path in folder.glob(f"*/{ADAPTER_CONFIG}")):
+        return (
+            f"{folder} holds PEFT adapters under names of their own ({', '.join(named)}): move the "
+            f"files of one of them beside {CONFIG}, as LeRobot saves them"
+        )
+    if pickled := _pickled(folder):
+        return pickled
     return f"{folder} has no {WEIGHTS}, whole or in shards: get it again, with all its files"
+
+
+def _pickled(folder: Path) -> str:
+    """What to do about weights that only a pickle holds, which may run any code; "" without."""
+    found = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLED)
+    if not found:
+        return ""
+    return (
+        f"{folder} has its weights in {found[0]}, a pickle, which is never opened here: save them "
+        f"as {WEIGHTS} where they were written"
+    )
+
+
+def _unfinished(folder: Path) -> str:
+    return (
+        f"{folder} is a checkpoint whose saving was not finished (orbax-checkpoint-tmp): use an "
+        "earlier step"
+    )
 
 
 def _what_else(folder: Path) -> str:
     names = {path.name for path in folder.iterdir()}
     params = folder / PARAMS if (folder / PARAMS).is_dir() else folder
     inside = {path.name for path in params.iterdir()}
-    if any(".orbax-checkpoint-tmp" in name for name in names | inside | {folder.name}):
-        return (
-            f"{folder} is a checkpoint whose saving was not finished (orbax-checkpoint-tmp): use "
-            "an earlier step"
-        )
+    if any(_UNFINISHED in name for name in names | inside | {folder.name}):
+        return _unfinished(folder)
     if candidates := checkpoints_below(folder):
         shown = "\n".join(_tree(folder, candidates))
         return (
@@ -124,6 +151,8 @@ def _what_else(folder: Path) -> str:
             f"{folder}: manifest.ocdbt is missing, so its download or saving was cut off; get it "
             "again, or use an earlier step"
         )
+    if pickled := _pickled(folder):
+        return pickled
     return (
         f"{folder} is no checkpoint of openpi's or LeRobot's: expected params/ with openpi's "
         f"parameters (and norm stats in assets/), or {WEIGHTS} with {CONFIG}; it has "

@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from models.checkpoints.digests import CONFIG
 from playground.checkpoints import download, schema
 from playground.checkpoints.catalog import (
     BUCKET,
@@ -22,6 +23,7 @@ from playground.checkpoints.catalog import (
 )
 from playground.checkpoints.entry import Entry
 from playground.checkpoints.folder import open_folder
+from playground.trace import MAX_PICTURES
 
 # What the pair takes in bfloat16 by `playground.checkpoints.memory_plan`, which judges the rest.
 PAIR_NEEDS_GB = 16
@@ -67,10 +69,25 @@ def requests(
 
 def resolve(request: Request) -> Entry:
     """The entry that a request means. Raises ValueError for what cannot be opened."""
+    entry = _found(request)
+    if len(entry.slots) > MAX_PICTURES:
+        raise ValueError(
+            f"{entry.name} has {len(entry.slots)} camera inputs; at most {MAX_PICTURES} are taken"
+        )
+    return entry
+
+
+def _found(request: Request) -> Entry:
     word = request.checkpoint
+    if not word.strip():
+        raise ValueError("no checkpoint is named: give a name, a folder, or a JSON file")
     if not _is_folder(word):
         if not word.endswith(".json"):
             return named(word)
+        if Path(word).name == CONFIG:
+            raise ValueError(
+                f"{word} is a file of a checkpoint's: give its folder, {Path(word).parent}"
+            )
         return open_folder(schema.folder_in(Path(word).expanduser()), word)
     if address := _on_the_hub(word):
         return _from_the_hub(address, request)
@@ -135,6 +152,8 @@ def _address(word: str) -> str:
         known = [entry.name for entry in entries().values() if entry.address == word.rstrip("/")]
         if known:
             return f"{word} opens by its name, and is downloaded then: {' or '.join(known)}"
+    if match := re.match(r"https?://(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)", word):
+        return f"{word} is a page of the Hugging Face hub: ask for hf://{match[1]}, to download it"
     copy = {
         "gs": f"gcloud storage cp -r {word} .",
         "s3": f"aws s3 cp --recursive {word} .",
@@ -166,6 +185,13 @@ def default_pair() -> tuple[str, str]:
         return DEFAULT_PAIR
     _logger.warning("There is a GPU, but %s; opening the small bundled policies.", why)
     return BUNDLED_PAIR
+
+
+def takes_a_gpu() -> bool:
+    """Whether JAX, as installed and set, looks for another device than the CPU."""
+    if os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
+        return False
+    return bool(importlib.metadata.entry_points(group="jax_plugins"))
 
 
 def gpu_memory_gb() -> float | None:

@@ -96,15 +96,15 @@ def _lerobot_stats(described: LeRobotPolicy, where: Path) -> dict[str, Stats]:
         method = described.normalisation[key]
         if missing := [name for name in NEEDED[method] if name not in stats]:
             raise ValueError(
-                f"{where} carries no norm stats for {key} ({', '.join(missing)}): it is a base "
-                "model, which drives no robot before it is fine-tuned"
+                f"{where} carries no norm stats for {key} ({', '.join(missing)}), which "
+                f"{method} needs: save the policy again with its dataset's stats"
             )
         width = described.state_dim if key == "state" else described.action_dim
         entries[key] = _named_as_ours(stats, method, width)
     checked_stats(entries, str(where))
     return {
         key: _as_openpi_counts(
-            entry, described.epsilon if key == "state" else 0.0, described.epsilon
+            entry, described.epsilon[key] if key == "state" else 0.0, described.epsilon[key]
         )
         for key, entry in entries.items()
     }

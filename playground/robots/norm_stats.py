@@ -145,7 +145,10 @@ def _checked(entry: object) -> tuple[Stats | None, list[str]]:
             problems += [f"{name} is missing"] if name in ("mean", "std") else []
             continue
         try:
-            vectors[name] = np.array(value, np.float64)
+            numbers = value if isinstance(value, np.ndarray) else np.array(value)
+            if numbers.dtype.kind in "bUSO":  # texts and truth values would pass for numbers
+                raise ValueError
+            vectors[name] = numbers.astype(np.float64)
         except (TypeError, ValueError, OverflowError):
             problems.append(f"{name} is no list of numbers")
             continue

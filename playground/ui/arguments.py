@@ -32,7 +32,10 @@ def settings() -> argparse.ArgumentParser:
         help="openpi's names, a folder (it may need the next three), or JSON files that name one",
     )
     parser.add_argument(
-        "--check", action="store_true", help="say what they are and whether they open, and end"
+        "--check",
+        nargs="*",
+        metavar="CHECKPOINT",
+        help="say what these, or those of --checkpoint, are and whether they open, and end",
     )
     parser.add_argument("--config", help="the folder's: openpi's name for it, or a JSON file")
     parser.add_argument("--robot", help="of a LeRobot folder: a name or a JSON file")

@@ -9,12 +9,13 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope
 
+from playground.trace import MAX_PICTURES
 from playground.ui.guard.refused import Refused
 
 MAX_BYTES = 512 << 10  # the longest prompt takes 120 KB of JSON escapes
 MAX_DEPTH = 32
 MAX_VALUES = 20_000
-MAX_FILES = 16
+MAX_FILES = MAX_PICTURES
 MAX_PATH = 1024  # characters
 MESSAGE_S = 30.0  # from the head of a message to its end
 PAUSE_S = 30.0  # between two pieces of an upload
