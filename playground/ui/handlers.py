@@ -249,7 +249,6 @@ class Handlers:
         setup = self.setups.of(jobs[0].observation.robot)
         if found := self.cache.find(setup, jobs):
             yield self._answer_again(setup, jobs, found, key)
-            yield {self.form.stop: gr.update(interactive=False)}
             return
         yield from self._run(request, setup, jobs, key)
 
@@ -282,8 +281,6 @@ class Handlers:
             text = " ".join(errors.escaped(failure) for failure in notes.failures)
             gr.Warning(text, title="Not every policy answered")
         yield self._over(notes, jobs, key)
-        # What comes last is sent twice: not the arrays.
-        yield {self.form.stop: gr.update(interactive=False)}
 
     def run_typed(self, request: gr.Request, key, measure, *inputs):
         """As `run`, while the prompt is typed: not when others wait in line, and looks again at the
@@ -307,7 +304,6 @@ class Handlers:
             return
         self.runs.begin(request.session_hash)
         yield self._answer_again(setup, jobs, found, key)
-        yield {self.form.stop: gr.update(interactive=False)}
 
     def _answer_again(self, setup, jobs, found, key) -> dict:
         """Updates that show answers from the cache."""

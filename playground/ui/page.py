@@ -18,6 +18,7 @@ from playground.ui import (
     observation,
     progress,
     prompt_bar,
+    streaming,
     tabs,
     tools,
     visits,
@@ -64,7 +65,7 @@ def build(
     setups = Setups(worker, robots)
     setup = setups.of()
     os.environ.update(_UNWATCHED)
-    with gr.Blocks(title=appearance.TITLE, analytics_enabled=False, fill_width=True,
+    with streaming.Blocks(title=appearance.TITLE, analytics_enabled=False, fill_width=True,
                    delete_cache=(600, int(shares.KEPT_S))) as page:  # fmt: skip
         with gr.Row(elem_classes="top"):
             gr.HTML(

@@ -179,8 +179,7 @@ class Following:
 
     outcome: how it ended, once it has. A handler whose run was "replaced" must still yield an
     update, and one that changes nothing: of a generator that yields nothing Gradio (6.31) empties
-    every output, and whatever comes last it sends a second time, perhaps after the newer run's
-    answer.
+    every output.
     """
 
     def __init__(
