@@ -1,4 +1,4 @@
-"""Updates of a generator, read as Gradio's browser reads them: all messages first, edits in place."""
+"""Updates of a generator, as Gradio's browser reads them: all messages first, edits in place."""
 
 import copy
 import functools

@@ -450,7 +450,7 @@ def test_a_run_that_is_replaced_before_its_first_event_changes_nothing(monkeypat
     asked = SimpleNamespace(robot=TABLETOP.name, jobs=lambda *_, **__: [job])
     monkeypatch.setattr(observation, "request", lambda *_: asked)
     monkeypatch.setattr("playground.ui.runs.submit", lambda *_: [Replaced()])
-    found = list(handlers.run(SimpleNamespace(session_hash="me"), "kept", False))
+    found = list(handlers.run(SimpleNamespace(session_hash="me"), "kept", False, None))
     assert found == [{handlers.strip: gr.skip()}]
 
 

@@ -15,6 +15,7 @@ from playground.serving.events import Done
 from playground.serving.worker import Down, Worker
 from playground.ui import (
     causes,
+    chunk,
     cuts,
     errors,
     links,
@@ -52,22 +53,16 @@ class States:
     """What the page keeps of a visitor.
 
     key        of the last run's results
-    tab        title of the open tab
-    plotted    what the plot of actions shows: (key, units, steps to execute)
     framed     whether the page knows the policies that are loaded
     """
 
     key: gr.State
-    tab: gr.State
-    plotted: gr.State
     framed: gr.State
 
 
 def states() -> States:
     """To be called inside the Blocks."""
-    return States(
-        key=gr.State(None), tab=gr.State("Overview"), plotted=gr.State(None), framed=gr.State(False)
-    )
+    return States(key=gr.State(None), framed=gr.State(False))
 
 
 class Handlers:
@@ -119,7 +114,7 @@ class Handlers:
             return found
         updates = merged(found.updates, opened.updates)
         if tab is not None:
-            updates |= {self.shown.tabs: gr.update(selected=tab[0]), self.state.tab: tab[1]}
+            updates |= {self.shown.tabs: gr.update(selected=tab)}
         return dataclasses.replace(opened, updates=updates)
 
     def _first_answer(self, setup: Setup) -> dict:
@@ -185,7 +180,7 @@ class Handlers:
     def judge(self, robot, state):
         return gr.update(judged=judged(self.setups.of(robot), state["values"]))
 
-    def open(self, request: gr.Request, key, measure, *inputs):
+    def open(self, request: gr.Request, key, measure, wanted, *inputs):
         """Answers what a visitor finds in the form, unless the page came with the answer, or
         others wait; what cannot be run is said when Run is clicked."""
         yield {self.strip: gr.skip()}  # of a generator that yields nothing, Gradio empties all
@@ -196,7 +191,7 @@ class Handlers:
             observation.request(self.setups, inputs).jobs(self.setups)
         except ValueError:
             return
-        yield from self.run_example(request, key, measure, *inputs)
+        yield from self.run_example(request, key, measure, wanted, *inputs)
 
     def effects(self, robot, chosen, temperature):
         updates = observation.effects(self.setups.of(robot), chosen, temperature, self.form)
@@ -232,14 +227,14 @@ class Handlers:
     # --- a run ----------------------------------------------------------------------------------
 
     @errors.for_page
-    def run(self, request: gr.Request, key, measure, *inputs):
+    def run(self, request: gr.Request, key, measure, wanted, *inputs):
         """Yields what changes on the page while the policies answer."""
         asked = observation.request(self.setups, inputs)
         jobs = asked.jobs(self.setups, attention=measure)
-        yield from self._run(request, self.setups.of(asked.robot), jobs, key)
+        yield from self._run(request, self.setups.of(asked.robot), jobs, key, wanted)
 
     @errors.for_page
-    def measure(self, request: gr.Request, key):
+    def measure(self, request: gr.Request, key, wanted):
         """The run that is shown, once more with attention measured: for whoever looks there."""
         kept = self.results.jobs(key)
         if not kept or self.runs.current(request.session_hash):
@@ -248,12 +243,13 @@ class Handlers:
         jobs = [measuring(job) for job in kept]
         setup = self.setups.of(jobs[0].observation.robot)
         if found := self.cache.find(setup, jobs):
-            yield self._answer_again(setup, jobs, found, key)
+            yield self._answer_again(setup, jobs, found, key, wanted)
             return
-        yield from self._run(request, setup, jobs, key)
+        yield from self._run(request, setup, jobs, key, wanted)
 
-    def _run(self, request, setup, jobs, key):
-        """Yields updates from a place in line to the answers. key: of the result before."""
+    def _run(self, request, setup, jobs, key, wanted):
+        """Yields updates from a place in line to the answers. key: of the result before; wanted:
+        which plot of the chunk."""
         self.runs.replace(request.session_hash)
         streams = runs.submit(self.worker, jobs)
         names = [name for job in jobs for name in job.policies]
@@ -280,18 +276,18 @@ class Handlers:
         if notes.failures:
             text = " ".join(errors.escaped(failure) for failure in notes.failures)
             gr.Warning(text, title="Not every policy answered")
-        yield self._over(notes, jobs, key)
+        yield self._over(notes, jobs, key, wanted)
 
-    def run_typed(self, request: gr.Request, key, measure, *inputs):
+    def run_typed(self, request: gr.Request, key, measure, wanted, *inputs):
         """As `run`, while the prompt is typed: not when others wait in line, and looks again at the
         next letter."""
         own = self.runs.current(request.session_hash)
         if self.worker.status().waiting > len(own or ()):
             yield {self.form.rewordings: gr.update(slow="", waiting=True)}
             return
-        yield from self.run(request, key, measure, *inputs)
+        yield from self.run(request, key, measure, wanted, *inputs)
 
-    def run_example(self, request: gr.Request, key, measure, *inputs):
+    def run_example(self, request: gr.Request, key, measure, wanted, *inputs):
         """As `run`; an example that was answered before is not run again."""
         try:
             asked = observation.request(self.setups, inputs)
@@ -300,17 +296,17 @@ class Handlers:
         except ValueError:
             found = None  # `run` says why
         if not found or self.runs.current(request.session_hash):
-            yield from self.run(request, key, measure, *inputs)
+            yield from self.run(request, key, measure, wanted, *inputs)
             return
         self.runs.begin(request.session_hash)
-        yield self._answer_again(setup, jobs, found, key)
+        yield self._answer_again(setup, jobs, found, key, wanted)
 
-    def _answer_again(self, setup, jobs, found, key) -> dict:
+    def _answer_again(self, setup, jobs, found, key, wanted=None) -> dict:
         """Updates that show answers from the cache."""
         notes = Progress(setup, found, cached=True)
         for name, trace in found.items():
             notes.take(Done(name, trace))
-        return self._over(notes, jobs, key)
+        return self._over(notes, jobs, key, wanted)
 
     def _keep(self, notes, jobs, before) -> str:
         """The key of the run's result, which takes the place of the one before."""
@@ -326,31 +322,26 @@ class Handlers:
             self.form.stop: gr.update(interactive=on),
         }
 
-    def _over(self, notes, jobs, key) -> dict:
+    def _over(self, notes, jobs, key, wanted) -> dict:
         """Updates for the end of a run, with its result where there is any. key: of the result
         before, which gives way."""
         updates = tabs.live({}, self.shown)
         if notes.traces:
             key = self._keep(notes, jobs, key)
-            updates |= tabs.drawn(notes.traces, key, self.shown)
+            updates |= tabs.drawn(notes.traces, key, wanted, self.shown)
             # An answer from the cache took its time when the program started.
             reason = "" if notes.cached else prompt_bar.slow(notes.traces)
             updates[self.form.rewordings] = gr.update(slow=reason, waiting=False)
         return updates | self._running(notes, False) | {self.state.key: key}
 
-    def open_tab(self, key, plotted, units, execute, event: gr.SelectData):
-        """The plot is drawn for whoever looks at it."""
-        return event.value, *self.plot(key, plotted, units, execute, event.value)
-
-    def plot(self, key, plotted, units, execute, tab):
-        """The actions in the units asked for; with no key, none. Nothing else draws or hides them:
-        an answer on its way could put back the units, or the robot, that a person has just left."""
-        wanted = (key, units, execute)
+    def plot(self, key, wanted):
+        """The plot of the run that is shown, for whoever finds another one there; without a run,
+        none."""
         traces = self.results.find(key)
-        hidden = bool(key) and tab != tabs.ACTIONS
-        if hidden or wanted == plotted or (key and not traces):
-            return gr.skip(), gr.skip(), gr.skip()
-        return wanted, *tabs.actions(traces, units, execute)
+        panel = self.shown.chunk
+        if key and not traces:  # no longer kept
+            return {panel.words: gr.skip()}
+        return chunk.drawn(traces, key, wanted, panel)
 
     # --- a run from a file ----------------------------------------------------------------------
 

@@ -98,14 +98,14 @@ def opened(link: Link, setups: Setups, form: Form) -> Restored:
     return Restored(updates, setup.robot.name, chosen, link.temperature)
 
 
-def tab(link: Link, titles: Mapping[str, str]) -> tuple[str, str] | None:
-    """(id, title) of the link's tab, None where it names none. titles: by id. Raises ValueError for
-    a title that no tab has."""
+def tab(link: Link, titles: Mapping[str, str]) -> str | None:
+    """The id of the link's tab, None where it names none. titles: by id. Raises ValueError for a
+    title that no tab has."""
     if link.tab is None:
         return None
     for name, title in titles.items():
         if link.tab.casefold() == title.casefold():
-            return name, title
+            return name
     raise ValueError(f"there is no tab {link.tab!r:.60}; there are {', '.join(titles.values())}")
 
 

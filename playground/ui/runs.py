@@ -117,14 +117,13 @@ class Runs:
         shown: the updates for where it stands: its outcome, or None while it goes on. Of a run that
             was replaced nothing more is shown: the page shows the newer one
         untouched: any output of the handler. Of a generator that yields nothing Gradio empties
-            every output, and it sends what comes last twice: so the last update touches nothing
+            every output: one that was replaced yields an update that touches nothing
         """
         following = self.follow(visitor, streams, take, every_s)
         for _ in following:
             yield shown(None)
-        if following.outcome != "replaced":
-            yield shown(following.outcome)
-        yield {untouched: gr.skip()}
+        replaced = following.outcome == "replaced"
+        yield {untouched: gr.skip()} if replaced else shown(following.outcome)
 
     def begin(self, visitor: str) -> None:
         """From now on the strip is this visitor's run's, not that of loading."""

@@ -1,17 +1,16 @@
 """The tabs: what they hold, and what of it changes with a run."""
 
 import dataclasses
-import html
 import math
 from collections.abc import Mapping, Sequence
 
 import gradio as gr
 
-from playground.run_file import FORMAT, of, to_json
 from playground.trace import FlowTrace, Trace
 from playground.ui import (
     appearance,
     causes,
+    chunk,
     cuts,
     guide,
     matters,
@@ -19,7 +18,6 @@ from playground.ui import (
     prompts,
     received,
     recipe,
-    results,
     robots,
     rollout,
     scenes,
@@ -27,17 +25,13 @@ from playground.ui import (
 from playground.ui.episodes import section as episodes
 from playground.ui.observation import Form
 from playground.ui.setup import Setup
-from playground.views import actions as actions_view
 from playground.views import attention, denoising, mask, overview, tokens
 
-ACTIONS = "Actions and denoising"  # title of the tab that has the plot
-ROBOT_UNITS, MODEL_UNITS = "robot units", "normalised"
 # Of what "Run it" runs; the style sheet hides the other, where a robot has both.
 _WHERE = [("At the simulated table", "table"), ("On recorded episodes", "episodes")]
 _LIVE = appearance.component("panels.js", "live.js")
 _LINES = appearance.component("lines.js")
 _MEASURE_NOW = appearance.component("measure.js")
-_WAITING = "<p class='waiting'>The chunk of each policy appears here.</p>"
 _MEASURE = "So that saved traces hold it. Where a model looks, not why."
 _MAX_PLAYED = 500_000  # values of x_t that a player gets; 16 bits each, three arrays of them
 _OPEN_LOOP = (
@@ -56,10 +50,7 @@ class Shown:
     rollout: rollout.Tab
     episodes: episodes.Section
     robot: robots.Tab | None
-    units: gr.Radio
-    execute: gr.Slider
-    plot: gr.Plot
-    words: gr.HTML
+    chunk: chunk.Panel
     live: dict[str, gr.HTML]
     players: dict[str, gr.HTML]
     rails: dict[str, gr.HTML]
@@ -78,12 +69,13 @@ class Shown:
         """What depends on which policies are there."""
         columns = [column for found in self.columns.values() for column in found]
         film = [self.where, self.rollout.column, self.rollout.policy]
-        return [*columns, *self.players.values(), *self.rails.values(), self.execute, *film]
+        players = [*self.players.values(), *self.rails.values()]
+        return [*columns, *players, self.chunk.execute, *film]
 
     @property
     def drawn(self) -> list:
         """What `drawn` and `cleared` set."""
-        return [self.overview, self.recipe.status]
+        return [self.overview, self.recipe.status, *self.chunk.drawn]
 
 
 def build(
@@ -110,21 +102,9 @@ def build(
             (live,) = side_by_side({"": _LIVE}, "live")
             glimpse = gr.HTML(None, **overview.COMPONENT, elem_id="overview")
             guide.how_to_read("overview")
-        with gr.Tab(ACTIONS, id="actions"):
+        with gr.Tab("Actions and denoising", id="actions"):
             guide.how_to_read("actions")
-            with gr.Row(elem_classes="tools"):
-                units = gr.Radio(
-                    [ROBOT_UNITS, MODEL_UNITS], value=ROBOT_UNITS, label="Values",
-                    elem_id="units",
-                )  # fmt: skip
-                execute = gr.Slider(
-                    0, 50, 0, step=1, label="Steps to execute (marked)",
-                    elem_id="execute",
-                )  # fmt: skip
-                png = gr.Button("Save picture (PNG)", size="sm", elem_id="png")
-                png.click(None, js=appearance.script("save_picture.js"))
-            words = gr.HTML(_WAITING, apply_default_css=False, elem_id="actions-words")
-            plot = gr.Plot(show_label=False, elem_id="actions-plot", visible=False)
+            chunks = chunk.build()
             gr.HTML(f"<p class='fine'>{_OPEN_LOOP}</p>", apply_default_css=False)
             gr.HTML("<h2>How it came about</h2>", elem_classes="section", apply_default_css=False)
             gr.HTML(overview.reference(part="shortened"), **_LINES)
@@ -181,10 +161,7 @@ def build(
         rollout=film,
         episodes=recorded,
         robot=robot,
-        units=units,
-        execute=execute,
-        plot=plot,
-        words=words,
+        chunk=chunks,
         live=live,
         players=players,
         rails=rails,
@@ -216,7 +193,7 @@ def refreshed(setup: Setup, shown: Shown) -> dict:
     updates |= rollout.refreshed(setup, shown.rollout)
     updates[shown.where] = gr.update(visible=rollout.is_here(setup))
     longest = max((info.horizon for info in setup.infos.values()), default=50)
-    return updates | {shown.execute: gr.update(maximum=longest)}
+    return updates | {shown.chunk.execute: gr.update(maximum=longest)}
 
 
 def live(states: Mapping[str, dict | None], shown: Shown) -> dict:
@@ -228,9 +205,10 @@ def cleared(shown: Shown) -> dict:
     return {shown.overview: None, shown.recipe.status: ""}
 
 
-def drawn(traces: Mapping[str, Trace], key: str, shown: Shown) -> dict:
-    """Everything that shows a finished run but `actions`: the overview is sent it, and the other
-    components draw theirs from there."""
+def drawn(traces: Mapping[str, Trace], key: str, wanted: object, shown: Shown) -> dict:
+    """Everything that shows a finished run: the overview is sent it, and the other components draw
+    theirs from there. wanted: which plot of the chunk, see `chunk.Panel`; none while its tab is
+    closed."""
     played = {name: playable(trace) for name, trace in traces.items()}
     objects = scenes.objects(next(iter(traces.values())))
     parts = {
@@ -251,24 +229,8 @@ def drawn(traces: Mapping[str, Trace], key: str, shown: Shown) -> dict:
         "compare": _compare(traces),
         "shortened": [text for trace in traces.values() if (text := _left_out(trace))],
     }
-    return {shown.overview: overview.sent(run), shown.recipe.status: ""}
-
-
-def actions(traces: Mapping[str, Trace], units: str, execute: int) -> tuple:
-    """Updates of plot and words; without traces, before the first run."""
-    if not traces:
-        return gr.update(value=None, visible=False), _WAITING
-    found = list(traces.values())
-    how = {"normalised": units == MODEL_UNITS}
-    longest = max(trace.info.horizon for trace in found)
-    how["execute"] = min(int(execute or 0), longest) or None
-    words = html.escape(actions_view.describe(found, **how))
-    carried = {"file": results.run_name(traces), "format": FORMAT, "recipe": to_json(of(traces))}
-    data = "".join(f" data-{name}='{html.escape(text)}'" for name, text in carried.items())
-    return (
-        gr.update(value=actions_view.figure(found, **how), visible=True),
-        f"<p class='unseen'{data}>{words}</p>",
-    )
+    plot = chunk.drawn(traces, key, wanted, shown.chunk) if chunk.is_open(wanted) else {}
+    return {shown.overview: overview.sent(run), shown.recipe.status: ""} | plot
 
 
 def playable(trace: Trace) -> Trace:

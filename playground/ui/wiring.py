@@ -5,6 +5,7 @@ import gradio as gr
 from playground.ui import (
     appearance,
     causes,
+    chunk,
     cuts,
     matters,
     norms,
@@ -36,20 +37,11 @@ def wire(
         form.examples, form.rewordings, form.scenes.column, form.scenes.seed, *shown.by_policy,
         state.framed,
     ]  # fmt: skip
-    plot = {
-        "fn": handlers.plot,
-        "inputs": [state.key, state.plotted, shown.units, shown.execute, state.tab],
-        "outputs": [state.plotted, shown.plot, shown.words],
-        "trigger_mode": "always_last",
-        "concurrency_id": "plot",
-        "concurrency_limit": 1,  # in the order asked for
-        **_OWN,
-    }
     result = [handlers.strip, state.key, form.run, form.stop, form.rewordings,
               *shown.live.values(), *shown.drawn]  # fmt: skip
     run = {
         "fn": handlers.run,
-        "inputs": [state.key, shown.measure, *form.inputs],
+        "inputs": [state.key, shown.measure, shown.chunk.wanted, *form.inputs],
         "outputs": result,
         "preprocess": False,
         **_OWN,
@@ -57,7 +49,7 @@ def wire(
 
     def answer(event, **how):
         """Runs the policies on that event, and shows what they answer."""
-        return event(**run | how).then(**plot)
+        return event(**run | how)
 
     _wire_loading(page, handlers, frame, result, answer)
     _wire_observation(handlers)
@@ -71,12 +63,9 @@ def wire(
         form.cuts,
     ]
     link.select(None, linked, link, js=appearance.script("link.js"), **_OWN)
-    gr.on([shown.units.change, shown.execute.change], **plot)
-    shown.tabs.select(handlers.open_tab, plot["inputs"][:-1], [state.tab, *plot["outputs"]], **_OWN)
+    chunk.wire(shown.chunk, handlers.plot, state.key)
     cleared = [*frame, state.key, *shown.drawn]
-    form.robot.input(handlers.choose_robot, [form.robot, form.temperature], cleared, **_OWN).then(
-        **plot
-    )
+    form.robot.input(handlers.choose_robot, [form.robot, form.temperature], cleared, **_OWN)
     _wire_prompt(handlers, answer)
     _wire_examples_and_scenes(handlers, answer)
     tab = shown.recipe
@@ -86,11 +75,11 @@ def wire(
         [*cleared, shown.measure, tab.opened, tab.again],
         preprocess=False,
         **_OWN,
-    ).then(**plot)
+    )
     answer(
         shown.measure_now.input,
         fn=handlers.measure,
-        inputs=[state.key],
+        inputs=[state.key, shown.chunk.wanted],
         trigger_mode="always_last",
     )
     answer(form.cuts.input)
@@ -115,8 +104,8 @@ def wire(
 
 def _wire_loading(page: gr.Blocks, handlers: Handlers, frame: list, result: list, answer) -> None:
     form, memory, measure = handlers.form, handlers.memory, handlers.shown.measure
-    opened = [handlers.shown.tabs, handlers.state.tab]
-    restored = [*frame, memory.browser, memory.key, measure, *opened, *result]
+    tabs = handlers.shown.tabs
+    restored = [*frame, memory.browser, memory.key, measure, tabs, *result]
     loaded = page.load(
         handlers.restore,
         memory.browser,
