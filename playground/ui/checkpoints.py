@@ -55,16 +55,17 @@ class Reopening:
         thread that sees to it, or None where there are none to go back to."""
         if self.otherwise is None:
             return None
-        thread = threading.Thread(target=self._watch, args=(worker,), daemon=True)
+        arguments = (worker, self.otherwise)
+        thread = threading.Thread(target=self._watch, args=arguments, daemon=True)
         thread.start()
         return thread
 
-    def _watch(self, worker: Worker) -> None:
+    def _watch(self, worker: Worker, otherwise: list[str]) -> None:
         try:
             worker.metadata()
         except Down as error:
             if worker.status().state == "down":
-                self._again([*self.otherwise, "--because", str(error)])
+                self._again([*otherwise, "--because", str(error)])
 
     def _again(self, arguments: list[str]) -> None:
         self.arguments = arguments

@@ -232,7 +232,7 @@ def _answer(streams: list[Stream], results: Results, kind: str) -> dict[str, Any
                 traces[name] = trace
             case Failed(policy=None, message=message):
                 raise gr.Error(message, print_exception=False)
-            case Failed(policy=name, message=message):
+            case Failed(policy=str() as name, message=message):
                 failures[name] = message
     key = results.keep(traces, owner=visitors.current()) if traces else ""
     found = {name: _for_json(trace, kind, key) for name, trace in traces.items()}
@@ -255,7 +255,7 @@ def _for_json(trace: Trace, kind: str, key: str) -> dict[str, Any]:
 
 def _report(stream: Stream) -> dict[str, Any]:
     """The last, and whole, report of a measurement."""
-    report = None
+    report: dict[str, Any] = {}
     for event in runs.waited_for([stream]):
         match event:
             case Result(value=value):

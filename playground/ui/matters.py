@@ -110,9 +110,9 @@ class _Measurement:
             case Phase(policy=name, phase=phase):
                 infos = self._setup.infos
                 self.say = f"{infos[name].title if name in infos else name}: {phase}."
-            case Result(value=value):
-                self.report = value
-                if self.report.done == self.report.of:
+            case Result(value=SensitivityReport() as report):
+                self.report = report
+                if report.done == report.of:
                     self.say = "Done."
             case Failed(message=message):
                 self.say = message

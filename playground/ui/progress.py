@@ -88,7 +88,7 @@ class Progress:
                 self._failure = message
                 self._end("failed")
                 return True
-            case Failed(policy=name, message=message):
+            case Failed(policy=str() as name, message=message):
                 self._policies[name] = _Policy("failed", failure=message)
                 return True
             case Finished():

@@ -3,6 +3,7 @@
 import dataclasses
 
 import gradio as gr
+from gradio.events import Dependency
 
 from playground.analysis.prompts import MAX_PROMPTS, PromptAnswer, PromptsRequest, useful_prompts
 from playground.robots.transforms import resize_with_pad
@@ -66,9 +67,7 @@ def run_of(request: gr.Request) -> str:
     return f"{request.session_hash} prompts"
 
 
-def wire(
-    board: Board, form: Form, setups: Setups, worker: Worker, runs: Runs
-) -> gr.events.Dependency:
+def wire(board: Board, form: Form, setups: Setups, worker: Worker, runs: Runs) -> Dependency:
     """The events of the board. Returns the one after which a clicked prompt is in the field."""
 
     @errors.for_page
@@ -134,7 +133,7 @@ class _Comparison:
         match event:
             case Queued():
                 self.say = progress.place(event)
-            case Result(value=value):
+            case Result(value=PromptAnswer() as value):
                 self._answers.append(value)
                 self.say = ""
             case Failed(message=message):

@@ -31,14 +31,14 @@ _TEXTS = "a list of texts, or null"
 _WHOLE = "a whole number, such as 10"
 
 
-def _number(value: object) -> object:
+def _number(value: object) -> int | float:
     """Neither text nor truth is a number, whatever pydantic makes of them."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError("not a number")
     return value
 
 
-def _whole(value: object) -> object:
+def _whole(value: object) -> int | float:
     """To JavaScript, 10 and 10.0 are the same number, and above 2**53 it knows no whole ones."""
     number = _number(value)
     return int(number) if number % 1 == 0 and abs(number) < 2**53 else number
@@ -210,7 +210,7 @@ def _problems(model: type[BaseModel], values: Mapping, error: ValidationError) -
     return ". ".join(found.values())
 
 
-def _picture_source(given: object) -> decoding.Source:
+def _picture_source(given: Any) -> decoding.Source:
     """Of an uploaded file, or of a text that holds one. Raises ValueError for anything else."""
     # Of whatever is an upload by this mark, Gradio has checked that its path is one too.
     if is_file_obj_with_meta(given):

@@ -6,7 +6,7 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -207,6 +207,6 @@ def filename(info: PolicyInfo) -> str:
     return run_file.filename(info.name, info.badge)
 
 
-def run_name(found: dict[str, Trace]) -> str:
+def run_name(found: Mapping[str, Trace]) -> str:
     """The same of a whole run."""
     return "-".join(filename(trace.info) for trace in found.values())

@@ -8,6 +8,7 @@ from playground.robots.builtin import TABLETOP
 from playground.serving.events import Failed, Phase, Queued, Result
 from playground.serving.worker import Worker
 from playground.tabletop import job
+from playground.tabletop.job import RolloutFrame
 from playground.trace import Options
 from playground.ui import appearance, controls, errors, progress, scenes
 from playground.ui.controls import Controls
@@ -80,7 +81,7 @@ def is_here(setup: Setup) -> bool:
 def refreshed(setup: Setup, tab: Tab) -> dict:
     """The column is the table's; its policies by their titles once they are loaded."""
     here = is_here(setup)
-    updates = {tab.column: gr.update(visible=here)}
+    updates: dict = {tab.column: gr.update(visible=here)}
     if here:
         named = [(setup.infos[n].title if n in setup.infos else n, n) for n in setup.policies]
         updates[tab.policy] = gr.update(choices=named)
@@ -151,7 +152,7 @@ def _take(event, film: Film, say: str) -> str:
             return progress.place(event)
         case Phase(phase=phase):
             return f"{phase.capitalize()}." if not film.time_s else say
-        case Result(value=frame):
+        case Result(value=RolloutFrame() as frame):
             film.take(frame)
             return ""
         case Failed(message=message):

@@ -251,9 +251,10 @@ def playable(trace: Trace) -> Trace:
 
 
 def _left_out(trace: Trace) -> str:
-    if playable(trace) is trace:
+    fewer = playable(trace)
+    if fewer is trace or not isinstance(fewer, FlowTrace) or not isinstance(trace, FlowTrace):
         return ""
-    kept, samples = playable(trace).x_t.shape[1], trace.x_t.shape[1]
+    kept, samples = fewer.x_t.shape[1], trace.x_t.shape[1]
     text = f"{trace.info.title}: the first {kept} of {samples} samples"
     return f"{text}; the plot and the saved trace have all."
 

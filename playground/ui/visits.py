@@ -11,6 +11,7 @@ import secrets
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -101,7 +102,7 @@ class Restored:
 
 
 def restored(
-    stored: object, memory: Memory, visits: Visits, setups: Setups, form: Form, measure: gr.Checkbox
+    stored: Any, memory: Memory, visits: Visits, setups: Setups, form: Form, measure: gr.Checkbox
 ) -> Restored:
     """A newcomer gets a key and the page as it is. What a browser sends is not trusted: what makes
     no sense is forgotten."""
@@ -124,8 +125,13 @@ def _put(
     robot, prompt, state, policies, *numbers, decoding, guidance, cut, attention = kept[:13]
     modes = kept[13:]
     setup = setups.of(robot)
+    steps, samples, seed, temperature, max_tokens = numbers
     options = Options(
-        *map(_number, numbers),
+        num_steps=_whole(steps),
+        num_samples=_whole(samples),
+        seed=_whole(seed),
+        temperature=_number(temperature),
+        max_tokens=_whole(max_tokens),
         constrained=DECODING[decoding],
         guidance=_number(guidance),
         cuts=cuts.chosen(cut),
@@ -144,6 +150,13 @@ def _put(
     names = [(found.title, found.name) for found in setups.robots()]
     updates |= {form.robot: gr.update(choices=names, value=robot), measure: bool(attention)}
     return Restored(updates, robot, chosen, options.temperature)
+
+
+def _whole(value) -> int:
+    number = _number(value)
+    if number % 1:
+        raise TypeError(f"no whole number: {value!r:.40}")
+    return int(number)
 
 
 def _number(value) -> float:

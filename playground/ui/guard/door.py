@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
 import anyio.to_thread
 import gradio as gr
-from fastapi import FastAPI
+from gradio.routes import App
 from starlette.datastructures import Headers, QueryParams
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -145,15 +145,17 @@ class Guard:
 
 def around(
     page: gr.Blocks, hosts: Hosts
-) -> Callable[[FastAPI], contextlib.AbstractAsyncContextManager[None]]:
+) -> Callable[[App], contextlib.AbstractAsyncContextManager[None]]:
     """A lifespan for the page's application that puts a guard before all else in it, and holds what
     Gradio keeps of sessions: middleware that is given to Gradio would come after Gradio's own,
     which answers some requests by itself."""
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: App) -> AsyncIterator[None]:
         sessions.hold(app, page)
-        app.middleware_stack = Guard(app.middleware_stack, page, hosts, app.uploaded_file_dir)
+        inner = app.middleware_stack
+        assert inner is not None, "the application has begun"
+        app.middleware_stack = Guard(inner, page, hosts, app.uploaded_file_dir)
         yield
 
     return lifespan

@@ -9,8 +9,8 @@ import asyncio
 import collections
 
 import orjson
-from fastapi import FastAPI
 from gradio.blocks import Blocks
+from gradio.routes import App
 from gradio.server_messages import EventMessage, ProcessCompletedMessage
 from gradio.state_holder import SessionState, StateHolder
 from gradio.utils import LRUCache
@@ -22,7 +22,7 @@ _COST = 4
 _LOST = "Too much lay unread here, and is no longer kept. Please ask again."
 
 
-def hold(app: FastAPI, page: Blocks) -> None:
+def hold(app: App, page: Blocks) -> None:
     """To be called once, before the first session."""
     app.state_holder = Sessions()
     app.state_holder.set_blocks(page)
