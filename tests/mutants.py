@@ -3,11 +3,13 @@
 A fault changes one expression of a file: a comparison, an operator, a number, a condition, a call
 that is left out. From each group of files as many are drawn, at random but with a seed. Each fault
 is written into a copy of what is committed, and the tests of its file run there. A fault that they
-pass has survived: it is either no fault, or a test is missing.
+pass has survived: it is either no fault, or a test is missing. Further ones were chosen by hand,
+each with the few tests that should notice it (`tests.support.chosen_faults`).
 
     --each 50           faults in each group
     --seed 0            another seed, other faults
-    --group guard       only these; several can be named
+    --group guard       only these; several can be named; "chosen" are those chosen by hand
+    --path TEXT         only faults of files with this in their path
     --out FILE          one JSON line for each fault as it is done; a second run with the same file
                         goes on where the first one ended
     --again             with the file of an earlier run: tries its survivors anew
@@ -33,7 +35,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.support.chosen_faults import CHOSEN
+
 ROOT = Path(__file__).resolve().parents[1]
+BY_HAND = "chosen"
 LIMIT_S = 1800.0  # for the tests of one fault, on however slow a machine
 CPU_S = 600  # of theirs: who runs for longer is caught in a loop
 
@@ -174,8 +179,32 @@ def drawn(groups: list[str], each: int, seed: int) -> list[Fault]:
     return found
 
 
-def tests_of(path: str) -> tuple[str, ...]:
-    return next(files[path] for files in GROUPS.values() if path in files)
+def chosen_by_hand() -> dict[Fault, str]:
+    """With the tests of each. Raises ValueError for one that stands nowhere, or several times."""
+    found = {}
+    for path, rows in CHOSEN.items():
+        source = (ROOT / path).read_text()
+        for old, new, tests in rows:
+            if source.count(old) != 1:
+                raise ValueError(f"{path} holds {old!r} {source.count(old)} times; expected once")
+            begin = source.index(old)
+            ends = [_place(source, at) for at in (begin, begin + len(old))]
+            found[Fault(path, (*ends[0], *ends[1]), old, new)] = tests
+    return found
+
+
+def _place(source: str, at: int) -> tuple[int, int]:
+    """Line and column, in bytes, of a character."""
+    before = source[:at].split("\n")
+    return len(before), len(before[-1].encode())
+
+
+def tests_of(fault: Fault, by_hand: dict[Fault, str]) -> tuple[str, ...]:
+    """pytest's arguments."""
+    if fault in by_hand:
+        name, _, words = by_hand[fault].partition(" -k ")
+        return (name, "-k", words) if words else (name,)
+    return next(files[fault.path] for files in GROUPS.values() if fault.path in files)
 
 
 # --- the tests on them --------------------------------------------------------------------------
@@ -191,9 +220,9 @@ def clone(folder: Path) -> Path:
     return there
 
 
-def passes(there: Path, files: tuple[str, ...]) -> bool:
+def passes(there: Path, tests: tuple[str, ...]) -> bool:
     """Whether these tests do, in a fork of this process, where what they import is imported."""
-    process = multiprocessing.get_context("fork").Process(target=_test, args=(there, files))
+    process = multiprocessing.get_context("fork").Process(target=_test, args=(there, tests))
     process.start()
     process.join(LIMIT_S)
     if process.exitcode is None:
@@ -202,7 +231,7 @@ def passes(there: Path, files: tuple[str, ...]) -> bool:
     return process.exitcode == 0
 
 
-def _test(there: Path, files: tuple[str, ...]) -> None:
+def _test(there: Path, tests: tuple[str, ...]) -> None:
     import pytest
 
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
@@ -216,7 +245,8 @@ def _test(there: Path, files: tuple[str, ...]) -> None:
         del sys.modules[name]
     # Plugins come too late to rewrite what is imported already, which changes no outcome.
     how = ["-n", "0", "-x", "-q", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
-    code = pytest.main([*how, *(f"tests/{name}" for name in files)])
+    places = [f"tests/{name}" if name.endswith(".py") else name for name in tests]
+    code = pytest.main([*how, *places])
     os._exit(code)
 
 
@@ -237,14 +267,15 @@ def tried(chosen: list[Fault]) -> Iterator[tuple[Fault, bool]]:
     with tempfile.TemporaryDirectory() as folder:
         there = clone(Path(folder))
         sound: set[tuple[str, ...]] = set()
+        by_hand = chosen_by_hand()
         for fault in chosen:
-            files, file = tests_of(fault.path), there / fault.path
-            if files not in sound and not passes(there, files):
+            tests, file = tests_of(fault, by_hand), there / fault.path
+            if tests not in sound and not passes(there, tests):
                 raise RuntimeError((there / "tests.log").read_text()[-3000:])
-            sound.add(files)
+            sound.add(tests)
             source = file.read_text()
             file.write_text(fault.applied(source))
-            yield fault, not passes(there, files)
+            yield fault, not passes(there, tests)
             file.write_text(source)
 
 
@@ -255,7 +286,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="tests.mutants", description=__doc__.split("\n")[0])
     parser.add_argument("--each", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--group", nargs="+", choices=GROUPS, default=list(GROUPS))
+    groups = [*GROUPS, BY_HAND]
+    parser.add_argument("--group", nargs="+", choices=groups, default=groups)
+    parser.add_argument("--path", default="")
     parser.add_argument("--out", type=Path, default=Path("mutants.jsonl"))
     parser.add_argument("--again", action="store_true")
     arguments = parser.parse_args()
@@ -263,8 +296,11 @@ def main() -> None:
     if arguments.again:
         chosen = [fault for fault, noticed in before.items() if not noticed]
     else:
-        chosen = drawn(arguments.group, arguments.each, arguments.seed)
+        named = [group for group in arguments.group if group != BY_HAND]
+        chosen = drawn(named, arguments.each, arguments.seed)
+        chosen += chosen_by_hand() if BY_HAND in arguments.group else ()
         chosen = [fault for fault in chosen if fault not in before]
+    chosen = [fault for fault in chosen if arguments.path in fault.path]
     for fault, noticed in tried(chosen):
         before[fault] = noticed
         with arguments.out.open("a") as out:
@@ -285,8 +321,13 @@ def read(out: Path) -> dict[Fault, bool]:
 
 
 def report(found: dict[Fault, bool]) -> None:
-    for group, files in GROUPS.items():
-        outcomes = collections.Counter(noticed for f, noticed in found.items() if f.path in files)
+    by_hand = chosen_by_hand()
+    groups = {BY_HAND: [fault for fault in found if fault in by_hand]} | {
+        group: [f for f in found if f not in by_hand and f.path in files]
+        for group, files in GROUPS.items()
+    }
+    for group, faults_of_group in groups.items():
+        outcomes = collections.Counter(found[fault] for fault in faults_of_group)
         if outcomes:
             print(f"{group}: {outcomes[True]} of {outcomes.total()} noticed")
 

@@ -1,0 +1,304 @@
+"""Faults chosen by hand, each with the few tests that should notice it: see `tests.mutants`.
+
+By file: (what stands there, once in the file; what takes its place; the tests). The tests are a
+file of `tests/`, or one with pytest's `-k` behind it.
+"""
+
+ENDS = "test_decoding.py -k row_ends or same_step"
+DRAWN = "test_decoding.py -k drawn_from"
+DRAFT = "test_decoding.py -k draft_feeds"
+CONSTRAINT = "test_tokenizer.py -k constraint or zeros_are or too_many"
+GUIDED = "test_chunking.py -k authors"
+HELD = "test_chunking.py -k pi0- or cannot"
+RULES = "test_properties.py -k block_mask or docstring or right_alignment"
+LAYOUT = "test_policy.py -k mask_is_openpis or goes_on or spread"
+PROMPTS = "test_tokenizer.py -k prompt or newline or bins or state or any_text"
+ACTIONS = "test_tokenizer.py -k fast or actions or partial or ids or halves or constraint or zeros"
+LEROBOT = "test_lerobot_policy.py"
+NUMBERS = "test_transforms.py"
+ROBOTS = "test_robots.py"
+FLOW = "test_parity_flow.py -k time_embedding or norms or loss or (chunk and leftmasked)"
+FAST = "test_parity_fast.py -k (loss or prefill or decoding_step) and leftmasked"
+TRACE = "test_policy.py -k models_own or sample_is or black_is or robots_own or offsets"
+
+CHOSEN: dict[str, tuple[tuple[str, str, str], ...]] = {
+    "models/decoding.py": (
+        ("self.count + 1, token == EOS", "self.count + 1, token == EOS + 1", ENDS),
+        ("done = self.done | ended |", "done = ended |", ENDS),
+        ("(self.started & (token == stop.end))", "(token == stop.end)", ENDS),
+        ("started = self.started | _ends_with", "started = _ends_with", ENDS),
+        ("done=done, all_done=jnp.all(done)", "done=done, all_done=jnp.any(done)", ENDS),
+        ("done=ended, all_done=jnp.all(ended)", "done=ended, all_done=jnp.any(ended)", ENDS),
+        (
+            "done=ended, all_done=jnp.all(ended)",
+            "done=self.done | ended, all_done=jnp.all(self.done | ended)",
+            ENDS,
+        ),
+        (
+            "(self.count < self.tokens.shape[1]) & ~self.all_done",
+            "self.count < self.tokens.shape[1]",
+            ENDS,
+        ),
+        ("(padded, count, length, axis=1)", "(padded, count - 1, length, axis=1)", ENDS),
+        (
+            "(self.tokens, token[:, None], (0, self.count))",
+            "(self.tokens, token[:, None], (0, 0))",
+            ENDS,
+        ),
+        ("logits / options.temperature", "logits * options.temperature", DRAWN),
+        ("jax.random.categorical(step_key,", "jax.random.categorical(key,", DRAWN),
+        ("key, step_key = jax.random.split(key)", "step_key, key = jax.random.split(key)", DRAWN),
+        ("(self.tokens, count - 1, axis=1", "(self.tokens, count, axis=1", DRAFT),
+        (
+            "agreed = jnp.all(jnp.isin(buffer.last, options.draft_ids))",
+            "agreed = jnp.bool_(True)",
+            DRAFT,
+        ),
+        ("step=state.step + count", "step=after.step", DRAFT),
+        ("lambda c: c[1] & (c[2] < length), verify", "lambda c: c[2] < length, verify", DRAFT),
+        ("hidden.at[count].set(output)", "hidden.at[0].set(output)", DRAFT),
+        ("jnp.moveaxis(logits, 0, -1)", "jnp.flip(jnp.moveaxis(logits, 0, -1), 0)", DRAFT),
+        ("jnp.full_like(state.logits, -jnp.inf)", "jnp.full_like(state.logits, jnp.inf)", DRAFT),
+        ("completed + (constraint.missing[buffer.missing] > 0)", "completed", CONSTRAINT),
+        ("(completed >= 0) & (taken <= left)", "(completed >= 0) & (taken < left)", CONSTRAINT),
+        ("(completed >= 0) & (taken <= left)", "taken <= left", CONSTRAINT),
+        (" - buffer.completed[:, None] % constraint.per_group", "", CONSTRAINT),
+        ("((taken <= left_in_group) | constraint.zeros)", "(taken <= left_in_group)", CONSTRAINT),
+        ("(left == 0) & (buffer.missing == 0)[:, None]", "left == 0", CONSTRAINT),
+        ("jnp.minimum(buffer.count, len(constraint.start) - 1)", "0 * buffer.count", CONSTRAINT),
+        ("fits | buffer.done[:, None]", "fits", CONSTRAINT),
+        ("missing=jnp.where(in_chunk, missing, self.missing)", "missing=missing", CONSTRAINT),
+        ("(token, self.started & ~done, options", "(token, started & ~done, options", CONSTRAINT),
+        ("constraint.completed[self.missing, token]", "constraint.completed[0, token]", CONSTRAINT),
+        ("ids == constraint.end, fits", "fits, fits", CONSTRAINT),
+    ),
+    "models/chunking.py": (
+        ("delay, steps = min(delay, overlap),", "delay, steps = delay,", GUIDED),
+        ("(steps - delay + 1) / ", "(steps - delay) / ", GUIDED),
+        ("np.where(steps < overlap,", "np.where(steps <= overlap,", GUIDED),
+        ("weights * np.expm1(weights) / (np.e - 1)", "weights**2", GUIDED),
+        ("(steps < delay).astype", "(steps <= delay).astype", GUIDED),
+        ("t**2 + (1 - t) ** 2", "t**2 - (1 - t) ** 2", GUIDED),
+        ("/ (t * rest), max_guidance)", "/ (rest * rest), max_guidance)", GUIDED),
+        ("jnp.minimum((t**2", "jnp.maximum((t**2", GUIDED),
+        ("return x_t - t * v_t, v_t", "return x_t + t * v_t, v_t", GUIDED),
+        ("pull_back((previous - x_0)", "pull_back((x_0 - previous)", GUIDED),
+        (
+            "(correction,) = pull_back((previous - x_0) * weights[:, None])",
+            "correction = (previous - x_0) * weights[:, None]",
+            GUIDED,
+        ),
+        ("x_next = x_t - v_t / num_steps", "x_next = x_t + v_t / num_steps", GUIDED),
+        ("return x_next, (x_next, v_t)", "return x_next, (x_t, v_t)", GUIDED),
+        ("not np.isfinite(previous).all() or ", "", HELD),
+        ("weights.shape != noise.shape[1:2]", "False", HELD),
+        ("if not weights.any():", "if weights.any():", HELD),
+    ),
+    "models/masks.py": (
+        ("block[:, None, :] <= block", "block[:, None, :] < block", RULES),
+        (" & input_mask[:, :, None]", "", RULES),
+        ("in_reach & input_mask[:, None, :] &", "in_reach &", RULES),
+        ("+ shift[:, None]) % length", "- shift[:, None]) % length", RULES),
+        ("xp.arange(1, input_mask.shape[1] + 1,", "xp.arange(0, input_mask.shape[1],", RULES),
+        ("1 if config.pi05 else 2", "2 if config.pi05 else 1", LAYOUT),
+        (">= length - xp.sum", "> length - xp.sum", LAYOUT),
+        ("place <= prefix_len + step", "place < prefix_len + step", LAYOUT),
+        ("(place >= prefix_len) & ", "", LAYOUT),
+    ),
+    "playground/policies/token_layout.py": (
+        ("if not config.pi05:", "if config.pi05:", LAYOUT),
+        ('modes[slot] != "masked"', 'modes[slot] == "filled"', LAYOUT),
+        ("np.where(both, BLOCKED, PADDING)", "np.where(both, PADDING, BLOCKED)", LAYOUT),
+        ("config.prefix_len - int(shift[0])", "int(shift[0])", LAYOUT),
+        (
+            "steps = np.arange(len(written))[:, None]",
+            "steps = np.arange(len(written))[:, None] + 1",
+            LAYOUT,
+        ),
+        ("        if slot in slots\n", "        if slot not in slots\n", LAYOUT),
+        ("weights.nbytes <= MAX_ATTENTION_BYTES", "weights.nbytes > MAX_ATTENTION_BYTES", LAYOUT),
+        ("full[..., places] = moved", "full[..., : len(places)] = moved", LAYOUT),
+    ),
+    "models/tokenizer.py": (
+        ('side="right"', 'side="left"', PROMPTS),
+        ("np.linspace(-1, 1, STATE_BINS + 1)", "np.linspace(-1, 1, STATE_BINS)", PROMPTS),
+        ("[:-1]\n", "[1:]\n", PROMPTS),
+        (
+            '[BOS, *self.encode(text), *self.encode("\\n")]',
+            '[BOS, *self.encode(text + "\\n")]',
+            PROMPTS,
+        ),
+        ('clean_prompt(prompt).replace("\\n", " ")', "clean_prompt(prompt)", PROMPTS),
+        ('prompt.strip().replace("_", " ")', "prompt.strip()", PROMPTS),
+        ('prompt.strip().replace("_", " ")', 'prompt.replace("_", " ")', PROMPTS),
+        ('))};\\n"', '))}; "', PROMPTS),
+        ("ids = [BOS, *self.encode(f", "ids = [*self.encode(f", PROMPTS),
+        ("truncated=len(ids) - len(kept)", "truncated=len(ids)", PROMPTS),
+        ("mask=padded([True] * len(kept)", "mask=padded([True] * (len(kept) - 1)", PROMPTS),
+        ('"surrogatepass").decode', '"replace").decode', PROMPTS),
+        (
+            "if not 0 <= i < self.vocab_size",
+            "if not 0 <= i <= self.vocab_size",
+            "test_tokenizer.py -k bad_arguments",
+        ),
+        ('prompt if prompt.endswith("\\n") else prompt + "\\n"', 'prompt + "\\n"', LEROBOT),
+    ),
+    "models/fast_tokenizer.py": (
+        (
+            "return self.paligemma.vocab_size - 1 - NUM_SEG - token",
+            "return self.paligemma.vocab_size - NUM_SEG - token",
+            ACTIONS,
+        ),
+        ('scipy.fft.dct(chunk, axis=0, norm="ortho")', "scipy.fft.dct(chunk, axis=0)", ACTIONS),
+        (
+            'scipy.fft.dct(chunk, axis=0, norm="ortho")',
+            'scipy.fft.dct(chunk, axis=1, norm="ortho")',
+            ACTIONS,
+        ),
+        ("np.rint(np.asarray", "np.trunc(np.asarray", ACTIONS),
+        ("codes = coefficients - self.min_token", "codes = coefficients + self.min_token", ACTIONS),
+        ("[ord(character) + self.min_token", "[ord(character) - self.min_token", ACTIONS),
+        (".reshape(horizon, dim) / self.scale", ".reshape(dim, horizon).T / self.scale", ACTIONS),
+        ("text = text.lower()", "text = text", PROMPTS),
+        (".split(ACTION_MARKER)[0].split(ACTION_END)[0]", ".split(ACTION_MARKER)[0]", ACTIONS),
+        (".split(ACTION_MARKER)[0].split(ACTION_END)[0]", ".split(ACTION_END)[0]", ACTIONS),
+        ("position >= len(prefix) + len(start)", "position > len(prefix) + len(start)", PROMPTS),
+        ("loss_mask=padded(in_postfix,", "loss_mask=padded([True] * len(kept),", PROMPTS),
+        ("*ids, *encode(ACTION_END), EOS]", "*ids, *encode(ACTION_END)]", PROMPTS),
+        ("zeros[token] = not any", "zeros[token] = any", ACTIONS),
+        ("dim if self.fast.row == dim else horizon * dim", "dim", ACTIONS),
+        ("if i >= self.vocab_size)", "if i > self.vocab_size)", ACTIONS),
+        ("if len(text) != expected:", "if len(text) < expected:", ACTIONS),
+        ("bool(marker) and ACTION_END in rest", "bool(marker)", ACTIONS),
+        ("if token > UNK]", "if token >= UNK]", LEROBOT),
+        ("rest[: _find(end, rest)]", "rest", LEROBOT),
+        (
+            'text, start = text.replace("\\n", " "), [BOS]',
+            'text, start = text.replace("\\n", " "), []',
+            LEROBOT,
+        ),
+    ),
+    "playground/robots/transforms.py": (
+        (
+            "return _shifted(actions, state, mask, -1)",
+            "return _shifted(actions, state, mask, 1)",
+            NUMBERS,
+        ),
+        (
+            "sign * np.where(mask, state[..., None, :dims], 0)",
+            "sign * state[..., None, :dims]",
+            NUMBERS,
+        ),
+        ("[(0, missing)]", "[(missing, 0)]", NUMBERS),
+        ("Image.Resampling.BILINEAR", "Image.Resampling.BICUBIC", NUMBERS),
+        ("ratio = max(image_width", "ratio = min(image_width", NUMBERS),
+        ("np.int64) >> 8", "np.int64) >> 7", NUMBERS),
+        ("np.trunc(picture * 255)", "np.rint(picture * 255)", NUMBERS),
+        ("_rgb(ImageOps.exif_transpose(image))", "_rgb(image)", NUMBERS),
+        ('image.size, "black")', 'image.size, "white")', NUMBERS),
+        ("for axis in (0, -1) if", "for axis in (-1,) if", NUMBERS),
+    ),
+    "playground/robots/aloha.py": (
+        ("[1, -1, -1, 1, 1, 1, 1]", "[1, 1, -1, 1, 1, 1, 1]", ROBOTS),
+        (
+            "actions[..., _GRIPPERS] + _PI_RANGE[0]",
+            "actions[..., _GRIPPERS] - _PI_RANGE[0]",
+            ROBOTS,
+        ),
+        ("np.clip(sine, -1, 1)", "sine", ROBOTS),
+        ("_GRIPPERS = [6, 13]", "_GRIPPERS = [6, 12]", ROBOTS),
+        ("_HORN_RADIUS**2 + fingers**2", "_HORN_RADIUS**2 - fingers**2", ROBOTS),
+    ),
+    "playground/robots/norm_stats.py": (
+        ("np.array(stats.std) + EPSILON", "np.array(stats.std)", NUMBERS),
+        ("np.array(stats.q99) - low + EPSILON", "np.array(stats.q99) - low", NUMBERS),
+        ("return (values - low) / span * 2 - 1", "return (values - low) / span * 2", NUMBERS),
+        ("return (values + 1) / 2 * span + low", "return (values - 1) / 2 * span + low", NUMBERS),
+        ("rows.var(0) * len(rows) +", "rows.var(0) +", NUMBERS),
+        ("difference**2 * self._count * len(rows) / total", "0", NUMBERS),
+        (
+            "np.sqrt(self._squares / self._count)",
+            "np.sqrt(self._squares / (self._count - 1))",
+            NUMBERS,
+        ),
+    ),
+    "playground/robots/conversion.py": (
+        ("np.asarray(actions)[..., :dims]", "np.asarray(actions)[..., -dims:]", ROBOTS),
+        (
+            "(actions, robot.state_to_model(state), robot.offsets)",
+            "(actions, state, robot.offsets)",
+            ROBOTS,
+        ),
+        ('flat.get("prompt", default_prompt)', 'flat.get("prompt")', ROBOTS),
+        (
+            "normalise(robot.state_to_model(state), stats, method)",
+            "normalise(state, stats, method)",
+            ROBOTS,
+        ),
+    ),
+    "playground/policies/flow.py": (
+        ("self.to_robot(x - step.time * v, raw)", "self.to_robot(x + step.time * v, raw)", TRACE),
+        ("1 - (step.index + 1) / options.num_steps", "1 - step.index / options.num_steps", TRACE),
+        (
+            'return prepared.modes[slot] != "masked"',
+            'return prepared.modes[slot] == "filled"',
+            TRACE,
+        ),
+        ("v_t=np.stack(v_t)", "v_t=np.stack(v_t[::-1])", TRACE),
+        (
+            "actions_normalised=final[..., : len(self.info.actions)]",
+            "actions_normalised=final",
+            TRACE,
+        ),
+    ),
+    "playground/policies/base.py": (
+        (
+            "state = np.zeros(config.action_dim)",
+            "state = transforms.pad(prepared.state, config.action_dim)",
+            TRACE,
+        ),
+        (
+            "np.pad(given.state, (0, missing))",
+            "np.pad(given.state, (0, 32 - len(given.state)))",
+            TRACE,
+        ),
+    ),
+    "models/pi0.py": (
+        ("[jnp.sin(angle), jnp.cos(angle)]", "[jnp.cos(angle), jnp.sin(angle)]", FLOW),
+        ("4e-3 * (4.0 / 4e-3) ** fraction", "4e-3 * (4.0 / 4e-3) ** (fraction**2)", FLOW),
+        ("jnp.square(v_t - (noise - actions))", "jnp.square(v_t - (actions - noise))", FLOW),
+        ("t * noise + (1 - t) * actions", "t * actions + (1 - t) * noise", FLOW),
+        ("[actions, time], axis=-1", "[time, actions], axis=-1", FLOW),
+        (
+            "suffix_out[:, -self.config.action_horizon :]",
+            "suffix_out[:, : self.config.action_horizon]",
+            FLOW,
+        ),
+        ("prefix.first_position[:, None] + masks.positions", "masks.positions", FLOW),
+        ("x_t + (-1.0 / num_steps) * v_t", "x_t + (1.0 / num_steps) * v_t", FLOW),
+    ),
+    "models/gemma.py": (
+        ("keepdims=True) + 1e-6", "keepdims=True) + 1e-3", FLOW),
+        ("(_normalise(x) * (1 + self.scale[...]))", "(_normalise(x) * self.scale[...])", FLOW),
+        ("[first * cos - second * sin,", "[first * cos + second * sin,", FLOW),
+        (
+            "nnx.gelu(dot(x, self.gate), approximate=True)",
+            "nnx.gelu(dot(x, self.up), approximate=True)",
+            FLOW,
+        ),
+        ("(rows * jnp.sqrt(rows.shape[-1]).astype(rows.dtype))", "rows", FLOW),
+        ("self.dtype)) * q.shape[-1] ** -0.5", "self.dtype)) / q.shape[-1]", FLOW),
+    ),
+    "models/pi0_fast.py": (
+        ('return 1 if self.config.convention == "openpi" else 0', "return 0", FAST),
+        ("jnp.maximum(jnp.sum(loss_mask, axis=-1), 1)", "loss_mask.shape[-1]", FAST),
+        ("(state.first_position + state.step)[:, None]", "state.first_position[:, None]", FAST),
+        ("start=state.prefix_len + state.step", "start=state.prefix_len", FAST),
+        ("(logp, observation.tokens[:, 1:, None]", "(logp, observation.tokens[:, :-1, None]", FAST),
+        (
+            "jnp.broadcast_to(jnp.arange(mask.shape[1]), mask.shape[:2])",
+            "masks.positions(embedded.input_mask[:, :-1])",
+            FAST,
+        ),
+    ),
+}
