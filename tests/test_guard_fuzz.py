@@ -233,6 +233,11 @@ PLAIN = b'--x\r\nContent-Disposition: form-data; name="files"\r\n\r\nx\r\n--x--\
 UPLOAD = {"content-type": "multipart/form-data; boundary=x"}
 
 
+LONG = {"content-type": f"multipart/form-data; boundary={'x' * 5000}"}
+
+
+@example(("POST", "/gradio_api/cancel", '{"session_hash": "s"}'.encode("utf-16"), {}))
+@example(("POST", "/gradio_api/upload", PLAIN, LONG))
 @example(("POST", "/gradio_api/upload", PLAIN, UPLOAD))
 @example(("POST", "/gradio_api/upload?upload_id=x", PLAIN, UPLOAD))
 @settings(max_examples=250, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -244,3 +249,13 @@ def test_whatever_is_sent_the_server_makes_no_fault(client, request):
     if answer.status_code >= 400:
         assert not [word for word in INSIDE if word in answer.content], answer.text
     assert client.get("/robots.txt").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "ranges", ["0-0,1-1", "0-0," * 2000 + "1-1", "1-2-3", "0-", "-1", "5-1", "x"]
+)
+def test_a_file_is_given_as_a_whole_or_in_one_range(client, ranges):
+    (path,) = client.post("/gradio_api/upload", files={"files": ("x.txt", b"whole")}).json()
+    answer = client.get(f"/gradio_api/file={path}", headers={"range": f"bytes={ranges}"})
+    assert answer.status_code < 500
+    assert answer.content == b"whole" or answer.status_code != 200

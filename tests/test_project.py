@@ -1,7 +1,7 @@
 """The project keeps its own rules: layout of imports, style, and what README promises."""
 
 import ast
-import importlib
+import importlib.metadata
 import json
 import os
 import re
@@ -83,6 +83,30 @@ def test_no_room_imports_one_above_it():
             others = rooms_imported(path) - {room}
             upward |= {(room, other) for other in others if floor[other] >= floor[room]}
     assert upward <= UPWARD
+
+
+# Parts of others that are named, or imported only where they are there.
+UNNAMED = {"pydantic_core", "playwright", "mcp"}
+
+
+def test_what_is_imported_is_named_in_the_requirements():
+    """Not left to whatever another package happens to bring."""
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    named = {canonical(re.match(r"[\w.-]+", line)[0]) for line in lines if line[:1].isalpha()}
+    distributions = importlib.metadata.packages_distributions()
+    own = {"app", "models", "playground", *UNNAMED, *sys.stdlib_module_names}
+    for path in [
+        ROOT / "app.py",
+        *(ROOT / "models").rglob("*.py"),
+        *(ROOT / "playground").rglob("*.py"),
+    ]:
+        for name in tops(path) - own:
+            assert {canonical(one) for one in distributions.get(name, [])} & named, (path, name)
+
+
+def canonical(name: str) -> str:
+    """Of a distribution, as PEP 503 has it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 # One word for eight things once; these still have it.

@@ -199,7 +199,10 @@ class Handlers:
 
     def example(self, robot, event: gr.EventData):
         setup = self.setups.of(robot)
-        example = examples(setup.robot)[int(event.index)]
+        try:
+            example = examples(setup.robot)[int(event.index)]
+        except (AttributeError, IndexError, OverflowError, TypeError, ValueError) as error:
+            raise gr.Error("there is no such example", print_exception=False) from error
         return observation.filled(setup, example, self.form)
 
     def new_scene(self, robot):

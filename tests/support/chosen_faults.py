@@ -21,6 +21,12 @@ FLOW = "test_parity_flow.py -k time_embedding or norms or loss or (chunk and lef
 FAST = "test_parity_fast.py -k (loss or prefill or decoding_step) and leftmasked"
 TRACE = "test_policy.py -k models_own or sample_is or black_is or robots_own or offsets"
 
+SHARES = "test_guard_shares.py -k "
+SESSIONS = "test_guard_sessions.py -k read_is_gone or message_held or nobody_reads"
+QUEUE = "test_worker.py -k who_sends_many or long_before or quarter or gives_way or pushes_nobody"
+READERS = "test_strangers_files.py -k processes or wait or turn"
+SPILLED = "test_spilled.py"
+
 CHOSEN: dict[str, tuple[tuple[str, str, str], ...]] = {
     "models/decoding.py": (
         ("self.count + 1, token == EOS", "self.count + 1, token == EOS + 1", ENDS),
@@ -300,5 +306,103 @@ CHOSEN: dict[str, tuple[tuple[str, str, str], ...]] = {
             "masks.positions(embedded.input_mask[:, :-1])",
             FAST,
         ),
+    ),
+    # What holds strangers, taken out again.
+    "playground/ui/guard/visitors.py": (
+        ("if found.is_loopback:", "if False:", SHARES + "told_apart"),
+        ('os.environ.get("SPACE_HOST") and', "False and", SHARES + "space"),
+        (
+            "str(ipaddress.ip_network((found, _NETWORK), strict=False))",
+            "str(found)",
+            SHARES + "told_apart",
+        ),
+    ),
+    "playground/ui/guard/shares.py": (
+        (
+            "if own >= self._bounds.each or self._open.total() >= self._bounds.all:",
+            "if False:",
+            SHARES + "holds_few",
+        ),
+        (
+            "own >= self._bounds.each or self._open.total()",
+            "self._open.total()",
+            SHARES + "holds_few",
+        ),
+        ("            self._open[address] -= 1", "            pass", SHARES + "holds_few"),
+        (
+            "if own >= self._bounds.each or self._sizes.total() >= self._bounds.all:",
+            "if False:",
+            SHARES + "uploads",
+        ),
+        ("self._sizes[owner] -= size", "pass", SHARES + "uploads"),
+        ("if entry.is_file() and time.time()", "if False and time.time()", SHARES + "parts"),
+        (
+            "if entry.is_file() and time.time() - entry.stat().st_mtime > _PART_S:",
+            "if entry.is_file():",
+            SHARES + "parts",
+        ),
+    ),
+    "playground/ui/guard/connections.py": (
+        (
+            "self._head = self.loop.call_later(head_s, self.transport.abort)",
+            "pass",
+            SHARES + "half_sent",
+        ),
+        (
+            "self._stall = self.loop.call_later(stall_s, self.transport.abort)",
+            "pass",
+            SHARES + "not_read",
+        ),
+        (
+            "if self.cycle is not None and not self.cycle.response_complete:",
+            "if False:",
+            SHARES + "longer_than",
+        ),
+        (
+            "            self._stall = _stopped(self._stall)\n            super().resume_writing()",
+            "            super().resume_writing()",
+            SHARES + "reads_gets",
+        ),
+    ),
+    "playground/ui/guard/sessions.py": (
+        ("    app.state_holder = Sessions()\n", "", SESSIONS),
+        (
+            "= Mailboxes(page._queue.pending_event_ids_session)",
+            "= page._queue.pending_messages_per_session",
+            SESSIONS,
+        ),
+        ("        self.config_values.clear()\n", "        pass\n", SESSIONS),
+    ),
+    "playground/serving/queue.py": (
+        ("ticket.due += _TURN_S * max(0, len(own) + 1 - _AT_ONCE)", "pass", QUEUE),
+        ("len(own) >= most or _too_large(own", "_too_large(own", QUEUE),
+        ("_too_large(own, ticket, _MAX_WAITING_BYTES // _SHARE)", "False", QUEUE),
+        ("last = _last_of_most(alike, len(own))", "last = None", QUEUE),
+        ("most <= max(_AT_ONCE, own + 1)", "most <= own + 1", QUEUE),
+        ("most <= max(_AT_ONCE, own + 1)", "most <= _AT_ONCE", QUEUE),
+        ("for t in waiting if t.owner)", "for t in waiting)", QUEUE),
+    ),
+    "playground/ui/results.py": (
+        (
+            "max(older, key=lambda key: shares[self._kept[key].owner])",
+            "older[0]",
+            "test_ui.py -k push_out",
+        ),
+        (
+            "sum(4 * len(json.dumps(tree))",
+            "sum(0 * len(json.dumps(tree))",
+            "test_ui.py -k what_they_cost",
+        ),
+    ),
+    "playground/ui/decoding.py": (
+        ("max(1, processes - 1)", "processes", READERS),
+        ("own >= self._each or every >= self._all", "every >= self._all", READERS),
+        ("next(able, None) == visitor", "True", READERS),
+    ),
+    "playground/spilled.py": (
+        ("if at_once or self.size <= LARGE:", "if True:", SPILLED),
+        ("if at_once or self.size <= LARGE:", "if self.size <= LARGE:", SPILLED),
+        ("mapping.madvise(mmap.MADV_DONTNEED)", "pass", SPILLED),
+        ("if values.nbytes <= LARGE:", "if True:", SPILLED),
     ),
 }

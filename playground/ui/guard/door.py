@@ -64,8 +64,7 @@ class Guard:
                 await refused.response()(scope, receive, headers.sending(send))
                 return
             send = headers.sending(send, is_file=served.kind is Kind.FILE)
-            # Gradio would answer another website's page with the headers that let it read.
-            passed_on = [(name, value) for name, value in scope["headers"] if name != b"origin"]
+            passed_on = headers.passed_on(scope["headers"])
             if served.kind is Kind.TOOLS:
                 passed_on = _on_behalf(passed_on, scope)
             await self._app({**scope, "headers": passed_on}, receive, send)
@@ -118,6 +117,7 @@ class Guard:
                 function = self._functions.of_page(message.get("fn_index"))
                 _check_keys(message, _JOIN_KEYS)
                 self._functions.check(function, message.get("data"))
+                self._functions.check_event(function, message.get("event_data"))
             case Kind.CALL:
                 function = self._functions.of_program(params["api_name"])
                 _check_keys(message, _CALL_KEYS)

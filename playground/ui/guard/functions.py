@@ -30,10 +30,12 @@ def _are_choices(value: object) -> bool:
     return value is None or (few and all(isinstance(one, str) for one in value))
 
 
+def _is_shown(value: object) -> bool:
+    return isinstance(value, dict | str | None)
+
+
 def _is_table(value: object) -> bool:
-    if not isinstance(value, dict):
-        return value is None or isinstance(value, str)
-    cells = value.get("values", [])
+    cells = value.get("values") if isinstance(value, dict) else None
     return isinstance(cells, list) and all(isinstance(c, str) or _is_number(c) for c in cells)
 
 
@@ -47,7 +49,7 @@ KINDS: dict[type, tuple[str, Callable[[object], bool]]] = {
     gr.Slider: ("a number", lambda v: v is None or _is_number(v)),
     gr.Number: ("a number", lambda v: v is None or _is_number(v)),
     gr.Checkbox: ("true or false", lambda v: isinstance(v, bool | None)),
-    gr.HTML: ("a table of values", _is_table),
+    gr.HTML: ("what it shows", _is_shown),
     gr.BrowserState: ("what the page keeps", lambda v: True),  # `visits` trusts none of it
     gr.State: ("nothing", lambda v: True),  # Gradio takes its own
     Api: ("any value", lambda v: True),
@@ -85,6 +87,15 @@ class Functions:
                 name = getattr(part, "label", None) or type(part).__name__
                 raise Refused(422, f"{name}: {words} is expected, {value!r:.60} came.")
 
+    def check_event(self, function: BlockFunction, event: object) -> None:
+        """Raises Refused for what no event of the function's components says, where it reads
+        that."""
+        if not function.collects_event_data:
+            return
+        selects = any(name == "select" for _, name in function.targets)
+        if not isinstance(event, dict) or (selects and not event.keys() >= {"index", "value"}):
+            raise Refused(422, "This function is told what was clicked.")
+
     def check_names(self, function: BlockFunction, given: Mapping[str, object]) -> None:
         """Of an endpoint that is given values by name. Raises Refused for names that it does not
         have, and for values that it needs."""
@@ -104,4 +115,6 @@ class Functions:
 def _kind(part: object) -> tuple[str, Callable[[object], bool]]:
     if isinstance(part, gr.Dropdown):
         return ("a list of texts", _are_choices) if part.multiselect else ("a choice", _is_choice)
+    if isinstance(part, gr.HTML) and isinstance(part.value, dict) and "values" in part.value:
+        return "a table of values", _is_table
     return KINDS[type(part)]

@@ -1,6 +1,8 @@
 """What every answer tells a browser: nothing from elsewhere, nothing framed, nothing guessed."""
 
 import os
+import re
+from collections.abc import Iterable
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import Message, Send
@@ -32,6 +34,20 @@ def framed_by() -> str:
 def _policy(rules: dict[str, str]) -> str:
     rules = rules | {"frame-ancestors": framed_by()}
     return "; ".join(f"{name} {value}".strip() for name, value in rules.items())
+
+
+# Gradio (6.31) answers a request for several ranges of a file with a fault of its own.
+_ONE_RANGE = re.compile(rb"bytes=([0-9]{1,18}-[0-9]{0,18}|-[0-9]{1,18})")
+
+
+def passed_on(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """A request's headers without the origin, which Gradio would answer with those that let another
+    website's page read, and without ranges but for a single one."""
+    return [
+        (name, value)
+        for name, value in headers
+        if name != b"origin" and (name != b"range" or _ONE_RANGE.fullmatch(value))
+    ]
 
 
 def sending(send: Send, is_file: bool = False) -> Send:

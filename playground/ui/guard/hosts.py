@@ -7,6 +7,7 @@ name cannot be made to resolve.
 
 import ipaddress
 import os
+import re
 import socket
 from collections.abc import Iterable
 from urllib.parse import urlsplit
@@ -17,6 +18,8 @@ from playground.ui.guard.refused import Refused
 
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _PORTS = {"http": 80, "https": 443}
+# A name or an address, perhaps a port, and nothing that could be read as either.
+_HOST = re.compile(r"([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", re.IGNORECASE)
 
 
 class Hosts:
@@ -39,7 +42,7 @@ class Hosts:
         forwarded = headers.get("x-forwarded-host", "").split(",")[0].strip()
         reached = [headers.get("host", ""), *([forwarded] if forwarded else [])]
         for host in reached:
-            if not self._is_own(_name(host)):
+            if not (_HOST.fullmatch(host) and self._is_own(_name(host))):
                 raise Refused(
                     403, f"Not served as {host!r:.60}; --allow-host NAME at the start allows it."
                 )

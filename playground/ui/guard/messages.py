@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -19,6 +20,8 @@ MAX_FILES = MAX_PICTURES
 MAX_PATH = 1024  # characters
 MESSAGE_S = 30.0  # from the head of a message to its end
 PAUSE_S = 30.0  # between two pieces of an upload
+UPLOAD_S = 600.0  # from its head to its end
+_MAX_BOUNDARY = 70  # characters between the parts of an upload, as RFC 2046 has it
 
 
 def check_length(scope: Scope, most: int) -> None:
@@ -57,10 +60,11 @@ async def _read(receive: Receive) -> bytes:
             return bytes(body)
 
 
-def in_time(receive: Receive, limit_s: float = PAUSE_S) -> Receive:
+def in_time(receive: Receive, limit_s: float = PAUSE_S, all_s: float = UPLOAD_S) -> Receive:
     """`receive`, which raises Starlette's HTTPException at a longer pause before the body is
-    whole: the reader is Gradio, and so the answer is made of it."""
-    whole = False
+    whole, and where it takes longer than all_s: the reader is Gradio, and so the answer is made of
+    it."""
+    whole, end = False, time.monotonic() + all_s
 
     async def received() -> Message:
         nonlocal whole
@@ -71,6 +75,8 @@ def in_time(receive: Receive, limit_s: float = PAUSE_S) -> Receive:
                 message = await receive()
         except TimeoutError as error:
             raise HTTPException(408, "The upload paused for too long.") from error
+        if time.monotonic() > end:
+            raise HTTPException(408, "The upload took too long.")
         whole = not message.get("more_body")
         return message
 
@@ -82,7 +88,10 @@ def only_files(receive: Receive, scope: Scope) -> Receive:
     Gradio (6.31) answers other fields with a fault of its own. Raises Refused for a body that says
     itself that it is none."""
     kind, options = parse_options_header(Headers(scope=scope).get("content-type"))
-    if kind != b"multipart/form-data" or not options.get(b"boundary"):
+    if (
+        kind != b"multipart/form-data"
+        or not 0 < len(options.get(b"boundary", b"")) <= _MAX_BOUNDARY
+    ):
         raise Refused(400, "An upload is expected: multipart/form-data with its boundary.")
     parts = _Parts(options[b"boundary"])
 
@@ -142,7 +151,8 @@ def parsed(body: bytes) -> dict:
     if sum(map(body.count, (b",", b"[", b"{", b":"))) > MAX_VALUES:
         raise Refused(413, f"At most {MAX_VALUES:,} values are taken.")
     try:
-        message = json.loads(body)
+        # Of bytes, `json` would guess another encoding than Gradio reads.
+        message = json.loads(body.decode())
     except RecursionError as error:
         raise Refused(400, f"At most {MAX_DEPTH} levels are taken.") from error
     except ValueError as error:
