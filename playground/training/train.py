@@ -13,6 +13,7 @@ import signal
 import time
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -161,7 +162,10 @@ class Trainer:
 @functools.cache
 def _compiled_step():
     return jax.jit(
-        Trainer._step, static_argnums=(0, 3, 4), donate_argnums=1, compiler_options=options()
+        Trainer._step,
+        static_argnums=(0, 3, 4),
+        donate_argnums=1,
+        compiler_options=options(jax.devices()[0]),
     )
 
 
@@ -182,7 +186,7 @@ def restore(manager: ocp.CheckpointManager, like: dict, step: int | None = None)
     """A training state as `like`. Raises ValueError if it is of another model or recipe."""
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     step = manager.latest_step() if step is None else step
-    return manager.restore(step, args=ocp.args.StandardRestore(abstract))
+    return dict(manager.restore(step, args=ocp.args.StandardRestore(abstract)))
 
 
 def warm_start(state: dict, folder: Path, fast: Path | None = None) -> dict:
@@ -199,7 +203,9 @@ def warm_start(state: dict, folder: Path, fast: Path | None = None) -> dict:
         table = model.gemma.embedding[...]
         rows = table[after - batches.nearest_tokens(new, old)]
         model.gemma.embedding[...] = table.at[after - np.arange(new.vocab_size)].set(rows)
-    learned = {("policy", *path): value for path, value in nnx.to_flat_state(nnx.state(model))}
+    learned: dict[tuple, Any] = {
+        ("policy", *path): value for path, value in nnx.to_flat_state(nnx.state(model))
+    }
     flat = nnx.to_flat_state(state["params"])
     if unlike := [path for path, x in flat if path in learned and learned[path].shape != x.shape]:
         names = ", ".join(".".join(map(str, path)) for path in unlike[:3])
