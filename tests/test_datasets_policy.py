@@ -6,8 +6,10 @@ import functools
 import http.server
 import io
 import json
+import os
 import shutil
 import threading
+import time
 import urllib.parse
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from models.chunking import prefix_weights
 from playground.analysis import norm_check
 from playground.checkpoints.load import open_policy
 from playground.datasets import evaluate as command
-from playground.datasets import open_loop, record, source
+from playground.datasets import open_loop, record, room, source
 from playground.datasets.lerobot import BUNDLED, Dataset, open_dataset
 from playground.datasets.matching import Choice, match, read_choice, unit_doubts
 from playground.datasets.open_loop import Asking
@@ -381,6 +383,34 @@ def hub(goldens, tmp_path, monkeypatch):
         thread.join()
 
 
+def test_what_strangers_choose_takes_no_more_of_the_disk_than_it_may(tmp_path, monkeypatch):
+    """The datasets that were read longest ago go, whole; none that may be open."""
+    monkeypatch.setattr(room, "MOST", 350)
+    now, ages = time.time(), {"a/oldest": 9000, "a/old": 8000, "a/open": 60, "a/mine": 9999}
+    homes = {name: tmp_path / f"datasets--{name.replace('/', '--')}" for name in ages}
+    for name, home in homes.items():
+        (home / "blobs").mkdir(parents=True)
+        (home / "blobs" / "0").write_bytes(bytes(100))
+        (home / "snapshots").mkdir()
+        (home / "snapshots" / "link").symlink_to(home / "blobs" / "0")
+        os.utime(home, (now - ages[name],) * 2)
+
+    def left():
+        return {name for name, home in homes.items() if home.exists()}
+
+    room.make(tmp_path, "a/mine", 0)
+    assert left() == {"a/old", "a/open", "a/mine"}  # 400 bytes were there
+    room.make(tmp_path, "a/mine", 150)
+    assert left() == {"a/open", "a/mine"}
+    with pytest.raises(ValueError, match="all of that is in use"):
+        room.make(tmp_path, "a/mine", 200)
+    assert left() == {"a/open", "a/mine"}
+    os.utime(homes["a/open"], (now - 9000,) * 2)
+    room.use(tmp_path, "a/open")
+    with pytest.raises(ValueError, match="all of that is in use"):
+        room.make(tmp_path, "a/mine", 200)
+
+
 def test_of_a_dataset_of_the_hub_only_what_an_episode_needs_is_fetched(hub, goldens, monkeypatch):
     address, asked = hub
     dataset = Dataset(Hub("me/mine", endpoint=address))
@@ -395,6 +425,11 @@ def test_of_a_dataset_of_the_hub_only_what_an_episode_needs_is_fetched(hub, gold
     assert len([name for name in fetched if name.startswith("meta/episodes/")]) < 5
     named_by_a_stranger = Hub("me/mine", endpoint=address, public=True)
     assert Dataset(named_by_a_stranger).episode(2).length == 24
+    assert list(room.folder().glob("datasets--me--mine/snapshots/*/data"))
+    with monkeypatch.context() as full:
+        full.setattr(room, "MOST", 10)
+        with pytest.raises(ValueError, match="all of that is in use: try again in half an hour"):
+            named_by_a_stranger.path("meta/stats.json")
     monkeypatch.setattr(source, "MAX_PUBLIC_FILE", 10)
     with pytest.raises(
         ValueError, match=r"meta/stats.json of me/mine has 0 MB; a page that others"

@@ -241,7 +241,13 @@ def test_what_names_leave_open_is_asked_once_and_kept(goldens, setup, recordings
     choice = Choice(cameras={})
     found = reading.fit(setup, unnamed, opened.episode(0), choice, False)
     assert not found.matches
-    assert any("base_0_rgb" in reason for reason in found.reasons)
+    # Once for both, and where to choose stands in it.
+    (reason,) = found.reasons
+    both = " and ".join(info.title for info in setup.infos.values())
+    assert reason.startswith(f"It does not fit {both}: A picture is needed in base_0_rgb (table)")
+    assert reason.endswith(
+        "under “How the dataset is read” on the page, or in the file of --match."
+    )
     with pytest.raises(ValueError, match="no policy here fits"):
         found.check()
     cameras = ["observation.images.left", "", "gone"]

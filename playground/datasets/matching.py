@@ -24,6 +24,8 @@ from playground.trace import Dimension, RawObservation, Slot
 _STATE_COLUMNS = ("observation.state", "state", "observation/state")
 _ACTION_COLUMNS = ("action", "actions")
 # No joint of these robots turns further than once around; degrees soon go beyond.
+# Where a person says what names leave open: on the page, and to the command.
+WHERE = "under “How the dataset is read” on the page, or in the file of --match"
 _MOST_RADIANS = 2 * np.pi
 _SAME_RATE = 0.02
 
@@ -96,6 +98,14 @@ class Match:
         )
 
 
+class Misfit(ValueError):
+    """Why a dataset cannot be a robot's. title: of the policy; reasons: whole sentences."""
+
+    def __init__(self, title: str, reasons: Sequence[str]):
+        super().__init__(f"this dataset does not fit {title}: {' '.join(reasons)}")
+        self.title, self.reasons = title, tuple(reasons)
+
+
 class Described(Protocol):
     """What of a policy is needed here; it needs no weights."""
 
@@ -107,7 +117,7 @@ class Described(Protocol):
 
 
 def match(info: Info, policy: Described, robot: Robot, choice: Choice | None = None) -> Match:
-    """Raises ValueError with every reason why the dataset cannot be this robot's: dimensions that
+    """Raises Misfit with every reason why the dataset cannot be this robot's: dimensions that
     are not its, a camera that the policy needs and nobody named. Doubts do not raise."""
     choice = choice or Choice(cameras={})
     notes: list[str] = []
@@ -126,7 +136,7 @@ def match(info: Info, policy: Described, robot: Robot, choice: Choice | None = N
             failures.append(str(error))
     cameras = _cameras(info, policy, choice.cameras, notes, failures)
     if failures:
-        raise ValueError(f"this dataset does not fit {policy.title}: " + " ".join(failures))
+        raise Misfit(policy.title, failures)
     if abs(info.fps / robot.control_hz - 1) > _SAME_RATE:
         doubts.append(
             f"It has {info.fps:g} frames a second, {policy.title} plans {robot.control_hz:g} steps "
@@ -169,7 +179,7 @@ def unit_doubts(values: np.ndarray, dimensions: Sequence[Dimension], what: str) 
         return (
             f"{what} {first} goes to {largest[beyond[0]]:.4g}, and an angle in radians stays "
             f"within {_MOST_RADIANS:.3g}: these look like degrees (if they are, say "
-            '"degrees": true in a match file).',
+            f"so {WHERE}).",
         )
     if angles and largest[angles].max() < 0.2 and np.ptp(values[:, angles], axis=0).max() > 1e-4:
         return (
@@ -198,8 +208,7 @@ def _feature(info: Info, what: str, chosen: str | None, usual: Sequence[str]) ->
     found = chosen or next((name for name in usual if name in vectors), None)
     if found is None:
         raise ValueError(
-            f'Which feature is the {what}? Say "{what}" in a match file, one of '
-            f"{', '.join(vectors)}."
+            f"Which feature is the {what}? Choose one of {', '.join(vectors)} {WHERE}."
         )
     return found
 
@@ -271,9 +280,8 @@ def _cameras(
             continue
         if slot.required:
             failures.append(
-                f"{policy.title} needs a picture in {slot.name} ({slot.camera}), and no camera is "
-                f'called so; there are {_listed(info)}. Say which: "cameras": '
-                f'{{"{slot.name}": ...}} in a match file.'
+                f"A picture is needed in {slot.name} ({slot.camera}), and no camera is called so; "
+                f"there are {_listed(info)}. Choose one {WHERE}."
             )
         else:
             notes.append(f"No camera fills {slot.name} ({slot.camera}): it is {slot.when_missing}.")

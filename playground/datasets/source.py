@@ -15,6 +15,8 @@ from huggingface_hub import (
 )
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError
 
+from playground.datasets import room
+
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 # Of a dataset that a stranger chooses. LeRobot itself begins another file at 100 MB of rows and at
@@ -101,6 +103,7 @@ class Hub:
             raise ValueError(f"{repository!r} is no dataset of the Hub: expected owner/name")
         self.title, self.revision, self._endpoint = repository, revision or "", endpoint
         self._public, self._token = public, False if public else None
+        self._cache = room.folder() if public else None
         self._api = HfApi(endpoint=endpoint, token=self._token)
         # What lies in the cache under a commit may be private: for strangers the Hub is asked.
         if revision is not None and _COMMIT.fullmatch(revision) and not public:
@@ -123,19 +126,22 @@ class Hub:
         name = inside(name)
         where = {"repo_type": "dataset", "revision": self.revision, "endpoint": self._endpoint}
         try:
-            if self._public:
-                self._check_size(name, where)
-            found = hf_hub_download(self.title, name, token=self._token, **where)
+            if self._cache is not None:
+                room.use(self._cache, self.title)
+                self._check_size(name, where, self._cache)
+            found = hf_hub_download(
+                self.title, name, token=self._token, cache_dir=self._cache, **where
+            )
         except EntryNotFoundError as error:
             raise ValueError(f"{name} is not there (in {self.title} of the Hub)") from error
         except (HfHubHTTPError, OSError) as error:
             raise ValueError(f"cannot get {name} of {self.title} from the Hub: {error}") from error
         return Path(found)
 
-    def _check_size(self, name: str, where: dict[str, str | None]) -> None:
-        """Asks the Hub, for its files only: one that is here already costs nothing more."""
-        if isinstance(try_to_load_from_cache(self.title, name, repo_type="dataset",
-                                             revision=self.revision), str):  # fmt: skip
+    def _check_size(self, name: str, where: dict[str, str | None], cache: Path) -> None:
+        """Asks the Hub how large a file is that is not here yet, and makes room for it."""
+        kept = {"cache_dir": cache, "repo_type": "dataset", "revision": self.revision}
+        if isinstance(try_to_load_from_cache(self.title, name, **kept), str):
             return
         url = hf_hub_url(self.title, name, **where)
         size = get_hf_file_metadata(url, token=self._token, endpoint=self._endpoint).size or 0
@@ -144,6 +150,7 @@ class Hub:
                 f"{name} of {self.title} has {size >> 20} MB; a page that others than its owner "
                 f"can reach takes files of at most {MAX_PUBLIC_FILE >> 20} MB"
             )
+        room.make(cache, self.title, size)
 
     def listing(self, folder: str) -> list[str]:
         try:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from playground.datasets.info import Info
 from playground.datasets.lerobot import Episode
-from playground.datasets.matching import Choice, Match, checked, of_policy
+from playground.datasets.matching import Choice, Match, Misfit, checked, of_policy
 from playground.ui import errors
 from playground.ui.setup import Setup
 
@@ -105,17 +105,25 @@ def choice_of(setup: Setup, info: Info, values: Sequence) -> tuple[Choice, bool]
 def fit(setup: Setup, info: Info, episode: Episode, choice: Choice, anyway: bool) -> Fit:
     """Of every loaded policy of the robot."""
     matches: dict[str, Match] = {}
-    reasons: list[str] = []
+    reasons: dict[str, list[str]] = {}
     for name, policy in setup.infos.items():
         own = of_policy(choice, policy)
         try:
             matches[name] = checked(info, policy, setup.robots[name], own, episode)
+        except Misfit as misfit:
+            for reason in misfit.reasons:
+                reasons.setdefault(reason, []).append(policy.title)
         except ValueError as error:
-            reasons.append(f"{str(error)[:1].upper()}{str(error)[1:]}")
+            reasons.setdefault(f"{error}.", []).append(policy.title)
     found = matches.values()
     notes = tuple(dict.fromkeys(note for match in found for note in match.notes))
     doubts = tuple(dict.fromkeys(doubt for match in found for doubt in match.doubts))
-    return Fit(matches, tuple(dict.fromkeys(reasons)), notes, doubts, anyway)
+    return Fit(matches, _said_once(reasons), notes, doubts, anyway)
+
+
+def _said_once(reasons: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Each reason with the policies that it keeps out: theirs are mostly the same."""
+    return tuple(f"It does not fit {' and '.join(who)}: {why}" for why, who in reasons.items())
 
 
 def shown(setup: Setup, info: Info, choice: Choice, found: Fit, reading: Reading) -> dict:

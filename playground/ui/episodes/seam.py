@@ -40,9 +40,7 @@ def build() -> Part:
     gr.HTML("<h2>Where chunks meet</h2>", elem_classes="section", apply_default_css=False)
     gr.HTML(f"<p class='fine'>{_INTRODUCTION}</p>", apply_default_css=False)
     with gr.Row(elem_classes="tools"):
-        since = gr.Slider(
-            1, 49, 25, step=1, label="Steps from one question to the next", elem_id="since"
-        )
+        since = gr.Slider(1, 49, 25, step=1, label="Steps between questions", elem_id="since")
         delay = gr.Slider(0, 25, 5, step=1, label="Steps that an answer takes", elem_id="delay")
     with gr.Row(elem_classes="buttons"):
         start = gr.Button(

@@ -25,8 +25,8 @@ from playground.views import episode as view
 
 _OWN = appearance.PRIVATE
 _INTRODUCTION = (
-    "Recorded demonstrations of LeRobot's formats: what do the policies predict at each frame, and "
-    "what was done? Open loop: a small error is not success."
+    "Demonstrations in LeRobot's formats: what would the policies do at each frame, and what was "
+    "done? Open loop: a small error is not success."
 )
 _NAME = "A dataset of the Hub (owner/name)"
 _NAME_OR_FOLDER = "A dataset of the Hub (owner/name), or a folder of this machine"
@@ -76,7 +76,7 @@ def build(cameras: int, public: bool) -> Section:
         with gr.Row(elem_classes="tools"):
             episode = gr.Slider(0, 1, 0, step=1, label="Episode", elem_id="episode")
             prompt = gr.Textbox(
-                label="What if I had said (empty: the recorded task)", max_lines=2,
+                label="What if I had said", placeholder="the recorded task", max_lines=2,
                 max_length=MAX_PROMPT, elem_id="episode-prompt",
             )  # fmt: skip
         shown = gr.HTML(view.at(0), episode=None, answer=None, **view.COMPONENT, elem_id="recorded")

@@ -50,6 +50,7 @@ class Recording {
     this.panels = new Panels({ dims, horizon: Math.max(horizon, 2), hz: this.episode.fps, layers, wide, cursor: 0, oncursor: () => this.read() });
     for (const panel of this.panels.panels)
       policies.forEach(({ policy }, i) => (panel.layers[`chunk chunk-${i}`].dataset.family = policy.family));
+    this.panels.below("predicted less recorded, at chunk step");
     this.plots.replaceChildren(this.panels.grid, this.panels.reader);
     const entries = [make("li", {}, line("recorded-line"), "recorded")];
     for (const { policy } of policies)
@@ -141,7 +142,6 @@ class Recording {
         return `${off < 0 ? "" : "+"}${number(off, span)}`;
       });
       panel.value.textContent = apart.join("  ");
-      panel.value.title = "predicted less recorded at the cursor";
     });
   }
 

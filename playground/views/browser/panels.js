@@ -125,6 +125,12 @@ class Panels {
     return panel;
   }
 
+  /** Values stand below their plots, where several do not cover the curves; says what they are. */
+  below(what) {
+    this.reader.firstChild.textContent = what;
+    for (const panel of this.panels) panel.node.append(panel.value);
+  }
+
   bar(panel, count) {
     const svg = shape("svg", {
       class: "bars",

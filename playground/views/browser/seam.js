@@ -28,12 +28,12 @@ begin("The old chunk, the new one without and with real-time chunking, and the j
     paths["seam-moment"].setAttribute("d", `M${since} 0V100`);
     paths["seam-moment now"].setAttribute("d", `M${seam} 0V100`);
   });
+  panels.below("old, new at once, new by real-time chunking, at step");
   function read() {
     kept.cursor = panels.cursor;
     order.forEach((d, i) => {
       const at = (name) => number(lines[name][panels.cursor * width + d], all[d][1] - all[d][0]);
-      panels.panels[i].value.textContent = panels.cursor < since ? at("old") : `${at("old")} ${at("plain")} ${at("guided")}`;
-      panels.panels[i].value.title = "old, new at once, new by real-time chunking, at the cursor";
+      panels.panels[i].value.textContent = panels.cursor < since ? at("old") : `${at("old")}  ${at("plain")}  ${at("guided")}`;
     });
   }
   read();
