@@ -49,7 +49,7 @@ TINY = {
     ),
     "pi0_fast": dataclasses.replace(PI0_FAST_TABLETOP, vision=TINY_VISION, language=TINY_EXPERT),
 }
-RECIPE = train.Recipe(steps=8, sight=2, images=3, prompts=2, draws=2, warmup=2)
+SCHEDULE = train.Schedule(steps=8, sight=2, images=3, prompts=2, draws=2, warmup=2)
 
 
 @pytest.fixture(scope="module")
@@ -395,10 +395,10 @@ def test_text_stands_at_the_same_places_without_the_black_cameras(looks, stats, 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_a_few_steps_on_one_batch_lower_every_part_of_the_loss(name, looks, stats, fast_folder):
-    recipe = dataclasses.replace(RECIPE, steps=60, warmup=5, peak=5e-3)
+    schedule = dataclasses.replace(SCHEDULE, steps=60, warmup=5, peak=5e-3)
     batch = batcher(looks, stats, name, fast_folder).batch(0, 3, 2)
     graph, params = nnx.split(losses.Trainee(TINY[name], rngs=nnx.Rngs(0)))
-    trainer = train.Trainer(recipe, graph, train.optimiser(recipe))
+    trainer = train.Trainer(schedule, graph, train.optimiser(schedule))
     state = jax.tree.map(jnp.copy, trainer.begin(params))
     seen = []
     for _ in range(40):
@@ -418,7 +418,7 @@ def test_what_another_policy_learned_is_taken_over(tmp_path, monkeypatch):
     pi0 = losses.Trainee(TINY["pi0"], rngs=nnx.Rngs(1)).policy
     save_bundled(tmp_path, TINY["pi0"], pi0, {}, storage="float32")
     graph, params = nnx.split(train.trainee_of("pi0_fast", 0))
-    begun = train.Trainer(RECIPE, graph, train.optimiser(RECIPE)).begin(params)
+    begun = train.Trainer(SCHEDULE, graph, train.optimiser(SCHEDULE)).begin(params)
     after = nnx.merge(graph, train.warm_start(begun, tmp_path)["params"])
     picture = jnp.linspace(-1, 1, 112 * 112 * 3).reshape(1, 112, 112, 3)
     np.testing.assert_array_equal(
@@ -446,7 +446,7 @@ def test_finer_tokens_begin_as_the_coarser_ones_of_nearly_the_same_coefficients(
     new = tokenizers.fit_action_tokenizer(chunks, vocab_size=400, scale=old.scale * 1.4)
     new.save(tmp_path / "new")
     graph, params = nnx.split(train.trainee_of("pi0_fast", 0))
-    begun = train.Trainer(RECIPE, graph, train.optimiser(RECIPE)).begin(params)
+    begun = train.Trainer(SCHEDULE, graph, train.optimiser(SCHEDULE)).begin(params)
 
     def table(fast):
         after = nnx.merge(graph, train.warm_start(begun, tmp_path, fast)["params"])
@@ -477,17 +477,17 @@ def write_shard(looks, folder):
 
 
 def weights_of(run):
-    graph, params = nnx.split(train.trainee_of("pi0", RECIPE.seed))
-    like = train.Trainer(RECIPE, graph, train.optimiser(RECIPE)).begin(params)
+    graph, params = nnx.split(train.trainee_of("pi0", SCHEDULE.seed))
+    like = train.Trainer(SCHEDULE, graph, train.optimiser(SCHEDULE)).begin(params)
     state = train.restore(train.checkpoints(run), like)
-    assert int(state["step"]) == RECIPE.steps
+    assert int(state["step"]) == SCHEDULE.steps
     return np.concatenate([np.ravel(x) for x in jax.tree.leaves(state["ema"])])
 
 
 @pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_weights_and_is_exported(looks, tmp_path, tiny):
     data = write_shard(looks, tmp_path / "data")
-    train.train("pi0", RECIPE, tmp_path / "whole", data, None)
+    train.train("pi0", SCHEDULE, tmp_path / "whole", data, None)
     # The schedule stays eight steps long; only the work stops after five.
     graph_run = tmp_path / "halves"
 
@@ -501,9 +501,9 @@ def test_a_stopped_run_goes_on_to_the_same_weights_and_is_exported(looks, tmp_pa
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "Event", Stop)
-        train.train("pi0", RECIPE, graph_run, data, None)
+        train.train("pi0", SCHEDULE, graph_run, data, None)
     assert train.checkpoints(graph_run).latest_step() == 5
-    train.train("pi0", RECIPE, graph_run, data, None)
+    train.train("pi0", SCHEDULE, graph_run, data, None)
     np.testing.assert_allclose(weights_of(graph_run), weights_of(tmp_path / "whole"), atol=1e-6)
 
     (graph_run / "log.csv").write_text("step,looks,seconds_a_step,loss\n8,30,0.1,1.5\n")
@@ -513,9 +513,9 @@ def test_a_stopped_run_goes_on_to_the_same_weights_and_is_exported(looks, tmp_pa
     names = set(load_file(folder / "model.safetensors"))
     assert names
     assert not any("grounding" in name for name in names)
-    recipe = json.loads((folder / "training.json").read_text())
-    assert recipe["steps"] == RECIPE.steps
-    assert recipe["looks"] == 30
+    schedule = json.loads((folder / "training.json").read_text())
+    assert schedule["steps"] == SCHEDULE.steps
+    assert schedule["looks"] == 30
 
     asker = Asker(folder, rows=2)
     table = Table(random_scene(1))

@@ -23,8 +23,8 @@ from playground.training.batches import method_of
 from playground.training.demonstrations import requests_of
 from playground.training.train import (
     CONFIGS,
-    RECIPES,
     RUNS,
+    SCHEDULES,
     Trainer,
     checkpoints,
     is_fast,
@@ -56,7 +56,7 @@ its answer shows how such a model works, not what it can do.
 - Input: {input}; 14 joint values in
   ALOHA's order; a prompt. Output: 50 steps of 14 joint targets at 50 Hz.{constrained}
 - Trained: {steps:,} steps on {looks:,} looks ({requests} requests each), on
-  {device}. The curves are in `curves.png`, the numbers in `log.csv`, the recipe in
+  {device}. The curves are in `curves.png`, the numbers in `log.csv`, the schedule in
   `training.json`.{note}
 - Measured on scenes and wordings that training never saw: `evaluation.json`, where present, by
   `python -m playground.training.evaluate assets/{name}`.
@@ -85,13 +85,13 @@ _CONSTRAINED = """
 
 def export(name: str, folder: Path, run: Path, weights: str = "average", note: str = "") -> None:
     """Writes the folder. `note`: what the card should tell of how the weights came about beyond
-    the recipe. Raises ValueError without a checkpoint, or if a file grows too large."""
+    the schedule. Raises ValueError without a checkpoint, or if a file grows too large."""
     manager = checkpoints(run)
     if manager.latest_step() is None:
         raise ValueError(f"no checkpoint in {run}: run python -m playground.training.train {name}")
-    recipe, config, table = RECIPES[name], CONFIGS[name], table_of(name)
-    graph, params = nnx.split(trainee_of(name, recipe.seed))
-    state = restore(manager, Trainer(recipe, graph, optimiser(recipe)).begin(params))
+    schedule, config, table = SCHEDULES[name], CONFIGS[name], table_of(name)
+    graph, params = nnx.split(trainee_of(name, schedule.seed))
+    state = restore(manager, Trainer(schedule, graph, optimiser(schedule)).begin(params))
     policy = nnx.merge(graph, state["ema" if weights == "average" else "params"]).policy
     metadata: dict[str, object] = {
         "robot": TABLETOP.name,
@@ -119,7 +119,7 @@ def export(name: str, folder: Path, run: Path, weights: str = "average", note: s
         "steps": steps,
         "looks": int(rows[-1]["looks"]),
         "weights": weights,
-        "recipe": _recipe(run),
+        "schedule": _schedule(run),
     }
     (folder / "training.json").write_text(json.dumps(training, indent=1) + "\n")
     count = sum(leaf.size for _, leaf in nnx.to_flat_state(nnx.state(policy, nnx.Param)))
@@ -155,14 +155,14 @@ def _card(name: str, title: str, parameters: int, training: dict, note: str) -> 
         constrained=_CONSTRAINED if fast else "",
         steps=training["steps"],
         looks=training["looks"],
-        device=training["recipe"].get("device", "CPU"),
+        device=training["schedule"].get("device", "CPU"),
         table=table.name,
         credit="" if table.own_arms else _CREDIT,
     )
 
 
-def _recipe(run: Path) -> dict:
-    return json.loads((run / "recipe.json").read_text())
+def _schedule(run: Path) -> dict:
+    return json.loads((run / "schedule.json").read_text())
 
 
 def settings() -> argparse.ArgumentParser:

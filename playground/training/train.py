@@ -67,7 +67,7 @@ CONFIGS = {
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Recipe:
+class Schedule:
     """How a policy is trained. steps: length of the cosine schedule; sight: how many of them, at
     first, train sight alone; images x prompts rows a step; draws: of noise and time a row (pi0);
     eased: the share of the steps, at first, that are made easier for pi0-FAST (`losses.loss`)."""
@@ -87,9 +87,9 @@ class Recipe:
     seed: int = 0
 
 
-_FLOW = Recipe(steps=8_200, sight=800, images=16, prompts=2, draws=2)
-_FAST = Recipe(steps=12_000, sight=0, eased=0.8, images=8, prompts=2, draws=1, peak=1e-3)
-RECIPES = {
+_FLOW = Schedule(steps=8_200, sight=800, images=16, prompts=2, draws=2)
+_FAST = Schedule(steps=12_000, sight=0, eased=0.8, images=8, prompts=2, draws=1, peak=1e-3)
+SCHEDULES = {
     "pi0": _FLOW,
     "pi0_fast": _FAST,
     "pi0_second": dataclasses.replace(_FLOW, steps=10_000, sight=1_600),
@@ -103,15 +103,15 @@ def table_of(name: str) -> TableSpec:
     return SECOND if name.endswith("_second") else FIRST
 
 
-def optimiser(recipe: Recipe) -> optax.GradientTransformation:
+def optimiser(schedule: Schedule) -> optax.GradientTransformation:
     """AdamW under a cosine schedule with warm-up, gradients clipped by their global norm."""
-    warmup = min(recipe.warmup, recipe.steps // 2)
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, recipe.peak, warmup, recipe.steps, recipe.peak * recipe.final
+    warmup = min(schedule.warmup, schedule.steps // 2)
+    rate = optax.warmup_cosine_decay_schedule(
+        0.0, schedule.peak, warmup, schedule.steps, schedule.peak * schedule.final
     )
     return optax.chain(
-        optax.clip_by_global_norm(recipe.clip),
-        optax.adamw(schedule, b2=0.99, weight_decay=recipe.decay),
+        optax.clip_by_global_norm(schedule.clip),
+        optax.adamw(rate, b2=0.99, weight_decay=schedule.decay),
     )
 
 
@@ -120,7 +120,7 @@ class Trainer:
     """The compiled step of a policy: graph and optimiser are fixed, `state` goes in and out. A
     state is a dict of step, params, ema (of the params) and optimiser."""
 
-    recipe: Recipe
+    schedule: Schedule
     graph: nnx.GraphDef
     tx: optax.GradientTransformation
 
@@ -140,19 +140,19 @@ class Trainer:
         return _compiled_step()(self, state, batch, sight, eased)
 
     def _step(self, state: dict, batch: batches.Batch, sight: bool, eased: bool):
-        key = jax.random.fold_in(jax.random.key(self.recipe.seed), state["step"])
+        key = jax.random.fold_in(jax.random.key(self.schedule.seed), state["step"])
 
         def total(params):
             trainee = nnx.merge(self.graph, params)
             if sight:
                 return losses.sight_loss(trainee, batch)
-            return losses.loss(trainee, batch, key, self.recipe.draws, eased)
+            return losses.loss(trainee, batch, key, self.schedule.draws, eased)
 
         (value, figures), gradients = jax.value_and_grad(total, has_aux=True)(state["params"])
         updates, optimiser = self.tx.update(gradients, state["optimiser"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         # Early on the average is over what there is: no memory of the random start.
-        keep = jnp.minimum(self.recipe.ema, (1.0 + state["step"]) / (10.0 + state["step"]))
+        keep = jnp.minimum(self.schedule.ema, (1.0 + state["step"]) / (10.0 + state["step"]))
         ema = jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, state["ema"], params)
         figures = {"loss": value, **figures, "gradient": optax.tree.norm(gradients)}
         state = {"step": state["step"] + 1, "params": params, "ema": ema, "optimiser": optimiser}
@@ -183,7 +183,7 @@ def checkpoints(folder: Path) -> ocp.CheckpointManager:
 
 
 def restore(manager: ocp.CheckpointManager, like: dict, step: int | None = None) -> dict:
-    """A training state as `like`. Raises ValueError if it is of another model or recipe."""
+    """A training state as `like`. Raises ValueError if it is of another model or schedule."""
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     step = manager.latest_step() if step is None else step
     return dict(manager.restore(step, args=ocp.args.StandardRestore(abstract)))
@@ -227,16 +227,16 @@ def prepare(name: str, looks: demonstrations.Looks, folder: Path) -> dict:
     return read_norm_stats(path)
 
 
-def train(name: str, recipe: Recipe, folder: Path, data: Path, start_from: Path | None) -> None:
-    """Trains until the recipe's last step; prints and logs every 50 steps, saves every few
+def train(name: str, schedule: Schedule, folder: Path, data: Path, start_from: Path | None) -> None:
+    """Trains until the schedule's last step; prints and logs every 50 steps, saves every few
     minutes."""
     looks = demonstrations.load(data)
     stats = prepare(name, looks, folder)
     batcher = batches.Batcher(
-        looks, table_of(name), CONFIGS[name], stats, folder / "fast", recipe.seed
+        looks, table_of(name), CONFIGS[name], stats, folder / "fast", schedule.seed
     )
-    graph, params = nnx.split(trainee_of(name, recipe.seed))
-    trainer = Trainer(recipe, graph, optimiser(recipe))
+    graph, params = nnx.split(trainee_of(name, schedule.seed))
+    trainer = Trainer(schedule, graph, optimiser(schedule))
     state, manager = trainer.begin(params), checkpoints(folder)
     if manager.latest_step() is not None:
         state = restore(manager, state)
@@ -248,25 +248,25 @@ def train(name: str, recipe: Recipe, folder: Path, data: Path, start_from: Path 
     first = int(state["step"])
     print(f"{name}: {count:,} parameters, {len(looks):,} looks, from step {first}", flush=True)
     device = {"device": jax.devices()[0].device_kind}
-    (folder / "recipe.json").write_text(
-        json.dumps(dataclasses.asdict(recipe) | device, indent=1) + "\n"
+    (folder / "schedule.json").write_text(
+        json.dumps(dataclasses.asdict(schedule) | device, indent=1) + "\n"
     )
 
     # A polite stop (SIGTERM) saves first.
     stopped = Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     begun, saved, recent = time.monotonic(), time.monotonic(), []
-    for step in range(first, recipe.steps):
-        batch = batcher.batch(step, recipe.images, recipe.prompts)
-        stage = step < recipe.sight, step < recipe.eased * recipe.steps
+    for step in range(first, schedule.steps):
+        batch = batcher.batch(step, schedule.images, schedule.prompts)
+        stage = step < schedule.sight, step < schedule.eased * schedule.steps
         state, figures = trainer.step(state, batch, *stage)
         recent.append(figures)
-        if (step + 1) % 50 == 0 or step + 1 == recipe.steps:
+        if (step + 1) % 50 == 0 or step + 1 == schedule.steps:
             jax.block_until_ready(recent)  # steps are dispatched ahead of the device
             seconds = (time.monotonic() - begun) / len(recent)
             log_row(folder, step + 1, seconds, recent, len(looks))
             recent, begun = [], time.monotonic()
-        if time.monotonic() - saved > 240 or step + 1 == recipe.steps or stopped.is_set():
+        if time.monotonic() - saved > 240 or step + 1 == schedule.steps or stopped.is_set():
             manager.save(step + 1, args=ocp.args.StandardSave(state))
             manager.wait_until_finished()
             saved = time.monotonic()
@@ -296,10 +296,10 @@ def log_row(folder: Path, step: int, seconds: float, recent: list[dict], looks: 
         writer.writerow(row)
 
 
-def asked_for(recipe: Recipe, changes: dict) -> Recipe:
-    """The recipe with a person's changes; a shorter schedule trains sight alone for its share."""
-    changed = dataclasses.replace(recipe, **changes)
-    return dataclasses.replace(changed, sight=recipe.sight * changed.steps // recipe.steps)
+def asked_for(schedule: Schedule, changes: dict) -> Schedule:
+    """The schedule with a person's changes; a shorter schedule trains sight alone for its share."""
+    changed = dataclasses.replace(schedule, **changes)
+    return dataclasses.replace(changed, sight=schedule.sight * changed.steps // schedule.steps)
 
 
 def settings() -> argparse.ArgumentParser:
@@ -323,9 +323,9 @@ def main() -> None:
     args = settings().parse_args()
     jax.config.update("jax_compilation_cache_dir", str(RUNS.resolve() / "compiled"))
     asked = {key: getattr(args, key) for key in ("steps", "peak", "images", "prompts")}
-    recipe = asked_for(RECIPES[args.policy], {key: n for key, n in asked.items() if n})
+    schedule = asked_for(SCHEDULES[args.policy], {key: n for key, n in asked.items() if n})
     data = args.demonstrations or demonstrations.folder_of(table_of(args.policy))
-    train(args.policy, recipe, args.run or RUNS / args.policy, data, args.start_from)
+    train(args.policy, schedule, args.run or RUNS / args.policy, data, args.start_from)
 
 
 if __name__ == "__main__":
