@@ -4,6 +4,7 @@
     inputs/SHA256.png       each picture as it was given, named by its digest
     traces/POLICY-BADGE.npz everything measured (`playground.trace.load`)
     figures.html            the page's figures, in one file that needs nothing else
+    causes.json             what the tab Causes measured on it, where it did
 
 The ZIP holds all of these; the recipe alone is also a JSON file of its own, and lies in every
 picture that the page saves, as a text chunk of the PNG.

@@ -7,7 +7,14 @@ import types
 import numpy as np
 import pytest
 
-from playground.analysis.causal import CausalTrace, PatchGroup, headline, shares, top_layer
+from playground.analysis.causal import (
+    CausalTrace,
+    Occlusion,
+    PatchGroup,
+    headline,
+    shares,
+    top_layer,
+)
 from playground.robots.builtin import TABLETOP
 from playground.ui import causes
 from playground.views import causes as view
@@ -55,17 +62,25 @@ REPORT = CausalTrace(
 
 def test_the_headline_says_what_was_measured():
     assert headline(REPORT) == (
-        "The change acts through the picture: 90 %, one patch alone 70 %; "
-        "changed words 2 %; shared text 4 %."
+        "“red” for “blue” acts through the picture: 90 %, most of it in one patch; "
+        "shared text 4 %; changed words 2 %."
     )
-    assert len(headline(REPORT).split()) <= 25
+    assert headline(REPORT, "the red cube") == (
+        "“red” for “blue” acts through the picture: 90 %, most of it in the patch of the red cube; "
+        "shared text 4 %."
+    )
+    weak = dataclasses.replace(REPORT, patches={"base_0_rgb": ((0.0, 0.2), (0.1, 0.0))})
+    assert "90 %, at most 20 % in the patch of the red cube;" in headline(weak, "the red cube")
+    assert "90 %, at most 20 % in any patch;" in headline(weak)
+    for thing in ("", "the red cube", "the red cube and the blue cube"):
+        assert len(headline(REPORT, thing).split()) <= 25
     assert shares(REPORT) == pytest.approx(
         {"picture": 0.9, "changed words": 0.02, "shared text": 0.04}
     )
     assert top_layer(REPORT, lambda group: group.kind == "image") == 2
     direct = dataclasses.replace(REPORT, recovered=(REPORT.recovered[1], *REPORT.recovered[1:2],
                                  (1.0, 0.0, 1.0), *REPORT.recovered[3:]))  # fmt: skip
-    assert headline(direct).startswith("The changed words are read directly: 100 %")
+    assert headline(direct).startswith("“red” for “blue” is read directly: 100 %")
     alike = dataclasses.replace(REPORT, distinguished=False)
     assert "does not tell these prompts apart" in headline(alike)
     growing = tuple((None,) * 3 for _ in GROUPS)
@@ -83,6 +98,28 @@ def test_what_the_browser_draws_is_json():
     assert policy["maps"][0]["values"] == [0.0, 0.7, 0.1, 0.0]
     without = view.payload({"pi0": REPORT}, {})
     assert without["policies"][0]["maps"] == []  # a black camera has no picture to draw on
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [(0.83, "shows which"), (0.4, "only roughly"), (-0.24, "does not show"), (None, "all alike")],
+)
+def test_attention_is_set_beside_what_hiding_does(found, says):
+    report = Occlusion.on(
+        INFO, noises=4, unit="% of range", change={"base_0_rgb": ((0.1, 2.0), (0.0, 0.3))},
+        attention={"base_0_rgb": ((0.01, 0.2), (0.0, 0.1))}, rank_correlation=found, done=4, of=4,
+    )  # fmt: skip
+    assert says in view.occlusion_words(report)
+    picture = np.zeros((224, 224, 3), np.uint8)
+    sent = view.occlusion_payload({"pi0": report}, {"pi0": {"base_0_rgb": picture}})
+    (policy,) = json.loads(json.dumps(sent, allow_nan=False))["policies"]
+    assert policy["maps"][0]["values"] == [0.1, 2.0, 0.0, 0.3]
+    assert policy["maps"][0]["attention"] == [0.01, 0.2, 0.0, 0.1]
+    growing = dataclasses.replace(
+        report, change={"base_0_rgb": ((0.1, None), (None, None))}, done=1
+    )
+    assert "1 of 4 patches" in view.occlusion_words(growing)
+    json.dumps(view.occlusion_payload({"pi0": growing}, {}), allow_nan=False)
 
 
 def test_a_path_that_is_not_there_is_said():

@@ -254,16 +254,20 @@ def top_layer(report: CausalTrace, chosen: Callable[[PatchGroup], bool]) -> int 
     return int(np.argmax(np.sum(rows, axis=0))) + 1
 
 
-_HEADS = {
-    "picture": "The change acts through the picture",
-    "changed words": "The changed words are read directly",
-    "shared text": "The change acts through text that both prompts share",
-    "masked cameras": "The change acts through masked cameras",
+_MOST_WORDS = 25
+_WAYS = {
+    "picture": "acts through the picture",
+    "changed words": "is read directly",
+    "shared text": "acts through text that both prompts share",
+    "masked cameras": "acts through masked cameras",
 }
 
 
-def headline(report: CausalTrace) -> str:
-    """At most 25 words on where the difference acts, from what was measured alone."""
+def headline(report: CausalTrace, thing: str = "") -> str:
+    """At most 25 words on where the difference acts, from what was measured alone.
+
+    thing: what the patch that recovers most shows, such as "the red cube"; "" where that is unknown
+    """
     if report.failure is not None:
         return f"{report.title} gave no number: {report.failure}"
     if not report.distinguished:
@@ -271,12 +275,33 @@ def headline(report: CausalTrace) -> str:
     found = shares(report)
     if len(found) < 3 and report.done < report.of:
         return f"{report.title}: {report.done} of {report.of} patches are measured."
-    top = max(found, key=found.__getitem__)
-    parts = [f"{_HEADS[top]}: {_percent(found[top])}"]
-    if top == "picture" and (patch := top_patch(report)) is not None:
-        parts[0] += f", one patch alone {_percent(patch[-1])}"
-    others = [f"{name} {_percent(share)}" for name, share in found.items() if name != top]
-    return f"{'; '.join([*parts, *others])}."
+    first, *others = sorted(found, key=found.__getitem__, reverse=True)
+    said = f"{_subject(report)} {_WAYS[first]}: {_percent(found[first])}"
+    if first == "picture":
+        said += _best_patch(report, found[first], thing)
+    for name in others:
+        more = f"{said}; {name} {_percent(found[name])}"
+        said = more if len(more.split()) <= _MOST_WORDS else said
+    return f"{said}."
+
+
+def _subject(report: CausalTrace) -> str:
+    """The words that changed, where that is one short place."""
+    changed = [group for group in report.groups if group.kind == "word" and group.differs]
+    if len(changed) == 1 and changed[0].own and changed[0].other:
+        words = f"“{changed[0].own}” for “{changed[0].other}”"
+        return words if len(words.split()) <= 5 else "The change"
+    return "The change"
+
+
+def _best_patch(report: CausalTrace, whole: float, thing: str) -> str:
+    found = top_patch(report)
+    if found is None:
+        return ""
+    patch = f"the patch of {thing}" if thing else "one patch"
+    if found[-1] >= whole / 2:
+        return f", most of it in {patch}"
+    return f", at most {_percent(found[-1])} in {patch if thing else 'any patch'}"
 
 
 def _percent(share: float) -> str:

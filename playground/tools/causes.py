@@ -18,9 +18,9 @@ from playground.analysis.causal import CausalTrace
 from playground.checkpoints import catalog
 from playground.checkpoints.load import open_policy
 from playground.policies.base import Policy
-from playground.tabletop.kinematics import project
+from playground.tabletop.patches import cubes_in
 from playground.tabletop.render import render
-from playground.tabletop.scene import COLOURS, CUBE, Scene, Table, random_scene
+from playground.tabletop.scene import COLOURS, Scene, Table, random_scene
 from playground.trace import Cut, Options, RawObservation
 from playground.training.intervals import share
 
@@ -105,13 +105,13 @@ def measured(policy: Policy, number: int, noises: int) -> dict:
     return {
         swap: summary(
             patching.trace(policy, raw, prompt, Options(), noises=noises, patches=swap == "colour"),
-            policy, scene, (one, other),
+            scene, (one, other),
         )
         for swap, prompt in swaps.items()
     }  # fmt: skip
 
 
-def summary(report: CausalTrace, policy: Policy, scene: Scene, colours: tuple) -> dict:
+def summary(report: CausalTrace, scene: Scene, colours: tuple) -> dict:
     """What the table needs of one report."""
     if report.failure is not None:
         raise ValueError(report.failure)
@@ -121,21 +121,10 @@ def summary(report: CausalTrace, policy: Policy, scene: Scene, colours: tuple) -
     if (top := causal.top_patch(report)) is not None:
         slot, row, column, recovered = top
         found |= {"top patch": recovered, "slot": slot}
-        shown = [on_cube(policy, scene, c, row, column) and slot == _SLOT for c in colours]
+        inside = cubes_in(scene.cubes, row, column, len(report.patches[slot]))
+        shown = [colour in inside and slot == _SLOT for colour in colours]
         found |= {"named": shown[0], "either": any(shown)}
     return found
-
-
-def on_cube(policy: Policy, scene: Scene, colour: str, row: int, column: int) -> bool:
-    """Whether the cube shows in the patch: any of its corners, or its middle, lies in it."""
-    vision = policy.config.vision
-    x, y, yaw = scene.cubes[colour]
-    offsets = np.array([(i, j, k) for i in (-1, 0, 1) for j in (-1, 0, 1) for k in (0, 1, 2)])
-    turn = np.array([[np.cos(yaw), np.sin(yaw)], [-np.sin(yaw), np.cos(yaw)]])
-    points = np.concatenate([offsets[:, :2] @ turn, offsets[:, 2:]], axis=1) * CUBE / 2
-    pixels = project(points + np.array([x, y, 0]), vision.image_size)
-    cells = np.floor(pixels / vision.patch_size).astype(int)
-    return (column, row) in set(map(tuple, cells.tolist()))
 
 
 # --- the table ----------------------------------------------------------------------------------

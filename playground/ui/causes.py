@@ -7,16 +7,33 @@ import re
 import gradio as gr
 import numpy as np
 
-from playground.analysis.causal import NOISES, CausalRequest, CausalTrace, Cell, CellRequest
+from playground.analysis.causal import (
+    NOISES,
+    CausalRequest,
+    CausalTrace,
+    Cell,
+    CellRequest,
+    top_patch,
+)
 from playground.analysis.variants import slot_label
-from playground.robots.transforms import resize_with_pad
+from playground.codec import encode
 from playground.serving.events import Done, Failed, Phase, Queued, Result
 from playground.serving.worker import Worker
 from playground.trace import RawObservation, Trace
-from playground.ui import appearance, controls, errors, observation, progress, prompt_bar
+from playground.ui import (
+    appearance,
+    controls,
+    errors,
+    observation,
+    occlusion,
+    progress,
+    prompt_bar,
+    scenes,
+)
 from playground.ui.controls import Controls
 from playground.ui.guard import visitors
 from playground.ui.observation import Form
+from playground.ui.results import Results
 from playground.ui.runs import STOPPED, Runs, submit
 from playground.ui.setup import Setup, Setups
 from playground.views import causes as view
@@ -24,8 +41,9 @@ from playground.views import causes as view
 _UPDATE_EVERY_S = 0.5
 _OWN = appearance.PRIVATE
 _INTRODUCTION = (
-    "Where in the model does a word act? The prompt above against another one, on the same "
-    "picture with the same noise, by activation patching. Attention cannot show this."
+    "Where in the model does a word act? The other prompt runs, but one place inside the model is "
+    "taken over from the run of the prompt above (activation patching). Where that makes the robot "
+    "do what the prompt above says, the difference between the two acts."
 )
 _CELL = {"policy": str, "group": str, "layer": int | None, "patch": int | None}
 
@@ -41,6 +59,7 @@ class Tab:
     cell: gr.Textbox
     guidance: gr.Slider
     path: gr.HTML
+    occlusion: occlusion.Part
 
 
 def build() -> Tab:
@@ -58,24 +77,36 @@ def build() -> Tab:
     row = controls.build("Find where it acts", "trace-causes", "stop-causes", "causes-status")
     report = gr.HTML(None, **view.COMPONENT, elem_id="causes")
     cell = gr.Textbox(visible=False, elem_id="causes-cell")
-    gr.HTML("<h2>Where it leads</h2>", elem_classes="section", apply_default_css=False)
+    gr.HTML("<h2>Where one of them leads</h2>", elem_classes="section", apply_default_css=False)
     guidance = gr.Slider(
         0, 3, 1, step=0.25, elem_id="guidance",
         label="Weigh the prompt (pi0): v = v_empty + w (v_prompt - v_empty); 1 is the policy",
     )  # fmt: skip
     path = gr.HTML(None, **view.PATHS, elem_id="causes-path")
-    return Tab(other, noises, row, report, cell, guidance, path)
+    return Tab(other, noises, row, report, cell, guidance, path, occlusion.build())
 
 
-def wire(tab: Tab, form: Form, setups: Setups, worker: Worker, runs: Runs) -> None:
+def wire(
+    tab: Tab,
+    form: Form,
+    setups: Setups,
+    worker: Worker,
+    runs: Runs,
+    key: gr.State,
+    results: Results,
+) -> None:
+    """key: of the run that is shown, whose file gets what is traced on its own observation."""
+
     @errors.for_page
-    def trace_causes(request: gr.Request, other, noises, *inputs):
+    def trace_causes(request: gr.Request, key, other, noises, *inputs):
         state = _Tracing(setups, other, noises, inputs)
         stream = worker.call("causal_trace", state.request, owner=visitors.of(request))
 
         def shown(outcome):
             if outcome == "stopped":
                 state.say = STOPPED
+            elif outcome == "finished":
+                state.keep(results, key)
             return state.updates(tab, running=outcome is None)
 
         yield from runs.updates(
@@ -111,7 +142,7 @@ def wire(tab: Tab, form: Form, setups: Setups, worker: Worker, runs: Runs) -> No
 
     tab.controls.start.click(
         trace_causes,
-        [tab.other, tab.noises, *form.inputs],
+        [key, tab.other, tab.noises, *form.inputs],
         [tab.other, *tab.controls.outputs, tab.report],
         preprocess=False,
         **_OWN,
@@ -125,7 +156,8 @@ def wire(tab: Tab, form: Form, setups: Setups, worker: Worker, runs: Runs) -> No
         preprocess=False,
         **_OWN,
     )
-    tab.guidance.release(
+    occlusion.wire(tab.occlusion, form, setups, worker, runs)
+    tab.guidance.input(
         weigh,
         [tab.guidance, *form.inputs],
         [tab.controls.status, tab.path],
@@ -162,12 +194,6 @@ def _observed(asked, setups: Setups) -> dict[str, RawObservation]:
     return {name: job.observation for job in asked.jobs(setups) for name in job.policies}
 
 
-def _pictures(raw: RawObservation) -> dict[str, np.ndarray]:
-    return {
-        slot: resize_with_pad(image, view.SIDE, view.SIDE) for slot, image in raw.images.items()
-    }
-
-
 class _Tracing:
     """What is traced, and the reports so far. Raises ValueError for what cannot be asked."""
 
@@ -178,7 +204,7 @@ class _Tracing:
         self.other = (other or "").strip() or nearest(asked.prompt, setup)
         asked = asked.model_copy(update={"counterfactual": self.other})
         self.request: CausalRequest = asked.tracing(setups)
-        self._pictures = {n: _pictures(raw) for n, raw in self.request.observations.items()}
+        self._pictures = {n: view.pictures(raw) for n, raw in self.request.observations.items()}
         self._reports: dict[str, CausalTrace] = {}
         self.say = "Starting."
 
@@ -196,8 +222,31 @@ class _Tracing:
             case Failed(message=message):
                 self.say = message
 
+    def keep(self, results: Results, key: str | None) -> None:
+        """Puts the reports into the file of the shown run, where they are of its observation."""
+        shown = {name: job.observation for job in results.jobs(key) for name in job.policies}
+        wanted = self.request.observations
+        alike = [n for n in wanted if n in shown and encode(shown[n]) == encode(wanted[n])]
+        if self._reports and len(alike) == len(wanted):
+            reports = {name: dataclasses.asdict(one) for name, one in self._reports.items()}
+            results.add(key, {"causes.json": json.dumps(reports, indent=1)})
+            self.say = f"{self.say} The run file, under Details, holds it."
+
+    def _things(self) -> dict[str, str]:
+        """What the patch shows that recovers most, by policy."""
+        found = {}
+        for name, report in self._reports.items():
+            top = top_patch(report) if report.done == report.of else None
+            image = top and self.request.observations[name].images.get(top[0])
+            if top is not None and image is not None:
+                slot, row, column, _ = top
+                side = len(report.patches[slot])
+                found[name] = scenes.thing_in(image, row, column, side)
+        return found
+
     def updates(self, tab: Tab, *, running: bool) -> dict:
-        shown = view.payload(self._reports, self._pictures) if self._reports else gr.skip()
+        reports = self._reports
+        shown = view.payload(reports, self._pictures, self._things()) if reports else gr.skip()
         return {
             tab.other: self.other,
             tab.report: shown,
@@ -246,11 +295,11 @@ class _Following:
         chunks = {
             f"“{self._raw.prompt}”": cell.prompt,
             f"“{self.request.counterfactual}”": cell.counterfactual,
-            "the second one with this patch": cell.patched,
+            "the second with this place taken over": cell.patched,
         }
         share = f"{100 * cell.recovered:.0f} %"
         words = f"With the first noise, {share} of the first prompt's behaviour is back."
-        what = f"“{place}” patched" if cell.patch is None else f"{where} patched"
+        what = f"{where if cell.patch is not None else f'“{place}”'} taken over"
         return view.lines(
             self._info, f"{what}, {layers}", self._raw.state, chunks,
             view.table_picture(self._raw), words,
@@ -275,7 +324,8 @@ class _Weighing:
     """The prompt weighed, beside the policy as it is. Raises ValueError."""
 
     def __init__(self, setups: Setups, guidance, inputs):
-        asked = observation.request(setups, inputs, guidance=guidance)
+        # Cuts and weights are not run together.
+        asked = observation.request(setups, inputs, guidance=guidance, cuts=[])
         setup = setups.of(asked.robot)
         flow = [name for name in asked.policies or () if name in setup.infos]
         flow = [name for name in flow if setup.infos[name].family != "pi0_fast"]

@@ -21,6 +21,7 @@ from playground.ui import (
     links,
     matters,
     observation,
+    occlusion,
     prompt_bar,
     prompts,
     recipe,
@@ -391,7 +392,7 @@ class Handlers:
         self.runs.forget(request.session_hash)
         for kind in (prompts, matters, causes, rollout):
             self.runs.forget(kind.run_of(request))
-        for run in (causes.path_of, cuts.run_of):
+        for run in (causes.path_of, cuts.run_of, occlusion.run_of):
             self.runs.forget(run(request))
         for run in episodes.runs_of(request):
             self.runs.forget(run)

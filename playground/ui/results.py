@@ -79,6 +79,22 @@ class Results:
             self._forget()
             return self._kept[key].jobs if key in self._kept else []
 
+    def add(self, key: str | None, files: Mapping[str, str]) -> None:
+        """Further files of a run, texts by name: what was measured about it. Nothing once it is
+        gone."""
+        with self._lock:
+            if (run := self._kept.get(key or "")) is not None:
+                run.size -= sum(len(run.files.get(name, "")) for name in files)
+                run.files |= files
+                run.size += sum(map(len, files.values()))
+                self._forget()
+
+    def files(self, key: str | None) -> dict[str, str]:
+        """The files that were added to a run; {} once it is gone."""
+        with self._lock:
+            self._forget()
+            return dict(self._kept[key].files) if key in self._kept else {}
+
     def drop(self, key: str | None) -> None:
         with self._lock:
             self._kept.pop(key, None)
@@ -117,6 +133,7 @@ class _Run:
         self.jobs = list(jobs)
         pictures = [p for job in jobs for p in job.observation.images.values()]
         self.pictures = list({traces.image_digest(p): p for p in pictures}.values())
+        self.files: dict[str, str] = {}
         self.owner = owner
         self.made = time.monotonic()
         packed = [codec.pack(trace) for trace in found.values()]
@@ -165,7 +182,7 @@ def routes(results: Results) -> APIRouter:
             return _gone()
         file = io.BytesIO()
         figures = {"figures.html": report.page(list(found.values()))}
-        run_file.write(file, found, pictures, figures)
+        run_file.write(file, found, pictures, figures | results.files(key))
         return _download(file, f"{run_name(found)}.zip")
 
     return router

@@ -73,6 +73,19 @@ def objects(trace: Trace) -> dict[str, tuple[float, float]]:
     return {f"{colour} cube": (x, y) for colour, (x, y, _) in cubes.items()}
 
 
+def thing_in(image: np.ndarray, row: int, column: int, side: int) -> str:
+    """What a patch of a picture shows, such as "the red cube"; "" for nothing, or where the scene
+    is not known. side: patches in a row of the picture."""
+    seed = seed_of(image)
+    if seed is None or not job.available():
+        return ""
+    from playground.tabletop.patches import cubes_in
+    from playground.tabletop.scene import random_scene
+
+    found = cubes_in(random_scene(seed).cubes, row, column, side)
+    return " and ".join(f"the {colour} cube" for colour in found)
+
+
 def fresh() -> int:
     """The number of a scene that nobody has seen."""
     return secrets.randbelow(MOST)

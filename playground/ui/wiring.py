@@ -91,7 +91,10 @@ def wire(
     chosen = prompts.wire(shown.board, form, handlers.setups, handlers.worker, handlers.runs)
     answer(chosen.then)
     matters.wire(shown.matters, form, handlers.setups, handlers.worker, handlers.runs)
-    causes.wire(shown.causes, form, handlers.setups, handlers.worker, handlers.runs)
+    causes.wire(
+        shown.causes, form, handlers.setups, handlers.worker, handlers.runs, state.key,
+        handlers.results,
+    )  # fmt: skip
     norms.wire(shown.norms, form, handlers.setups)
     if shown.robot is not None and watch is not None:
         robots.wire(shown.robot, watch, handlers.setups)

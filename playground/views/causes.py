@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from playground import cuts
-from playground.analysis.causal import CausalTrace, Knockout, PatchGroup, headline
+from playground.analysis.causal import CausalTrace, Knockout, Occlusion, PatchGroup, headline
 from playground.analysis.variants import slot_label
 from playground.robots.builtin import TABLETOP
 from playground.robots.transforms import resize_with_pad
@@ -16,7 +16,8 @@ from playground.views import paths, theme
 # gr.HTML(value, **COMPONENT) with value None or `payload(...)`; gr.HTML(value, **PATHS) with None
 # or `lines(...)`; gr.HTML(value, **CUT_PATHS) with None or {key: of the run that it is drawn for,
 # paths: `cut_lines(...)` of each policy}.
-COMPONENT = theme.component("causes.js")
+COMPONENT = theme.component("causes_parts.js", "causes.js")
+OCCLUSION = theme.component("causes_parts.js", "occlusion.js")  # None or `occlusion_payload(...)`
 PATHS = theme.component("changed_path.js", "causes_path.js")
 CUT_PATHS = theme.component("changed_path.js", "cut_paths.js")
 
@@ -24,21 +25,31 @@ SIDE = 224  # pixels of the pictures that patches and paths are drawn on
 
 
 def payload(
-    reports: Mapping[str, CausalTrace], pictures: Mapping[str, Mapping[str, np.ndarray]]
+    reports: Mapping[str, CausalTrace],
+    pictures: Mapping[str, Mapping[str, np.ndarray]],
+    things: Mapping[str, str] | None = None,
 ) -> dict[str, object]:
     """What the tab draws, as plain JSON.
 
     reports: by policy, as far as they are. pictures: by policy and slot, the square picture that
-    the patches lie on.
+    the patches lie on. things: by policy, what the patch shows that recovers most.
 
     policies: {name, policy, prompt, counterfactual, headline, effect, columns, rows, maps, read,
     notes, failure, done, of}; a row has name, label, kind, values and intervals, one for each of
     the columns; a map has slot, label, picture, side and values.
     """
-    return {"policies": [_policy(r, pictures.get(name, {})) for name, r in reports.items()]}
+    things = things or {}
+    return {
+        "policies": [
+            _policy(report, pictures.get(name, {}), things.get(name, ""))
+            for name, report in reports.items()
+        ]
+    }
 
 
-def _policy(report: CausalTrace, pictures: Mapping[str, np.ndarray]) -> dict[str, object]:
+def _policy(
+    report: CausalTrace, pictures: Mapping[str, np.ndarray], thing: str
+) -> dict[str, object]:
     layers = len(report.recovered[0]) - 1 if report.recovered else 0
     rows = zip(report.groups, report.recovered, report.intervals, strict=True)
     return {
@@ -46,7 +57,7 @@ def _policy(report: CausalTrace, pictures: Mapping[str, np.ndarray]) -> dict[str
         "policy": theme.identity(report),
         "prompt": theme.plain(report.prompt),
         "counterfactual": theme.plain(report.counterfactual),
-        "headline": theme.plain(headline(report)),
+        "headline": theme.plain(headline(report, thing)),
         "effect": None if report.effect is None else f"{abs(report.effect):.1f} {report.unit}",
         "columns": [*(f"layer {i + 1}" for i in range(layers)), "all layers"],
         "rows": [
@@ -61,13 +72,7 @@ def _policy(report: CausalTrace, pictures: Mapping[str, np.ndarray]) -> dict[str
             for group, values, intervals in rows
         ],
         "maps": [
-            {
-                "slot": slot,
-                "label": slot_label(slot),
-                "picture": theme.picture(pictures[slot]),
-                "side": len(values),
-                "values": [value for row in values for value in row],
-            }
+            _map(slot, values, pictures[slot])
             for slot, values in report.patches.items()
             if slot in pictures
         ],
@@ -77,6 +82,63 @@ def _policy(report: CausalTrace, pictures: Mapping[str, np.ndarray]) -> dict[str
         "done": report.done,
         "of": report.of,
     }
+
+
+def _map(slot: str, values: Sequence, picture: np.ndarray) -> dict[str, object]:
+    return {
+        "slot": slot,
+        "label": slot_label(slot),
+        "picture": theme.picture(picture),
+        "side": len(values),
+        "values": [value for row in values for value in row],
+    }
+
+
+def occlusion_payload(
+    reports: Mapping[str, Occlusion], pictures: Mapping[str, Mapping[str, np.ndarray]]
+) -> dict[str, object]:
+    """What hiding each patch does beside the measured attention, as plain JSON.
+
+    policies: {name, policy, words, unit, maps, failure, done, of}; a map is as in `payload`, with
+    the change when a patch is hidden as its values, and `attention`, the weight on each patch.
+    """
+    return {
+        "policies": [
+            {
+                "name": name,
+                "policy": theme.identity(report),
+                "words": theme.plain(occlusion_words(report)),
+                "unit": report.unit,
+                "maps": [
+                    _map(slot, values, pictures[name][slot])
+                    | {"attention": [w for row in report.attention[slot] for w in row]}
+                    for slot, values in report.change.items()
+                    if slot in pictures.get(name, {})
+                ],
+                "failure": theme.plain(report.failure or ""),
+                "done": report.done,
+                "of": report.of,
+            }
+            for name, report in reports.items()
+        ]
+    }
+
+
+def occlusion_words(report: Occlusion) -> str:
+    """Whether where a policy looks is where a hidden patch matters."""
+    if report.done < report.of:
+        return f"{report.done} of {report.of} patches were hidden so far."
+    found = report.rank_correlation
+    if found is None:
+        return "Hidden one by one, the patches are all alike, so their order says nothing."
+    how = (
+        "Attention shows which patches matter"
+        if found >= 0.7
+        else "Attention shows only roughly which patches matter"
+        if found >= 0.3
+        else "Attention does not show which patches matter"
+    )
+    return f"{how}: the rank correlation of the two maps is {found:.2f}.".replace("-", "−")
 
 
 def _label(group: PatchGroup) -> str:
@@ -139,6 +201,11 @@ def cut_lines(info: PolicyInfo, found: Knockout, raw: RawObservation) -> dict[st
     chunks = {"with every connection": found.before, "with these cuts": found.after}
     what = f"Cut: {cuts.in_words(found.cuts)}"
     return lines(info, what, raw.state, chunks, table_picture(raw), words)
+
+
+def pictures(raw: RawObservation) -> dict[str, np.ndarray]:
+    """By slot, the square picture that patches are drawn on."""
+    return {slot: resize_with_pad(image, SIDE, SIDE) for slot, image in raw.images.items()}
 
 
 def table_picture(raw: RawObservation) -> np.ndarray | None:
