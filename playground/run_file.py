@@ -53,7 +53,7 @@ from playground.trace import (
 FORMAT, VERSION = "pi0-playground recipe", 4
 TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}  # of normalised actions
 MAX_FILE = 64 << 20  # bytes of a file that is opened
-_MAX_RECIPE = 1 << 20
+_MAX_RECIPE = 256 << 10  # the longest prompt takes 60 KB of JSON escapes
 _MAX_MEMBERS = 64 + MAX_PICTURES
 _MAX_PIXELS = 2 * transforms.MAX_PIXELS  # of all pictures together
 _MAX_TEXT = 100_000
@@ -316,6 +316,10 @@ def _typed(cls, tree, known=()):
 def _text(value) -> str:
     if not isinstance(value, str) or len(value) > _MAX_TEXT:
         raise TypeError(f"expected a text of at most {_MAX_TEXT} letters, got {value!r:.60}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise TypeError(f"{value!r:.60} holds half of a character") from error
     return value
 
 

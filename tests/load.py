@@ -11,6 +11,8 @@ something did not hold.
     --newcomers 600     then as many visitors, one after the other: does memory stay level
     --large 36          then as many answers of 32 samples and 100 steps, every second one read by
                         nobody: is memory bounded
+    --attention 200     then as many with measured attention: as much memory for less of the
+                        worker's time
     --attackers         then the last stage anew, together with one attacker of each kind, or of
                         the kinds that are named (methods of tests.support.attack.Attacker)
     --only              no faults
@@ -181,10 +183,16 @@ class Page:
         return self._http.get("/config").json()
 
     @functools.cached_property
-    def parameters(self) -> dict[str, object]:
-        """Of /infer, with their defaults."""
-        found = self._http.get("/gradio_api/info").json()["named_endpoints"]["/infer"]
-        return {p["parameter_name"]: p.get("parameter_default") for p in found["parameters"]}
+    def parameters(self) -> dict[str, dict[str, object]]:
+        """Of each endpoint, with their defaults."""
+        found = self._http.get("/gradio_api/info").json()["named_endpoints"]
+        return {
+            name.removeprefix("/"): {
+                one["parameter_name"]: one.get("parameter_default")
+                for one in endpoint["parameters"]
+            }
+            for name, endpoint in found.items()
+        }
 
 
 class Refused(Exception):
@@ -223,7 +231,7 @@ class Visitor:
 
     def _send(self, prompt: str, seed: int, options: dict, name: str = "infer") -> None:
         given = {"prompt": prompt, "images": {"base_0_rgb": self._picture}, "seed": seed}
-        given = self._parameters | given | {"max_tokens": 48} | options
+        given = self._parameters[name] | given | {"max_tokens": 48} | options
         (endpoint,) = (d for d in self._config["dependencies"] if d["api_name"] == name)
         self._join(endpoint, list(given.values()))
 
@@ -458,14 +466,18 @@ class Large:
     page_mb: tuple[float, ...]
 
 
-def large(page: Page, answers: int) -> Large:
-    """Each to a visitor of its own; every second one does not read it."""
+def large(page: Page, answers: int, attention: bool = False) -> Large:
+    """Each to a visitor of its own; every second one does not read it. attention: of few steps,
+    with measured attention, instead of 32 samples of 100 steps."""
     sizes = [memory_mb(page.process.pid)]
     how = {"policies": list(BUNDLED_PAIR[:1]), "num_steps": 100, "num_samples": 32}
+    name = "denoise"
+    if attention:
+        how, name = {"policies": list(BUNDLED_PAIR[:1]), "num_steps": 40}, "attention"
     for number in range(1, answers + 1):
         with contextlib.closing(Visitor(page)) as own:
             before = page.answered()
-            own._send(PROMPTS[0], number, how, "denoise")
+            own._send(PROMPTS[0], number, how, name)
             if number % 2:
                 list(own._messages())
             until(lambda before=before: page.answered() > before)
@@ -676,6 +688,7 @@ def visit(
     faults=FAULTS,
     newcomers: int = 0,
     answers: int = 0,
+    attention: int = 0,
     attackers: Collection[str] = (),
 ) -> Iterator[Stage | Level | Large | Fault]:
     """Every stage and every fault as it is done."""
@@ -687,6 +700,8 @@ def visit(
             yield level(page, newcomers)
         if answers:
             yield large(page, answers)
+        if attention:
+            yield large(page, attention, attention=True)
         if attackers:
             yield stage(page, visitors[-1], seconds, expected, attackers)
         injected = Faults(page, expected)
@@ -744,6 +759,7 @@ def settings() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=60.0, help="of each stage (%(default)s)")
     parser.add_argument("--newcomers", type=int, default=600, help="0 leaves them out")
     parser.add_argument("--large", type=int, default=36, help="0 leaves them out")
+    parser.add_argument("--attention", type=int, default=0)
     parser.add_argument("--attackers", nargs="*", choices=attack.KINDS, metavar="KIND")
     parser.add_argument("--only", action="store_true", help="no faults")
     parser.add_argument("--json", type=Path, help="write the figures here, too")
@@ -766,6 +782,7 @@ def main() -> None:
         faults=() if arguments.only else FAULTS,
         newcomers=arguments.newcomers,
         answers=arguments.large,
+        attention=arguments.attention,
         attackers=attackers,
     )
     for one in stages:

@@ -256,13 +256,15 @@ def test_what_is_well_comes_through_whole(client, page, reached):
     page.upload_file_set.add(upload)
     bodies = [
         ("/gradio_api/queue/join", join([{"path": upload, "meta": MARK}, *WELL[1:]])),
+        ("/gradio_api/queue/join", join([None, "\U0001f600 \\ud800", *WELL[2:]])),
         ("/gradio_api/queue/join", join([1.0, None], 3)),
         ("/gradio_api/call/double", {"data": [1.0, {"x": {"path": upload, "meta": MARK}}]}),
         ("/gradio_api/call/v2/double", {"number": 2}),
         ("/gradio_api/cancel", {"session_hash": "s", "fn_index": 0, "event_id": "e"}),
     ]
     for path, body in bodies:
-        assert client.post(path, json=body).status_code == 200, path
+        sent = json.dumps(body).encode()  # with each character beyond ASCII as an escape
+        assert client.post(path, content=sent).status_code == 200, path
     assert [(path, json.loads(body)) for path, body in reached] == bodies
     content = bytes(5 << 20)
     sent = client.post("/gradio_api/upload", files={"files": ("x.png", content)})
@@ -300,6 +302,8 @@ def test_a_component_s_value_is_of_its_kind(client, reached, place, value):
 REFUSED = {
     "not an object": (b"[]", 400),
     "no JSON": (b"\xff", 400),
+    "half a character": (json.dumps(join([None, "\ud800", *WELL[2:]])).encode(), 400),
+    "half a name": (json.dumps(join(WELL) | {"\ud800": 1}).encode(), 400),
     "another encoding": (json.dumps(join(WELL)).encode("utf-16"), 400),
     "empty": (b"", 400),
     "too deep": (b'{"data": ' + b"[" * 100 + b"]" * 100 + b"}", 400),

@@ -37,7 +37,7 @@ def client():
             )
 
             def repeat(size: int) -> str:
-                return chr(65 + size % 26) * size
+                return chr(65 + size % 26) * size if size >= 0 else "\ud800"
 
             gr.api(repeat, api_name="repeat", concurrency_limit=None)
         page.queue(default_concurrency_limit=None)
@@ -132,6 +132,14 @@ def test_a_program_s_answer_is_had_by_the_name_of_its_call(client):
 
 def answer(size):
     return ProcessCompletedMessage(output={"data": ["x" * size]}, success=True)
+
+
+def test_what_cannot_be_sent_is_an_error_to_who_asked(client):
+    """And no call that never ends: half of a character, wherever it came from."""
+    join(client, 1, [-1], "odd")
+    *_, completed, _ = read(client, "odd")
+    assert completed["success"] is False
+    assert "cannot be sent" in completed["output"]["error"]
 
 
 def boxes_with(sizes, **bounds):

@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 import time
+import types
 
 import gradio as gr
 import pytest
@@ -118,6 +119,36 @@ def test_parts_of_broken_uploads_are_removed(tmp_path):
     shares.remove_parts(tmp_path)
     assert sorted(tmp_path.rglob("*")) == sorted([fresh, whole.parent, whole])
     shares.remove_parts(tmp_path / "none")
+
+
+def test_files_of_visitors_are_held_to_a_size(tmp_path, monkeypatch):
+    """The oldest go, and none but those that the page knows and does not begin with."""
+    files = [tmp_path / f"{i}.png" for i in range(9)]
+    for age, file in enumerate(files):
+        file.write_bytes(bytes(100))
+        os.utime(file, (1e9 - age,) * 2)
+    foreign = files.pop()
+    first = tmp_path / "first.png"
+    first.write_bytes(b"x")
+    os.utime(first, (1, 1))
+    sets = [{str(file) for file in files[:5]}, {str(file) for file in files[3:]}]
+    sets.append({"/nowhere", str(first)})
+    begun_with = types.SimpleNamespace(keep_in_cache={str(first)})
+    page = types.SimpleNamespace(temp_file_sets=sets, blocks={0: begun_with, 1: object()})
+    folder = shares.Folder(page, most=800)
+    folder.hold()
+    assert all(file.exists() for file in files)
+    sets.append({str(tmp_path / "new.png")})
+    (tmp_path / "new.png").write_bytes(b"x")
+    folder.hold()  # to 600 of 801
+    assert [file.exists() for file in files] == [True] * 5 + [False] * 3
+    assert foreign.exists()
+    assert first.exists()
+    assert folder.is_due()
+    assert not folder.is_due()
+    later = time.monotonic() + 61
+    monkeypatch.setattr(shares.time, "monotonic", lambda: later)
+    assert folder.is_due()
 
 
 # --- connections --------------------------------------------------------------------------------

@@ -297,6 +297,20 @@ def test_attention_is_spread_over_the_columns_shown(flow, fast):
         assert not inside[..., alive, :][..., ~allowed[alive]].any()
 
 
+def test_heads_are_averaged_where_attention_is_too_large(monkeypatch):
+    draw = np.random.default_rng(0)
+    steps = [draw.random((2, 3, 4, 5)).astype(np.float16) for _ in range(2)]
+    prefix = [draw.random((1, 3, 6, 5)).astype(np.float16) for _ in range(2)]
+    whole = token_layout.attention(steps, prefix)
+    np.testing.assert_array_equal(whole["suffix"], steps)
+    np.testing.assert_array_equal(whole["prefix"], [layer[0] for layer in prefix])
+    monkeypatch.setattr(token_layout, "MAX_ATTENTION_BYTES", whole["prefix"].nbytes)
+    found = token_layout.attention(steps, prefix)
+    np.testing.assert_array_equal(found["prefix"], whole["prefix"])
+    mean = np.mean(steps, axis=2, keepdims=True, dtype=np.float32)
+    np.testing.assert_allclose(found["suffix"], mean, rtol=1e-3)
+
+
 @pytest.mark.usefixtures("goldens")
 @pytest.mark.parametrize("family", ["pi0", "pi05"])
 @pytest.mark.parametrize("name", ["b1_all", "b2_rightmasked"])

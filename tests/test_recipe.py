@@ -275,6 +275,7 @@ HOSTILE = {
     "mode": (changed_policy(modes={"base_0_rgb": "inverted"}), "slots that are"),
     "extra": (changed_json(surprise=1), "surprise"),
     "prompt": (changed_json(prompt={"$class": "FlowTrace"}), "expected a text"),
+    "half": (changed_json(prompt="\ud800"), "half of a character"),
     "no recipe": (repacked(**{"recipe.json": None}), "no saved run"),
     "bomb": (bomb(), "unpacks to more than"),
     "many": (repacked(**{f"x{i}": b"" for i in range(150)}), "files; at most"),

@@ -46,6 +46,7 @@ class Guard:
         self._streams = shares.Open(shares.STREAMS, "streams")
         self._uploading = shares.Open(shares.UPLOADS, "uploads")
         self._uploaded = shares.Uploaded()
+        self._folder = shares.Folder(page)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -70,6 +71,8 @@ class Guard:
             await self._app({**scope, "headers": passed_on}, receive, send)
         if served.kind is Kind.UPLOAD and self._uploads is not None:
             await anyio.to_thread.run_sync(shares.remove_parts, self._uploads)
+        if served.kind in (Kind.UPLOAD, Kind.JOIN) and self._folder.is_due():
+            await anyio.to_thread.run_sync(self._folder.hold)
 
     @contextlib.contextmanager
     def _share(self, served: Served, scope: Scope) -> Iterator[None]:

@@ -145,8 +145,8 @@ def again(body: bytes, receive: Receive) -> Receive:
 
 
 def parsed(body: bytes) -> dict:
-    """The JSON object in a body. Raises Refused for any other, and for one that is nested too
-    deeply or holds too many values."""
+    """The JSON object in a body. Raises Refused for any other, for one that is nested too deeply or
+    holds too many values, and for text that is none."""
     # Each value but the first follows one of these; text may hold them too, up to the bound.
     if sum(map(body.count, (b",", b"[", b"{", b":"))) > MAX_VALUES:
         raise Refused(413, f"At most {MAX_VALUES:,} values are taken.")
@@ -159,7 +159,19 @@ def parsed(body: bytes) -> dict:
         raise Refused(400, "This is no JSON.") from error
     if not isinstance(message, dict):
         raise Refused(400, "A JSON object is expected.")
+    if b"\\ud" in body.lower() and not _is_text(message):
+        raise Refused(400, "Half of a character came.")
     return message
+
+
+def _is_text(message: dict) -> bool:
+    """Whether all of it can be written as UTF-8: an escape may stand for half of a character, which
+    no answer could repeat."""
+    try:
+        json.dumps(message, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def named_files(message: object) -> list[dict]:

@@ -19,6 +19,7 @@ MAX_UNREAD = 64 << 20  # bytes that all sessions' messages take until they are r
 MAX_SESSIONS = 1000  # with messages to come, or read by nobody
 # As values of Python, a message takes some four times the memory of its JSON.
 _COST = 4
+_UNSENDABLE = "This answer holds text that cannot be sent."
 _LOST = "Too much lay unread here, and is no longer kept. Please ask again."
 
 
@@ -72,7 +73,10 @@ class Mailbox(asyncio.Queue):
 
     def put_nowait(self, message: EventMessage) -> None:
         output = getattr(message, "output", None)  # of the others, none is large
-        size = _COST * len(orjson.dumps(output, default=str))
+        try:
+            size = _COST * len(orjson.dumps(output, default=str))
+        except TypeError:  # half of a character, from wherever: Gradio could not send it either
+            message, size = _failed(message, _UNSENDABLE), 0
         super().put_nowait(message)
         self._sizes.append(size)
         self.size += size
@@ -95,9 +99,14 @@ class Mailbox(asyncio.Queue):
         lost = [self.get_nowait() for _ in range(self.qsize())]
         for message in lost:
             if isinstance(message, ProcessCompletedMessage):
-                failed = ProcessCompletedMessage(output={"error": _LOST}, success=False)
-                failed.event_id = message.event_id
-                self.put_nowait(failed)
+                self.put_nowait(_failed(message, _LOST))
+
+
+def _failed(message: EventMessage, why: str) -> ProcessCompletedMessage:
+    """What takes the place of an answer."""
+    failed = ProcessCompletedMessage(output={"error": why}, success=False)
+    failed.event_id = message.event_id
+    return failed
 
 
 class Mailboxes(LRUCache):

@@ -6,11 +6,13 @@ Where addresses tell nobody apart, only the bounds of all together count.
 import collections
 import contextlib
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import gradio as gr
 from starlette.types import Message, Receive
 
 from playground.ui.guard.refused import Refused
@@ -30,6 +32,8 @@ class Bounds:
 STREAMS = Bounds(each=64, all=1024)  # a page holds up to three
 UPLOADS = Bounds(each=8, all=32)  # at one time
 KEPT_BYTES = Bounds(each=512 << 20, all=4 << 30)  # of uploads
+FILES_BYTES = 8 << 30  # of uploads and of what the page makes for visitors, drawn scenes for one
+_EVERY_S = 60.0  # how often these are looked at
 
 
 class Open:
@@ -92,3 +96,40 @@ def remove_parts(folder: str | Path) -> None:
             with contextlib.suppress(FileNotFoundError):
                 if entry.is_file() and time.time() - entry.stat().st_mtime > _PART_S:
                     os.unlink(entry)
+
+
+class Folder:
+    """The files of visitors, held to a size: the oldest go first. What a page made for a click is
+    a file, too, and Gradio (6.31) removes files by their age alone. Of the files that the page
+    knows; what it begins with stays."""
+
+    def __init__(self, page: gr.Blocks, most: int = FILES_BYTES):
+        self._page, self._most = page, most
+        self._looked = -math.inf
+
+    def is_due(self) -> bool:
+        """At most once in a while."""
+        if time.monotonic() - self._looked < _EVERY_S:
+            return False
+        self._looked = time.monotonic()
+        return True
+
+    def hold(self) -> None:
+        """Reads and removes files, so in a thread of its own. Down to three quarters, so that it is
+        seldom."""
+        known = {path for paths in tuple(self._page.temp_file_sets) for path in tuple(paths)}
+        own = {p for b in self._page.blocks.values() for p in getattr(b, "keep_in_cache", ())}
+        found = []
+        for path in known - own:
+            with contextlib.suppress(OSError):
+                stat = os.stat(path)
+                found.append((stat.st_mtime, stat.st_size, path))
+        size = sum(size for _, size, _ in found)
+        if size <= self._most:
+            return
+        for _, freed, path in sorted(found):
+            if size <= 3 * self._most // 4:
+                return
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+                size -= freed
