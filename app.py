@@ -1,5 +1,7 @@
 """Opens the playground: `python app.py`, on the bundled policies. A Space starts this file too."""
 
+import argparse
+import contextlib
 import dataclasses
 import os
 import subprocess
@@ -8,7 +10,7 @@ import sys
 from playground.checkpoints import resolve
 from playground.serving import logs
 from playground.serving.worker import Worker
-from playground.ui.arguments import place, settings
+from playground.ui.arguments import checked, place, settings
 from playground.ui.program import serve
 
 # What the worker can be asked besides running policies.
@@ -29,7 +31,7 @@ KINDS = {
 def main() -> None:
     if packages := os.environ.pop("PI0_PLAYGROUND_INSTALL", "").split():
         install(packages)
-    args = settings().parse_args()
+    args = checked(settings().parse_args())
     logs.configure(as_json=args.log_json)
     try:
         named = [*(args.check or []), *args.checkpoint]
@@ -44,9 +46,26 @@ def main() -> None:
     except ValueError as error:
         settings().error(str(error))
     policies = [dataclasses.asdict(request) for request in asked]
-    worker = Worker("playground.checkpoints.load:load", {"policies": policies}, kinds=KINDS)
-    if again := serve(worker, robots, args):
+    with contextlib.ExitStack() as held:
+        again = serve(_worker(policies, args, held), robots, args)
+    if again:
         os.execv(sys.executable, [sys.executable, __file__, *place(args), *again])
+
+
+def _worker(policies: list[dict], args: argparse.Namespace, held: contextlib.ExitStack) -> Worker:
+    """What runs the policies. held: closes what that needs, at the end of the program."""
+    given = {"policies": policies}
+    if args.engine == "process":
+        return Worker("playground.checkpoints.load:load", given, kinds=KINDS)
+    from playground.serving.ray import Cluster
+
+    replicas = args.replicas or (1, 1)
+    try:
+        cluster = held.enter_context(Cluster.join(replicas[1], args.share))
+    except ConnectionError as error:
+        settings().error(f"no Ray cluster at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}: {error}")
+    factory = "playground.checkpoints.load:shelf"
+    return Worker(factory, given, kinds=KINDS, start=cluster.start, replicas=replicas)
 
 
 def install(packages: list[str]) -> None:

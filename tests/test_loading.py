@@ -1,5 +1,6 @@
 """From a name or a folder to a policy that answers."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 
 from models.checkpoints.assembly import random_model
 from models.config import PI0_FAST_TABLETOP, PI0_TABLETOP
-from playground.checkpoints import catalog, load
+from playground.checkpoints import catalog, load, memory_plan
 from playground.serving.events import Phase, TokenEvent
 from playground.trace import Options, RawObservation
 from tests.conftest import ROOT
@@ -156,6 +157,7 @@ def test_no_folder_for_compiled_programs_is_no_fault(tmp_path, place):
     """As for a user without a home, or a folder that is somebody else's."""
     (tmp_path / "file").write_text("")
     code = """
+import gc
 import os
 from playground.serving import compile_cache
 chmod = compile_cache.Path.chmod
@@ -184,3 +186,37 @@ except ValueError as error:
 """
     printed, _ = run_alone(code, JAX_PLATFORMS="tpu")
     assert printed.startswith("JAX finds no device (JAX_PLATFORMS='tpu'): leave JAX_PLATFORMS")
+
+
+def held_bytes():
+    """Of all arrays on the device."""
+    gc.collect()
+    return sum(array.nbytes for array in jax.live_arrays())
+
+
+def test_a_shelf_holds_what_was_used_last_and_frees_the_rest(monkeypatch):
+    warmed = []
+    monkeypatch.setattr(load, "warm_up", lambda policy: warmed.append(policy.info.name))
+    before = held_bytes()
+    pi0, fast = catalog.BUNDLED_PAIR
+    phases, shelf = finish(load.shelf([pi0, fast], most=1))
+    assert tuple(shelf) == (pi0,)
+    assert [phase.policy for phase in phases] == [pi0, pi0]
+    one = held_bytes() - before
+    # What it says of policies before it has loaded them is what they say of themselves.
+    assert shelf.infos == {name: load.open_policy(name).info for name in (pi0, fast)}
+    phases, _ = finish(shelf.obtain([fast]))
+    assert [phase.phase for phase in phases] == ["loading", "compiling"]
+    assert tuple(shelf) == (fast,)
+    assert shelf.load_s.keys() == {pi0, fast}
+    other = held_bytes() - before
+    finish(shelf.obtain([pi0]))
+    assert held_bytes() - before == one != other
+    assert warmed == [pi0, fast, pi0]
+
+
+def test_a_shelf_refuses_what_no_machine_of_its_size_holds(monkeypatch):
+    small = memory_plan.Machine(None, 1 << 20, shared=True)
+    monkeypatch.setattr(memory_plan, "machine", lambda: small)
+    with pytest.raises(ValueError, match=r"pi0_tabletop with .* of weights: loading and running"):
+        finish(load.shelf(["pi0_tabletop", "pi0_fast_tabletop"]))

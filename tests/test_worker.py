@@ -31,6 +31,7 @@ from playground.serving import health, queue
 from playground.serving.events import Done, Failed, Finished, Job, Phase, Queued, Result, Step
 from playground.serving.messages import Loading, Setup
 from playground.serving.queue import Busy
+from playground.serving.shelf import Shelf
 from playground.serving.worker import Down, Worker
 from playground.trace import Options, RawObservation
 from tests.support.traces import pi0_trace, policy_info
@@ -67,6 +68,10 @@ class Scripted:
 
     def note(self, number, value, observation):
         note(value, f"{self.name} {observation.state[0]:g}")
+        yield Phase(self.name, "noted", 60.0)
+
+    def pid(self, number, value, observation):
+        note(value, str(os.getpid()))
         yield Phase(self.name, "noted", 60.0)
 
     def gate(self, number, value, observation):
@@ -171,7 +176,23 @@ def process_id(policies, request):
     yield Result((os.getpid(), "jax" in sys.modules))
 
 
-KINDS = {kind: f"{__name__}:{kind}" for kind in ("echo", "flood", "process_id")}
+def where(policies, request):
+    """What is held there, and the process."""
+    yield Result((os.getpid(), tuple(policies)))
+
+
+def shelf(most):
+    """Of three policies, in any order so many at once."""
+    infos = {name: policy_info("pi0", title=name) for name in ("a", "b", "c")}
+
+    def open_one(name):
+        yield Phase(name, "loading", 60.0)
+        return Scripted(name)
+
+    return Shelf(infos, open_one, lambda names: len(names) <= most)
+
+
+KINDS = {kind: f"{__name__}:{kind}" for kind in ("echo", "flood", "process_id", "where")}
 
 
 # --- what the tests share -----------------------------------------------------------------------
@@ -182,10 +203,10 @@ def start():
     """Starts workers, and ends them when the test is over."""
     workers = []
 
-    def start(factory="policies", arguments=None, queue_size=16):
-        workers.append(
-            Worker(f"{__name__}:{factory}", arguments or {}, kinds=KINDS, queue_size=queue_size)
-        )
+    def start(factory="policies", arguments=None, queue_size=16, replicas=(1, 1)):
+        named = f"{__name__}:{factory}"
+        how = {"kinds": KINDS, "queue_size": queue_size, "replicas": replicas}
+        workers.append(Worker(named, arguments or {}, **how))
         return workers[-1]
 
     yield start
@@ -352,6 +373,7 @@ def ticket_of(owner):
 def queued(*owners, size=64):
     """A queue that these visitors' jobs joined in this order, and their tickets."""
     waiting = queue.Queue(size)
+    waiting.slots.append(queue.Slot(up=True))
     tickets = [ticket_of(owner) for owner in owners]
     for ticket in tickets:
         waiting.join(ticket)
@@ -361,9 +383,10 @@ def queued(*owners, size=64):
 def test_who_sends_many_jobs_holds_others_up_by_two():
     waiting, tickets = queued("a", "a", "a", "a", "b", "c", "b", "b", "", "", "")
     served = []
-    while ticket := waiting.next():
+    (slot,) = waiting.slots
+    while ticket := waiting.next(slot):
         served.append(ticket)
-        waiting.end(ticket, done=True)
+        waiting.end(slot, ticket, done=True)
     assert "".join(ticket.owner or "-" for ticket in served) == "aabcb---aba"
     own = [ticket for ticket in served if ticket.owner == "a"]
     assert own == [ticket for ticket in tickets if ticket.owner == "a"]
@@ -444,6 +467,160 @@ def test_what_cannot_run_is_refused_before_the_queue(start):
         worker.call("rollout", Given())
     with pytest.raises(TypeError, match="cannot pack"):
         worker.call("echo", Given(object()))
+
+
+# --- replicas ------------------------------------------------------------------------------------
+
+
+def pair(worker, tmp_path):
+    """Two jobs that run at once, their gates, and their processes."""
+    streams, gates, pids = [], [], []
+    for name in ("one", "two"):
+        notes, gate = tmp_path / f"{name}-pid", tmp_path / name
+        stream = worker.infer(job(f"pid={notes} gate={gate}"))
+        read_until(stream, Phase)
+        until(notes.exists)
+        streams, gates = [*streams, stream], [*gates, gate]
+        pids.append(int(notes.read_text()))
+    return streams, gates, pids
+
+
+def test_two_replicas_run_two_jobs_at_once_and_the_death_of_one_costs_only_its_own(start, tmp_path):
+    worker = start(replicas=(2, 2))
+    until(lambda: worker.status().replicas == 2)
+    streams, gates, pids = pair(worker, tmp_path)
+    assert len(set(pids)) == 2
+    third, fourth = worker.infer(job("step")), worker.infer(job("step"))
+    assert [next(stream).position for stream in (third, fourth)] == [1, 2]
+    os.kill(pids[0], signal.SIGKILL)
+    failed = answer(streams[0])[-1]
+    assert isinstance(failed, Failed)
+    assert streams[0].job_id in failed.message
+    for stream in (third, fourth):  # by the replica's successor, while the other one is held
+        assert isinstance(answer(stream)[-1], Finished)
+    gates[1].touch()
+    assert isinstance(answer(streams[1])[-1], Finished)
+    until(lambda: worker.status().replicas == 2)
+    assert worker.ready()
+
+
+def test_more_replicas_run_while_many_wait(start, tmp_path, monkeypatch):
+    monkeypatch.setattr("playground.serving.worker._IDLE_S", 0.0)
+    worker = start(replicas=(1, 2))
+    first, gate = held(worker, tmp_path)
+    waiting = [worker.infer(job("step")) for _ in range(3)]
+    for stream in waiting:  # while the first replica is held
+        assert isinstance(answer(stream)[-1], Finished)
+    gate.touch()
+    assert isinstance(answer(first)[-1], Finished)
+    until(lambda: worker.status().replicas == 1)
+    assert isinstance(answer(worker.infer(job("step")))[-1], Finished)
+
+
+def asked_where(worker, *names):
+    """(the process, what it holds by then), and what was loaded for it."""
+    events = answer(worker.call("where", Given(policies=names)))
+    (result,) = of(events, Result)
+    return result.value, [event.policy for event in of(events, Phase)]
+
+
+def test_what_is_not_held_is_loaded_in_place_of_what_was_used_last(start):
+    worker = start("shelf", {"most": 2})
+    assert set(worker.metadata(LIMIT_S)) == {"a", "b", "c"}
+    (pid, held_), loaded = asked_where(worker, "a", "b")
+    assert (held_, loaded) == (("a", "b"), ["a", "b"])
+    assert asked_where(worker, "a") == ((pid, ("b", "a")), [])
+    assert asked_where(worker, "c") == ((pid, ("a", "c")), ["c"])
+    events = answer(worker.infer(job("step", "b", "c")))
+    assert [event.policy for event in of(events, Phase)] == ["b"]
+    assert [event.policy for event in of(events, Done)] == ["b", "c"]
+    (failed,) = of(answer(worker.call("where", Given(policies=("a", "b", "c")))), Failed)
+    assert "a, b, c do not fit into memory together" in failed.message
+    with pytest.raises(ValueError, match="no policy is called d; loaded: a, b, c"):
+        worker.infer(job("step", "d"))
+
+
+def test_a_job_goes_where_its_weights_are(start):
+    worker = start("shelf", {"most": 1}, replicas=(2, 2))
+    until(lambda: worker.status().replicas == 2)
+    places = {name: asked_where(worker, name)[0][0] for name in ("a", "b")}
+    assert len(set(places.values())) == 2
+    for name in ("b", "a", "a", "b"):
+        assert asked_where(worker, name) == ((places[name], (name,)), [])
+
+
+def placed(*held, size=64):
+    """A queue before replicas that hold these."""
+    waiting = queue.Queue(size)
+    waiting.slots += [queue.Slot(up=True, held=frozenset(names)) for names in held]
+    return waiting
+
+
+def ticket_for(policy, digest=b"", urgent=False):
+    lock = threading.RLock()
+    lock.acquire()
+    return queue.Ticket(lock, "infer", job("step", policy), digest=digest, urgent=urgent)
+
+
+def test_a_job_waits_for_its_weights_no_longer_than_they_take_to_load():
+    waiting = placed({"a"}, {"b"})
+    with_a, with_b = waiting.slots
+    waiting.join(first := ticket_for("a"))
+    waiting.join(second := ticket_for("a"))
+    waiting.join(third := ticket_for("b"))
+    waiting.load_s["a"] = 1000.0
+    assert waiting.next(with_b) is third  # overtakes none: the others are not to come here
+    assert waiting.next(with_a) is first
+    waiting.end(with_b, third, done=True)
+    assert waiting.next(with_b) is None
+    second.queued -= 1000.0
+    assert waiting.next(with_b) is second
+
+
+def test_a_job_goes_where_its_picture_was_seen_if_that_one_is_free():
+    waiting = placed({"a"}, {"a"})
+    one, other = waiting.slots
+    waiting.join(first := ticket_for("a", b"picture"))
+    assert waiting.next(other) is first
+    waiting.end(other, first, done=True)
+    waiting.join(again := ticket_for("a", b"picture"))
+    assert waiting.next(one) is None
+    waiting.join(another := ticket_for("a", b"other"))
+    assert waiting.next(one) is another
+    assert waiting.next(other) is again
+    waiting.end(one, another, done=True)
+    waiting.join(last := ticket_for("a", b"picture"))
+    assert waiting.next(one) is last  # the other one is busy
+
+
+def test_a_robot_s_job_interrupts_only_where_nothing_is_free_and_nothing_is_loaded():
+    waiting = placed({"a"}, {"b"}, {"a"})
+    first, with_b, second = waiting.slots
+    for slot in (first, with_b):
+        waiting.join(ticket_for(*slot.held))
+        assert waiting.next(slot)
+    waiting.join(robot := ticket_for("a", urgent=True))
+    assert waiting.next(first) is None  # the third is free
+    assert waiting.next(second) is robot
+    waiting.join(robot := ticket_for("a", urgent=True))
+    assert waiting.next(with_b) is None
+    assert waiting.next(second) is None  # at a robot's job itself
+    assert waiting.next(first) is robot
+    assert first.passing is robot
+
+
+def test_a_place_is_how_many_must_end_before():
+    waiting = placed({"a"}, {"a"})
+    waiting._typical_s["infer a"] = 10.0
+    tickets = [ticket_for("a") for _ in range(5)]
+    for slot, ticket in zip(waiting.slots, tickets, strict=False):
+        waiting.join(ticket)
+        waiting.next(slot)
+    for ticket in tickets[2:]:
+        waiting.join(ticket)
+    events = [ticket.events[-1] for ticket in tickets[2:]]
+    assert [event.position for event in events] == [1, 2, 3]
+    assert [round(event.expected_wait_s) for event in events] == [10, 10, 20]
 
 
 # --- robots -------------------------------------------------------------------------------------
@@ -783,7 +960,7 @@ def test_closing_turns_new_jobs_away_and_gives_up_what_takes_too_long(start, tmp
         assert "shutting down" in answer(stream)[-1].message
     with pytest.raises(Down, match="shutting down"):
         worker.infer(job("step"))
-    assert not alive(pid)
+    until(lambda: not alive(pid))
 
 
 def test_health_routes_follow_the_worker(start, tmp_path):

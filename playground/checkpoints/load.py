@@ -6,7 +6,7 @@ import functools
 import os
 import queue
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +34,7 @@ from playground.policies.fast import FastPolicy
 from playground.policies.flow import FlowPolicy
 from playground.serving.compile_cache import keep_compiled_programs
 from playground.serving.events import Phase, TokenEvent
+from playground.serving.shelf import Shelf
 from playground.trace import Options, PolicyInfo, RawObservation, Stats
 
 T = TypeVar("T")
@@ -62,22 +63,11 @@ def load(
     policy that cannot be opened, and before anything is fetched or loaded where they do not fit
     into memory together, or where JAX finds no device.
     """
-    check_device()
-    requests = [Request(x) if isinstance(x, str) else Request(**x) for x in policies]
-    entries = resolve_all(requests)
-    published = [entry for entry in entries if entry.kind not in ("bundled", "untrained")]
-    memory_plan.prepare(narrow=bool(published))
-    keep_compiled_programs()
-    check_memory(entries)
+    asked = _prepared(policies)
+    check_memory([entry for _, entry in asked])
     opened = {}
-    for request, entry in zip(requests, entries, strict=True):
-        if (address := entry.address) and entry.kind == "lerobot":
-            yield from _reported(
-                entry.name,
-                "downloading",
-                functools.partial(download.fetch_policy, address),
-            )
-            entry = resolve(request)  # weights tell what saved them
+    for request, entry in asked:
+        entry = yield from _recognised(request, entry)
         opened[entry.name] = yield from open_steps(entry)
     tell_apart(list(opened.values()))
     for name, policy in opened.items():
@@ -86,12 +76,83 @@ def load(
     return opened
 
 
+def shelf(
+    policies: Sequence[str | Mapping[str, Any]], most: int | None = None
+) -> Generator[Phase, None, Shelf]:
+    """`load` of policies that need not fit into memory together: those used last are held, the
+    others are loaded when they are asked for.
+
+    most: how many are held at most; None for as many as fit by the memory plan. Raises ValueError
+    for a policy that does not fit alone.
+    """
+    asked = _prepared(policies)
+    entries = {entry.name: entry for _, entry in asked}
+    needs = {name: _need(entry) for name, entry in entries.items()}
+    machine = memory_plan.machine()  # as it is before anything is held
+    for need in needs.values():
+        memory_plan.check([need], machine)
+
+    def fits(names: Collection[str]) -> bool:
+        try:
+            memory_plan.check([needs[name] for name in names], machine)
+        except ValueError:
+            return False
+        return most is None or len(names) <= most
+
+    for request, entry in asked:
+        entry = yield from _recognised(request, entry)
+        if entry.kind not in ("bundled", "untrained"):
+            fetch = functools.partial(_fetch, entry)
+            entry, _ = yield from _reported(entry.name, "downloading", fetch)
+        entries[entry.name] = entry
+    infos = [card(entry, precision(entry)[0]) for entry in entries.values()]
+    cards = {info.name: info for info in _distinct(infos)}
+
+    def open_one(name: str) -> Generator[Phase, None, Policy]:
+        policy = yield from open_steps(entries[name])
+        policy.info = cards[name]
+        yield Phase(name, "compiling", WARM_UP_DEADLINE_S)
+        warm_up(policy)
+        return policy
+
+    held = Shelf(cards, open_one, fits)
+    yield from held.fill()
+    return held
+
+
+def _prepared(policies: Sequence[str | Mapping[str, Any]]) -> list[tuple[Request, Entry]]:
+    """What to open, once JAX is set up for it."""
+    check_device()
+    requests = [Request(x) if isinstance(x, str) else Request(**x) for x in policies]
+    entries = resolve_all(requests)
+    published = [entry for entry in entries if entry.kind not in ("bundled", "untrained")]
+    memory_plan.prepare(narrow=bool(published))
+    keep_compiled_programs()
+    return list(zip(requests, entries, strict=True))
+
+
+def _recognised(request: Request, entry: Entry) -> Generator[Phase, None, Entry]:
+    """The entry of a policy on the hub once its files are here: its weights tell what saved
+    them."""
+    if entry.address and entry.kind == "lerobot":
+        fetch = functools.partial(download.fetch_policy, entry.address)
+        yield from _reported(entry.name, "downloading", fetch)
+        return resolve(request)
+    return entry
+
+
 def tell_apart(policies: Sequence[Policy]) -> None:
     """Those of one title are called by their names."""
-    titles = collections.Counter(policy.info.title for policy in policies)
-    for policy in policies:
-        if titles[policy.info.title] > 1:
-            policy.info = dataclasses.replace(policy.info, title=policy.info.name)
+    for policy, info in zip(policies, _distinct([p.info for p in policies]), strict=True):
+        policy.info = info
+
+
+def _distinct(infos: Sequence[PolicyInfo]) -> list[PolicyInfo]:
+    titles = collections.Counter(info.title for info in infos)
+    return [
+        dataclasses.replace(info, title=info.name) if titles[info.title] > 1 else info
+        for info in infos
+    ]
 
 
 def check_device() -> None:
@@ -108,11 +169,13 @@ def check_device() -> None:
 
 def check_memory(entries: Sequence[Entry]) -> None:
     """Raises ValueError if this machine cannot hold the policies together."""
-    needs = [
-        memory_plan.need(entry.name, *precision(entry), on_host=_on_cpu(entry)) for entry in entries
-    ]
+    needs = [_need(entry) for entry in entries]
     if needs:
         memory_plan.check(needs, memory_plan.machine())
+
+
+def _need(entry: Entry) -> memory_plan.Need:
+    return memory_plan.need(entry.name, *precision(entry), on_host=_on_cpu(entry))
 
 
 def open_policy(checkpoint: str | Entry) -> Policy:
@@ -139,19 +202,26 @@ def open_steps(entry: Entry) -> Generator[Phase, None, Policy]:
     else:
         entry, text = yield from _reported(entry.name, "downloading", lambda p: _fetch(entry, p))
         model = yield from _reported(entry.name, "loading", lambda p: _load(entry, p))
+    info = card(entry, model.config)
+    named = entry.action_tokenizer
+    actions = None if named is None else FastActionTokenizer.load(named)
+    return assemble(info, entry, model, PaligemmaTokenizer(text, entry.convention), actions)
+
+
+def card(entry: Entry, config: Config) -> PolicyInfo:
+    """What a policy says of itself, from its files but for the weights. config: its model's."""
+    if entry.kind == "untrained":
+        return untrained(entry.name).info
     bundled = entry.kind == "bundled"
-    info = describe(
+    return describe(
         entry,
-        model.config,
+        config,
         revision=revision(entry.params or entry.here),
         badge=BUNDLED_BADGE if bundled else REAL_BADGE,
         notice=BUNDLED_NOTICE if bundled else entry.notice,
         stats=norm_stats(entry),
         stats_notes=stats_notes(entry),
     )
-    named = entry.action_tokenizer
-    actions = None if named is None else FastActionTokenizer.load(named)
-    return assemble(info, entry, model, PaligemmaTokenizer(text, entry.convention), actions)
 
 
 def _fetch(entry: Entry, progress: download.Progress) -> tuple[Entry, Path]:

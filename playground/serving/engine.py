@@ -1,8 +1,8 @@
-"""The process that owns the device: it loads every policy once, then runs jobs one by one.
+"""What owns a device: it loads policies, then runs jobs one by one.
 
-The page's end of the connection is `playground.serving.process`, which says what crosses it. The
-main thread does all the work and sends all the messages, so that one that arrives is proof of a
-working loop; a second thread only listens.
+The page's end of the connection is `playground.serving.process`, which says what crosses it, or
+`playground.serving.ray`. One thread does all the work and sends all the messages, so that one that
+arrives is proof of a working loop; a second thread only listens.
 """
 
 import contextlib
@@ -18,7 +18,8 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator, Mapping
+from typing import Any
 
 from playground import codec
 from playground.serving import logs
@@ -29,6 +30,7 @@ from playground.serving.messages import (
     Ended,
     Exhausted,
     Happened,
+    Holding,
     Loading,
     Message,
     Outcome,
@@ -37,6 +39,7 @@ from playground.serving.messages import (
     Setup,
     Start,
 )
+from playground.serving.shelf import Shelf
 
 _BEAT_S = 1.0
 _IDLE_DEADLINE_S = 10.0
@@ -55,7 +58,7 @@ class Engine:
         self._deadline_s = _IDLE_DEADLINE_S
         self._jobs: queue.SimpleQueue[Start] = queue.SimpleQueue()
         self._cancelled: set[str] = set()  # only running jobs are ever cancelled here
-        self._policies = {}
+        self._policies: Mapping[str, Any] = {}
         self._kinds: dict[str, Callable[..., Generator[Event]]] = {}
 
     def run(self) -> None:
@@ -70,7 +73,11 @@ class Engine:
             self._send(Refused(str(error), traceback.format_exc()))
             return
         self._deadline_s = _IDLE_DEADLINE_S
-        self._send(Ready({name: policy.info for name, policy in self._policies.items()}))
+        if isinstance(self._policies, Shelf):
+            self._send(Holding(tuple(self._policies), self._policies.load_s))
+            self._send(Ready(self._policies.infos))
+        else:
+            self._send(Ready({name: policy.info for name, policy in self._policies.items()}))
         while True:
             try:
                 job = self._jobs.get(timeout=_BEAT_S)
@@ -79,7 +86,7 @@ class Engine:
             else:
                 self._serve(job)
 
-    def _load(self, loading) -> dict:
+    def _load(self, loading) -> Mapping[str, Any]:
         """The policies; a factory that is a generator announces its phases on the way to them."""
         if not isinstance(loading, Generator):
             return loading
@@ -138,11 +145,24 @@ class Engine:
             return "failed"
 
     def _events(self, job: Start, policy: str | None) -> Generator[Event]:
+        yield from self._obtain(job.request.policies if policy is None else (policy,))
         if policy is None:
-            return self._kinds[job.kind](self._policies, job.request)
+            yield from self._kinds[job.kind](self._policies, job.request)
+            return
         if policy not in self._policies:
             raise ValueError(f"no policy is called {policy!r}; loaded: {', '.join(self._policies)}")
-        return self._infer(job, policy)
+        yield from self._infer(job, policy)
+
+    def _obtain(self, names: Collection[str]) -> Generator[Event]:
+        """Loads what a job needs, where not everything is held."""
+        shelf = self._policies
+        if not isinstance(shelf, Shelf):
+            return
+        held = tuple(shelf)
+        yield from shelf.obtain(names)
+        self._deadline_s = _JOB_DEADLINE_S
+        if tuple(shelf) != held:
+            self._send(Holding(tuple(shelf), shelf.load_s))
 
     def _infer(self, job: Start, policy: str) -> Generator[Event]:
         """A policy's run; where the device has no memory for all samples, that of the first."""

@@ -70,6 +70,16 @@ class Ready:
 
 @codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
+class Holding:
+    """Of an engine that does not hold all that it can run: the policies whose weights it has, the
+    one used last at the end, and by policy how long loading took, in s."""
+
+    policies: tuple[str, ...]
+    load_s: dict[str, float]
+
+
+@codec.register
+@dataclasses.dataclass(frozen=True, slots=True)
 class Beat:
     """A sign of life."""
 
@@ -106,5 +116,5 @@ class Ended:
 class Message:
     """One message from the process; the next one follows within deadline_s seconds."""
 
-    body: Loading | Refused | Ready | Beat | Happened | Exhausted | Ended
+    body: Loading | Refused | Ready | Holding | Beat | Happened | Exhausted | Ended
     deadline_s: float

@@ -82,6 +82,7 @@ class _Now(Collector):
             states.add_metric([state], int(status.state == state))
         yield states
         yield _gauge("worker_ready", "Whether jobs are taken.", int(self._worker.ready()))
+        yield _gauge("worker_replicas", "Replicas that take jobs.", status.replicas)
         yield _gauge("worker_crashes_in_a_row", "Since the last job that was done.", status.crashes)
         yield _count("memory_exhausted", "How often memory did not suffice.", status.exhausted)
         yield _gauge("robots_connected", "Robots at the moment.", len(robots))

@@ -1,4 +1,4 @@
-"""The queue before the worker: who waits, in which place, for how long, and each one's mailbox.
+"""The queue before the replicas: who waits, in which place, for how long, and each one's mailbox.
 
 First come, first served, but for whoever has several jobs waiting: from the third on, each counts
 as if it had come a turn later than the one before. So a visitor who sends many at once holds others
@@ -7,6 +7,8 @@ none is left, the last job of whoever has most of them gives way to one of who h
 """
 
 import collections
+import dataclasses
+import heapq
 import math
 import secrets
 import threading
@@ -26,6 +28,7 @@ _SHARE = 4  # a visitor's part of the places and bytes is one in so many
 _AT_ONCE = 2  # jobs that one request may make
 _TURN_S = 20.0
 _UNKNOWN_RETRY_S = 10
+_RECENT = 8  # observations; a policy keeps caches of about as many
 
 
 class Busy(RuntimeError):
@@ -39,9 +42,10 @@ class Busy(RuntimeError):
 
 class Ticket:
     """A job's place in the queue and its mailbox. `payload`: what starts it. `urgent`: goes before
-    all that are not. `owner`: the visitor whose job it is, "" for nobody's. `due`: when it counts
-    as come. `closed`: nobody wants its events any more; `ended`: no more will come. All but
-    `closed` is guarded by the worker's lock."""
+    all that are not. `owner`: the visitor whose job it is, "" for nobody's. `digest`: of its
+    observation, b"" where it does not matter. `due`: when it counts as come. `closed`: nobody wants
+    its events any more; `ended`: no more will come. All but `closed` is guarded by the worker's
+    lock."""
 
     def __init__(
         self,
@@ -51,11 +55,14 @@ class Ticket:
         *,
         urgent: bool = False,
         owner: str = "",
+        digest: bytes = b"",
     ):
         self.id = secrets.token_hex(8)  # not to be guessed: it cancels
         self.kind = kind
         self.urgent = urgent
         self.owner = owner
+        self.digest = digest
+        self.policies = request.policies
         self.payload = _payload(Start(self.id, kind, request), urgent)
         self.label = " ".join([kind, *request.policies])
         self.news = threading.Condition(lock)
@@ -129,34 +136,60 @@ class Stream:
         self.close()
 
 
+@dataclasses.dataclass(eq=False, slots=True)
+class Slot:
+    """One replica as the queue sees it.
+
+    running: the job that it is at, no longer waiting. passing: an urgent job, which does not wait
+    for that one's end: it is run at its next event. up: whether it takes jobs. held: the policies
+    whose weights it has; None for all. recent: digests of observations whose caches it may have.
+    """
+
+    running: Ticket | None = None
+    passing: Ticket | None = None
+    up: bool = False
+    held: frozenset[str] | None = None
+    recent: collections.deque[bytes] = dataclasses.field(
+        default_factory=lambda: collections.deque(maxlen=_RECENT)
+    )
+
+    def active(self) -> list[Ticket]:
+        return [ticket for ticket in (self.passing, self.running) if ticket is not None]
+
+    def has(self, ticket: Ticket) -> bool:
+        """Whether nothing has to be loaded for the job."""
+        return self.held is None or self.held.issuperset(ticket.policies)
+
+    def fitness(self, ticket: Ticket) -> tuple[bool, int, bool]:
+        """The largest is the best place: with the weights, else with few that may have to go; then
+        with the observation's caches."""
+        held = 0 if self.held is None or self.has(ticket) else len(self.held)
+        return self.has(ticket), -held, ticket.digest in self.recent
+
+
 class Queue:
     """Fair, see above; urgent jobs before all others. All of it is used with the worker's lock
     held.
 
-    running: whose job the worker is at, no longer in `waiting`. An urgent job does not wait for its
-    end: it is run at that one's next event, and is in `passing` meanwhile. moves: whether the
-    worker takes from the queue, so that waits can be foreseen.
+    A job goes to a free replica that has the weights, if there is one, and among those to one that
+    saw the observation lately. While the weights are on a busy one only, it waits for that one as
+    long as loading them elsewhere would take.
     """
 
     def __init__(self, size: int):
         self._size = size
         self._typical_s: dict[str, float] = {}  # by label, what such jobs took
+        self.load_s: dict[str, float] = {}  # by policy, what loading it took
         self.waiting: collections.deque[Ticket] = collections.deque()
-        self.running: Ticket | None = None
-        self.passing: Ticket | None = None
-        self.moves = False
+        self.slots: list[Slot] = []
 
     def tickets(self) -> list[Ticket]:
-        """Those that the worker is at come first."""
+        """Those that run come first."""
         return [*self.active(), *self.waiting]
 
     def active(self) -> list[Ticket]:
-        """Those that the worker is at."""
-        return [ticket for ticket in (self.passing, self.running) if ticket is not None]
-
-    def running_as(self, job_id: str) -> Ticket:
-        """The one of them with this id."""
-        return next(ticket for ticket in self.active() if ticket.id == job_id)
+        """Those that run."""
+        return [ticket for slot in self.slots for ticket in slot.active()]
 
     def count(self) -> int:
         """How many wait and still want to."""
@@ -167,12 +200,13 @@ class Queue:
         alike = [t for t in self.waiting if t.urgent == ticket.urgent and not t.closed]
         active = [t for t in self.active() if t.urgent == ticket.urgent]
         limit = URGENT_SIZE if ticket.urgent else self._size
+        free = max(0, len(self.slots) - len(active))
         own = [t for t in alike if t.owner == ticket.owner] if ticket.owner else []
         most = max(_AT_ONCE, limit // _SHARE)
         if len(own) >= most or _too_large(own, ticket, _MAX_WAITING_BYTES // _SHARE):
             raise Busy(self._retry_s(), f"{len(own)} of your runs are waiting already.")
         left: list[Ticket] = []
-        while len(alike) + bool(active) > limit or _too_large(alike, ticket, _MAX_WAITING_BYTES):
+        while len(alike) >= limit + free or _too_large(alike, ticket, _MAX_WAITING_BYTES):
             last = _last_of_most(alike, len(own))
             if last is None:
                 raise Busy(self._retry_s())
@@ -191,27 +225,53 @@ class Queue:
         self.announce()
         return left
 
-    def next(self) -> Ticket | None:
-        """The ticket that can be run now, if any, which then counts as running."""
-        if not self.waiting or self.passing is not None:
-            return None
-        if self.running is not None:
-            if not self.waiting[0].urgent or self.running.urgent:
+    def next(self, slot: Slot) -> Ticket | None:
+        """The ticket that this replica can run now, if any, which then counts as running."""
+        if slot.running is not None:
+            if not self._may_pass(slot):
                 return None
-            self.passing = ticket = self.waiting.popleft()
+            slot.passing = ticket = self.waiting[0]
         else:
-            self.running = ticket = self.waiting.popleft()
+            found = next((t for t in self.waiting if self._suits(t, slot)), None)
+            if found is None:
+                return None
+            slot.running = ticket = found
+        self.waiting.remove(ticket)
+        if ticket.digest:
+            slot.recent.append(ticket.digest)
         ticket.started = time.monotonic()
         self.announce()
         return ticket
 
-    def end(self, ticket: Ticket, *, done: bool) -> float:
+    def _may_pass(self, slot: Slot) -> bool:
+        """Whether the first who waits is run inside the running job. Never where weights would have
+        to be loaded: those of the running job might have to go."""
+        if slot.passing is not None or not self.waiting:
+            return False
+        ticket, running = self.waiting[0], slot.running
+        if not ticket.urgent or running is None or running.urgent or not slot.has(ticket):
+            return False
+        return not any(s.up and s.running is None and s.has(ticket) for s in self.slots)
+
+    def _suits(self, ticket: Ticket, slot: Slot) -> bool:
+        """Whether this free replica is to run the job, now."""
+        fitness = lambda s: s.fitness(ticket)  # noqa: E731
+        free = [s for s in self.slots if s.up and s.running is None]
+        if any(fitness(other) > fitness(slot) for other in free):
+            return False
+        if slot.has(ticket) or not any(s.up and s.has(ticket) for s in self.slots):
+            return True
+        missing = set(ticket.policies) - (slot.held or set())
+        loading_s = sum(self.load_s.get(policy, 0.0) for policy in missing)
+        return time.monotonic() - ticket.queued >= loading_s
+
+    def end(self, slot: Slot, ticket: Ticket, *, done: bool) -> float:
         """A running job is over; gives how long it ran, in s, which counts for those who wait if it
         was done."""
-        if ticket is self.passing:
-            self.passing = None
+        if ticket is slot.passing:
+            slot.passing = None
         else:
-            self.running = None
+            slot.running = None
         ticket.end()
         ran_s = time.monotonic() - ticket.started
         if done:
@@ -219,9 +279,11 @@ class Queue:
             self._typical_s[ticket.label] = 0.7 * typical + 0.3 * ran_s
         return ran_s
 
-    def drop_closed(self) -> list[Ticket]:
-        """Ends the tickets that nobody wants any more, and gives those that had not ended."""
-        fresh = [ticket for ticket in self.tickets() if ticket.closed and not ticket.ended]
+    def drop_closed(self, slot: Slot) -> list[Ticket]:
+        """Ends the tickets that nobody wants any more, of this replica and of those who wait, and
+        gives those that had not ended."""
+        tickets = [*slot.active(), *self.waiting]
+        fresh = [ticket for ticket in tickets if ticket.closed and not ticket.ended]
         for ticket in fresh:
             ticket.end()
             if ticket in self.waiting:
@@ -229,44 +291,54 @@ class Queue:
         self.announce()
         return fresh
 
-    def give_up(self, reason: str) -> list[Ticket]:
-        """Sends everyone why no result will come; gives their tickets."""
-        tickets = self.tickets()
+    def leave(self, slot: Slot, reason: str) -> list[Ticket]:
+        """The replica is gone for good. Its jobs, and where it was the last one everybody's, get
+        the reason why no result will come. Gives their tickets."""
+        self.slots.remove(slot)
+        tickets = slot.active() if self.slots else [*slot.active(), *self.waiting]
         for ticket in tickets:
             ticket.put(Failed(None, reason, ticket.id))
             ticket.end()
-        self.running = self.passing = None
-        self.waiting.clear()
+        slot.running = slot.passing = None
+        if not self.slots:
+            self.waiting.clear()
         return tickets
 
     def announce(self) -> None:
         """Sends everyone who waits their place, if it changed, or if they heard nothing for a
-        while."""
+        while. Place and wait are as if every replica took every job."""
         now = time.monotonic()
-        ahead = len(self.active())
-        wait_s = self._remaining_s(now)
+        up = [slot for slot in self.slots if slot.up]
+        ahead = len(self.active()) - max(0, len(up) - 1)
+        ends = [self._remaining_s(slot, now) for slot in up]
+        known = [end for end in ends if end is not None]
+        heapq.heapify(known)
+        foreseen = bool(up) and len(known) == len(ends)
         for ticket in self.waiting:
             if ticket.closed:
                 continue
-            if ticket.position != ahead or now - ticket.announced >= _POSITION_EVERY_S:
-                ticket.position, ticket.announced = ahead, now
-                ticket.put(Queued(ahead, wait_s))
+            place = max(0, ahead)
+            if ticket.position != place or now - ticket.announced >= _POSITION_EVERY_S:
+                ticket.position, ticket.announced = place, now
+                ticket.put(Queued(place, known[0] if foreseen else None))
             typical = self._typical_s.get(ticket.label)
-            wait_s = None if wait_s is None or typical is None else wait_s + typical
+            foreseen = foreseen and typical is not None
+            if foreseen and typical is not None:
+                heapq.heapreplace(known, known[0] + typical)
             ahead += 1
 
     def _retry_s(self) -> int:
-        remaining = self._remaining_s(time.monotonic())
-        return _UNKNOWN_RETRY_S if remaining is None else max(1, math.ceil(remaining))
+        now = time.monotonic()
+        ends = [self._remaining_s(slot, now) for slot in self.slots if slot.up]
+        known = [end for end in ends if end is not None]
+        return max(1, math.ceil(min(known))) if known else _UNKNOWN_RETRY_S
 
-    def _remaining_s(self, now: float) -> float | None:
-        """Seconds until the running job is likely to end; None if there is nothing to go by."""
-        if not self.moves:
-            return None
-        if self.running is None:
+    def _remaining_s(self, slot: Slot, now: float) -> float | None:
+        """Seconds until its running job is likely to end; None if there is nothing to go by."""
+        if slot.running is None:
             return 0.0
-        typical = self._typical_s.get(self.running.label)
-        return None if typical is None else max(0.0, self.running.started + typical - now)
+        typical = self._typical_s.get(slot.running.label)
+        return None if typical is None else max(0.0, slot.running.started + typical - now)
 
 
 def _payload(start: Start, urgent: bool) -> spilled.Frame:

@@ -1,57 +1,35 @@
-"""The worker: one process that owns the device, one queue of jobs before it, events back.
+"""The worker: one queue of jobs, the engines behind it that own the devices, events back.
 
     worker = Worker("playground.checkpoints.load:load", {"policies": policies})
     with worker.infer(Job(("pi0_tabletop",), observation, options)) as events:
         for event in events:
             ...
 
-This side never imports JAX. Handlers of any number of threads put tickets into the queue; one
-dispatcher thread owns everything else: it starts the process (`playground.serving.process`), hands
-it one job at a time, passes its events on, and replaces it when it exits or stays silent for longer
-than it announced. A job that its process dies under fails; the jobs behind it keep their places.
-
-        loading --ready--> up --exit, hang--> loading      (third time with no job done between,
-           |                |                   |           or a factory that refuses: down)
-           +----------------+---close()---------+--> closed
+This side never imports JAX. Handlers of any number of threads put tickets into the queue; each
+replica (`playground.serving.replica`) takes them out again in a thread of its own and runs them in
+an engine: a process of this machine, or an actor of a Ray cluster.
 
 Needs a POSIX system (Linux, macOS).
 """
 
-import contextlib
 import dataclasses
-import json
-import logging
+import hashlib
 import math
 import socket
-import threading
 import time
 from collections.abc import Callable
-from typing import Literal
 
-from playground import codec
 from playground.serving import queue
-from playground.serving.events import Done, Event, Failed, Job, Request
-from playground.serving.messages import (
-    Cancel,
-    Ended,
-    Exhausted,
-    Happened,
-    Loading,
-    Message,
-    Ready,
-    Refused,
-    Setup,
-)
-from playground.serving.process import Lost, Process
-from playground.serving.queue import Queue, Stream, Ticket
+from playground.serving.events import Job, Request
+from playground.serving.messages import Setup
+from playground.serving.process import Link, Process
+from playground.serving.queue import Queue, Slot, Stream, Ticket
+from playground.serving.replica import SHUTTING_DOWN, Replica, Shared, State
 from playground.trace import PolicyInfo
 
-_MAX_CRASHES = 3  # without a completed job between
-_SHUTTING_DOWN = "The playground is shutting down. Please try again in a minute."
-
-State = Literal["loading", "up", "down", "closed"]
-
-_logger = logging.getLogger(__name__)
+_CROWD = 2  # jobs waiting for each replica that make one more worth its start
+_IDLE_S = 600.0  # without a job, a replica beyond the fewest goes
+_REPLACE_S = 60.0  # between two replacements of replicas that stay down
 
 
 class Down(RuntimeError):
@@ -60,9 +38,10 @@ class Down(RuntimeError):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Status:
-    """waiting: jobs in the queue, without the running one. crashes: since the last completed job.
-    exhausted: how often memory did not suffice for a job. loading: what is being done in that
-    state, say "compiling pi0", else ""."""
+    """state: that of the replica that is furthest. waiting: jobs in the queue, without running
+    ones. crashes: of the replica with most, since its last completed job. exhausted: how often
+    memory did not suffice for a job. loading: what is being done while none is up, say "compiling
+    pi0", else "". replicas: how many are up."""
 
     state: State
     running: bool
@@ -71,19 +50,22 @@ class Status:
     completed: int
     exhausted: int
     loading: str
+    replicas: int
 
 
 class Worker:
-    """Owns the device through a process of its own. Safe to use from any thread.
+    """Owns the devices through its replicas. Safe to use from any thread.
 
-    factory: "module:function", called in that process with `arguments` (JSON values, by name); it
+    factory: "module:function", called in each engine with `arguments` (JSON values, by name); it
     returns the policies by name, each with `.info` (PolicyInfo) and `.infer(observation, options)`
     (a generator of events). It may be a generator itself that yields a Phase before each part of
-    loading and returns the policies. A ValueError from it is a refusal: no second try.
+    loading and returns the policies, or a `playground.serving.engine.Shelf` of more of them than
+    are loaded. A ValueError from it is a refusal: no second try.
     kinds: further kinds of jobs, each "module:function", called with (policies, the job's request)
     and giving a generator of events.
-    queue_size: jobs that may wait while one runs. load_deadline_s: until the factory's first
-    Phase, or its return.
+    queue_size: jobs that may wait. load_deadline_s: until the factory's first Phase, or its return.
+    start: makes an engine; a process of this machine by itself.
+    replicas: (fewest, most); more than the fewest run while many wait.
     """
 
     def __init__(
@@ -94,59 +76,52 @@ class Worker:
         kinds: dict[str, str] | None = None,
         queue_size: int = queue.SIZE,
         load_deadline_s: float = 600.0,
+        start: Callable[[socket.socket], Link] = Process,
+        replicas: tuple[int, int] = (1, 1),
     ):
-        self._setup = Setup(factory, arguments, kinds or {}, load_deadline_s)
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)  # of the state
-        self._wake_in, self._wake_out = socket.socketpair()
-        self._wake_in.setblocking(False)
-        self._wake_out.setblocking(False)
-        # Guarded by the lock; but for joining the queue, only the dispatcher writes.
-        self._queue = Queue(queue_size)
-        self._state: State = "loading"
-        self._reason = _SHUTTING_DOWN
-        self._closing_at = math.inf
-        self._due = time.monotonic() + load_deadline_s
-        self._metadata: dict[str, PolicyInfo] | None = None
-        self._crashes = 0
-        self._completed = 0
-        self._exhausted = 0
-        self._loading = ""
-        self._process: int | None = None
-        self._observers: list[Callable[[dict], None]] = []
-        self._thread = threading.Thread(target=self._dispatch, name="worker", daemon=True)
-        self._thread.start()
-
-    # --- for the page's threads -----------------------------------------------------------------
+        setup = Setup(factory, arguments, kinds or {}, load_deadline_s)
+        self._shared = Shared(setup, start, Queue(queue_size))
+        self._shared.may_retire = self._may_retire
+        self._queue, self._lock = self._shared.queue, self._shared.lock
+        self._fewest, self._most = replicas
+        self._added = 0
+        self._last_added = time.monotonic()
+        self._replicas: tuple[Replica, ...] = ()  # replaced as a whole, under the lock
+        with self._lock:
+            for _ in range(self._fewest):
+                self._add()
 
     def infer(self, job: Job, *, urgent: bool = False, owner: str = "") -> Stream:
         """The events of one or more policies on one observation; raises as `call` does. urgent: for
-        a robot, which waits for no visitor: it goes first, at the running job's next event. owner:
+        a robot, which waits for no visitor: it goes first, at a running job's next event. owner:
         the visitor who asks, of whom not too much may wait; "" for nobody's."""
         if not job.policies:
             raise ValueError("the job names no policy; name at least one")
-        if self._metadata is not None and (unknown := set(job.policies) - set(self._metadata)):
-            known = ", ".join(self._metadata)
-            raise ValueError(f"no policy is called {', '.join(sorted(unknown))}; loaded: {known}")
+        known = self._shared.metadata
+        if known is not None and (unknown := set(job.policies) - set(known)):
+            names = ", ".join(known)
+            raise ValueError(f"no policy is called {', '.join(sorted(unknown))}; loaded: {names}")
         return self.call("infer", job, urgent=urgent, owner=owner)
 
     def call(self, kind: str, request: Request, *, urgent: bool = False, owner: str = "") -> Stream:
         """Queues a job and gives its events. Raises Busy, Down, ValueError for an unknown kind, and
         TypeError for what `playground.codec` cannot pack."""
-        if kind != "infer" and kind not in self._setup.kinds:
+        if kind != "infer" and kind not in self._shared.setup.kinds:
             raise ValueError(f"no kind of job is called {kind!r}")
-        ticket = Ticket(self._lock, kind, request, urgent=urgent, owner=owner)
+        digest = _digest(request) if self._most > 1 else b""
+        ticket = Ticket(self._lock, kind, request, urgent=urgent, owner=owner, digest=digest)
         with self._lock:
-            if self._state in ("down", "closed") or self._closing_at < math.inf:
-                raise Down(self._reason)
+            if self._state() in ("down", "closed") or self._shared.closing_at < math.inf:
+                raise Down(self._reason())
             left = self._queue.join(ticket)
+            self._grow()
         for last in left:
-            self._ended({"job": last.id, "outcome": "gave way"})
+            self._shared.ended({"job": last.id, "outcome": "gave way"})
         self._wake()
         return Stream(ticket, self._wake)
 
     def cancel(self, job_id: str) -> None:
-        """Ends a job, waiting or running; the worker is free at the job's next event."""
+        """Ends a job, waiting or running; its replica is free at the job's next event."""
         with self._lock:
             for ticket in self._queue.tickets():
                 if ticket.id == job_id:
@@ -154,52 +129,61 @@ class Worker:
         self._wake()
 
     def metadata(self, timeout_s: float | None = None) -> dict[str, PolicyInfo]:
-        """What was loaded, by name; waits for the first loading to end. Raises Down if it failed,
+        """What can be run, by name; waits for the first loading to end. Raises Down if it failed,
         TimeoutError if it takes longer than `timeout_s`."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._metadata or self._state != "loading", timeout_s)
-            if self._metadata is not None:
-                return dict(self._metadata)
-            if self._state == "loading":
+        shared = self._shared
+        with shared.changed:
+            shared.changed.wait_for(
+                lambda: shared.metadata or self._state() != "loading", timeout_s
+            )
+            if shared.metadata is not None:
+                return dict(shared.metadata)
+            if self._state() == "loading":
                 raise TimeoutError(f"the policies were not loaded within {timeout_s} s")
-            raise Down(self._reason)
+            raise Down(self._reason())
 
     def live(self) -> bool:
         """False once the worker has stopped for good."""
-        return self._thread.is_alive() and self._state in ("loading", "up")
+        return any(replica.alive() for replica in self._replicas)
 
     def ready(self) -> bool:
-        """True while jobs are taken, the policies are loaded and the process that runs them spoke
+        """True while jobs are taken, the policies are loaded and an engine that runs them spoke
         within the time that it last announced."""
-        return (
-            self._thread.is_alive()
-            and self._state == "up"
-            and self._closing_at == math.inf
-            and time.monotonic() <= self._due
-        )
+        return self._shared.closing_at == math.inf and any(r.ready() for r in self._replicas)
 
     def status(self) -> Status:
         with self._lock:
-            running, waiting = bool(self._queue.active()), self._queue.count()
-            loading = self._loading if self._state == "loading" else ""
-            counts = (self._crashes, self._completed, self._exhausted)
-            return Status(self._state, running, waiting, *counts, loading)
+            state, replicas = self._state(), self._replicas
+            loading = next((r.loading for r in replicas if r.loading), "")
+            return Status(
+                state=state,
+                running=bool(self._queue.active()),
+                waiting=self._queue.count(),
+                crashes=max(replica.crashes for replica in replicas),
+                completed=self._shared.completed,
+                exhausted=self._shared.exhausted,
+                loading=loading if state == "loading" else "",
+                replicas=sum(replica.state == "up" for replica in replicas),
+            )
 
     def observe(self, observer: Callable[[dict], None]) -> None:
         """Has it called with what the log says of each job that ended: job, outcome, and of one
         that ran kind, waited_s, ran_s and policies. It must neither wait nor raise."""
-        self._observers.append(observer)
+        self._shared.observers.append(observer)
 
     def process(self) -> int | None:
-        """The number of the newest process that owns the device; None before the first."""
-        return self._process
+        """The number of the newest process of this machine that owns a device; None before the
+        first, and where engines run elsewhere."""
+        return self._replicas[-1].pid
 
     def close(self, drain_s: float = 30.0) -> None:
-        """Takes no more jobs, lets those queued finish for up to `drain_s`, ends the process."""
+        """Takes no more jobs, lets those queued finish for up to `drain_s`, ends the engines."""
         with self._lock:
-            self._closing_at = min(self._closing_at, time.monotonic() + drain_s)
+            closing_at = time.monotonic() + drain_s
+            self._shared.closing_at = min(self._shared.closing_at, closing_at)
         self._wake()
-        self._thread.join()
+        for replica in self._replicas:
+            replica.join()
 
     def __enter__(self) -> "Worker":
         return self
@@ -209,163 +193,59 @@ class Worker:
 
     def _wake(self) -> None:
         """Takes no lock, see `playground.serving.queue.Stream`."""
-        with contextlib.suppress(OSError):  # full: it will wake; closed: nobody is left to wake
-            self._wake_out.send(b"!")
+        for replica in self._replicas:
+            replica.wake()
 
-    # --- the dispatcher's thread ----------------------------------------------------------------
+    # --- the replicas, with the lock held -------------------------------------------------------
 
-    def _dispatch(self) -> None:
-        try:
-            while self._state == "loading":
-                self._with_process()
-        except Exception:
-            _logger.exception("the dispatcher broke")
-            self._become("down", "The worker has stopped after a fault of its own.")
-        finally:
-            self._give_up_jobs()
-            self._wake_in.close()
-            self._wake_out.close()
+    def _state(self) -> State:
+        states = {replica.state for replica in self._replicas}
+        return next(s for s in ("up", "loading", "down", "closed") if s in states)
 
-    def _with_process(self) -> None:
-        """The life of one process, from start to whatever ends it."""
-        process = None
-        try:
-            self._due = time.monotonic() + self._setup.deadline_s
-            process = Process(self._wake_in)
-            self._process = process.pid
-            _log(logging.INFO, "started", {"process": process.pid})
-            process.send(codec.encode(self._setup))
-            self._serve(process)
-            self._become("closed")
-        except _Refused as refusal:
-            # For the person who asked; it may have several lines.
-            _logger.error("cannot open what was asked for: %s", refusal)
-            self._become("down", str(refusal))
-        except (Lost, OSError) as lost:
-            self._after_loss(lost)
-        finally:
-            if process is not None:
-                process.end()
+    def _reason(self) -> str:
+        """Why no jobs are taken."""
+        if self._shared.closing_at < math.inf:
+            return SHUTTING_DOWN
+        return self._replicas[-1].reason
 
-    def _serve(self, process: Process) -> None:
-        """Returns when closing; raises Lost when the process is gone or hangs."""
-        while True:
-            message = process.receive(min(self._due, self._closing_at))
-            if message is not None:
-                self._due = time.monotonic() + message.deadline_s
-                self._take(message)
-            elif time.monotonic() > self._due:
-                process.show_stacks()
-                raise Lost("it hung: it did not speak within the time it had announced")
-            if time.monotonic() >= self._closing_at:
-                return
-            self._drop_cancelled(process)
-            if self._state == "up":
-                with self._lock:
-                    ticket = self._queue.next()
-                if ticket is not None:
-                    process.send(ticket.payload.take())
-            if self._closing_at < math.inf and not self._queue.tickets():
-                return
+    def _add(self) -> None:
+        replica = Replica(self._shared, self._added)
+        self._added += 1
+        self._last_added = time.monotonic()
+        self._queue.slots.append(replica.slot)
+        gone = ("down", "closed")
+        self._replicas = (*(r for r in self._replicas if r.state not in gone), replica)
+        replica.start()
 
-    def _drop_cancelled(self, process: Process) -> None:
+    def _grow(self) -> None:
+        """One more replica where many wait, one at a time; and one for another that stays down, as
+        long as some are up."""
+        states = [r.state for r in self._replicas if r.state in ("loading", "up")]
+        if "up" not in states:
+            return
+        crowded = len(states) < self._most and self._queue.count() > _CROWD * len(states)
+        missing = time.monotonic() - self._last_added > _REPLACE_S and len(states) < self._fewest
+        if missing or (crowded and "loading" not in states):
+            self._add()
+
+    def _may_retire(self, slot: Slot, idle_s: float) -> bool:
+        """Asked by a replica of itself. Takes the lock, and the slot out of use."""
+        if self._most == self._fewest or idle_s < _IDLE_S:
+            return False
         with self._lock:
-            fresh = self._queue.drop_closed()
-        for ticket in fresh:
-            if ticket in self._queue.active():
-                process.send(codec.encode(Cancel(ticket.id)))  # free at this job's next event
-            else:
-                self._ended({"job": ticket.id, "outcome": "cancelled in queue"})
-
-    def _take(self, message: Message) -> None:
-        match message.body:
-            case Loading(phase):
-                with self._lock:
-                    self._loading = f"{phase.phase} {phase.policy}"
-                    for ticket in self._queue.waiting:  # who waits may know what for
-                        ticket.put(phase)
-            case Ready(metadata):
-                self._metadata = metadata
-                self._loading = ""
-                self._become("up")
-                _log(logging.INFO, "ready", {"policies": list(self._metadata)})
-            case Refused(text, traceback):
-                _logger.debug(traceback)
-                raise _Refused(text)
-            case Happened(job_id, event, traceback):
-                self._pass_on(self._queue.running_as(job_id), event, traceback)
-            case Exhausted(job_id):
-                self._exhausted += 1
-                _log(logging.WARNING, "exhausted", {"job": job_id})
-            case Ended(job_id, outcome):
-                self._end(self._queue.running_as(job_id), outcome)
-
-    def _pass_on(self, ticket: Ticket, event: Event, traceback: str) -> None:
-        match event:
-            case Failed(policy=policy):
-                fields = {"job": ticket.id, "policy": policy, "traceback": traceback}
-                _log(logging.ERROR, "failed", fields)
-            case Done(policy=policy, trace=trace):
-                stages = {stage: round(ms, 2) for stage, ms in trace.timings_ms.items()}
-                ticket.done[policy] = {"timings_ms": stages, "reused": list(trace.reused)}
-        with self._lock:
-            ticket.put(event)
-
-    def _end(self, ticket: Ticket, outcome: str) -> None:
-        """A running job's stream ends, and its duration counts for those who wait."""
-        with self._lock:
-            ran_s = self._queue.end(ticket, done=outcome == "done")
-            if outcome == "done":
-                self._completed += 1
-                self._crashes = 0
-        fields = {"job": ticket.id, "kind": ticket.kind, "outcome": outcome}
-        times = {"waited_s": round(ticket.started - ticket.queued, 3), "ran_s": round(ran_s, 3)}
-        self._ended(fields | times | {"policies": ticket.done})
-
-    def _ended(self, fields: dict, level: int = logging.INFO) -> None:
-        _log(level, "ended", fields)
-        for observer in self._observers:
-            observer(fields)
-
-    def _after_loss(self, lost: Exception) -> None:
-        """The process died, and so did the jobs it ran; the rest waits for the next process."""
-        self._crashes += 1
-        running = self._queue.active()
-        jobs = [ticket.id for ticket in running]
-        _log(logging.ERROR, "lost", {"reason": str(lost), "jobs": jobs, "crashes": self._crashes})
-        for ticket in running:
-            message = (
-                "The worker stopped in the middle of this job and is being restarted. Please try "
-                f"again; if it happens again, report it and quote job {ticket.id}."
-            )
-            with self._lock:
-                ticket.put(Failed(None, message, ticket.id))
-            self._end(ticket, "lost")
-        if self._crashes < _MAX_CRASHES:
-            self._become("loading")
-        else:
-            reason = f"The worker has stopped: it crashed {_MAX_CRASHES} times without a job done."
-            self._become("down", reason)
-
-    def _give_up_jobs(self) -> None:
-        """At the very end: whoever still waits hears why."""
-        with self._lock:
-            tickets = self._queue.give_up(self._reason)
-        for ticket in tickets:
-            self._ended({"job": ticket.id, "outcome": "given up"}, logging.WARNING)
-
-    def _become(self, state: State, reason: str = _SHUTTING_DOWN) -> None:
-        with self._changed:
-            self._state = state
-            self._reason = reason
-            self._queue.moves = state == "up"
-            self._changed.notify_all()
+            slot.up = sum(s.up for s in self._queue.slots) <= self._fewest
+            return not slot.up
 
 
-class _Refused(Exception):
-    """The factory raised a ValueError: trying again would not help."""
-
-
-def _log(level: int, what: str, fields: dict) -> None:
-    """One JSON line. Prompts and images are private and never part of it."""
-    _logger.log(level, "%s", json.dumps({"event": what, **fields}))
+def _digest(request: Request) -> bytes:
+    """Of the pictures that a job brings, which the costliest caches are of; b"" without any."""
+    observation = getattr(request, "observation", None)
+    observations = getattr(request, "observations", None) or {}
+    found = hashlib.blake2b(digest_size=16)
+    one = observation or next(iter(observations.values()), None)
+    if one is None or not one.images:
+        return b""
+    for slot, image in one.images.items():
+        found.update(slot.encode())
+        found.update(image.tobytes())
+    return found.digest()

@@ -63,6 +63,26 @@ def settings() -> argparse.ArgumentParser:
         module="mcp",
         help="offer the endpoints to agents as tools (needs requirements-mcp.txt)",
     )
+    parser.add_argument(
+        "--engine",
+        choices=["process", "ray"],
+        default="process",
+        help="where policies run: in one process, or on a Ray cluster (needs requirements-ray.txt)",
+    )
+    parser.add_argument(
+        "--replicas",
+        type=replicas,
+        default=None,
+        metavar="N",
+        help="engines on the cluster: 2, or 2-8 for more of them while many wait (1)",
+    )
+    parser.add_argument(
+        "--share",
+        type=share,
+        default=1.0,
+        metavar="PART",
+        help="of a GPU, or of a core where there is none, for each engine (%(default)s)",
+    )
     # For a start that the page asked for, from the one before it (`checkpoints.Reopening`).
     parser.add_argument("--otherwise", help=argparse.SUPPRESS)
     parser.add_argument("--because", default="", help=argparse.SUPPRESS)
@@ -92,7 +112,40 @@ def place(args: argparse.Namespace) -> list[str]:
     found += [] if args.robots is None else ["--robots", str(args.robots)]
     found += [] if args.shadow is None else ["--shadow", args.shadow]
     found += ["--mcp"] if args.mcp else []
+    if args.engine == "ray":
+        found += ["--engine", "ray", "--share", str(args.share)]
+        found += ["--replicas", "{}-{}".format(*args.replicas)] if args.replicas else []
     return found + (["--log-json"] if args.log_json else [])
+
+
+def checked(args: argparse.Namespace) -> argparse.Namespace:
+    """Ends the program where arguments do not go together, or lack a package."""
+    if args.engine == "ray":
+        _require(settings(), "--engine ray", "ray")
+    elif args.replicas is not None or args.share != 1.0:
+        settings().error("--replicas and --share belong to --engine ray")
+    return args
+
+
+def replicas(text: str) -> tuple[int, int]:
+    """(fewest, most) of "2" or "2-8"."""
+    fewest, _, most = text.partition("-")
+    if not (fewest.isdecimal() and (most or fewest).isdecimal()):
+        raise argparse.ArgumentTypeError(f"replicas are a number, or two as in 2-8, not {text!r}")
+    found = int(fewest), int(most or fewest)
+    if not 1 <= found[0] <= found[1]:
+        raise argparse.ArgumentTypeError(f"at least one, and no more than the most; {text!r} came")
+    return found
+
+
+def share(text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found <= 1:
+        raise argparse.ArgumentTypeError(f"a share is more than 0 and at most 1, not {text!r}")
+    return found
 
 
 def port_number(text: str) -> int:
