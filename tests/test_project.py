@@ -86,12 +86,13 @@ def test_no_room_imports_one_above_it():
 
 
 # Parts of others that are named, or imported only where they are there.
-UNNAMED = {"pydantic_core", "playwright", "mcp"}
+UNNAMED = {"pydantic_core", "playwright"}
 
 
 def test_what_is_imported_is_named_in_the_requirements():
     """Not left to whatever another package happens to bring."""
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    files = [ROOT / f"requirements{extra}.txt" for extra in ("", "-mcp", "-ray")]
+    lines = [line for file in files for line in file.read_text().splitlines()]
     named = {canonical(re.match(r"[\w.-]+", line)[0]) for line in lines if line[:1].isalpha()}
     distributions = importlib.metadata.packages_distributions()
     own = {"app", "models", "playground", *UNNAMED, *sys.stdlib_module_names}
