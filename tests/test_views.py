@@ -77,9 +77,8 @@ def test_hues_read_on_light_and_dark():
 
 @pytest.mark.parametrize("view", [denoising, tokens, mask, attention])
 def test_nothing_in_a_component_is_read_as_a_template(view):
-    """Gradio runs html and css through Handlebars and a template literal before it uses them."""
-    for part in ("html_template", "css_template"):
-        assert not re.search(r"\$\{|\{\{|`|\\", view.COMPONENT[part])
+    """Gradio runs html through Handlebars and a template literal before it uses it."""
+    assert not re.search(r"\$\{|\{\{|`|\\", view.COMPONENT["html_template"])
 
 
 # --- actions ------------------------------------------------------------------------------------

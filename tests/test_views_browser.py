@@ -113,7 +113,12 @@ def address():
         # Gradio 6.31 sums up its queue after each event with an option that pandas 3 deprecates.
         patch.setenv("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000")
         page = build()
-        _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, css=theme.PLOT_CSS)
+        _, url, _ = page.launch(
+            prevent_thread_lock=True,
+            quiet=True,
+            css=theme.PLOT_CSS,
+            head=f"<style>{theme.VIEWS_CSS}</style>",
+        )
         yield url
         page.close()
 

@@ -26,6 +26,7 @@ from typing import Any
 from playground.tools.browser import CHROMIUM, FLAGS
 
 _LIMIT_S = 180
+_POLL_MS = 100  # asked at each frame, the browser would be busy with answering
 _QUIET_S = 1.2  # after what was measured: the rest of its work counts, too
 _ROOT = Path(__file__).resolve().parents[2]
 # Stamps the frame after an answer is drawn, and after the plot of the tab Actions is.
@@ -127,7 +128,9 @@ class _Clock:
         before = self.cpu()
         act()
         for name in names:
-            page.wait_for_function(f"window.stamps.{name} > 0", timeout=_LIMIT_S * 1000)
+            page.wait_for_function(
+                f"window.stamps.{name} > 0", timeout=_LIMIT_S * 1000, polling=_POLL_MS
+            )
         page.wait_for_timeout(_QUIET_S * 1000)
         stamps = page.evaluate("window.stamps")
         after = self.cpu()

@@ -14,8 +14,14 @@ BROWSER = Path(__file__).parent / "browser"
 
 TITLE = "pi0 playground"
 
-# Of what the page does for itself: programs find no endpoint, and nothing is veiled meanwhile.
-PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+# Of what the page does for itself: programs find no endpoint, and nothing is veiled meanwhile. Nor
+# does any component hear how far it is: with each word of that, Gradio's browser (6.31) copied all
+# that the handler's outputs hold.
+PRIVATE: dict[str, Any] = {
+    "api_visibility": "private",
+    "show_progress": "hidden",
+    "show_progress_on": [],
+}
 
 _SANS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 _MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
@@ -70,7 +76,8 @@ def css() -> str:
 
 def head() -> str:
     """What the document's head gets: the page stays hidden until `gate.js` takes this away."""
-    return f'<style id="gate">{(BROWSER / "gate.css").read_text(encoding="utf-8")}</style>'
+    gate = (BROWSER / "gate.css").read_text(encoding="utf-8")
+    return f'<style id="gate">{gate}</style><style>{views.VIEWS_CSS}</style>'
 
 
 def script(name: str) -> str:

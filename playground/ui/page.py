@@ -39,6 +39,7 @@ _LINK = appearance.component("copy_link.js")
 _THREADS = queue.SIZE + 32  # each waiting visitor holds one
 _MAX_UPLOAD = MAX_FILE  # a run's ZIP; pictures are held to less
 _MAX_EVENTS = 256  # Gradio's own queue; the worker's is shorter and the one that counts
+_LOOK_EVERY_S = 0.01  # for calls in that queue: Gradio looks 1,000 times a second, asked or not
 # Gradio keeps a third of a MB of every visitor, 10,000 of them by itself. Whoever comes back after
 # so many others finds the form as the browser keeps it, without the last result.
 _VISITORS = 256
@@ -90,6 +91,7 @@ def build(
         wiring.wire(page, handlers, recordings, link, watch)
         endpoint.build(setups, worker, results)
     page.queue(max_size=_MAX_EVENTS, default_concurrency_limit=None, api_open=False)
+    page._queue.sleep_when_free = _LOOK_EVERY_S
     return page
 
 
@@ -104,6 +106,7 @@ def serve(
         server_port=port,
         prevent_thread_lock=True,
         quiet=True,
+        _frontend=False,  # asks itself for its page, and where that takes 3 s does not start
         max_threads=_THREADS,
         max_file_size=_MAX_UPLOAD,
         show_error=False,

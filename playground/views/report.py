@@ -34,7 +34,6 @@ def page(traces: Sequence[Trace]) -> str:
         ("Attention", attention, [attention.payload(t) for t in traces if t.attention]),
     ]
     plot = actions.figure(traces).to_html(full_html=False, include_plotlyjs=True)
-    css = denoising.COMPONENT["css_template"]
     body = [f"<h2>Actions</h2><p>{_safe(actions.describe(traces))}</p>{plot}"]
     for title, view, shown in parts:
         found = [payload for payload in shown if payload is not None]
@@ -51,7 +50,7 @@ def page(traces: Sequence[Trace]) -> str:
     )
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{_TITLE}</title>'
-        f"<style>{theme.COLOURS_CSS}{_STYLE}\n.component {{ {css} }}</style></head>"
+        f"<style>{theme.COLOURS_CSS}{_STYLE}{theme.VIEWS_CSS}</style></head>"
         f"<body><h1>{_TITLE}</h1><p>Prompt: “{_safe(traces[0].inputs.prompt)}”</p>"
         f"<ul>{notes}</ul>{''.join(body)}</body></html>"
     )
@@ -61,7 +60,7 @@ def _component(name: str, view, payload: dict) -> str:
     value = json.dumps(payload).replace("<", "\\u003c")  # no end of the script
     code = _MOUNT % (view.COMPONENT["js_on_load"], f'document.getElementById("{name}")', value)
     template = view.COMPONENT["html_template"]
-    return f'<section class="component" id="{name}">{template}</section><script>{code}</script>'
+    return f'<section id="{name}">{template}</section><script>{code}</script>'
 
 
 def _safe(text: str) -> str:

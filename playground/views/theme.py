@@ -2,7 +2,7 @@
 
 The components of this folder run in the browser: Python sends one JSON value, the code beside it
 (`browser/*.js`, `browser/views.css`) draws it, and nothing comes back. `component(...)` gives the
-four arguments of `gr.HTML` that make one.
+arguments of `gr.HTML` that make one.
 """
 
 import base64
@@ -51,17 +51,22 @@ _NAN_CODE = 65_535
 
 _BROWSER = Path(__file__).parent / "browser"
 
+# The style sheet of all components, once for the whole document: as a component's own, Gradio would
+# read it again with each value. As strong as rules that name an element by its id.
+VIEWS_CSS = (
+    f":is(#component, .views) {{ {(_BROWSER / 'views.css').read_text(encoding='utf-8')} }}\n"
+)
+
 
 def component(*scripts: str) -> dict[str, Any]:
     """Arguments for `gr.HTML` that make a component out of files in `browser/`, run in this order.
 
     The template never changes, so Gradio leaves the elements alone when the value does: zoom,
-    position and focus survive an update.
+    position and focus survive an update. The document needs `VIEWS_CSS` and `COLOURS_CSS`.
     """
     code = [(_BROWSER / name).read_text(encoding="utf-8") for name in ("core.js", *scripts)]
     return {
-        "html_template": '<div class="view"></div>',
-        "css_template": (_BROWSER / "views.css").read_text(encoding="utf-8"),
+        "html_template": '<div class="views"><div class="view"></div></div>',
         "js_on_load": "\n".join(code),
         "apply_default_css": False,
     }

@@ -140,10 +140,15 @@ function iconButton(label, path, onclick) {
   return button;
 }
 
+const knownPixels = (window.playgroundPixels ??= new Map()); // by CSS colour: reading a canvas back takes long
+
 /** [red, green, blue, alpha] of a CSS colour, 0 to 255. */
 function pixel(colour) {
-  const context = make("canvas", { width: 1, height: 1 }).getContext("2d");
-  context.fillStyle = colour;
-  context.fillRect(0, 0, 1, 1);
-  return context.getImageData(0, 0, 1, 1).data;
+  if (!knownPixels.has(colour)) {
+    const context = make("canvas", { width: 1, height: 1 }).getContext("2d");
+    context.fillStyle = colour;
+    context.fillRect(0, 0, 1, 1);
+    knownPixels.set(colour, context.getImageData(0, 0, 1, 1).data);
+  }
+  return knownPixels.get(colour);
 }
