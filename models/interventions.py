@@ -10,7 +10,7 @@ model's action dimensions (of pi0-FAST: decoding steps at most), T tokens of a w
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -59,6 +59,24 @@ def places_of(cache: KVCache, places: Array) -> KVCache:
     return jax.tree.map(lambda x: x[:, places], cache)
 
 
+def slopes(outcome: Callable[[KVCache], Array], cache: KVCache, source: KVCache) -> Array:
+    """float32 [L, S]: how fast a number starts to change as one column's keys and values move
+    towards the source's, 1 being all the way. One backward pass gives every column (*attribution
+    patching*, arXiv 2310.10348); it ranks patches, whose effect need not be linear.
+
+    outcome: the number, from a cache of one row
+    """
+    gradient = jax.grad(outcome)(cache)
+
+    def along(by: tuple[Array, ...], own: tuple[Array, ...], other: tuple[Array, ...]) -> Array:
+        """[L, S]"""
+        rows = zip(by, own, other, strict=True)
+        moved = [g.astype(jnp.float32) * (o - x).astype(jnp.float32) for g, x, o in rows]
+        return jnp.stack([m.sum(axis=(0, 2, 3)) for m in moved])
+
+    return along(gradient.k, cache.k, source.k) + along(gradient.v, cache.v, source.v)
+
+
 # --- pi0 and pi0.5 ------------------------------------------------------------------------------
 
 
@@ -104,10 +122,35 @@ def patched_chunks(
     observation, noise: as in `with_noises`
     """
     cache = patched(prefix.cache, patches.source, patches.where)
-    suffix = model.config.suffix_len
-    cuts = jnp.pad(patches.missing[:, :, None], ((0, 0), (0, 0), (0, 0), (0, suffix)))
-    prefix = dataclasses.replace(prefix, cache=cache, cuts=cuts)
+    prefix = dataclasses.replace(prefix, cache=cache, cuts=_missing(model, patches))
     return with_noises(model, prefix, observation, noise, num_steps)
+
+
+def _missing(model: Pi0, patches: Patches) -> Array:
+    suffix = model.config.suffix_len
+    return jnp.pad(patches.missing[:, :, None], ((0, 0), (0, 0), (0, 0), (0, suffix)))
+
+
+def chunk_slopes(
+    model: Pi0,
+    prefix: Prefix,
+    patches: Patches,
+    observation: Observation,
+    noise: Array,
+    towards: Array,
+    num_steps: int,
+) -> Array:
+    """`slopes` [L, P] of the chunks' product with `towards` [N, A, M].
+
+    patches: of one variant that patches nothing. The rest is as in `patched_chunks`.
+    """
+    cuts = _missing(model, patches)
+
+    def outcome(cache: KVCache) -> Array:
+        run = dataclasses.replace(prefix, cache=cache, cuts=cuts)
+        return jnp.sum(with_noises(model, run, observation, noise, num_steps)[0] * towards)
+
+    return slopes(outcome, prefix.cache, patches.source)
 
 
 def cut_chunks(
@@ -171,6 +214,7 @@ class Pi0Interventions:
 
     def __init__(self, model: Pi0):
         self.patched = compiled(model, patched_chunks, ("num_steps",))
+        self.slopes = compiled(model, chunk_slopes, ("num_steps",))
         self.cut = compiled(model, cut_chunks, ("num_steps",))
         self.denoise_guided = compiled(model, denoise_guided, ("num_steps",))
 
@@ -237,6 +281,18 @@ def patched_likelihoods(
     return log_likelihoods(model, patched_state(state, patches), written)
 
 
+def odds_slopes(model: Pi0Fast, state: DecodeState, patches: Patches, written: Written) -> Array:
+    """`slopes` [L, P] of log p of the first chunk less log p of the second.
+    patches: of one variant that patches nothing."""
+
+    def outcome(cache: KVCache) -> Array:
+        run = patched_state(dataclasses.replace(state, cache=cache), patches)
+        found = log_likelihoods(model, run, written)[0]
+        return found[0] - found[1]
+
+    return slopes(outcome, state.cache, patches.source)[:, : patches.where.shape[-1]]
+
+
 def cut_likelihoods(
     model: Pi0Fast,
     observation: Observation,
@@ -268,6 +324,7 @@ class Pi0FastInterventions:
 
     def __init__(self, model: Pi0Fast):
         self.patched = compiled(model, patched_likelihoods)
+        self.slopes = compiled(model, odds_slopes)
         self.cut = compiled(model, cut_likelihoods, ("max_decoding_steps",))
         self.patched_tokens = compiled(model, patched_tokens)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -213,6 +214,52 @@ def test_a_run_patched_with_itself_is_the_same_bit_for_bit(family):
     a, b = runs.patched([Variant(everything, None), Variant(nothing, None)])
     np.testing.assert_array_equal(a, b)
     assert not runs.distinguished
+
+
+@each_family
+def test_slopes_are_those_of_a_small_step(family):
+    """A patch that goes a hundredth of the way, in one layer, moves `recovered` by a hundredth of
+    its slope: of a word, of an image patch, of what only one prompt has."""
+    runs = patching.pair(policy(family), small.observe(RED), BLUE, QUICK, noises=2)
+    slopes, step = runs.slopes(), 0.01
+    assert slopes.shape == (3, len(runs.joined.own))
+    whole = runs._source
+    word, patch = group(runs, "red / blue"), runs.joined.patches[small.SLOTS[0]][[2]]
+    cases = [Variant(word, 0), Variant(word, 2), Variant(patch, 1)]
+
+    def part(own, source):
+        return own + step * (source - own)
+
+    runs._source = jax.tree.map(part, runs._own, whole)
+    if family == "pi0_fast":  # reads the source's state
+        own, source = (state.cache for state in (runs._states[1], runs._states[0]))
+        runs._states[0] = dataclasses.replace(
+            runs._states[0], cache=jax.tree.map(part, own, source)
+        )
+    moved = [found for found, _ in runs.recovered(runs.patched(cases))]
+    want = [slopes[case.layer, case.places].sum() for case in cases]
+    np.testing.assert_allclose(np.array(moved) / step, want, rtol=0.1, atol=5e-4)
+    assert max(map(abs, want)) > 0.01
+
+
+@pytest.mark.parametrize("family", ["pi0", "pi0_fast"])
+def test_of_ranked_patches_the_first_are_run_and_the_rest_estimated(family):
+    net, raw = policy(family), small.observe(RED)
+    every = patching.trace(net, raw, BLUE, QUICK, noises=1)
+    assert every.exact == {}
+    some = patching.trace(net, raw, BLUE, QUICK, noises=1, exact=3)
+    ran, values, want = (
+        np.concatenate([np.ravel(rows) for rows in found.values()])
+        for found in (some.exact, some.patches, every.patches)
+    )
+    assert ran.sum() == 3
+    assert some.of == every.of - len(ran) + 3
+    np.testing.assert_allclose(values[ran], want[ran], atol=1e-4)
+    assert np.abs(values[~ran]).max() <= np.abs(values).max()
+    slot, row, column, _ = causal.top_patch(some)
+    assert some.exact[slot][row][column]
+    assert some.plan.startswith(f"{some.of} patches in ")
+    assert every.recovered[-1][-1] == pytest.approx(some.recovered[-1][-1], abs=1e-4)
 
 
 # --- cut connections, hidden patches, guidance ----------------------------------------------------

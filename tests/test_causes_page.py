@@ -14,6 +14,7 @@ from playground.analysis.causal import (
     headline,
     shares,
     top_layer,
+    top_patch,
 )
 from playground.robots.builtin import TABLETOP
 from playground.ui import causes
@@ -96,6 +97,13 @@ def test_what_the_browser_draws_is_json():
     assert labels[:3] == ["picture: base 0", "“the”", "“red” for “blue”"]
     assert [row["changed"] for row in policy["rows"]] == [False, False, True, False, False, False]
     assert policy["maps"][0]["values"] == [0.0, 0.7, 0.1, 0.0]
+    assert policy["maps"][0]["exact"] == []
+    some = dataclasses.replace(REPORT, exact={"base_0_rgb": ((False, True), (False, False))})
+    sent = view.payload({"pi0": some}, {"pi0": {"base_0_rgb": picture}})
+    assert sent["policies"][0]["maps"][0]["exact"] == [False, True, False, False]
+    assert top_patch(some) == ("base_0_rgb", 0, 1, 0.7)
+    elsewhere = dataclasses.replace(REPORT, exact={"base_0_rgb": ((False, False), (True, False))})
+    assert top_patch(elsewhere) == ("base_0_rgb", 1, 0, 0.1)  # an estimate is no headline
     without = view.payload({"pi0": REPORT}, {})
     assert without["policies"][0]["maps"] == []  # a black camera has no picture to draw on
 

@@ -58,10 +58,14 @@ class CausalTrace(Measured):
     recovered: for each group, for each layer and then for all layers at once; None: not yet
     intervals: the same, 95 %; None with one noise
     patches: by slot, row by row, what each image patch alone recovers in all layers; None: not yet
+    exact: by slot, row by row, whether that patch was run; the others are estimated by the
+        derivative that ranked them. {}: all are run
     read_image, read_text: for each layer, how far the prompts' values differ
     notes: plain sentences on what does not line up
     warnings: the policy's own
     failure: why there is no number, or None
+    plan: how many patches, in how many calls, with how much memory
+    seconds_left: as the last calls went; None while that is not known
     """
 
     prompt: str
@@ -76,11 +80,14 @@ class CausalTrace(Measured):
     patches: dict[str, tuple[tuple[float | None, ...], ...]] = dataclasses.field(
         default_factory=dict
     )
+    exact: dict[str, tuple[tuple[bool, ...], ...]] = dataclasses.field(default_factory=dict)
     read_image: tuple[float, ...] = ()
     read_text: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     failure: str | None = None
+    plan: str = ""
+    seconds_left: float | None = None
     done: int = 0
     of: int = 0
 
@@ -215,14 +222,14 @@ def total(report: CausalTrace, chosen: Callable[[PatchGroup], bool]) -> float | 
 
 
 def top_patch(report: CausalTrace) -> tuple[str, int, int, float] | None:
-    """(slot, row, column, recovered) of the image patch that recovers most, rows and columns from
-    0; None where none was measured."""
+    """(slot, row, column, recovered) of the image patch that recovers most, of those that were run;
+    rows and columns from 0; None where none was."""
     found = [
         (value, slot, row, column)
         for slot, rows in report.patches.items()
         for row, values in enumerate(rows)
         for column, value in enumerate(values)
-        if value is not None
+        if value is not None and (not report.exact or report.exact[slot][row][column])
     ]
     if not found:
         return None

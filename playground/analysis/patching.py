@@ -30,6 +30,7 @@ both runs share.
 import dataclasses
 import difflib
 import math
+import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -55,6 +56,9 @@ from playground.serving.events import Phase, Result
 from playground.trace import Options, RawObservation
 
 _ROWS = 32  # variants x noises that one call runs
+_MOST_BYTES = 2 << 30  # of keys and values in one call
+_LARGE = 100_000_000  # depth x width x MLP width of a model whose patches are ranked first
+EXACT = 32  # patches of such a model that are run
 _TOKENS_STEP = 32
 _DEADLINE_S = 900.0
 _AS_IT_IS = "The policy is traced as it is: without the run's cuts, its prompt not weighed."
@@ -164,6 +168,9 @@ class Variant:
     layer: int | None
 
 
+_NOTHING = Variant(np.array([], int), None)
+
+
 def _patches(
     variants: Sequence[Variant], joined: Joined, readable: tuple, source: KVCache, depth: int
 ) -> Patches:
@@ -211,12 +218,21 @@ class Pair:
         """What `recovered` takes, [C, ...]."""
         raise NotImplementedError
 
+    def slopes(self) -> np.ndarray:
+        """float [L, J]: how fast `recovered` starts to grow as each place moves towards the
+        prompt's; over all noises at once."""
+        raise NotImplementedError
+
     def recovered(self, outcomes: np.ndarray) -> list[tuple[float, tuple[float, float] | None]]:
         """Of each of `patched`'s outcomes: (recovered, its interval)."""
         raise NotImplementedError
 
     def _of(self, variants: Sequence[Variant]) -> Patches:
         return _patches(variants, self.joined, self._readable, self._source, self.depth)
+
+    def row_bytes(self) -> int:
+        """Of the keys and values of one run's prefix."""
+        return sum(x.nbytes for x in (*self._own.k, *self._own.v))
 
     def read(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """|V_A - V_B| / |V_B| for each layer: over image columns, over text columns."""
@@ -263,8 +279,7 @@ class FlowPair(Pair):
         self._noise = sample_noise(options.seed, noises, horizon, dims)
         self._prefixes: list = []
         super().__init__(policy, raw, counterfactual, options)
-        nothing = [Variant(np.array([], int), None)]
-        self.own = self.patched(nothing)[0]
+        self.own = self.patched([_NOTHING])[0]
         self.source = self._plain()
         self.distinguished = bool(
             np.abs(self.source - self.own).max() > _ROUNDING[config.dtype]
@@ -278,13 +293,27 @@ class FlowPair(Pair):
         self._prefixes.append(prefix)
         return prefix.cache
 
+    def _prefix(self):
+        """The counterfactual's, with room for what only the prompt has."""
+        readable = np.logical_or(*self._readable)[None]
+        return dataclasses.replace(self._prefixes[1], cache=self._own, input_mask=readable)
+
     def patched(self, variants: Sequence[Variant]) -> np.ndarray:
-        prefix = dataclasses.replace(
-            self._prefixes[1],
-            cache=self._own,
-            input_mask=np.logical_or(*self._readable)[None],
+        return self._chunks(self._prefix(), self._of(variants))
+
+    def slopes(self) -> np.ndarray:
+        towards = np.zeros_like(self._noise)
+        moved = self.source - self.own
+        towards[..., : moved.shape[-1]] = moved / (moved**2).sum()
+        found = self._policy.interventions.slopes(
+            self._prefix(),
+            self._of([_NOTHING]),
+            self._policy.observation(self.prepared[1], self._columns),
+            self._noise,
+            towards,
+            num_steps=self.options.num_steps,
         )
-        return self._chunks(prefix, self._of(variants))
+        return np.asarray(found, np.float64)
 
     def _plain(self) -> np.ndarray:
         """The prompt's own chunks, by the same program with nothing patched."""
@@ -330,7 +359,7 @@ class FastPair(Pair):
             row[: len(ids)] = ids
         self._written = Written(tokens, np.array([len(ids) for ids in written], np.int32))
         self.distinguished = written[0] != written[1]
-        self.own = float(self.patched([Variant(np.array([], int), None)])[0])
+        self.own = float(self.patched([_NOTHING])[0])
         self.source = self._plain()
         self.effect, self.unit = self.source - self.own, "nats"
         if self.distinguished and abs(self.effect) < 1e-3:
@@ -358,6 +387,11 @@ class FastPair(Pair):
 
     def patched(self, variants: Sequence[Variant]) -> np.ndarray:
         return self._log_odds(*self._patched(variants, self._written.tokens.shape[1]))
+
+    def slopes(self) -> np.ndarray:
+        state, patches = self._patched([_NOTHING], self._written.tokens.shape[1])
+        found = self._policy.interventions.slopes(state, patches, self._written)
+        return np.asarray(found, np.float64) / self.effect
 
     def _log_odds(self, state, patches: Patches) -> np.ndarray:
         found = self._policy.interventions.patched(state, patches, self._written)
@@ -423,15 +457,19 @@ def trace(
     *,
     noises: int = NOISES,
     patches: bool = True,
+    exact: int | None = None,
 ) -> CausalTrace:
     """The whole report on one policy; definitions at the top of this file.
 
     raw: with the prompt whose behaviour is looked for
     counterfactual: the other prompt
     options, noises, patches: as in `CausalRequest`
+    exact: how many image patches are run; the others are estimated by the derivative that ranks
+        them. None: all of a small model, `EXACT` of a large one
     What the policy cannot answer is a failure in the report; raises ValueError for `noises`.
     """
-    *_, last = traced(policy, raw, counterfactual, options, noises=noises, patches=patches)
+    how = {"noises": noises, "patches": patches, "exact": exact}
+    *_, last = traced(policy, raw, counterfactual, options, **how)
     return last
 
 
@@ -443,6 +481,7 @@ def traced(
     *,
     noises: int,
     patches: bool,
+    exact: int | None = None,
 ) -> Iterator[CausalTrace]:
     """`trace` as it grows."""
     info = policy.info
@@ -462,15 +501,31 @@ def traced(
     except ValueError as error:
         yield dataclasses.replace(report, failure=str(error))
         return
-    yield from _measured(report, runs, patches)
+    if exact is None and _is_large(policy):
+        exact = EXACT
+    yield from _measured(report, runs, patches, exact)
 
 
-def _measured(report: CausalTrace, runs: Pair, patches: bool) -> Iterator[CausalTrace]:
+def _is_large(policy: Policy) -> bool:
+    """Whether running every patch would take minutes."""
+    language = policy.config.language
+    return language.depth * language.width * language.mlp_dim > _LARGE
+
+
+def _measured(
+    report: CausalTrace, runs: Pair, patches: bool, exact: int | None
+) -> Iterator[CausalTrace]:
     groups = runs.joined.groups
     layers = [*range(runs.depth), None]
     cells = [Variant(places, layer) for _, places in groups for layer in layers]
     single = runs.joined.patches if patches else {}
-    dots = [Variant(columns[[i]], None) for columns in single.values() for i in range(len(columns))]
+    every = np.concatenate([[], *single.values()]).astype(int)
+    estimates = None
+    if exact is not None and exact < len(every) and runs.distinguished:
+        estimates = runs.slopes().sum(axis=0)
+        order = np.argsort(-np.abs(estimates[every]), kind="stable")
+        every = every[np.sort(order[:exact])]
+    dots = [Variant(every[[i]], None) for i in range(len(every))]
     image, text = runs.read()
     report = dataclasses.replace(
         report,
@@ -484,37 +539,84 @@ def _measured(report: CausalTrace, runs: Pair, patches: bool) -> Iterator[Causal
         of=len(cells) + len(dots),
     )
     variants, found = [*cells, *dots], []
-    per_call = max(1, _ROWS // (2 if report.family == "pi0_fast" else report.noises))
+    maps = _Maps(single, every, estimates)
     if not runs.distinguished:
         found = [(0.0, None)] * len(variants)
-        yield _filled(report, found, len(layers), single)
+        yield _filled(report, found, len(layers), maps)
         return
+    rows = 2 if report.family == "pi0_fast" else report.noises
+    per_call = _per_call(rows, runs.row_bytes())
+    report = dataclasses.replace(report, plan=_plan(len(variants), per_call, rows, runs))
+    yield _filled(report, found, len(layers), maps)
+    warm: list[float] = []  # seconds of calls; the first one compiles
     for start in range(0, len(variants), per_call):
         some = variants[start : start + per_call]
         # Every number of variants is a program to compile.
-        padded = [*some, *[Variant(np.array([], int), None)] * (per_call - len(some))]
+        padded = [*some, *[_NOTHING] * (per_call - len(some))]
+        began = time.monotonic()
         found += runs.recovered(runs.patched(padded)[: len(some)])
-        yield _filled(report, found, len(layers), single)
+        if start:
+            warm.append(time.monotonic() - began)
+        left = -(-(len(variants) - len(found)) // per_call)
+        report = dataclasses.replace(
+            report, seconds_left=float(np.mean(warm)) * left if warm else None
+        )
+        yield _filled(report, found, len(layers), maps)
 
 
-def _filled(
-    report: CausalTrace, found: Sequence, columns: int, single: Mapping[str, np.ndarray]
-) -> CausalTrace:
+def _per_call(rows: int, row_bytes: int) -> int:
+    """Variants of one call: each has a cache of its own, and one for each of its rows."""
+    return max(1, min(_ROWS // rows, _MOST_BYTES // (row_bytes * (1 + rows))))
+
+
+def _plan(variants: int, per_call: int, rows: int, runs: Pair) -> str:
+    size = per_call * (1 + rows) * runs.row_bytes() / 2**20
+    return (
+        f"{variants:,} patches in {-(-variants // per_call)} calls of {per_call}, "
+        f"{size:,.0f} MB of keys and values at once"
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Maps:
+    """Which patches are run. single: by slot, the places of its patches; run: the places of those
+    that are run, in order; estimates: [J] for the others, None where there are none."""
+
+    single: Mapping[str, np.ndarray]
+    run: np.ndarray
+    estimates: np.ndarray | None
+
+    def filled(self, found: Sequence[float | None]) -> tuple[dict, dict]:
+        """By slot, row by row: the values, and, where some are estimates, whether each was run."""
+        known = dict(zip(self.run.tolist(), found, strict=True))
+        values, ran = {}, {}
+        for slot, places in self.single.items():
+            side = math.isqrt(len(places))
+            each = [self._value(known, place) for place in places.tolist()]
+            exact = [known.get(place) is not None for place in places.tolist()]
+            values[slot] = tuple(tuple(each[i : i + side]) for i in range(0, len(each), side))
+            ran[slot] = tuple(tuple(exact[i : i + side]) for i in range(0, len(each), side))
+        return values, {} if self.estimates is None else ran
+
+    def _value(self, known: Mapping[int, float | None], place: int) -> float | None:
+        value = known.get(place)
+        if value is None and self.estimates is not None:
+            return float(self.estimates[place])
+        return value
+
+
+def _filled(report: CausalTrace, found: Sequence, columns: int, maps: _Maps) -> CausalTrace:
     """The report with as many numbers as there are."""
     every = [*found, *[(None, None)] * (report.of - len(found))]
     cells = len(report.groups) * columns
     rows = [every[i : i + columns] for i in range(0, cells, columns)]
-    maps, start = {}, cells
-    for slot, places in single.items():
-        side = math.isqrt(len(places))
-        values = [value for value, _ in every[start : start + len(places)]]
-        maps[slot] = tuple(tuple(values[i : i + side]) for i in range(0, len(values), side))
-        start += len(places)
+    values, ran = maps.filled([value for value, _ in every[cells:]])
     return dataclasses.replace(
         report,
         recovered=tuple(tuple(value for value, _ in row) for row in rows),
         intervals=tuple(tuple(interval for _, interval in row) for row in rows),
-        patches=maps,
+        patches=values,
+        exact=ran,
         done=len(found),
     )
 

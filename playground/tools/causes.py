@@ -12,6 +12,7 @@ import json
 import time
 
 import numpy as np
+import scipy.stats
 
 from playground.analysis import causal, patching
 from playground.analysis.causal import CausalTrace
@@ -38,6 +39,9 @@ def settings() -> argparse.ArgumentParser:
     )
     parser.add_argument("--policies", nargs="+", default=list(catalog.BUNDLED_PAIR))
     parser.add_argument("--speed", action="store_true", help="measure what one analysis costs")
+    parser.add_argument(
+        "--ranking", action="store_true", help="measure how well the derivative ranks patches"
+    )
     parser.add_argument("--out", help="a JSON file for every scene's numbers")
     return parser
 
@@ -49,6 +53,10 @@ def main() -> None:
             policy = open_policy(name)
             for what, seconds in speed(policy).items():
                 print(f"{name}: {what}: {seconds:.2f} CPU-seconds", flush=True)
+        return
+    if args.ranking:
+        for name in args.policies:
+            print(f"{name}: {ranking(open_policy(name), args.scenes)}", flush=True)
         return
     found = {}
     for name in args.policies:
@@ -94,18 +102,47 @@ def speed(policy: Policy) -> dict[str, float]:
     return found
 
 
-def measured(policy: Policy, number: int, noises: int) -> dict:
-    """Both swaps in one scene."""
+def ranking(policy: Policy, scenes: int) -> str:
+    """How the derivative's order of the patches compares with patching each, for colour swaps."""
+    order, kept, errors = [], {8: [], 16: [], 32: []}, []
+    for number in range(scenes):
+        raw, other = observed(number)[:2]
+        report = patching.trace(policy, raw, other["colour"], Options(), noises=1)
+        exact = np.concatenate([np.ravel(rows) for rows in report.patches.values()])
+        runs = patching.pair(policy, raw, other["colour"], Options(), noises=1)
+        places = np.concatenate([*runs.joined.patches.values()])
+        slopes = runs.slopes().sum(axis=0)[places]
+        order.append(float(scipy.stats.spearmanr(slopes, exact).statistic))
+        errors.append(float(np.abs(slopes - exact).max()))
+        ranked = np.argsort(-np.abs(slopes))
+        for count, hits in kept.items():
+            hits.append(int(exact.argmax()) in ranked[:count])
+    rates = ", ".join(f"among the first {n} in {sum(hits)}" for n, hits in kept.items())
+    return (
+        f"{scenes} scenes, {len(exact)} patches: rank correlation {np.mean(order):.2f} "
+        f"(sd {np.std(order):.2f}); the best patch is {rates}; largest error of an estimate: "
+        f"median {100 * np.median(errors):.0f} % recovered"
+    )
+
+
+def observed(number: int) -> tuple[RawObservation, dict[str, str], Scene, tuple[str, str]]:
+    """A scene with "touch the A cube", the prompts of both swaps, the scene, and its A and B."""
     rng = np.random.default_rng([SCENES_SEED, number])
     scene = random_scene(rng)
     one, other = rng.permutation(COLOURS)[:2]
     images = {_SLOT: render(Table(scene))}
     raw = RawObservation("tabletop", images, {}, f"touch the {one} cube", np.array(scene.state))
     swaps = {"colour": f"touch the {other} cube", "verb": f"pick up the {one} cube"}
+    return raw, swaps, scene, (one, other)
+
+
+def measured(policy: Policy, number: int, noises: int) -> dict:
+    """Both swaps in one scene."""
+    raw, swaps, scene, colours = observed(number)
     return {
         swap: summary(
             patching.trace(policy, raw, prompt, Options(), noises=noises, patches=swap == "colour"),
-            scene, (one, other),
+            scene, colours,
         )
         for swap, prompt in swaps.items()
     }  # fmt: skip

@@ -194,6 +194,13 @@ def _observed(asked, setups: Setups) -> dict[str, RawObservation]:
     return {name: job.observation for job in asked.jobs(setups) for name in job.policies}
 
 
+def _left(report: CausalTrace) -> str:
+    """How long it will take, once that is known; before, what is planned."""
+    if report.seconds_left is None:
+        return f" ({report.plan})" if report.plan else ""
+    return f", about {max(1, round(report.seconds_left))} s left"
+
+
 class _Tracing:
     """What is traced, and the reports so far. Raises ValueError for what cannot be asked."""
 
@@ -216,7 +223,7 @@ class _Tracing:
                 self.say = f"{self._infos[name].title if name in self._infos else name}: {phase}."
             case Result(value=value):
                 self._reports[value.policy] = value
-                self.say = f"{value.title}: {value.done} of {value.of} patches."
+                self.say = f"{value.title}: {value.done} of {value.of} patches{_left(value)}."
                 if len(self._reports) == len(self.request.policies) and value.done == value.of:
                     self.say = "Done."
             case Failed(message=message):

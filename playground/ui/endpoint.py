@@ -132,8 +132,9 @@ def build(setups: Setups, worker: Worker, results: Results) -> None:
 
         Returns by policy: badge, notice, groups (kind, name, own, other, columns), recovered (for
         each group, for each layer and then for all layers: 0 is nothing, 1 all of the prompt's
-        behaviour), intervals (95 %), patches (by slot, row by row), effect and unit (how far the
-        chunks are apart), distinguished, read_image and read_text (for each layer, how far the
+        behaviour), intervals (95 %), patches (by slot, row by row), exact (the same: whether that
+        patch was run, or estimated, as of a large model; {}: all were), effect and unit (how far
+        the chunks are apart), distinguished, read_image and read_text (for each layer, how far the
         prompts' values differ), notes, failure.
         """
         wanted = request.tracing(setups)

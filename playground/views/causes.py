@@ -36,7 +36,8 @@ def payload(
 
     policies: {name, policy, prompt, counterfactual, headline, effect, columns, rows, maps, read,
     notes, failure, done, of}; a row has name, label, kind, values and intervals, one for each of
-    the columns; a map has slot, label, picture, side and values.
+    the columns; a map has slot, label, picture, side, values and, where not all were run, exact:
+    whether each was; the others are estimates.
     """
     things = things or {}
     return {
@@ -73,11 +74,13 @@ def _policy(
         ],
         "maps": [
             _map(slot, values, pictures[slot])
+            | {"exact": [ran for row in report.exact.get(slot, ()) for ran in row]}
             for slot, values in report.patches.items()
             if slot in pictures
         ],
         "read": {"image": list(report.read_image), "text": list(report.read_text)},
         "notes": [theme.plain(note) for note in (*report.notes, *report.warnings)],
+        "plan": report.plan,
         "failure": theme.plain(report.failure or ""),
         "done": report.done,
         "of": report.of,

@@ -29,12 +29,15 @@ function grid(policy) {
 function map(policy, found) {
   const most = Math.max(...found.values.map((value) => value || 0));
   const cell = (value, i, where) => {
-    const text = `${found.label}, ${where}: ${share(value)} comes back`;
-    const button = make("button", { type: "button", class: "number", title: text, "aria-label": text, style: `--share:${strength(value)}`, disabled: value === null }, value !== null && value >= 0.05 ? share(value) : "");
+    const estimated = found.exact.length && !found.exact[i];
+    const text = `${found.label}, ${where}: ${estimated ? "estimated, " : ""}${share(value)} comes back`;
+    const button = make("button", { type: "button", class: "number", title: text, "aria-label": text, style: `--share:${strength(value)}`, disabled: value === null }, value !== null && value >= 0.05 ? `${estimated ? "≈ " : ""}${share(value)}` : "");
     button.addEventListener("click", () => ask(policy, { group: found.slot, layer: null, patch: i }));
     return button;
   };
-  const caption = `${found.label}: one patch of the picture at a time, all layers${most < 0.05 ? "; none brings 5 % back" : ""}`;
+  const ran = found.exact.filter(Boolean).length;
+  const rest = found.exact.length ? `; ${ran} of ${found.exact.length} were run, the others (≈) are estimated from a derivative` : "";
+  const caption = `${found.label}: one patch of the picture at a time, all layers${most < 0.05 ? "; none brings 5 % back" : ""}${rest}`;
   return make("figure", { class: "causes-map" }, make("figcaption", {}, caption), patches(found, cell));
 }
 
@@ -49,7 +52,7 @@ function column(policy) {
     ? [make("p", { class: "failure" }, policy.failure)]
     : [
         make("p", { class: "causes-headline" }, policy.headline),
-        policy.effect ? make("p", { class: "notice" }, `The two chunks are ${policy.effect} apart. ${policy.done < policy.of ? `${policy.done} of ${policy.of} patches are measured.` : ""}`) : null,
+        policy.effect ? make("p", { class: "notice" }, `The two chunks are ${policy.effect} apart. ${policy.done < policy.of ? `${policy.done} of ${policy.of} patches are measured: ${policy.plan}.` : ""}`) : null,
         make("p", { class: "causes-meaning" }, `Each number: how far “${policy.counterfactual}” does what “${policy.prompt}” would do when it reads, in that one place, what “${policy.prompt}” left there. 0 %: not at all, 100 %: entirely.`),
         ...policy.maps.map((found) => map(policy, found)),
         policy.rows.length ? grid(policy) : null,
@@ -63,11 +66,11 @@ function column(policy) {
 function csv({ policies }) {
   const rows = policies.flatMap((policy) => {
     const about = [policy.name, policy.policy.badge, policy.prompt, policy.counterfactual];
-    const cells = policy.rows.flatMap((row) => row.values.map((value, i) => [...about, row.label, policy.columns[i], "", value, ...(row.intervals[i] || ["", ""])]));
-    const dots = policy.maps.flatMap(({ slot, values }) => values.map((value, i) => [...about, slot, "all layers", i, value, "", ""]));
+    const cells = policy.rows.flatMap((row) => row.values.map((value, i) => [...about, row.label, policy.columns[i], "", value, ...(row.intervals[i] || ["", ""]), true]));
+    const dots = policy.maps.flatMap(({ slot, values, exact }) => values.map((value, i) => [...about, slot, "all layers", i, value, "", "", !exact.length || exact[i]]));
     return [...cells, ...dots];
   });
-  return table([["policy", "badge", "prompt", "counterfactual", "place", "layer", "patch", "recovered", "low", "high"], ...rows]);
+  return table([["policy", "badge", "prompt", "counterfactual", "place", "layer", "patch", "recovered", "low", "high", "exact"], ...rows]);
 }
 
 // --- as a picture --------------------------------------------------------------------------------
