@@ -13,6 +13,9 @@ something did not hold.
                         nobody: is memory bounded
     --attention 200     then as many with measured attention: as much memory for less of the
                         worker's time
+    --replicas 0 2      the stages on one process, and once more on two engines of a Ray cluster on
+                        this machine; without it, on one process only
+    --kill              in the middle of each stage one engine is killed, which may cost one answer
     --attackers         then the last stage anew, together with one attacker of each kind, or of
                         the kinds that are named (methods of tests.support.attack.Attacker)
     --only              no faults
@@ -94,25 +97,40 @@ def load(policies):
     return {name: Fragile(policy) for name, policy in opened.items()}
 
 
-def serve(port: int, places: int) -> None:
+def serve(port: int, places: int, replicas: int) -> None:
+    """replicas: engines on a Ray cluster of its own; 0 is one process."""
     asked = {"policies": list(BUNDLED_PAIR)}
-    worker = Worker("tests.load:load", asked, kinds=app.KINDS, queue_size=places)
-    arguments = app.settings().parse_args(["--host", "127.0.0.1", "--port", str(port)])
-    app.serve(worker, dict.fromkeys(BUNDLED_PAIR, TABLETOP), arguments)
+    how = {"kinds": app.KINDS, "queue_size": places}
+    with contextlib.ExitStack() as held:
+        if replicas:
+            from playground.serving.ray import Cluster
+
+            cluster = held.enter_context(Cluster.join(replicas))
+            how |= {"start": cluster.start, "replicas": (replicas, replicas)}
+        worker = Worker("tests.load:load", asked, **how)
+        arguments = app.settings().parse_args(["--host", "127.0.0.1", "--port", str(port)])
+        app.serve(worker, dict.fromkeys(BUNDLED_PAIR, TABLETOP), arguments)
 
 
 class Page:
     """The program, from its start; `with` waits until it is ready and idle, and ends it."""
 
-    def __init__(self, folder: Path, places: int):
+    def __init__(self, folder: Path, places: int, replicas: int = 0):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.places, self.address = places, f"http://127.0.0.1:{port}"
+        self.replicas = replicas
         self._log = folder / "log"
         with self._log.open("w") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.load", "--serve", str(port), str(places)],
+                [
+                    sys.executable,
+                    "-m",
+                    "tests.load",
+                    "--serve",
+                    *map(str, (port, places, replicas)),
+                ],
                 cwd=ROOT,
                 env={**os.environ, "GRADIO_TEMP_DIR": str(folder / "files")},
                 stdout=output,
@@ -126,6 +144,7 @@ class Page:
             # The examples are answered by jobs, too; what is killed or counted is a visitor's.
             until(lambda: self.process.poll() is not None or self.answered() >= EXAMPLES)
             assert self.process.poll() is None, self.text()
+            until(lambda: self.status()["replicas"] == max(1, self.replicas))
         except BaseException:
             self.process.kill()
             raise
@@ -171,7 +190,11 @@ class Page:
         return [line for line in map(json.loads, lines) if line["event"] == event]
 
     def worker(self) -> int:
-        return self.events("started")[-1]["process"]
+        return self.engines()[-1]
+
+    def engines(self) -> list[int]:
+        """The process of each replica."""
+        return list({line["replica"]: line["process"] for line in self.events("ready")}.values())
 
     def visitor(self) -> "Visitor":
         visitor = Visitor(self)
@@ -320,13 +343,32 @@ class Answer:
     right: bool
 
 
+class Used:
+    """What the page's process and its engines, also those that have gone, use."""
+
+    def __init__(self, page: Page):
+        self._page = page
+        self._spent: dict[int, float] = {}
+
+    def memory_mb(self) -> list[float]:
+        """Of the page, and of all engines that are there."""
+        engines = [memory_mb(pid) for pid in self._page.engines() if alive(pid)]
+        return [memory_mb(self._page.process.pid), sum(engines)]
+
+    def cpu_s(self) -> list[float]:
+        """Of the page, and of all engines, so far; of one that has gone what was seen last."""
+        self._spent |= {pid: cpu_s(pid) for pid in self._page.engines() if alive(pid)}
+        return [cpu_s(self._page.process.pid), sum(self._spent.values())]
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Stage:
     """asked = right + wrong + lost. overtaken: answers that came before one to a question that
     already waited when theirs was sent. rate: answers a second. at_work: the share of the time that
     the worker spent on jobs. cpu_s: CPU-seconds an answer, of the page's process and the worker's;
     other programs on the machine do not change them much. memory: MB of each at the beginning, in
-    the middle and at the end. attacked: see `stage`."""
+    the middle and at the end. attacked, killed: see `stage`. With several engines, the worker's are
+    theirs together, in the beginning those that end."""
 
     visitors: int
     asked: int
@@ -345,6 +387,8 @@ class Stage:
     page_mb: tuple[float, ...]
     worker_mb: tuple[float, ...]
     attacked: bool = False
+    replicas: int = 0
+    killed: int = 0
 
 
 def actions(answer: dict) -> dict:
@@ -363,16 +407,23 @@ def references(page: Page, questions: int) -> list[dict]:
 
 
 def stage(
-    page: Page, visitors: int, seconds: float, expected: list[dict], attackers: Collection[str] = ()
+    page: Page,
+    visitors: int,
+    seconds: float,
+    expected: list[dict],
+    attackers: Collection[str] = (),
+    *,
+    kill: bool = False,
 ) -> Stage:
     """So many visitors, each with questions of their own, each asking again when answered.
-    attackers: kinds of which one each does its worst meanwhile."""
+    attackers: kinds of which one each does its worst meanwhile. kill: whether an engine is killed
+    in the middle."""
     with attack.under_way(page.address, PICTURE, attackers):
-        return _stage(page, visitors, seconds, expected, bool(attackers))
+        return _stage(page, visitors, seconds, expected, bool(attackers), kill)
 
 
 def _stage(
-    page: Page, visitors: int, seconds: float, expected: list[dict], attacked: bool
+    page: Page, visitors: int, seconds: float, expected: list[dict], attacked: bool, kill: bool
 ) -> Stage:
     end = time.monotonic() + seconds
     answers: list[Answer] = []
@@ -399,22 +450,24 @@ def _stage(
                 answers.append(Answer(number, sent, own.waiting, time.monotonic(), right))
                 break
 
-    pids = page.process.pid, page.worker()
-    sizes = [[memory_mb(pid) for pid in pids]]
-    cpu = [cpu_s(pid) for pid in pids]
+    used = Used(page)
+    sizes = [used.memory_mb()]
+    cpu = used.cpu_s()
     before, began = len(page.events("ended")), time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(visitors) as pool:
         visits = [pool.submit(visit, first) for first in range(visitors)]
         time.sleep(seconds / 2)
-        sizes.append([memory_mb(pid) for pid in pids])
-    sizes.append([memory_mb(pid) for pid in pids])
+        sizes.append(used.memory_mb())
+        if kill:
+            os.kill(page.engines()[0], signal.SIGKILL)
+    sizes.append(used.memory_mb())
     for done in visits:
         done.result()
     took = sorted(answer.back - answer.sent for answer in answers)
     right = sum(answer.right for answer in answers)
     page_mb, worker_mb = zip(*sizes, strict=True)
     lasted = max(answer.back for answer in answers) - began
-    spent = [cpu_s(pid) - was for pid, was in zip(pids, cpu, strict=True)]
+    spent = [now - was for now, was in zip(used.cpu_s(), cpu, strict=True)]
     jobs = [line["ran_s"] for line in page.events("ended")[before:]]
     return Stage(
         visitors=visitors,
@@ -433,6 +486,8 @@ def _stage(
         slowest_s=took[-1],
         page_mb=page_mb,
         worker_mb=worker_mb,
+        replicas=page.replicas,
+        killed=int(kill),
         attacked=attacked,
     )
 
@@ -690,12 +745,15 @@ def visit(
     answers: int = 0,
     attention: int = 0,
     attackers: Collection[str] = (),
+    replicas: int = 0,
+    kill: bool = False,
 ) -> Iterator[Stage | Level | Large | Fault]:
     """Every stage and every fault as it is done."""
-    with tempfile.TemporaryDirectory() as folder, Page(Path(folder), places) as page:
+    with tempfile.TemporaryDirectory() as folder, Page(Path(folder), places, replicas) as page:
         expected = references(page, questions)
         for count in visitors:
-            yield stage(page, count, seconds, expected)
+            yield stage(page, count, seconds, expected, kill=kill)
+            until(lambda: page.status()["replicas"] == max(1, replicas))
         if newcomers:
             yield level(page, newcomers)
         if answers:
@@ -725,13 +783,14 @@ def row(found: Stage | Level | Large | Fault, alone: float | None) -> str:
         outcome = "FAILED" if not found.held else "held" if found.in_time else "late"
         return f"{outcome:8}{found.name}: {found.detail}"
     attacked = " beside attackers" if found.attacked else ""
+    engines = f"Ray, {found.replicas} engines: " if found.replicas else ""
     memory = ["/".join(f"{size:.0f}" for size in sizes) for sizes in (found.page_mb,
                                                                       found.worker_mb)]  # fmt: skip
     share = "" if alone is None else f" ({found.rate / alone:.0%} of one visitor's)"
     outcome = "held" if held(found) else "FAILED"
     outcome = "slow" if outcome == "held" and not held(found, alone) else outcome
     return (
-        f"{outcome:8}{found.visitors} visitors{attacked}: {found.asked} asked, "
+        f"{outcome:8}{engines}{found.visitors} visitors{attacked}: {found.asked} asked, "
         f"{found.right} right, {found.wrong} wrong, {found.lost} lost, {found.busy} times busy, "
         f"{found.overtaken} overtaken; {found.rate:.2f} answers/s{share}, worker at work "
         f"{found.at_work:.0%} of the time; CPU-s an answer: page {found.page_cpu_s:.3f}, "
@@ -750,7 +809,10 @@ def held(found: Stage | Level | Large | Fault, alone: float | None = None) -> bo
     if isinstance(found, Fault):
         return found.held and found.in_time
     quick = alone is None or found.rate >= 0.95 * alone
-    return quick and found.right == found.asked and not found.overtaken
+    # Of two that run at once, either may be done first.
+    in_order = found.replicas > 1 or not found.overtaken
+    all_right = found.right + found.lost == found.asked and found.lost <= found.killed
+    return quick and all_right and in_order
 
 
 def settings() -> argparse.ArgumentParser:
@@ -761,9 +823,11 @@ def settings() -> argparse.ArgumentParser:
     parser.add_argument("--large", type=int, default=36, help="0 leaves them out")
     parser.add_argument("--attention", type=int, default=0)
     parser.add_argument("--attackers", nargs="*", choices=attack.KINDS, metavar="KIND")
+    parser.add_argument("--replicas", nargs="+", type=int, default=[0], metavar="N")
+    parser.add_argument("--kill", action="store_true", help="an engine in each stage")
     parser.add_argument("--only", action="store_true", help="no faults")
     parser.add_argument("--json", type=Path, help="write the figures here, too")
-    parser.add_argument("--serve", nargs=2, type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--serve", nargs=3, type=int, help=argparse.SUPPRESS)
     return parser
 
 
@@ -775,17 +839,22 @@ def main() -> None:
         return
     attackers = () if arguments.attackers is None else arguments.attackers or tuple(attack.KINDS)
     found, alone = [], None
-    stages = visit(
-        arguments.visitors,
-        arguments.seconds,
-        queue.SIZE,
-        faults=() if arguments.only else FAULTS,
-        newcomers=arguments.newcomers,
-        answers=arguments.large,
-        attention=arguments.attention,
-        attackers=attackers,
+    runs = (
+        visit(
+            arguments.visitors,
+            arguments.seconds,
+            queue.SIZE,
+            faults=() if arguments.only else FAULTS,
+            newcomers=arguments.newcomers,
+            answers=arguments.large,
+            attention=arguments.attention,
+            attackers=attackers,
+            replicas=replicas,
+            kill=arguments.kill,
+        )
+        for replicas in arguments.replicas
     )
-    for one in stages:
+    for one in itertools.chain.from_iterable(runs):
         found.append(one)
         print(row(one, alone), flush=True)
         if isinstance(one, Stage) and one.visitors == 1:

@@ -75,9 +75,10 @@ class Engine:
         self._deadline_s = _IDLE_DEADLINE_S
         if isinstance(self._policies, Shelf):
             self._send(Holding(tuple(self._policies), self._policies.load_s))
-            self._send(Ready(self._policies.infos))
+            infos = self._policies.infos
         else:
-            self._send(Ready({name: policy.info for name, policy in self._policies.items()}))
+            infos = {name: policy.info for name, policy in self._policies.items()}
+        self._send(Ready(infos, os.getpid()))
         while True:
             try:
                 job = self._jobs.get(timeout=_BEAT_S)

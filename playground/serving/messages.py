@@ -63,9 +63,10 @@ class Refused:
 @codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ready:
-    """Everything is loaded: what, by name."""
+    """Jobs can come. metadata: of what can be run, by name; process: the engine's number, there."""
 
     metadata: dict[str, PolicyInfo]
+    process: int
 
 
 @codec.register

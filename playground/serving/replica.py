@@ -42,7 +42,7 @@ _MAX_CRASHES = 3  # without a completed job between
 
 State = Literal["loading", "up", "down", "closed"]
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger("playground.serving.worker")  # one name for all that happens to jobs
 
 
 class Shared:
@@ -204,12 +204,13 @@ class Replica:
                     if not any(slot.up for slot in self._queue.slots):
                         for ticket in self._queue.waiting:  # who waits may know what for
                             ticket.put(phase)
-            case Ready(metadata):
+            case Ready(metadata, process):
                 with self._lock:
                     self._shared.metadata = metadata
                 self.loading = ""
                 self._become("up")
-                log(logging.INFO, "ready", {"replica": self._number, "policies": list(metadata)})
+                fields = {"replica": self._number, "process": process, "policies": list(metadata)}
+                log(logging.INFO, "ready", fields)
             case Holding(policies, load_s):
                 with self._lock:
                     self.slot.held = frozenset(policies)
