@@ -25,6 +25,7 @@ KINDS = {
     "chunk": "playground.serving.robot_job:chunk",
     "episode": "playground.datasets.job:predict",
     "seam": "playground.datasets.job:seam",
+    "rollout_seam": "playground.analysis.rollout_seam:of_rollout",
 }
 
 
@@ -39,9 +40,7 @@ def main() -> None:
         if args.check is not None:
             from playground.checkpoints import check  # tokenizers that the page does without
 
-            text, opens = check.check(asked)
-            print(text)
-            sys.exit(0 if opens else 1)
+            sys.exit(check.status(asked))
         robots = {entry.name: entry.robot for entry in resolve.resolve_all(asked)}
     except ValueError as error:
         settings().error(str(error))

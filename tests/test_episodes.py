@@ -11,15 +11,20 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from models.chunking import prefix_weights
+from playground.analysis.rollout_seam import RolloutSeamRequest, of_rollout
 from playground.datasets import evaluate as command
 from playground.datasets import job, seams
-from playground.datasets.job import EpisodeRequest, Predicted, Recorded, SeamChunks, SeamRequest
+from playground.datasets.job import EpisodeRequest, Predicted, Recorded, SeamRequest
 from playground.datasets.lerobot import BUNDLED, open_dataset
 from playground.datasets.matching import Choice, match
 from playground.datasets.open_loop import Asking, Prediction, evaluate
+from playground.policies.seam import SeamChunks
 from playground.robots.builtin import TABLETOP
 from playground.serving.events import Phase, Result
+from playground.tabletop.rollout import observe
+from playground.tabletop.scene import Table, random_scene
 from playground.trace import Options
+from playground.ui import rollout_seam
 from playground.ui.episodes import evaluation, reading, stats, store
 from playground.ui.episodes.asked import Asked
 from playground.ui.setup import Setups
@@ -145,6 +150,51 @@ def test_what_has_no_seam_is_said(policies, name, since, delay, message):
     request = SeamRequest(name, recorded(), 45, since, delay, None, OPTIONS)
     with pytest.raises(ValueError, match=message):
         list(job.seam(policies, request))
+
+
+def test_a_seam_of_a_rollout_is_at_what_the_policy_saw_there(policies):
+    """Two chunks done by hand at the table, then both questions as above."""
+    policy, since, delay, seed = policies[PI0], 15, 4, 2
+    request = RolloutSeamRequest(PI0, "touch the red cube", 3, since, 2, delay, OPTIONS)
+    (found,) = results(of_rollout(policies, request))
+    table, seen, done = Table(random_scene(3)), [], []
+    for number in range(3):
+        seen.append(observe(table, "touch the red cube"))
+        if number < 2:
+            options = Options(num_steps=4, seed=seed + number)
+            done.append(policy.chunk(seen[-1], options)[0][0])
+            for command in done[-1][:since]:
+                table.step(command)
+    chunks = found.chunks
+    np.testing.assert_allclose(chunks.old, done[1], atol=1e-3)
+    np.testing.assert_allclose(found.commands[since:], done[1][:since], atol=1e-3)
+    plain = policy.chunk(seen[2], Options(num_steps=4, seed=seed + 2))[0][0]
+    np.testing.assert_allclose(chunks.plain, plain, atol=5e-3)
+    plan = chunks.old[since : since + delay]
+    apart = [np.abs(chunk[:delay] - plan).mean() for chunk in (chunks.guided, chunks.plain)]
+    assert apart[0] < 0.9 * apart[1]
+    joined = rollout_seam.Joined(policy.info, request)
+    joined.take(Result(found))
+    shown = joined.payload()
+    assert (shown["done"], shown["first"], shown["span"]) == (True, since, since + 50)
+    drawn = theme.unpacked(shown["recorded"])
+    np.testing.assert_allclose(drawn[:since], found.commands[since:], atol=1e-5)
+    assert np.isnan(drawn[since:]).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "since", "question", "message"),
+    [
+        (FAST, 20, 1, "writes tokens"),
+        (PI0, 50, 1, "expected 1 to 49 steps between"),
+        (PI0, 20, 21, "expected 1 to 20"),
+        (PI0, 49, 20, r"the rollout ended after \d+ chunks? of 49 steps .*an earlier question"),
+    ],
+)
+def test_what_has_no_seam_in_a_rollout_is_said(policies, name, since, question, message):
+    request = RolloutSeamRequest(name, "touch the red cube", 3, since, question, 1, OPTIONS)
+    with pytest.raises(ValueError, match=message):
+        list(of_rollout(policies, request))
 
 
 def test_a_jump_is_counted_in_typical_steps():

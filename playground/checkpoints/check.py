@@ -208,7 +208,12 @@ def _together(entries: Sequence[Entry]) -> None:
     memory_plan.check(needs, memory_plan.empty_machine(gpu))
 
 
+def status(requests: Sequence[Request]) -> int:
+    """Prints the reports; 0 where all would open, else 1."""
+    text, opens = check(requests)
+    print(text)
+    return 0 if opens else 1
+
+
 if __name__ == "__main__":
-    said, all_open = check([Request(**fields) for fields in json.loads(sys.argv[1])])
-    print(said)
-    sys.exit(0 if all_open else 1)
+    sys.exit(status([Request(**fields) for fields in json.loads(sys.argv[1])]))

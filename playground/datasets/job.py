@@ -8,8 +8,7 @@ H horizon, D the robot's action dimensions.
 
 import dataclasses
 import functools
-import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from playground.datasets.lerobot import Dataset, Episode, open_dataset
 from playground.datasets.matching import Choice, Match, match, of_policy
 from playground.datasets.open_loop import Asking
 from playground.datasets.video import FrameError
+from playground.policies import seam as meeting
 from playground.serving.events import Phase, Result
 from playground.trace import Options
 
@@ -145,75 +145,26 @@ class SeamRequest:
         return (self.policy,)
 
 
-@codec.register
-@dataclasses.dataclass(frozen=True, slots=True)
-class SeamChunks:
-    """old: of the earlier question; plain, guided: of the later one, without and with real-time
-    chunking; each float32 [H, D] in the robot's units. weights: float32 [H], how strongly the
-    guided one was held; plain_ms, guided_ms: what one answer takes once it is compiled."""
-
-    old: np.ndarray
-    plain: np.ndarray
-    guided: np.ndarray
-    weights: np.ndarray
-    plain_ms: float
-    guided_ms: float
-
-
 def seam(policies: Mapping, request: SeamRequest) -> Generator[Phase | Result]:
     """A kind of job for `playground.serving.worker`: one Result with SeamChunks. Raises ValueError
     for what is no flow policy, and for steps that no chunk has."""
-    # Here: the page's process, which makes the requests, does without JAX.
-    from models.chunking import MAX_GUIDANCE, prefix_weights
-
-    name = request.policy
+    name, since = request.policy, request.since
     _check_policies(policies, (name,))
     policy = policies[name]
-    if not hasattr(policy, "guided_chunk"):
-        raise ValueError(
-            f"{policy.info.title} writes tokens: real-time chunking needs pi0 or pi0.5"
-        )
-    horizon = policy.info.horizon
-    overlap = horizon - request.since
-    if not (1 <= request.since < horizon and 0 <= request.delay <= min(overlap, request.since)):
-        raise ValueError(
-            f"{request.since} steps lie between the questions and the answer takes {request.delay};"
-            f" expected 1 to {horizon - 1} steps between, and a delay of 0 to the smaller of these "
-            f"and of the {max(overlap, 0)} that are left of the old chunk"
-        )
+    meeting.check(policy, since, request.delay)
     yield Phase(name, "reading the episode", _READ_S)
     dataset, episode = _read(request.recorded)
-    _check_frames(episode, (request.frame - request.since, request.frame))
+    _check_frames(episode, (request.frame - since, request.frame))
     matched = _match(dataset, policy, request.recorded)
     try:
         before, now = (
             matched.observation(episode, frame, policy.robot, request.prompt)
-            for frame in (request.frame - request.since, request.frame)
+            for frame in (request.frame - since, request.frame)
         )
     except FrameError as error:
         raise ValueError(f"a picture cannot be had: {error}") from error
-    yield Phase(name, "the old chunk", _ASK_S)
-    old, _ = policy.chunks([before], request.options)[0]
-    later = dataclasses.replace(request.options, seed=request.options.seed + 1)
-    previous = np.concatenate([old[request.since :], np.repeat(old[-1:], request.since, axis=0)])
-    weights = prefix_weights(request.delay, overlap, horizon, "exp")
-
-    def ask(weights: np.ndarray) -> Callable[[], np.ndarray]:
-        return lambda: policy.guided_chunk(now, later, previous, weights, MAX_GUIDANCE)
-
-    yield Phase(name, "the new chunk", _ASK_S)
-    plain, plain_ms = _timed(ask(np.zeros_like(weights)))
-    yield Phase(name, "the new chunk by real-time chunking", _ASK_S)
-    guided, guided_ms = _timed(ask(weights))
-    yield Result(SeamChunks(old, plain, guided, weights, plain_ms, guided_ms))
-
-
-def _timed(ask: Callable[[], np.ndarray]) -> tuple[np.ndarray, float]:
-    """The answer, and the milliseconds of a second one: the first may compile."""
-    ask()
-    began = time.perf_counter()
-    answer = ask()
-    return answer, 1e3 * (time.perf_counter() - began)
+    chunks = yield from meeting.join(policy, before, now, since, request.delay, request.options)
+    yield Result(chunks)
 
 
 # --- reading ------------------------------------------------------------------------------------

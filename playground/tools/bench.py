@@ -22,6 +22,9 @@ def settings() -> argparse.ArgumentParser:
     parser.add_argument(
         "--axe", type=Path, help="with --page: axe.min.js of npm's axe-core, to run on each tab"
     )
+    parser.add_argument(
+        "--scrub", action="store_true", help="with --page: only frames of a recorded episode"
+    )
     parser.add_argument("--tiny", action="store_true", help="with --full-size: at small sizes")
     parser.add_argument(
         "--optimizations", action="store_true", help="with --mid: each one, without and with it"

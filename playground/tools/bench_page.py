@@ -27,6 +27,7 @@ from playground.tools.browser import CHROMIUM, FLAGS
 
 _LIMIT_S = 180
 _POLL_MS = 100  # asked at each frame, the browser would be busy with answering
+_FRAMES = 20
 _QUIET_S = 1.2  # after what was measured: the rest of its work counts, too
 _ROOT = Path(__file__).resolve().parents[2]
 # Stamps the frame after an answer is drawn, and after the plot of the tab Actions is.
@@ -43,6 +44,12 @@ _STAMPS = """
       if (ready && !window.stamps[name]) stamp(name);
     const plot = document.querySelector("#actions-plot .js-plotly-plot .plot-container");
     if (plot !== window.plotted) { window.plotted = plot; if (plot) stamp("plot"); }
+    const frame = document.querySelector("#recorded .recorded-camera img")?.dataset.frame;
+    if (frame !== window.pictured) { window.pictured = frame; stamp("picture"); }
+    const plots = document.querySelector("#recorded .recorded-plots:not(.stale)");
+    const lines = plots ? [...plots.querySelectorAll(".panel:first-child .chunk")] : [];
+    const drawn = lines.filter((line) => line.getAttribute("d")).length;
+    if (drawn !== window.drawn) { window.drawn = drawn; if (drawn) stamp(drawn < lines.length ? "answer" : "answers"); }
   }).observe(document.body, { childList: true, subtree: true, attributes: true, characterData: true }));
 """  # noqa: E501
 _VIOLATIONS = """async () => (await axe.run(document, { resultTypes: ["violations"] })).violations
@@ -63,6 +70,9 @@ def main(arguments: argparse.Namespace) -> None:
 
 def _cases(chromium, address, clock, arguments) -> Iterator[tuple[str, dict]]:
     """(what was done, seconds and CPU-seconds: medians)."""
+    if arguments.scrub:
+        yield from _scrubbed(chromium, address, clock)
+        return
     loads = [_loaded(chromium, address, clock) for _ in range(arguments.repeats)]
     yield "page load to usable", _medians([found["usable"] for found, _ in loads])
     yield "page load to first answer drawn", _medians([found["path"] for found, _ in loads])
@@ -105,6 +115,26 @@ def _cases(chromium, address, clock, arguments) -> Iterator[tuple[str, dict]]:
     yield "click to plot in the tab Actions", _medians([found["plot"] for found in plotted])
     if arguments.axe:
         yield from _accessible(page, arguments.axe)
+    page.context.close()
+
+
+def _scrubbed(chromium, address, clock) -> Iterator[tuple[str, dict]]:
+    """From a key to the next frame's picture and to both policies' chunks there, over the bundled
+    episodes: medians, and the shortest."""
+    _, page = _loaded(chromium, address, clock)
+    page.get_by_role("tab", name="Run it").click()
+    page.get_by_label("On recorded episodes").check()
+    page.get_by_role("button", name="Open the bundled episodes").click()
+    page.wait_for_function("window.stamps.answers > 0", timeout=_LIMIT_S * 1000, polling=_POLL_MS)
+    slider = page.locator("#recorded").get_by_label("Frame", exact=True)
+    found = [
+        clock.measured(page, lambda: slider.press("ArrowRight"), ("picture", "answers"))
+        for _ in range(_FRAMES)
+    ]
+    for name in ("picture", "answers"):
+        figures = [one[name] for one in found]
+        least = min(one["seconds"] for one in figures)
+        yield f"a frame to its {name}", {**_medians(figures), "least seconds": round(least, 3)}
     page.context.close()
 
 

@@ -27,6 +27,7 @@ from playground.ui import (
     recipe,
     robots,
     rollout,
+    rollout_seam,
     runs,
     scenes,
     tabs,
@@ -390,7 +391,7 @@ class Handlers:
     def leave(self, request: gr.Request):
         """The page was closed."""
         self.runs.forget(request.session_hash)
-        for kind in (prompts, matters, causes, rollout):
+        for kind in (prompts, matters, causes, rollout, rollout_seam):
             self.runs.forget(kind.run_of(request))
         for run in (causes.path_of, cuts.run_of, occlusion.run_of):
             self.runs.forget(run(request))

@@ -10,7 +10,7 @@ from playground.serving.worker import Worker
 from playground.tabletop import job
 from playground.tabletop.job import RolloutFrame
 from playground.trace import Options
-from playground.ui import appearance, controls, errors, progress, scenes
+from playground.ui import appearance, controls, errors, progress, rollout_seam, scenes
 from playground.ui.controls import Controls
 from playground.ui.guard import visitors
 from playground.ui.observation import Form
@@ -40,6 +40,7 @@ class Tab:
     execute: gr.Slider
     controls: Controls
     film: gr.HTML
+    seam: rollout_seam.Part
 
 
 def build(setup: Setup, prompt: str, scene: int | None) -> Tab:
@@ -70,7 +71,8 @@ def build(setup: Setup, prompt: str, scene: int | None) -> Tab:
         )
         row = controls.build("Start", "rollout-start", "rollout-stop", "rollout-status")
         film = gr.HTML(None, **film_view.COMPONENT, elem_id="rollout")
-    return Tab(column, policy, text, number, new, execute, row, film)
+        meets = rollout_seam.build()
+    return Tab(column, policy, text, number, new, execute, row, film, meets)
 
 
 def is_here(setup: Setup) -> bool:
@@ -132,6 +134,7 @@ def wire(tab: Tab, form: Form, setups: Setups, worker: Worker, runs: Runs) -> No
     )
     tab.controls.stop.click(stop, None, None, **own)
     tab.new.click(None, None, tab.scene, js=f"() => Math.floor(Math.random() * {scenes.MOST})")
+    rollout_seam.wire(tab.seam, [tab.policy, tab.prompt, tab.scene], setups, worker, runs)
     form.prompt.change(None, form.prompt, tab.prompt, js="(prompt) => prompt")
     form.scenes.seed.change(None, form.scenes.seed, tab.scene, js="(scene) => scene")
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from playground.datasets.job import SeamChunks
 from playground.datasets.seams import Jump, jump, typical_step
+from playground.policies.seam import SeamChunks
 from playground.trace import PolicyInfo
 from playground.views import theme
 
@@ -20,11 +20,14 @@ def payload(
     frame: int,
     since: int,
     delay: int,
+    *,
+    done: bool = False,
 ) -> dict[str, object]:
     """What the browser draws, as plain JSON.
 
-    recorded: actions of the whole episode [n, D]; frame: of the later question; since, delay: as in
-    `playground.datasets.job.SeamRequest`.
+    recorded: actions of the whole episode [n, D], or of a rollout those that were done so far;
+    frame: of the later question; since, delay: as in `playground.datasets.job.SeamRequest`; done:
+    whether it is a rollout.
 
     span: steps that are drawn, the first is that of the earlier question; old, plain, guided,
     recorded packed [span, D], NaN where there is nothing; weights [span]; order: dimensions, that
@@ -49,6 +52,7 @@ def payload(
         "policy": theme.identity(info),
         "dims": theme.dimensions(info.actions),
         "hz": info.control_hz,
+        "done": done,
         "first": first,
         "since": since,
         "delay": delay,

@@ -1,12 +1,12 @@
-"""Where two successive chunks meet at the frame that is looked at, plain and with real-time
-chunking."""
+"""Where two successive chunks meet, plain and with real-time chunking: at the frame of a recorded
+episode that is looked at, or in a rollout."""
 
 import dataclasses
 from collections.abc import Callable
 
 import gradio as gr
 
-from playground.datasets.job import SeamChunks, SeamRequest
+from playground.datasets.job import SeamRequest
 from playground.serving.events import Failed, Phase, Queued, Result
 from playground.serving.worker import Worker
 from playground.trace import Options
@@ -33,23 +33,29 @@ class Part:
     start: gr.Button
     status: gr.HTML
     result: gr.HTML
+    extra: tuple[gr.Slider, ...] = ()
 
 
-def build() -> Part:
-    """To be called inside the tab."""
+def build(what: str = "Join two chunks at this frame", prefix: str = "", more=()) -> Part:
+    """To be called inside the tab. what: the button does; prefix: of the parts' ids; more:
+    functions that build further controls."""
     gr.HTML("<h2>Where chunks meet</h2>", elem_classes="section", apply_default_css=False)
     gr.HTML(f"<p class='fine'>{_INTRODUCTION}</p>", apply_default_css=False)
     with gr.Row(elem_classes="tools"):
-        since = gr.Slider(1, 49, 25, step=1, label="Steps between questions", elem_id="since")
-        delay = gr.Slider(0, 25, 5, step=1, label="Steps that an answer takes", elem_id="delay")
+        since = gr.Slider(
+            1, 49, 25, step=1, label="Steps between questions", elem_id=f"{prefix}since"
+        )
+        delay = gr.Slider(
+            0, 25, 5, step=1, label="Steps that an answer takes", elem_id=f"{prefix}delay"
+        )
+        extra = tuple(build_one() for build_one in more)
     with gr.Row(elem_classes="buttons"):
         start = gr.Button(
-            "Join two chunks at this frame", variant="primary", scale=0, min_width=320,
-            elem_id="join-chunks",
-        )  # fmt: skip
-    status = gr.HTML("", apply_default_css=False, elem_id="seam-status")
-    result = gr.HTML(None, **view.COMPONENT, elem_id="seam")
-    return Part(since, delay, start, status, result)
+            what, variant="primary", scale=0, min_width=320, elem_id=f"{prefix}join-chunks"
+        )
+    status = gr.HTML("", apply_default_css=False, elem_id=f"{prefix}seam-status")
+    result = gr.HTML(None, **view.COMPONENT, elem_id=f"{prefix}seam")
+    return Part(since, delay, start, status, result, extra)
 
 
 def outputs(part: Part) -> list:
@@ -78,7 +84,7 @@ def wire(
         stream = worker.call("seam", wanted.request, owner=visitors.of(request))
 
         def shown(outcome):
-            return _updates(part, wanted, running=outcome is None)
+            return updates(part, wanted, running=outcome is None)
 
         yield from runs.updates(
             run_of(request), [stream], wanted.take, _UPDATE_EVERY_S, shown, part.status
@@ -90,14 +96,42 @@ def wire(
         [part.status, part.result, part.start],
         **_OWN,
     )
+    limit_delay(part)
+
+
+def limit_delay(part: Part) -> None:
+    """No answer takes longer than the time to the next question."""
     limit = "(since, delay) => Math.min(delay, since)"
     part.since.input(None, [part.since, part.delay], part.delay, js=limit, **_OWN)
 
 
-class _Seam:
+class Joined:
+    """What came so far of two questions. say: the line below the button."""
+
+    def __init__(self) -> None:
+        self.say, self.found = "Starting.", None
+
+    def take(self, event) -> None:
+        match event:
+            case Queued():
+                self.say = progress.place(event)
+            case Phase(phase=phase):
+                self.say = f"{phase[0].upper()}{phase[1:]}."
+            case Result(value=found):
+                self.found, self.say = found, ""
+            case Failed(message=message):
+                self.say = message
+
+    def payload(self) -> dict:
+        """For the view, once it is found."""
+        raise NotImplementedError
+
+
+class _Seam(Joined):
     """Two questions to the first flow policy that the episode fits, and what came of them."""
 
     def __init__(self, question: Asked, since: int, delay: int, frame: int):
+        super().__init__()
         question.fit.check()
         flow = [name for name, info in question.infos.items() if info.family != "pi0_fast"]
         if not flow:
@@ -111,30 +145,17 @@ class _Seam:
         self.request = SeamRequest(
             self.name, recorded, self.frame, since, delay, question.prompt, Options()
         )
-        self.say = "Starting."
-        self.chunks: SeamChunks | None = None
-
-    def take(self, event) -> None:
-        match event:
-            case Queued():
-                self.say = progress.place(event)
-            case Phase(phase=phase):
-                self.say = f"{phase[0].upper()}{phase[1:]}."
-            case Result(value=SeamChunks() as chunks):
-                self.chunks, self.say = chunks, ""
-            case Failed(message=message):
-                self.say = message
 
     def payload(self) -> dict:
         match = self.question.fit.matches[self.name]
         recorded = match.recorded(self.question.episode)
         info = self.question.infos[self.name]
-        return view.payload(info, self.chunks, recorded, self.frame, self.since, self.delay)
+        return view.payload(info, self.found, recorded, self.frame, self.since, self.delay)
 
 
-def _updates(part: Part, state: _Seam, *, running: bool) -> dict:
+def updates(part: Part, state: Joined, *, running: bool) -> dict:
     return {
         part.status: errors.status(state.say),
-        part.result: state.payload() if state.chunks else gr.skip(),
+        part.result: state.payload() if state.found else gr.skip(),
         part.start: gr.update(interactive=not running),
     }

@@ -7,6 +7,7 @@ const kept = { cursor: null };
 
 begin("The old chunk, the new one without and with real-time chunking, and the jump between them show here.", (value) => {
   const { dims, span, since, delay, hz, order } = value;
+  const at = value.done ? "step" : "frame";
   const width = dims.length;
   const lines = Object.fromEntries(["old", "plain", "guided", "recorded"].map((name) => [name, unpack(value[name]).values]));
   const seam = since + delay;
@@ -28,7 +29,7 @@ begin("The old chunk, the new one without and with real-time chunking, and the j
     paths["seam-moment"].setAttribute("d", `M${since} 0V100`);
     paths["seam-moment now"].setAttribute("d", `M${seam} 0V100`);
   });
-  panels.below("old, new at once, new by real-time chunking, at step");
+  panels.below("old, at once, real-time: at step");
   function read() {
     kept.cursor = panels.cursor;
     order.forEach((d, i) => {
@@ -46,10 +47,10 @@ begin("The old chunk, the new one without and with real-time chunking, and the j
   const ms = (one) => `${one.ms.toFixed(0)} ms, ${one.steps} control step${one.steps === 1 ? "" : "s"}`;
   view.replaceChildren(
     heading(value.policy),
-    make("p", { class: "words" }, `Asked at frame ${value.first} and, ${since} steps later, at frame ${value.first + since}; the answer takes ${delay} steps, so the new chunk takes over at frame ${value.first + seam}.`),
+    make("p", { class: "words" }, `Asked at ${at} ${value.first} and, ${since} steps later, at ${at} ${value.first + since}; the answer takes ${delay} steps, so the new chunk takes over at ${at} ${value.first + seam}.`),
     make("ul", { class: "seam-ways" }, ...value.ways.map(sentence)),
-    make("p", { class: "notice" }, `Measured here, an answer takes ${ms(plain)} (${ms(guided)} with real-time chunking) at ${hz} a second. A typical step is the median change of a recorded action while that dimension moves.`),
-    make("ul", { class: "legend" }, make("li", {}, key("recorded-line"), "recorded"), make("li", {}, key("seam-old"), "old chunk, thin once left"),
+    make("p", { class: "notice" }, `Measured here, an answer takes ${ms(plain)} (${ms(guided)} with real-time chunking) at ${hz} a second. A typical step is the median change of a ${value.done ? "command" : "recorded action"} while that dimension moves.`),
+    make("ul", { class: "legend" }, make("li", {}, key("recorded-line"), value.done ? "done so far" : "recorded"), make("li", {}, key("seam-old"), "old chunk, thin once left"),
       ...["plain", "guided"].map((way) => make("li", {}, key(`seam-${way}`), `new chunk, ${WAYS[way]}`)), make("li", {}, key("seam-moment"), "asked"), make("li", {}, key("seam-moment now"), "the new one takes over")),
     panels.grid,
     panels.reader,

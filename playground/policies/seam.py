@@ -1,0 +1,87 @@
+"""Where two successive chunks meet: two questions to a flow policy, the later one answered plainly
+and by real-time chunking.
+
+H horizon, D the robot's action dimensions.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Generator
+
+import numpy as np
+
+from playground import codec
+from playground.serving.events import Phase
+from playground.trace import Options, RawObservation
+
+_ASK_S = 1200.0  # another number of observations is a program to compile
+
+
+@codec.register
+@dataclasses.dataclass(frozen=True, slots=True)
+class SeamChunks:
+    """old: of the earlier question; plain, guided: of the later one, without and with real-time
+    chunking; each float32 [H, D] in the robot's units. weights: float32 [H], how strongly the
+    guided one was held; plain_ms, guided_ms: what one answer takes once it is compiled."""
+
+    old: np.ndarray
+    plain: np.ndarray
+    guided: np.ndarray
+    weights: np.ndarray
+    plain_ms: float
+    guided_ms: float
+
+
+def check(policy, since: int, delay: int) -> None:
+    """Raises ValueError for what is no flow policy, and for steps that no chunk has.
+
+    since: control steps from the earlier question to the later; delay: that its answer takes.
+    """
+    if not hasattr(policy, "guided_chunk"):
+        raise ValueError(
+            f"{policy.info.title} writes tokens: real-time chunking needs pi0 or pi0.5"
+        )
+    horizon = policy.info.horizon
+    overlap = horizon - since
+    if not (1 <= since < horizon and 0 <= delay <= min(overlap, since)):
+        raise ValueError(
+            f"{since} steps lie between the questions and the answer takes {delay}; expected 1 to "
+            f"{horizon - 1} steps between, and a delay of 0 to the smaller of these and of the "
+            f"{max(overlap, 0)} that are left of the old chunk"
+        )
+
+
+def join(
+    policy, before: RawObservation, now: RawObservation, since: int, delay: int, options: Options
+) -> Generator[Phase, None, SeamChunks]:
+    """Both questions, for steps that `check` let pass.
+
+    before, now: what the policy is shown; options: of the earlier question, the later one has the
+    next seed. Yields what it is at.
+    """
+    # Here: the page's process, which makes the requests, does without JAX.
+    from models.chunking import MAX_GUIDANCE, prefix_weights
+
+    name, horizon = policy.info.name, policy.info.horizon
+    yield Phase(name, "the old chunk", _ASK_S)
+    old, _ = policy.chunks([before], options)[0]
+    later = dataclasses.replace(options, seed=options.seed + 1)
+    previous = np.concatenate([old[since:], np.repeat(old[-1:], since, axis=0)])
+    weights = prefix_weights(delay, horizon - since, horizon, "exp")
+
+    def ask(weights: np.ndarray) -> Callable[[], np.ndarray]:
+        return lambda: policy.guided_chunk(now, later, previous, weights, MAX_GUIDANCE)
+
+    yield Phase(name, "the new chunk", _ASK_S)
+    plain, plain_ms = _timed(ask(np.zeros_like(weights)))
+    yield Phase(name, "the new chunk by real-time chunking", _ASK_S)
+    guided, guided_ms = _timed(ask(weights))
+    return SeamChunks(old, plain, guided, weights, plain_ms, guided_ms)
+
+
+def _timed(ask: Callable[[], np.ndarray]) -> tuple[np.ndarray, float]:
+    """The answer, and the milliseconds of a second one: the first may compile."""
+    ask()
+    began = time.perf_counter()
+    answer = ask()
+    return answer, 1e3 * (time.perf_counter() - began)
