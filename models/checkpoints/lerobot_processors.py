@@ -65,8 +65,9 @@ def are_names(value: object) -> bool:
 
 
 def _are_features(value: object) -> bool:
-    listed = isinstance(value, dict) and all(isinstance(x, dict) for x in value.values())
-    return listed and all(x.get("type") in FEATURE_TYPES for x in value.values())
+    return isinstance(value, dict) and all(
+        isinstance(x, dict) and x.get("type") in FEATURE_TYPES for x in value.values()
+    )
 
 
 def _are_texts(value: object) -> bool:

@@ -108,11 +108,12 @@ def ranking(policy: Policy, scenes: int) -> str:
     for number in range(scenes):
         raw, other = observed(number)[:2]
         report = patching.trace(policy, raw, other["colour"], Options(), noises=1)
-        exact = np.concatenate([np.ravel(rows) for rows in report.patches.values()])
+        exact = np.concatenate([np.array(rows, float).ravel() for rows in report.patches.values()])
         runs = patching.pair(policy, raw, other["colour"], Options(), noises=1)
         places = np.concatenate([*runs.joined.patches.values()])
         slopes = runs.slopes().sum(axis=0)[places]
-        order.append(float(scipy.stats.spearmanr(slopes, exact).statistic))
+        ranks = scipy.stats.rankdata([slopes, exact], axis=1)
+        order.append(float(np.corrcoef(ranks)[0, 1]))
         errors.append(float(np.abs(slopes - exact).max()))
         ranked = np.argsort(-np.abs(slopes))
         for count, hits in kept.items():

@@ -92,7 +92,7 @@ def rows(args: argparse.Namespace) -> list[str]:
 
 
 def settings() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="scaling", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="scaling", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--visitors", nargs="+", type=int, default=[10, 1000, 100_000])
     parser.add_argument("--run-s", type=float, default=0.418)
     parser.add_argument("--runs", type=float, default=12)
