@@ -116,7 +116,7 @@ def page_of_all_kinds():
         return str(event)
 
     parts[2].select(chosen, None, parts[1], api_visibility="private")
-    parts[7].click(clicked, None, parts[1], api_visibility="private")
+    parts[7].select(clicked, None, parts[1], api_visibility="private")
 
     def double(number: float, images: dict | None = None) -> float:
         return 2 * number

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import gradio as gr
 from gradio.block_function import BlockFunction
 from gradio.components.api_component import Api
+from gradio.utils import get_type_hints
 
 from playground.ui.guard.refused import Refused
 
@@ -92,7 +93,8 @@ class Functions:
         that."""
         if not function.collects_event_data:
             return
-        selects = any(name == "select" for _, name in function.targets)
+        # What a component of our own says has its own keys.
+        selects = gr.SelectData in get_type_hints(function.fn).values()
         if not isinstance(event, dict) or (selects and not event.keys() >= {"index", "value"}):
             raise Refused(422, "This function is told what was clicked.")
 
