@@ -136,3 +136,26 @@ def test_a_draft_feeds_no_token_twice(draft_ids, whole, monkeypatch):
     assert got[0].tolist() == TOKENS
     assert chain.fed == [0, 1, 2, 3]
     assert chain.whole == whole
+
+
+class Misled(Chain):
+    """Where another token is fed than its row has, it says nonsense from there on."""
+
+    def feed(self, state, token):
+        step, given = int(state.step), int(token[0])
+        self.fed.append((step, given))
+        follows = self._tokens[step + 1] if given == self._tokens[step] else 5
+        hidden = jax.nn.one_hot(jnp.array([follows]), VOCABULARY)
+        return dataclasses.replace(state, step=state.step + 1), hidden, []
+
+
+def test_a_draft_that_goes_wrong_is_dropped_from_there_on(monkeypatch):
+    """The model goes on behind the last token that was chosen, and feeds the right one again."""
+    monkeypatch.setattr(decoding, "DRAFT_LENGTH", 3)
+    options = DecodeOptions(stop=STOP, draft_ids=jnp.array([2, 5, 0, 4]))  # 3 is missing
+    chain = Misled(TOKENS)
+    with jax.disable_jit():
+        got = decoding.decode_all(chain, chain.begin(), jax.random.key(0), options)
+    assert got[0].tolist() == TOKENS
+    assert any(token != TOKENS[step] for step, token in chain.fed), "no draft went wrong"
+    assert dict(chain.fed) == dict(enumerate(TOKENS[:-1]))  # the last that was fed at each step

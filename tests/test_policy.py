@@ -21,7 +21,7 @@ from playground.robots import conversion
 from playground.robots.builtin import ALOHA, TABLETOP
 from playground.serving.events import Done, Phase, Step, TokenEvent
 from playground.tabletop import camera
-from playground.trace import ALLOWED, Options, RawObservation, Stats
+from playground.trace import ALLOWED, PADDING, Options, RawObservation, Stats
 from playground.ui.examples import examples
 from tests.support.golden_models import CONFIGS, case, close, same
 
@@ -354,6 +354,9 @@ def test_fast_mask_goes_on_by_its_rule_however_much_is_written(ran):
     rows = fields["mask"][config.prefix_len :] == ALLOWED
     visible = np.arange(config.prefix_len) >= config.max_token_len - 20  # padding comes first
     same(rows, np.hstack([np.tile(visible, (ran, 1)), np.tri(ran, dtype=bool)]))
+    valid = np.r_[visible, np.ones(ran, bool)]
+    beside = ~(valid[:, None] & valid) & (fields["mask"] != ALLOWED)
+    same(fields["mask"] == PADDING, beside)
     check_blocks(fields)
 
 
