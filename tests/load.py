@@ -468,7 +468,8 @@ def _stage(
     page_mb, worker_mb = zip(*sizes, strict=True)
     lasted = max(answer.back for answer in answers) - began
     spent = [now - was for now, was in zip(used.cpu_s(), cpu, strict=True)]
-    jobs = [line["ran_s"] for line in page.events("ended")[before:]]
+    ran = page.events("ended")[before:]
+    jobs = [line["ran_s"] for line in ran if "ran_s" in line]  # not what left the queue before
     return Stage(
         visitors=visitors,
         asked=next(asked),

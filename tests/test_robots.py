@@ -213,6 +213,20 @@ def test_actions_survive_the_way_to_the_model_and_back(seed):
         np.testing.assert_allclose(back, actions, atol=1e-9)
 
 
+@given(st.integers(0, 2**32))
+def test_a_state_is_normalised_in_the_model_s_convention(seed):
+    """The stats are of it, not of the robot's own."""
+    draw = np.random.default_rng(seed)
+    dims = len(ALOHA.state)
+    mean, std = draw.uniform(0.1, 1, (2, dims))
+    stats = Stats(tuple(mean), tuple(std), None, None)
+    state = draw.uniform(0, 0.5, dims)
+    found = conversion.to_model(ALOHA, "pi0", raw(ALOHA, state=state), stats, "z-score", 8).state
+    expected = (ALOHA.state_to_model(state) - mean) / (std + norm_stats.EPSILON)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert np.abs(expected - (state - mean) / (std + norm_stats.EPSILON)).max() > 1e-3
+
+
 # --- slots and modes ----------------------------------------------------------------------------
 
 

@@ -20,8 +20,9 @@ from playground.robots import conversion
 from playground.robots.builtin import ALOHA, DROID, DROID_JOINT_POSITION, TABLETOP
 from playground.robots.norm_stats import normalise
 from playground.serving.events import Done, Failed, Finished, Job, Phase, Queued, Step, TokenEvent
+from playground.serving.queue import Busy
 from playground.trace import Computation, DecodedToken, Options, RawObservation, Slot, load
-from playground.ui import observation, prompt_bar, results
+from playground.ui import decoding, endpoint, observation, prompt_bar, results
 from playground.ui.examples import examples
 from playground.ui.handlers import Handlers
 from playground.ui.progress import Progress
@@ -436,7 +437,8 @@ def test_a_run_that_is_replaced_before_its_first_event_changes_nothing(monkeypat
     """Of a generator that yields nothing, Gradio would empty the whole page."""
     monkeypatch.setattr("playground.ui.handlers.ExampleCache", lambda *_: None)
     setups = Setups(Loaded({"pi0": info_of(TABLETOP, "pi0")}), {"pi0": TABLETOP})
-    worker = SimpleNamespace(status=lambda: SimpleNamespace(loading=""))
+    status, check = SimpleNamespace(loading=""), lambda owner: None
+    worker = SimpleNamespace(status=lambda: status, check=check)
     _, handlers = built(
         lambda: Handlers(setups, worker, Results(), SimpleNamespace(), None, gr.HTML(), None)
     )
@@ -452,6 +454,23 @@ def test_a_run_that_is_replaced_before_its_first_event_changes_nothing(monkeypat
     monkeypatch.setattr("playground.ui.runs.submit", lambda *_: [Replaced()])
     found = list(handlers.run(SimpleNamespace(session_hash="me"), "kept", False, None))
     assert found == [{handlers.strip: gr.skip()}]
+
+
+def test_who_has_too_much_waiting_is_turned_away_before_a_picture_is_read(monkeypatch):
+    read = []
+    monkeypatch.setattr(decoding, "picture", read.append)
+
+    def check(owner):
+        raise Busy(3)
+
+    setups = Setups(Loaded({"pi0": info_of(TABLETOP, "pi0")}), {"pi0": TABLETOP})
+    called = endpoint._spelled_out(
+        lambda request: request.jobs(setups), ("prompt", "images"), SimpleNamespace(check=check)
+    )
+    file = {"path": "x.png", "meta": {"_type": "gradio.FileData"}}
+    with pytest.raises(gr.Error, match="try again in 3 s"):
+        called("go", {"base_0_rgb": file})
+    assert read == []
 
 
 # --- what is kept -------------------------------------------------------------------------------

@@ -403,7 +403,14 @@ def test_who_came_long_before_is_not_overtaken():
 def test_a_visitor_holds_a_quarter_of_the_places(monkeypatch):
     with pytest.raises(queue.Busy, match=r"^16 of your runs are waiting already. .* in \d+ s\.$"):
         queued(*["a"] * 17)
-    waiting, tickets = queued(*["a"] * 16, *[""] * 49)
+    waiting, tickets = queued(*["a"] * 15, *[""] * 49)
+    waiting.check("a")
+    last = ticket_of("a")
+    waiting.join(last)
+    with pytest.raises(queue.Busy, match=r"^16 of your runs are waiting already"):
+        waiting.check("a")
+    for owner in ("b", ""):
+        waiting.check(owner)
     assert waiting.count() == 65  # one of them is next
     tickets[0].closed = True  # who left holds none
     waiting.join(ticket_of("a"))

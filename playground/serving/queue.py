@@ -195,6 +195,16 @@ class Queue:
         """How many wait and still want to."""
         return sum(not ticket.closed for ticket in self.waiting)
 
+    def check(self, owner: str) -> None:
+        """Raises Busy where so many jobs of a visitor's wait that another would be turned away,
+        before any work is done for it."""
+        own = [t for t in self.waiting if t.owner == owner and not (t.urgent or t.closed)]
+        if owner and len(own) >= max(_AT_ONCE, self._size // _SHARE):
+            raise self._has_many(len(own))
+
+    def _has_many(self, own: int) -> Busy:
+        return Busy(self._retry_s(), f"{own} of your runs are waiting already.")
+
     def join(self, ticket: Ticket) -> list[Ticket]:
         """Gives the tickets that gave way to it. Raises Busy."""
         alike = [t for t in self.waiting if t.urgent == ticket.urgent and not t.closed]
@@ -204,7 +214,7 @@ class Queue:
         own = [t for t in alike if t.owner == ticket.owner] if ticket.owner else []
         most = max(_AT_ONCE, limit // _SHARE)
         if len(own) >= most or _too_large(own, ticket, _MAX_WAITING_BYTES // _SHARE):
-            raise Busy(self._retry_s(), f"{len(own)} of your runs are waiting already.")
+            raise self._has_many(len(own))
         left: list[Ticket] = []
         while len(alike) >= limit + free or _too_large(alike, ticket, _MAX_WAITING_BYTES):
             last = _last_of_most(alike, len(own))

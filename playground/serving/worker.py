@@ -120,6 +120,12 @@ class Worker:
         self._wake()
         return Stream(ticket, self._wake)
 
+    def check(self, owner: str) -> None:
+        """Raises Busy where a job of this visitor's would be turned away for how many of theirs
+        wait: to be asked before pictures are read for one."""
+        with self._lock:
+            self._queue.check(owner)
+
     def cancel(self, job_id: str) -> None:
         """Ends a job, waiting or running; its replica is free at the job's next event."""
         with self._lock:

@@ -188,21 +188,23 @@ def build(setups: Setups, worker: Worker, results: Results) -> None:
         (occlusion, _CAUSES),
         (norm_stats, ("state", "policies", "robot")),
     ):
-        api = _spelled_out(endpoint, parameters)
+        api = _spelled_out(endpoint, parameters, worker)
         gr.api(api, api_name=endpoint.__name__, concurrency_limit=None)
 
 
 def _spelled_out(
-    endpoint: Callable[[RunRequest], dict[str, Any]], parameters: Sequence[str]
+    endpoint: Callable[[RunRequest], dict[str, Any]], parameters: Sequence[str], worker: Worker
 ) -> Callable[..., dict[str, Any]]:
     """The endpoint as a function of these fields of the request, which is what Gradio reads and
     programs call. What comes is checked against the request: Gradio passes on whatever JSON
-    holds."""
+    holds. Whoever has too much waiting is turned away before a picture is read."""
     fields = {name: RunRequest.model_fields[name] for name in parameters}
 
     @errors.for_programs
     def called(*values):
         given = dict(zip(parameters, values, strict=True))
+        if "images" in given:
+            worker.check(visitors.current())
         # norm_stats takes no observation
         return endpoint(RunRequest.checked({"prompt": "", "images": {}, **given}))
 

@@ -234,6 +234,7 @@ class Handlers:
     @errors.for_page
     def run(self, request: gr.Request, key, measure, wanted, *inputs):
         """Yields what changes on the page while the policies answer."""
+        self.worker.check(visitors.current())
         asked = observation.request(self.setups, inputs)
         jobs = asked.jobs(self.setups, attention=measure)
         yield from self._run(request, self.setups.of(asked.robot), jobs, key, wanted)
