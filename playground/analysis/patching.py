@@ -55,10 +55,10 @@ from playground.policies.places import Part, Places
 from playground.serving.events import Phase, Result
 from playground.trace import Options, RawObservation
 
-_ROWS = 32  # variants x noises that one call runs
+_ROWS = 16  # variants x noises that one call runs; 32 to 128 cost a CPU more, not less
 _MOST_BYTES = 2 << 30  # of keys and values in one call
 _LARGE = 100_000_000  # depth x width x MLP width of a model whose patches are ranked first
-EXACT = 32  # patches of such a model that are run
+EXACT = 64  # patches of such a model that are run
 _TOKENS_STEP = 32
 _DEADLINE_S = 900.0
 _AS_IT_IS = "The policy is traced as it is: without the run's cuts, its prompt not weighed."
@@ -229,6 +229,17 @@ class Pair:
 
     def _of(self, variants: Sequence[Variant]) -> Patches:
         return _patches(variants, self.joined, self._readable, self._source, self.depth)
+
+    def differing(self) -> np.ndarray:
+        """bool [L, J]: where the prompt's run holds something else. A patch of other places gives
+        the counterfactual's own chunk: layer 1 differs in the changed words alone."""
+        own, other = self._readable
+        found = np.tile(own != other, (self.depth, 1))
+        caches = (self._own.k, self._source.k), (self._own.v, self._source.v)
+        for ours, theirs in caches:
+            for layer, (x, y) in enumerate(zip(ours, theirs, strict=True)):
+                found[layer] |= (np.asarray(x) != np.asarray(y)).any(axis=(0, 2, 3)) & own & other
+        return found
 
     def row_bytes(self) -> int:
         """Of the keys and values of one run's prefix."""
@@ -538,7 +549,11 @@ def _measured(
         warnings=tuple(dict.fromkeys(w for p in runs.prepared for w in p.warnings)),
         of=len(cells) + len(dots),
     )
-    variants, found = [*cells, *dots], []
+    variants = [*cells, *dots]
+    nothing = (0.0, None if report.noises == 1 else (0.0, 0.0))
+    differing = runs.differing()
+    found: list = [None if _differs(differing, one) else nothing for one in variants]
+    to_run = [place for place, known in enumerate(found) if known is None]
     maps = _Maps(single, every, estimates)
     if not runs.distinguished:
         found = [(0.0, None)] * len(variants)
@@ -546,22 +561,30 @@ def _measured(
         return
     rows = 2 if report.family == "pi0_fast" else report.noises
     per_call = _per_call(rows, runs.row_bytes())
-    report = dataclasses.replace(report, plan=_plan(len(variants), per_call, rows, runs))
+    report = dataclasses.replace(report, plan=_plan(len(to_run), per_call, rows, runs))
     yield _filled(report, found, len(layers), maps)
     warm: list[float] = []  # seconds of calls; the first one compiles
-    for start in range(0, len(variants), per_call):
-        some = variants[start : start + per_call]
+    for start in range(0, len(to_run), per_call):
+        some = to_run[start : start + per_call]
         # Every number of variants is a program to compile.
-        padded = [*some, *[_NOTHING] * (per_call - len(some))]
+        padded = [*(variants[i] for i in some), *[_NOTHING] * (per_call - len(some))]
         began = time.monotonic()
-        found += runs.recovered(runs.patched(padded)[: len(some)])
+        outcomes = runs.recovered(runs.patched(padded)[: len(some)])
+        for i, outcome in zip(some, outcomes, strict=True):
+            found[i] = outcome
         if start:
             warm.append(time.monotonic() - began)
-        left = -(-(len(variants) - len(found)) // per_call)
+        left = -(-(len(to_run) - start - len(some)) // per_call)
         report = dataclasses.replace(
             report, seconds_left=float(np.mean(warm)) * left if warm else None
         )
         yield _filled(report, found, len(layers), maps)
+
+
+def _differs(differing: np.ndarray, one: Variant) -> bool:
+    """Whether the variant changes anything."""
+    layers = differing if one.layer is None else differing[[one.layer]]
+    return bool(layers[:, one.places].any())
 
 
 def _per_call(rows: int, row_bytes: int) -> int:
@@ -607,7 +630,7 @@ class _Maps:
 
 def _filled(report: CausalTrace, found: Sequence, columns: int, maps: _Maps) -> CausalTrace:
     """The report with as many numbers as there are."""
-    every = [*found, *[(None, None)] * (report.of - len(found))]
+    every = [(None, None) if one is None else one for one in found]
     cells = len(report.groups) * columns
     rows = [every[i : i + columns] for i in range(0, cells, columns)]
     values, ran = maps.filled([value for value, _ in every[cells:]])
@@ -617,7 +640,7 @@ def _filled(report: CausalTrace, found: Sequence, columns: int, maps: _Maps) -> 
         intervals=tuple(tuple(interval for _, interval in row) for row in rows),
         patches=values,
         exact=ran,
-        done=len(found),
+        done=sum(one is not None for one in found),
     )
 
 
