@@ -55,7 +55,7 @@ from playground.policies.places import Part, Places
 from playground.serving.events import Phase, Result
 from playground.trace import Options, RawObservation
 
-_ROWS = 16  # variants x noises that one call runs; 32 to 128 cost a CPU more, not less
+_ROWS = 16  # variants x noises that one call runs
 _MOST_BYTES = 2 << 30  # of keys and values in one call
 _LARGE = 100_000_000  # depth x width x MLP width of a model whose patches are ranked first
 EXACT = 64  # patches of such a model that are run
