@@ -22,7 +22,7 @@ from jax import Array
 from models.compiled import compiled
 from models.matmul import laid_out
 from models.observation import Observation
-from models.pi0 import Pi0, Prefix, Trajectory, step_times
+from models.pi0 import Pi0, Prefix, Trajectory, euler_steps, step_times
 
 Schedule = Literal["linear", "exp", "ones", "zeros"]
 MAX_GUIDANCE = 5.0  # the authors' choice for 5 steps
@@ -98,16 +98,12 @@ def denoise_guided(
 
     velocity: (x_t, scalar t) to v_t [B, A, M]; the rest as in `guided_velocity`.
     """
-    times = step_times(num_steps)
 
-    def euler(x_t, t):
+    def guided(x_t, t):
         at = lambda x: velocity(x, t)  # noqa: E731
-        v_t = guided_velocity(at, x_t, t, previous, weights, max_guidance)
-        x_next = x_t - v_t / num_steps
-        return x_next, (x_next, v_t)
+        return guided_velocity(at, x_t, t, previous, weights, max_guidance), ()
 
-    _, (x_t, v_t) = jax.lax.scan(euler, jnp.asarray(noise), jnp.asarray(times[:-1]))
-    return Trajectory(times, jnp.concatenate([noise[None], x_t]), v_t)
+    return euler_steps(guided, noise, step_times(num_steps), num_steps)
 
 
 class ChunkingPrograms:

@@ -256,13 +256,17 @@ def constrained(logits: Array, buffer: TokenBuffer, constraint: Constraint) -> A
 
 
 class Decoder(Protocol):
-    """What decoding asks of a model: logits by `gemma.logits`, and `feed`."""
+    """What decoding asks of a model."""
 
     gemma: Gemma
 
     def feed(self, state: DecodeState, token: Array) -> tuple[DecodeState, Array, list[Array]]:
         """Runs token int [B]: (the next state with its old logits, the hidden state [B, D] that the
         next logits are made from, attention)."""
+        ...
+
+    def decode_step(self, state: DecodeState, token: Array) -> tuple[DecodeState, list[Array]]:
+        """`feed` with the next logits in the state: (the next state, attention)."""
         ...
 
 

@@ -188,24 +188,30 @@ class FastActionTokenizer:
             reasons.append(f"ids beyond the {self.vocab_size} action tokens were skipped: {beyond}")
         if reasons:
             return Decoding(None, "; ".join(reasons), skipped)
-        return Decoding(self._actions(text, horizon, dim), None, skipped)
+        return Decoding(self._actions([text], horizon, dim)[0], None, skipped)
 
-    def decode_partial(self, ids: Sequence[int], horizon: int, dim: int) -> np.ndarray | None:
-        """The chunk as far as ids go, float64 [horizon, dim]: coefficients to come are zero.
+    def decode_partials(
+        self, parts: Sequence[Sequence[int] | None], horizon: int, dim: int
+    ) -> list[np.ndarray | None]:
+        """Each chunk as far as ids go, float64 [horizon, dim]: coefficients to come are zero.
 
-        Low frequencies come first, so this starts as each dimension's mean and sharpens. None while
-        there is no coefficient yet, and where `decode` could only fail.
+        Low frequencies come first, so this starts as each dimension's mean and sharpens. None for
+        None, while there is no coefficient yet, and where `decode` could only fail.
         """
-        ids, expected = whole_numbers(ids), positive(horizon, "horizon") * positive(dim, "dim")
+        size = positive(horizon, "horizon") * positive(dim, "dim")
+        texts = ["" if ids is None else self._partial_text(whole_numbers(ids)) for ids in parts]
+        decodes = [0 < len(text) <= size for text in texts]
+        chunks = iter(self._actions([*itertools.compress(texts, decodes)], horizon, dim))
+        return [next(chunks) if found else None for found in decodes]
+
+    def _partial_text(self, ids: list[int]) -> str:
+        """The whole characters that ids write; "" where they are no text."""
         if any(i < 0 for i in ids):
-            return None
+            return ""
         try:
-            text = codecs.getincrementaldecoder("utf-8")().decode(self.joined(ids))
+            return codecs.getincrementaldecoder("utf-8")().decode(self.joined(ids))
         except UnicodeDecodeError:
-            return None
-        if not 0 < len(text) <= expected:
-            return None
-        return self._actions(text, horizon, dim)
+            return ""
 
     def complete(self, token: int, missing: int) -> tuple[int, int] | None:
         """Of an id that follows a character of which `missing` bytes are still to come: (how many
@@ -229,11 +235,13 @@ class FastActionTokenizer:
         except UnicodeDecodeError:
             return None
 
-    def _actions(self, text: str, horizon: int, dim: int) -> np.ndarray:
-        coefficients = np.zeros(horizon * dim)
-        coefficients[: len(text)] = [ord(character) + self.min_token for character in text]
-        spectrum = coefficients.reshape(horizon, dim) / self.scale
-        return np.asarray(scipy.fft.idct(spectrum, axis=0, norm="ortho"))
+    def _actions(self, texts: Sequence[str], horizon: int, dim: int) -> np.ndarray:
+        """Float64 [texts, H, D]; coefficients that a text does not have are zero."""
+        coefficients = np.zeros((len(texts), horizon * dim))
+        for row, text in zip(coefficients, texts, strict=True):
+            row[: len(text)] = [ord(character) + self.min_token for character in text]
+        spectrum = coefficients.reshape(-1, horizon, dim) / self.scale
+        return np.asarray(scipy.fft.idct(spectrum, axis=1, norm="ortho"))
 
     def _lacks(self, character: str) -> bool:
         entries = (CHARACTER_OF_BYTE[byte] for byte in character.encode())
@@ -354,11 +362,6 @@ class FastTokenizer:
             end=end,
         )
 
-    def is_complete(self, tokens: Iterable[int]) -> bool:
-        """Whether the actions have ended with "|": later tokens change nothing."""
-        _, marker, rest = self.paligemma.decode(tokens).partition(ACTION_MARKER)
-        return bool(marker) and ACTION_END in rest
-
     def extract_actions(self, tokens: Iterable[int], horizon: int, dim: int) -> Decoding:
         """The actions, normalised, [horizon, dim], that generated tokens hold, or why not."""
         tokens = list(tokens)
@@ -369,10 +372,12 @@ class FastTokenizer:
             return Decoding(None, f"the generated text has no {ACTION_MARKER!r}: {shown}")
         return self.fast.decode(ids, horizon, dim)
 
-    def extract_partial(self, tokens: Iterable[int], horizon: int, dim: int) -> np.ndarray | None:
-        """`extract_actions` for a stream still running: see FastActionTokenizer.decode_partial."""
-        ids = self.action_ids(tokens)
-        return None if ids is None else self.fast.decode_partial(ids, horizon, dim)
+    def extract_partials(
+        self, tokens: Sequence[int], known: int, horizon: int, dim: int
+    ) -> list[np.ndarray | None]:
+        """`decode_partials` of a stream after each token behind the first `known`."""
+        parts = [self.action_ids(tokens[: i + 1]) for i in range(known, len(tokens))]
+        return self.fast.decode_partials(parts, horizon, dim)
 
 
 # --- helpers ------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from models.decoding import DecodeOptions, DecodeState
 from models.gemma import KVCache
 from models.masks import Cuts
 from models.observation import Observation
-from models.pi0 import DenoisingStep, Pi0, Prefix, Trajectory, step_times
+from models.pi0 import Pi0, Prefix, Trajectory, euler_steps, parts
 from models.pi0_fast import Pi0Fast
 
 
@@ -192,20 +192,17 @@ def denoise_guided(
     prefix: Prefix,
     empty: Prefix,
     observation: Observation,
-    noise: Array,
+    x_t: Array,
     guidance: Array,
-    num_steps: int,
+    times: Array,
+    num_steps: Array,
 ) -> Trajectory:
-    """`Pi0.denoise_all` by `guided_velocity`."""
-    times = step_times(num_steps)
+    """`euler_steps` by `guided_velocity`."""
 
-    def euler(x_t, time):
-        v_t = guided_velocity(model, prefix, empty, observation, x_t, time, guidance)
-        x_next = x_t - v_t / num_steps
-        return x_next, (x_next, v_t)
+    def velocity(x_t, time):
+        return guided_velocity(model, prefix, empty, observation, x_t, time, guidance), ()
 
-    _, (x_t, v_t) = jax.lax.scan(euler, jnp.asarray(noise), jnp.asarray(times[:-1]))
-    return Trajectory(times, jnp.concatenate([noise[None], x_t]), v_t)
+    return euler_steps(velocity, x_t, times, num_steps)
 
 
 class Pi0Interventions:
@@ -216,13 +213,7 @@ class Pi0Interventions:
         self.patched = compiled(model, patched_chunks, ("num_steps",))
         self.slopes = compiled(model, chunk_slopes, ("num_steps",))
         self.cut = compiled(model, cut_chunks, ("num_steps",))
-        self.denoise_guided = compiled(model, denoise_guided, ("num_steps",))
-
-        def step(model, prefix, empty, observation, x_t, time, guidance, num_steps):
-            v_t = guided_velocity(model, prefix, empty, observation, x_t, time, guidance)
-            return v_t, x_t - v_t / num_steps
-
-        self._step = compiled(model, step)
+        self._steps = compiled(model, denoise_guided)
 
     def denoise(
         self,
@@ -232,13 +223,15 @@ class Pi0Interventions:
         noise: Array | np.ndarray,
         guidance: float,
         num_steps: int,
-    ) -> Iterator[DenoisingStep]:
-        """`denoise_guided` step by step, without attention."""
-        x_t = jnp.asarray(noise)
-        for index, time in enumerate(step_times(num_steps)[:-1]):
-            v_t, x_next = self._step(prefix, empty, observation, x_t, time, guidance, num_steps)
-            yield DenoisingStep(index, float(time), x_t, v_t, x_next, ())
-            x_t = x_next
+        *,
+        at_once: bool,
+    ) -> Iterator[Trajectory]:
+        """`denoise_guided` as `Pi0Programs.denoise` runs, without attention."""
+
+        def run(x_t, times):
+            return self._steps(prefix, empty, observation, x_t, guidance, times, num_steps)
+
+        return parts(run, noise, num_steps, at_once)
 
 
 # --- pi0-FAST -----------------------------------------------------------------------------------

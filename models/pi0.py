@@ -9,7 +9,7 @@ dimensions, Q suffix tokens (pi0: state and A actions; pi0.5: A actions), S Eule
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -47,24 +47,18 @@ class Prefix:
 
 
 class Trajectory(NamedTuple):
-    """A whole denoising: times [S + 1], x_t [S + 1, B, A, M] (the last is the actions), v_t
-    [S, B, A, M]."""
+    """S Euler steps, all of a denoising or some: times [S + 1], x_t [S + 1, B, A, M] (the last is
+    what they lead to), v_t [S, B, A, M], and each layer's attention [S, B, N, Q, P + Q] when asked
+    for, else ()."""
 
-    times: np.ndarray
+    times: Array | np.ndarray
     x_t: Array
     v_t: Array
+    attention: tuple[Array, ...] = ()
 
-
-class DenoisingStep(NamedTuple):
-    """One step as the stepwise way yields it: its number, its time t, x_t and v_t [B, A, M], what
-    follows it, and each layer's attention [B, N, Q, P + Q] when asked for, else ()."""
-
-    index: int
-    time: float
-    x_t: Array
-    v_t: Array
-    x_next: Array
-    attention: tuple[Array, ...]
+    @property
+    def num_steps(self) -> int:
+        return len(self.v_t)
 
 
 def time_embedding(t: Array, width: int) -> Array:
@@ -103,6 +97,25 @@ def step_times(num_steps: int) -> np.ndarray:
     if num_steps < 1:
         raise ValueError(f"num_steps is {num_steps}; expected at least 1")
     return np.cumsum(np.r_[np.float32(1), np.full(num_steps, -1 / num_steps, np.float32)])
+
+
+def euler_steps(
+    velocity: Callable[[Array, Array], tuple[Array, Sequence[Array]]],
+    x_t: Array | np.ndarray,
+    times: Array | np.ndarray,
+    num_steps: int | Array,
+) -> Trajectory:
+    """The steps from x_t [B, A, M] at times[0] to times[-1], of a denoising of `num_steps`.
+    velocity: of (x_t, scalar t), v_t [B, A, M] and what is to be kept as attention."""
+
+    def euler(x_t, time):
+        v_t, attention = velocity(x_t, time)
+        x_next = x_t + (-1.0 / num_steps) * v_t
+        return x_next, (x_next, v_t, tuple(attention))
+
+    x_t = jnp.asarray(x_t)
+    _, (x_next, v_t, attention) = jax.lax.scan(euler, x_t, jnp.asarray(times)[:-1])
+    return Trajectory(times, jnp.concatenate([x_t[None], x_next]), v_t, attention)
 
 
 class Pi0(nnx.Module):
@@ -292,15 +305,25 @@ class Pi0(nnx.Module):
         self, prefix: Prefix, observation: Observation, noise: Array, num_steps: int
     ) -> Trajectory:
         """`sample_trajectory` over a prefix that has run."""
-        times = step_times(num_steps)
+        return self.denoise_steps(prefix, observation, noise, step_times(num_steps), num_steps)
 
-        def euler(x_t, time):
-            v_t, _ = self.velocity(prefix, observation, x_t, time)
-            x_next = _euler_step(x_t, v_t, num_steps)
-            return x_next, (x_next, v_t)
+    def denoise_steps(
+        self,
+        prefix: Prefix,
+        observation: Observation,
+        x_t: Array,
+        times: Array | np.ndarray,
+        num_steps: int | Array,
+        *,
+        attention: bool = False,
+    ) -> Trajectory:
+        """`euler_steps` over a prefix that has run."""
 
-        _, (x_t, v_t) = jax.lax.scan(euler, noise, times[:-1])
-        return Trajectory(times, jnp.concatenate([noise[None], x_t]), v_t)
+        def velocity(x_t, time):
+            v_t, weights = self.velocity(prefix, observation, x_t, time)
+            return v_t, weights if attention else ()
+
+        return euler_steps(velocity, x_t, times, num_steps)
 
     def sample_actions(self, observation: Observation, noise: Array, num_steps: int = 10) -> Array:
         """The chunk [B, A, M], float32, from noise [B, A, M]: normalised, padded dimensions too."""
@@ -310,12 +333,8 @@ class Pi0(nnx.Module):
         return self.action_out_proj(suffix_out[:, -self.config.action_horizon :])
 
 
-def _euler_step(x_t: Array, v_t: Array, num_steps: int) -> Array:
-    return x_t + (-1.0 / num_steps) * v_t
-
-
 class Pi0Programs:
-    """The compiled entry points of one model, and the stepwise way to run it from Python."""
+    """The compiled entry points of one model."""
 
     def __init__(self, model: Pi0):
         model = laid_out(model)
@@ -324,14 +343,18 @@ class Pi0Programs:
         self.prefill_attention = compiled(model, Pi0.prefill)
         self.sample_actions = compiled(model, Pi0.sample_actions, ("num_steps",))
         self.sample_trajectory = compiled(model, Pi0.sample_trajectory, ("num_steps",))
-        self.denoise_all = compiled(model, Pi0.denoise_all, ("num_steps",))
+        self._steps = compiled(model, Pi0.denoise_steps, ("attention",))
 
-        def step(model, prefix, observation, x_t, time, num_steps):
-            v_t, attention = model.velocity(prefix, observation, x_t, time)
-            return v_t, _euler_step(x_t, v_t, num_steps), tuple(attention)
-
-        self._step_attention = compiled(model, step)
-        self._step = compiled(model, lambda *args: (*step(*args)[:2], ()))
+    def denoise_all(
+        self,
+        prefix: Prefix,
+        observation: Observation,
+        noise: Array | np.ndarray,
+        num_steps: int = 10,
+    ) -> Trajectory:
+        """`Pi0.denoise_all`, by the program that `denoise` runs at once."""
+        (whole,) = self.denoise(prefix, observation, noise, num_steps, at_once=True)
+        return whole
 
     def denoise(
         self,
@@ -341,11 +364,26 @@ class Pi0Programs:
         num_steps: int = 10,
         *,
         attention: bool = False,
-    ) -> Iterator[DenoisingStep]:
-        """Yields every Euler step as it is done; equal to `denoise_all`."""
-        step = self._step_attention if attention else self._step
-        x_t = jnp.asarray(noise)
-        for index, time in enumerate(step_times(num_steps)[:-1]):
-            v_t, x_next, weights = step(prefix, observation, x_t, time, num_steps)
-            yield DenoisingStep(index, float(time), x_t, v_t, x_next, weights)
-            x_t = x_next
+        at_once: bool = False,
+    ) -> Iterator[Trajectory]:
+        """The denoising step by step, each as it is done, or all steps by one program at once."""
+
+        def run(x_t, times):
+            return self._steps(prefix, observation, x_t, times, num_steps, attention=attention)
+
+        return parts(run, noise, num_steps, at_once)
+
+
+def parts(
+    run: Callable[[Array | np.ndarray, np.ndarray], Trajectory],
+    noise: Array | np.ndarray,
+    num_steps: int,
+    at_once: bool,
+) -> Iterator[Trajectory]:
+    """A denoising by `run`, which goes from x_t through some times: step by step, or at once."""
+    times, x_t = step_times(num_steps), noise
+    size = num_steps if at_once else 1
+    for start in range(0, num_steps, size):
+        part = run(x_t, times[start : start + size + 1])
+        yield part
+        x_t = part.x_t[-1]

@@ -11,7 +11,6 @@ steps at most, V vocabulary.
 
 import dataclasses
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +18,11 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from models import decoding, masks
+from models import decoding, decoding_parts, masks
 from models.compiled import compiled
 from models.config import Pi0FastConfig
-from models.decoding import GREEDY, DecodeOptions, DecodeState, TokenBuffer, next_token
+from models.decoding import GREEDY, DecodeOptions, DecodeState, TokenBuffer
+from models.decoding_parts import WrittenTokens
 from models.embedded import Embedded, cameras_and_text, present_slots
 from models.gemma import Gemma, KVCache, Pair, WriteCache
 from models.masks import Cuts
@@ -30,18 +30,7 @@ from models.matmul import laid_out
 from models.observation import Observation
 from models.siglip import Siglip
 
-
-class DecodingStep(NamedTuple):
-    """One token as the stepwise way yields it. token int [B]; probability [B] under the model at
-    temperature 1; top ids [B, 5] and their probabilities, best first; each layer's attention
-    [B, N, 1, P + M] of the pass that this token was fed to, when asked for, else ()."""
-
-    index: int
-    token: np.ndarray
-    probability: np.ndarray
-    top_ids: np.ndarray
-    top_probabilities: np.ndarray
-    attention: tuple[Array, ...]
+BLOCK = 16  # tokens that one program writes before the next can be stopped
 
 
 class Pi0Fast(nnx.Module):
@@ -254,17 +243,8 @@ def _or_any(key: Array | None) -> Array:
     return jax.random.key(0) if key is None else key
 
 
-def _next(logits: Array, buffer: TokenBuffer, key: Array, options: DecodeOptions):
-    """`next_token`, its probability and the five likeliest, of all that there are."""
-    buffer, key = next_token(logits, buffer, key, options)
-    probabilities = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
-    own = jnp.take_along_axis(probabilities, buffer.last[:, None], axis=-1)[:, 0]
-    top, ids = jax.lax.top_k(probabilities, min(5, probabilities.shape[-1]))
-    return buffer, key, (buffer.last, own, ids, top)
-
-
 class Pi0FastPrograms:
-    """The compiled entry points of one model, and the stepwise way to run it from Python."""
+    """The compiled entry points of one model."""
 
     def __init__(self, model: Pi0Fast):
         model = laid_out(model)
@@ -276,10 +256,7 @@ class Pi0FastPrograms:
         self.prefill_attention = compiled(model, Pi0Fast.prefill, size)
         self.sample_actions = compiled(model, Pi0Fast.sample_actions, size)
         self.decode_all = compiled(model, Pi0Fast.decode_all)
-
-        self._next = jax.jit(_next)
-        self._step_attention = compiled(model, Pi0Fast.decode_step)
-        self._step = compiled(model, lambda *args: (Pi0Fast.decode_step(*args)[0], ()))
+        self._some = compiled(model, decoding_parts.decode_some, ("size", "attention"))
 
     def decode(
         self,
@@ -288,20 +265,13 @@ class Pi0FastPrograms:
         options: DecodeOptions = GREEDY,
         *,
         attention: bool = False,
-    ) -> Iterator[DecodingStep]:
-        """Yields every token as it is written; equal to `decode_all`.
-
-        With `attention` the last token is fed as well, so that its row can be shown.
-        """
-        step = self._step_attention if attention else self._step
-        buffer = TokenBuffer.empty(len(state.logits), state.max_steps, options)
-        key = _or_any(key)
-        for index in range(state.max_steps):
-            buffer, key, written = self._next(state.logits, buffer, key, options)
-            is_last = not bool(buffer.unfinished)
-            weights = ()
-            if attention or not is_last:
-                state, weights = step(state, written[0])
-            yield DecodingStep(index, *map(np.asarray, written), tuple(weights))
-            if is_last:
-                return
+        at_once: bool = False,
+    ) -> Iterator[WrittenTokens]:
+        """The tokens of `decode_all` one by one, each as it is written, or BLOCK by one program at
+        once; NumPy's arrays."""
+        how = {"size": BLOCK if at_once else 1, "attention": attention}
+        buffer, key = TokenBuffer.empty(len(state.logits), state.max_steps, options), _or_any(key)
+        while bool(buffer.unfinished):
+            state, buffer, key, written, count = self._some(state, buffer, key, options, **how)
+            count = int(count)
+            yield jax.tree.map(lambda x: np.asarray(x)[:count], written)  # noqa: B023

@@ -262,7 +262,7 @@ def _of_version_3(fields: dict) -> dict:
     device = versions.pop("device", "")
     policies = [
         {name: value for name, value in ran.items() if name != "dtype"}
-        | {"computation": {"device": device, "dtype": ran["dtype"], "precision": ""}}
+        | {"computation": {"device": device, "dtype": ran["dtype"], "precision": "", "loop": ""}}
         for ran in policies
     ]
     return {**fields, "versions": versions, "policies": policies}

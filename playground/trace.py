@@ -65,11 +65,13 @@ class Computation:
     device: as JAX names it, "cpu" for the host's processor
     dtype: of its arithmetic
     precision: of its matrix products, as JAX names it; "highest" of float32 is float32 itself
+    loop: "one program" where many Euler steps or tokens run at once, else "step by step"
     """
 
     device: str = ""
     dtype: str = ""
     precision: str = ""
+    loop: str = ""
 
 
 @codec.register

@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import decoding, masks
+from models import decoding, masks, pi0_fast
 from models.decoding import Constraint, DecodeOptions, StopAfter
 from models.pi0_fast import Pi0FastPrograms
 from tests.support.golden_models import case, close, near, same
@@ -172,23 +173,33 @@ def test_bfloat16(name):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_stepwise_equals_whole_loop(temperature):
+def test_stepwise_equals_whole_loop(temperature, monkeypatch):
+    """Tokens one by one, four by one program at a time, and all by one."""
+    first, measured = None, []
     record = case("pi0_fast", "b2_lens")
     run, observation = programs("b2_lens"), record.observation("infer_")
     key, options = jax.random.key(3), DecodeOptions(temperature=temperature)
     whole = np.asarray(run.sample_actions(observation, key, options, max_decoding_steps=9))
     state = run.prefill(observation, max_decoding_steps=9)
-    for attention in (False, True):
-        steps = list(run.decode(state, key, options, attention=attention))
-        same(np.stack([s.token for s in steps], axis=1), whole)
-    for step in steps:
-        best = np.argsort(-step.top_probabilities, axis=-1, kind="stable")
+    monkeypatch.setattr(pi0_fast, "BLOCK", 4)
+    for attention, at_once in itertools.product((False, True), (False, True)):
+        parts = list(run.decode(state, key, options, attention=attention, at_once=at_once))
+        assert [part.num_steps for part in parts] == ([4, 4, 1] if at_once else [1] * 9)
+        written = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+        same(written.token.T, whole)
+        best = np.argsort(-written.top_probabilities, axis=-1, kind="stable")
         same(best, np.broadcast_to(np.arange(5), best.shape))
         if temperature == 0:
-            same(step.token, step.top_ids[:, 0])
-            close(step.probability, step.top_probabilities[:, 0], 0)
-        weights = np.stack(step.attention)
-        close(weights.sum(axis=-1), np.ones(weights.shape[:-1]), 1e-5)
+            same(written.token, written.top_ids[..., 0])
+            close(written.probability, written.top_probabilities[..., 0], 0)
+        first = first or written
+        close(written.probability, first.probability, 1e-5)
+        close(written.top_probabilities, first.top_probabilities, 1e-5)
+        if attention:
+            weights = np.stack(written.attention)
+            close(weights.sum(axis=-1), np.ones(weights.shape[:-1]), 1e-5)
+            measured.append(weights)
+    close(*measured, 1e-5)
 
 
 def test_stop_ends_rows_early_and_changes_no_token_before():
@@ -206,8 +217,9 @@ def test_stop_ends_rows_early_and_changes_no_token_before():
         same(got[:, :expected], plain[:, :expected])
         assert not got[:, expected:].any()
         state = run.prefill(observation, max_decoding_steps=16)
-        steps = list(run.decode(state, None, options))
-        same(np.stack([s.token for s in steps], axis=1), plain[:, :expected])
+        for at_once in (False, True):
+            parts = list(run.decode(state, None, options, at_once=at_once))
+            same(np.concatenate([p.token for p in parts]).T, plain[:, :expected])
 
 
 def stop_length(row, stop):

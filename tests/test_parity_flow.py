@@ -6,6 +6,7 @@ those that the goldens' README gives for float32 and bfloat16.
 
 import contextlib
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -362,16 +363,27 @@ def test_stepwise_equals_whole_loop(family):
     run, observation = programs(family, "b2_rightmasked"), record.observation()
     whole = run.sample_trajectory(observation, record["noise"], num_steps=4)
     prefix = run.prefill(observation)
-    for attention in (False, True):
-        steps = list(run.denoise(prefix, observation, record["noise"], 4, attention=attention))
-        close(jnp.stack([s.x_t for s in steps] + [steps[-1].x_next]), whole.x_t, tolerance)
-        close(jnp.stack([s.v_t for s in steps]), whole.v_t, tolerance)
-        close([s.time for s in steps], whole.times[:-1], 0)
+    measured = []
+    for attention, at_once in itertools.product((False, True), (False, True)):
+        how = {"attention": attention, "at_once": at_once}
+        parts = list(run.denoise(prefix, observation, record["noise"], 4, **how))
+        assert [part.num_steps for part in parts] == ([4] if at_once else [1] * 4)
+        x_t = np.concatenate([part.x_t[:-1] for part in parts] + [parts[-1].x_t[-1:]])
+        close(x_t, whole.x_t, tolerance)
+        close(np.concatenate([part.v_t for part in parts]), whole.v_t, tolerance)
+        close(np.concatenate([part.times[:-1] for part in parts]), whole.times[:-1], 0)
+        if attention:
+            layers = [
+                np.concatenate(steps) for steps in zip(*(p.attention for p in parts), strict=True)
+            ]
+            weights = np.stack(layers)
+            shape = prefix_suffix_rows(family), 768 + weights_text(family)
+            assert weights.shape == (3, 4, 2, 4, *shape)
+            close(weights.sum(axis=-1), np.ones(weights.shape[:-1]), 1e-5)
+            measured.append(weights)
+    close(*measured, 1e-5)
     chunk = run.sample_actions(observation, record["noise"], num_steps=4)
-    close(chunk, steps[-1].x_next, tolerance)
-    weights = np.stack(steps[0].attention)
-    assert weights.shape == (3, 2, 4, prefix_suffix_rows(family), 768 + weights_text(family))
-    close(weights.sum(axis=-1), np.ones(weights.shape[:-1]), 1e-5)
+    close(chunk, x_t[-1], tolerance)
 
 
 def prefix_suffix_rows(family):

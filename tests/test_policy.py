@@ -3,6 +3,7 @@ trace's mask against openpi's recorded ones."""
 
 import dataclasses
 import io
+import math
 import types
 
 import jax
@@ -15,13 +16,13 @@ from models.observation import Observation, uint8_to_float
 from models.tokenizer import Prompt
 from playground import codec, trace
 from playground.checkpoints import load
-from playground.policies import token_layout
+from playground.policies import base, token_layout
 from playground.policies.base import CALL_DEADLINE_S, patience_s, sample_noise
 from playground.robots import conversion
 from playground.robots.builtin import ALOHA, TABLETOP
 from playground.serving.events import Done, Phase, Step, TokenEvent
 from playground.tabletop import camera
-from playground.trace import ALLOWED, PADDING, Options, RawObservation, Stats
+from playground.trace import ALLOWED, PADDING, Options, RawObservation, Stats, token_ids
 from playground.ui.examples import examples
 from tests.support.golden_models import CONFIGS, case, close, same
 
@@ -85,6 +86,77 @@ def test_flow_trace_is_the_models_own_run(flow):
     close(got.estimates[-1] - got.actions, 0 * got.actions, 1e-4)  # the last step lands on t = 0
     assert [type(e) for e in events if not isinstance(e, Phase)] == [Step, Step]
     assert got.info.badge == "untrained weights"
+
+
+@pytest.mark.parametrize("kind", ["flow", "fast", "guidance"])
+def test_both_ways_to_run_a_loop_tell_the_same(kind, request, monkeypatch):
+    """Every event and number, of several samples and with attention, and after a run that was left
+    at its first step."""
+    policy = request.getfixturevalue("fast" if kind == "fast" else "flow")
+    options = Options(3, 2, seed=5, max_tokens=20, attention=kind != "guidance", constrained=True)
+    if kind == "guidance":
+        options = dataclasses.replace(options, guidance=1.5)
+    raw, found = observe(policy), []
+    for at_once in (False, True):
+        monkeypatch.setattr(policy, "at_once", at_once)
+        left = policy.infer(raw, options)
+        next(event for event in left if isinstance(event, Step | TokenEvent))
+        left.close()
+        found.append(run(policy, raw, options))
+    (alone, before), (together, after) = found
+    steps, others = ([e for e in es if not isinstance(e, Phase)] for es in (before, after))
+    assert len(steps) == len(others) == (20 if kind == "fast" else 3)
+    for name in alone.attention:
+        close(together.attention[name], alone.attention[name], 1e-3)  # float16
+    if kind == "fast":
+        assert token_ids(together) == token_ids(alone)
+        assert [(e.index, e.of) for e in others] == [(e.index, e.of) for e in steps]
+        for one, other in zip(together.tokens, alone.tokens, strict=True):
+            assert [i for i, *_ in one.runners_up] == [i for i, *_ in other.runners_up]
+            close(one.probability, other.probability, 1e-5)
+        np.testing.assert_allclose(together.partial_actions, alone.partial_actions, atol=1e-5)
+        return
+    assert [(e.step, e.of, e.t) for e in others] == [(e.step, e.of, e.t) for e in steps]
+    for one, other in zip(others, steps, strict=True):
+        close(one.actions, other.actions, 1e-5)
+    for field in ("times", "x_t", "v_t", "estimates", "actions"):
+        close(getattr(together, field), getattr(alone, field), 1e-4)
+
+
+def test_pictures_together_are_the_pictures_alone(flow, monkeypatch):
+    """In one call of the vision transformer, as a GPU takes them, or one by one; what is kept is
+    by picture either way."""
+    images = {
+        slot: np.random.default_rng(i).integers(0, 256, (90, 120, 3), np.uint8)
+        for i, slot in enumerate(flow.config.image_slots[:2])
+    }
+    raw = dataclasses.replace(observe(flow), images=images)
+    alone, _ = run(flow, raw)
+    flow.kept.image_tokens.clear()
+    flow.kept.prefixes.clear()
+    monkeypatch.setattr(flow, "pictures_a_call", len(flow.config.image_slots))
+    together, events = run(flow, raw)
+    assert sum("vision" in e.phase for e in events if isinstance(e, Phase)) == 1
+    assert len(flow.kept.image_tokens) == 2
+    assert together.reused == ()
+    again, _ = run(flow, raw)
+    assert again.reused == (*(f"image embedding of {slot}" for slot in images), "prefix")
+    close(together.x_t, alone.x_t, 1e-5)
+
+
+def test_a_policy_runs_its_steps_at_once_where_they_are_fast(flow, monkeypatch):
+    for name in ("info", "at_once", "step_ms"):  # as they are, after the test
+        monkeypatch.setattr(flow, name, getattr(flow, name))
+    for step_ms, loop in ((base.FRAME_MS + 1, "step by step"), (base.FRAME_MS - 1, "one program")):
+        flow.step_ms = step_ms
+        assert flow.settle()
+        assert not flow.settle()
+        assert flow.at_once == (loop == "one program")
+        assert flow.info.computation.loop == loop
+    flow.step_ms = math.inf
+    for _ in range(2):  # the first may compile, which is not counted
+        run(flow, observe(flow))
+    assert 0 < flow.step_ms < math.inf
 
 
 def test_offsets_are_added_to_the_state_once(flow):

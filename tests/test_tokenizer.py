@@ -296,9 +296,9 @@ def test_partial_decoding_has_the_coefficients_so_far(fitted, seed, cut):
     (chunk,) = smooth_chunks(1, seed=seed)
     ids = fitted.encode(chunk)
     whole = fitted.decode(ids, 20, 5).actions
-    np.testing.assert_array_equal(fitted.decode_partial(ids, 20, 5), whole)
+    np.testing.assert_array_equal(fitted.decode_partials([ids], 20, 5)[0], whole)
     known = [fitted.coefficients(i) for i in ids[:cut]]
-    partial = fitted.decode_partial(ids[:cut], 20, 5)
+    partial = fitted.decode_partials([ids[:cut]], 20, 5)[0]
     if None in known:
         return  # the cut may split a character
     count = sum(map(len, known))
@@ -313,9 +313,9 @@ def test_partial_decoding_has_the_coefficients_so_far(fitted, seed, cut):
 def test_partial_decoding_is_none_where_decoding_can_only_fail(fitted):
     (chunk,) = smooth_chunks(1)
     ids = fitted.encode(chunk)
-    assert fitted.decode_partial([*ids, ids[0]], 20, 5) is None
-    assert fitted.decode_partial([-1, *ids], 20, 5) is None
-    assert fitted.decode_partial([], 20, 5) is None
+    assert fitted.decode_partials([[*ids, ids[0]]], 20, 5)[0] is None
+    assert fitted.decode_partials([[-1, *ids]], 20, 5)[0] is None
+    assert fitted.decode_partials([[]], 20, 5)[0] is None
 
 
 def test_generated_tokens_become_actions(small, fitted):
@@ -334,8 +334,9 @@ def test_generated_tokens_become_actions(small, fitted):
     more = [*generated, *small.encode("Action: nonsense"), 0, 0]
     np.testing.assert_array_equal(tokenizer.extract_actions(more, 20, 5).actions, expected)
     # While tokens come, the partial chunk ends at the whole one.
-    np.testing.assert_array_equal(tokenizer.extract_partial(generated[:bar], 20, 5), expected)
-    assert tokenizer.extract_partial(generated[:2], 20, 5) is None
+    (partial,) = tokenizer.extract_partials(generated[:bar], bar - 1, 20, 5)
+    np.testing.assert_array_equal(partial, expected)
+    assert tokenizer.extract_partials(generated[:2], 0, 20, 5) == [None, None]
 
 
 def test_fast_saves_and_loads(tmp_path, fitted):

@@ -8,10 +8,12 @@ D the robot's action dimensions, M the model's.
 import collections
 import dataclasses
 import hashlib
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from models.checkpoints.openpi import parameter_count
@@ -44,6 +46,8 @@ from playground.trace import (
 
 COMPILE_DEADLINE_S = 600.0
 CALL_DEADLINE_S = 120.0
+FRAME_MS = 50.0  # steps that follow each other faster are no longer followed by a person
+SMALL = 10_000_000  # parameters; with more, a CPU takes longer than 100 ms for an answer
 MAX_STEPS, MAX_SAMPLES, MAX_TOKENS = 100, 32, 512
 MAX_GUIDANCE, MAX_CUTS = 3.0, 64
 KEPT_IMAGES, KEPT_PREFIXES = 64, 8
@@ -85,12 +89,33 @@ class Policy:
         dtype = self.config.dtype
         computation = Computation(self.device.device_kind, dtype, precision(dtype))
         self.info = dataclasses.replace(info, computation=computation)
+        away = self.device.platform != "cpu"
+        # How many pictures go through SigLIP in one call. A GPU takes as long for three as for one,
+        # and one size is one program; a CPU takes three times as long, and can stop between.
+        self.pictures_a_call = len(self.config.image_slots) if away else 1
+        self.step_ms = math.inf
+        self._run_at_once(away or parameter_count(self.config) <= SMALL)
         self.kept = Kept.of(KEPT_IMAGES, KEPT_PREFIXES)
         # A robot sends new pictures many times a second: it would push out all that visitors use.
         # What repeats of its own are the slots without a camera.
         self.kept_of_robots = Kept.of(ROBOTS_IMAGES, ROBOTS_PREFIXES)
         self._compiled: set[tuple] = set()
         self._patience_s = patience_s(self.config, self.device)
+
+    def _run_at_once(self, at_once: bool) -> None:
+        """Whether many steps or tokens run as one program, or each by itself."""
+        self.at_once = at_once
+        loop = "one program" if at_once else "step by step"
+        computation = dataclasses.replace(self.info.computation, loop=loop)
+        self.info = dataclasses.replace(self.info, computation=computation)
+
+    def settle(self) -> bool:
+        """Chooses how steps run by what one has taken so far: one by one only where a person can
+        follow. Returns whether that is another way than before. For the time before the first
+        visitor: the ways may differ in their last bits."""
+        before = self.at_once
+        self._run_at_once(self.step_ms < FRAME_MS)
+        return self.at_once != before
 
     def tokenize(self, prompt: str, state: np.ndarray) -> Prompt | FastPrompt:
         """The prompt's tokens for a normalised state [D]."""
@@ -125,18 +150,15 @@ class Policy:
         timer = _Timer()
         with timer("preprocess"):
             prepared = self.prepare(raw)
-        reused: list[str] = []
-        tokens = {}
-        for slot in self._attended_images(prepared):
-            digest = picture_digest(prepared, slot, self.rules)
-            if (known := self.kept.image_tokens.get(digest)) is None:
-                yield (phase := self._phase("vision", ("vision",)))
-                with timer(phase.phase):
-                    known = self.programs.embed_images(self.pixels(prepared, slot)[None])
-                    self.kept.image_tokens.put(digest, known.block_until_ready())
-            else:
-                reused.append(f"image embedding of {slot}")
-            tokens[slot] = known
+        digests = self._picture_digests(prepared)
+        new = _new_pictures(digests, self.kept)
+        for start in range(0, len(new), self.pictures_a_call):
+            yield (phase := self._phase("vision", ("vision",)))
+            with timer(phase.phase):
+                self._embed(prepared, new[start : start + self.pictures_a_call], self.kept)
+        tokens = {slot: self.kept.image_tokens[digest] for slot, digest in digests.items()}
+        embedded = {slot for _, slot in new}
+        reused = [f"image embedding of {slot}" for slot in tokens if slot not in embedded]
         trace = yield from self._run(raw, prepared, options, tokens, timer, reused)
         trace = dataclasses.replace(trace, timings_ms=timer.ms, reused=tuple(reused))
         yield Done(self.info.name, trace)
@@ -163,14 +185,27 @@ class Policy:
     def image_tokens(self, prepared: Prepared, kept: "Kept | None" = None) -> dict[str, jax.Array]:
         """By slot, what the language model reads of each attended picture, [1, tokens, D]: from the
         last few of those kept (None: for the page's visitors), or embedded now."""
-        kept, tokens = kept or self.kept, {}
-        for slot in self._attended_images(prepared):
-            digest = picture_digest(prepared, slot, self.rules)
-            if (known := kept.image_tokens.get(digest)) is None:
-                known = self.programs.embed_images(self.pixels(prepared, slot)[None])
-                kept.image_tokens.put(digest, known)
-            tokens[slot] = known
-        return tokens
+        kept, digests = kept or self.kept, self._picture_digests(prepared)
+        new = _new_pictures(digests, kept)
+        for start in range(0, len(new), self.pictures_a_call):
+            self._embed(prepared, new[start : start + self.pictures_a_call], kept)
+        return {slot: kept.image_tokens[digest] for slot, digest in digests.items()}
+
+    def _picture_digests(self, prepared: Prepared) -> dict[str, str]:
+        """By slot, of those that go through the vision transformer."""
+        slots = self._attended_images(prepared)
+        return {slot: picture_digest(prepared, slot, self.rules) for slot in slots}
+
+    def _embed(self, prepared: Prepared, new: Sequence[tuple[str, str]], kept: "Kept") -> None:
+        """Runs SigLIP on up to `pictures_a_call` pictures, (digest, slot) each, and keeps what it
+        gives. The batch is always full, so that the numbers of a picture do not depend on how many
+        came with it."""
+        pixels = [self.pixels(prepared, slot) for _, slot in new]
+        pixels += pixels[-1:] * (self.pictures_a_call - len(new))
+        tokens = jax.block_until_ready(self.programs.embed_images(np.stack(pixels)))
+        rows = jnp.split(tokens, len(pixels)) if len(pixels) > 1 else [tokens]
+        for (digest, _), row in zip(new, rows, strict=False):
+            kept.image_tokens.put(digest, row)
 
     def text_columns(self, prepared: Prepared) -> int:
         """How many columns of text run."""
@@ -240,6 +275,19 @@ class Policy:
         else:
             reused.append("prefix")
         return known
+
+    def _measured(self, parts: Iterator, phase: Phase, stage: str, timer: "_Timer") -> Iterator:
+        """The parts of a loop, each when it has been computed. The first may compile, as its phase
+        says; what a step of the others takes is remembered."""
+        name = phase.phase
+        while True:
+            before = timer.ms.get(name, 0.0)
+            if (part := timer.next(name, parts)) is None:
+                return
+            if name == stage:
+                self.step_ms = min(self.step_ms, (timer.ms[name] - before) / part.num_steps)
+            name = stage
+            yield part
 
     def _on_table(self, given: ModelInput) -> bool | None:
         """Whether the table's camera took the pictures, as far as there are any: one that is
@@ -353,6 +401,14 @@ def text_places(mask: np.ndarray) -> int:
     return min(-(-filled // TEXT_STEP) * TEXT_STEP, len(mask))
 
 
+def first_sample(attention: Sequence) -> list[np.ndarray]:
+    """Of each layer's [steps, B, N, queries, columns], the first row's, a step: float16
+    [L, N, queries, columns] each; none where none was asked for."""
+    if not attention:
+        return []
+    return [*np.stack([np.asarray(layer[:, 0], np.float16) for layer in attention], axis=1)]
+
+
 def _interventions(info: PolicyInfo, options: Options) -> tuple[str, ...]:
     """What is not the model as it is, in words."""
     found = []
@@ -446,6 +502,16 @@ class _Timer:
         with self(stage):
             step = next(steps, None)
             return None if step is None else jax.block_until_ready(step)
+
+
+def _new_pictures(digests: Mapping[str, str], kept: Kept) -> list[tuple[str, str]]:
+    """(digest, the first slot that has it) of the pictures that are not kept; the others' are used
+    anew."""
+    first: dict[str, str] = {}
+    for slot, digest in digests.items():
+        if kept.image_tokens.get(digest) is None:
+            first.setdefault(digest, slot)
+    return [*first.items()]
 
 
 def picture_digest(prepared: Prepared, slot: str, rules: InputRules) -> str:

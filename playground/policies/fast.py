@@ -12,13 +12,14 @@ import numpy as np
 
 from models.config import Pi0FastConfig
 from models.decoding import Constraint, DecodeOptions, DecodeState, StopAfter
+from models.decoding_parts import WrittenTokens
 from models.fast_tokenizer import Decoding, FastPrompt, FastTokenizer
 from models.interventions import Pi0FastInterventions
 from models.matmul import laid_out
-from models.pi0_fast import DecodingStep, Pi0Fast, Pi0FastPrograms
+from models.pi0_fast import Pi0Fast, Pi0FastPrograms
 from models.tokenizer import ACTION_END, ACTION_MARKER
 from playground.policies import token_layout
-from playground.policies.base import Policy, Prepared, prefix_digest
+from playground.policies.base import Policy, Prepared, first_sample, prefix_digest
 from playground.policies.places import Places, fast, text_parts
 from playground.robots.robot import Robot
 from playground.robots.transforms import OPENPI_RULES, InputRules
@@ -121,19 +122,19 @@ class FastPolicy(Policy):
         program += (decode_options.constraint is not None, bool(options.cuts))
         yield (phase := self._phase("decode", program))
         key = jax.random.key(options.seed)
-        steps = self.programs.decode(state, key, decode_options, attention=options.attention)
+        how = {"attention": options.attention, "at_once": self.at_once}
+        parts = self.programs.decode(state, key, decode_options, **how)
         written, partials, attention = [], [], []
-        while (step := timer.next("decode" if written else phase.phase, steps)) is not None:
+        for part in self._measured(parts, phase, "decode", timer):
+            known = len(written)
             with timer("postprocess"):
-                written.append(self._decoded(step))
-                partials.append(self._partial(written, raw))
-                if options.attention:
-                    attention.append(
-                        np.stack([np.asarray(w[0], np.float16) for w in step.attention])
-                    )
-            yield TokenEvent(
-                self.info.name, step.index, options.max_tokens, written[-1], partials[-1]
-            )
+                written += self._decoded(part)
+                partials += self._partials(written, known, raw)
+                attention += first_sample(part.attention)
+            for index in range(known, len(written)):
+                yield TokenEvent(
+                    self.info.name, index, options.max_tokens, written[index], partials[index]
+                )
         with timer("postprocess"):
             result = self._extract(written)
             actions = None if result.actions is None else result.actions.astype(np.float32)[None]
@@ -227,15 +228,19 @@ class FastPolicy(Policy):
             chunks.append(actions)
         return np.stack(chunks).astype(np.float32), None
 
-    def _decoded(self, step: DecodingStep) -> DecodedToken:
-        token = int(step.token[0])
-        others = zip(step.top_ids[0].tolist(), step.top_probabilities[0].tolist(), strict=True)
-        return DecodedToken(
-            id=token,
-            text=self.piece(token),
-            probability=float(step.probability[0]),
-            runners_up=tuple((i, self.piece(i), p) for i, p in others if i != token),
-        )
+    def _decoded(self, part: WrittenTokens) -> list[DecodedToken]:
+        rows = zip(*(np.asarray(x)[:, 0].tolist() for x in part[:4]), strict=True)
+        return [
+            DecodedToken(
+                id=token,
+                text=self.piece(token),
+                probability=probability,
+                runners_up=tuple(
+                    (i, self.piece(i), p) for i, p in zip(ids, top, strict=True) if i != token
+                ),
+            )
+            for token, probability, ids, top in rows
+        ]
 
     def _extract(self, written: list[DecodedToken]) -> Decoding:
         ids = [token.id for token in written]
@@ -245,10 +250,15 @@ class FastPolicy(Policy):
     def _dims(self) -> int:
         return len(self.info.actions)
 
-    def _partial(self, written: list[DecodedToken], raw: RawObservation) -> np.ndarray | None:
+    def _partials(
+        self, written: list[DecodedToken], known: int, raw: RawObservation
+    ) -> list[np.ndarray | None]:
+        """The chunk after each token behind the first `known`, in the robot's units."""
         ids = [token.id for token in written]
-        chunk = self.tokenizer.extract_partial(ids, self.config.action_horizon, self._dims)
-        return None if chunk is None else self.to_robot(chunk, raw)
+        chunks = self.tokenizer.extract_partials(ids, known, self.config.action_horizon, self._dims)
+        decoding = [chunk for chunk in chunks if chunk is not None]
+        moved = iter(self.to_robot(np.stack(decoding), raw) if decoding else ())
+        return [None if chunk is None else next(moved) for chunk in chunks]
 
     def _stack(self, partials: list[np.ndarray | None]) -> np.ndarray:
         nothing = np.full((self.config.action_horizon, self._dims), np.nan, np.float32)

@@ -5,6 +5,7 @@ N samples, H horizon, D the robot's action dimensions, M the model's.
 
 import dataclasses
 import functools
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -13,10 +14,17 @@ from models.chunking import MAX_GUIDANCE, ChunkingPrograms
 from models.config import Pi0Config
 from models.interventions import Pi0Interventions
 from models.matmul import laid_out
-from models.pi0 import Pi0, Pi0Programs, Prefix
+from models.pi0 import Pi0, Pi0Programs, Prefix, Trajectory
 from models.tokenizer import PaligemmaTokenizer, Prompt
 from playground.policies import token_layout
-from playground.policies.base import Policy, Prepared, check_options, prefix_digest, sample_noise
+from playground.policies.base import (
+    Policy,
+    Prepared,
+    check_options,
+    first_sample,
+    prefix_digest,
+    sample_noise,
+)
 from playground.policies.places import Places, flow, text_parts
 from playground.robots import norm_stats, transforms
 from playground.robots.robot import Robot
@@ -74,39 +82,20 @@ class FlowPolicy(Policy):
         program = ("step", slots, n, places, options.attention, bool(options.cuts))
         program += (empty is None,)
         yield (phase := self._phase("denoise", program))
-        x_t, v_t, estimates, attention = [noise], [], [], []
-        if empty is None:
-            steps = self.programs.denoise(
-                prefix,
-                observation,
-                noise,
-                options.num_steps,
-                attention=options.attention,
-            )
-        else:
-            steps = self.interventions.denoise(
-                prefix,
-                empty,
-                observation,
-                noise,
-                options.guidance,
-                options.num_steps,
-            )
-        times = [1.0]
-        while (step := timer.next(phase.phase if times == [1.0] else "denoise", steps)) is not None:
+        parts = self._denoise(prefix, empty, observation, noise, options)
+        x_t, v_t, estimates, attention, times = [noise], [], [], [], [1.0]
+        for part in self._measured(parts, phase, "denoise", timer):
             with timer("postprocess"):
-                x, v = np.asarray(step.x_t), np.asarray(step.v_t, np.float32)
-                estimates.append(self.to_robot(x - step.time * v, raw))
-                x_t.append(np.asarray(step.x_next))
-                v_t.append(v)
-                times.append(max(0.0, 1 - (step.index + 1) / options.num_steps))
-                if options.attention:
-                    attention.append(
-                        np.stack([np.asarray(w[0], np.float16) for w in step.attention])
-                    )
-            yield Step(
-                self.info.name, step.index + 1, options.num_steps, times[-1], estimates[-1][0]
-            )
+                x, v = np.asarray(part.x_t), np.asarray(part.v_t, np.float32)
+                time = np.asarray(part.times)[:-1, None, None, None]
+                estimates += [*self.to_robot(x[:-1] - time * v, raw)]
+                x_t += [*x[1:]]
+                v_t += [*v]
+                attention += first_sample(part.attention)
+            for step in range(len(times), len(x_t)):
+                times.append(max(0.0, 1 - step / options.num_steps))
+                estimate = estimates[step - 1][0]
+                yield Step(self.info.name, step, options.num_steps, times[-1], estimate)
         with timer("postprocess"):
             final = x_t[-1]
             trace = FlowTrace(
@@ -123,6 +112,14 @@ class FlowPolicy(Policy):
                 **token_layout.flow(self.config, prepared.prompt, prepared.modes, self.piece),
             )
         return trace
+
+    def _denoise(self, prefix, empty, observation, noise, options) -> Iterator[Trajectory]:
+        """empty: the prefix without the prompt, for a guidance other than 1, else None."""
+        if empty is None:
+            how = {"attention": options.attention, "at_once": self.at_once}
+            return self.programs.denoise(prefix, observation, noise, options.num_steps, **how)
+        given = (prefix, empty, observation, noise, options.guidance, options.num_steps)
+        return self.interventions.denoise(*given, at_once=self.at_once)
 
     def _prefill(self, prepared, options, tokens, places, timer, reused):
         """(prefix, its attention), announced and timed."""
@@ -220,9 +217,7 @@ class FlowPolicy(Policy):
         prepared = self.prepare(raw)
         slots, places = tuple(self._attended_images(prepared)), self._text_places(prepared, False)
         observation = self._observation(prepared, slots, 1, places)
-        tokens = {
-            slot: self.programs.embed_images(self.pixels(prepared, slot)[None]) for slot in slots
-        }
+        tokens = self.image_tokens(prepared, self.kept_of_robots)
         noise = sample_noise(options.seed, 1, self.config.action_horizon, self.config.action_dim)
         path = self._chunking.denoise_all(
             self.programs.prefill(observation, tokens),
@@ -254,13 +249,11 @@ class FlowPolicy(Policy):
         prefix = self._prefilled(prepared, options, tokens, places, prefixes)
         observation = self._observation(prepared, slots, n, places)
         noise = sample_noise(options.seed, n, self.config.action_horizon, self.config.action_dim)
-        steps = {"num_steps": options.num_steps}
-        without = self._without_prompt(prepared, options)
+        without, steps = self._without_prompt(prepared, options), options.num_steps
         if without is None:
-            path = self.programs.denoise_all(prefix, observation, noise, **steps)
+            path = self.programs.denoise_all(prefix, observation, noise, steps)
         else:
             empty = self._prefilled(without, options, tokens, places, prefixes)
-            path = self.interventions.denoise_guided(
-                prefix, empty, observation, noise, options.guidance, **steps
-            )
+            given = (prefix, empty, observation, noise, options.guidance, steps)
+            (path,) = self.interventions.denoise(*given, at_once=True)
         return np.asarray(path.x_t[-1])[..., : len(self.info.actions)], None

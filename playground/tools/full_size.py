@@ -170,7 +170,7 @@ def stages(config: Path, weights: DType, arithmetic: DType) -> dict[str, np.ndar
         valid = np.asarray(prefix.input_mask)[0]
         noise = sample_noise(0, 1, sizes.action_horizon, sizes.action_dim)
         (step,) = run.denoise(prefix, seen, noise, num_steps=1)
-        found = {"velocity": step.v_t, "chunk": step.x_next}
+        found = {"velocity": step.v_t[0], "chunk": step.x_t[-1]}
     else:
         run = Pi0FastPrograms(model)
         image = run.embed_images(picture)

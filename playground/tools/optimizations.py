@@ -96,7 +96,7 @@ def flow(model: Pi0, observation: Observation) -> Pairs:
     def stepwise():
         for step in run.denoise(prefix, short, one, STEPS):
             jax.block_until_ready(step)
-        return step.x_next
+        return step.x_t[-1]
 
     return {
         "masked cameras left out": (
@@ -189,7 +189,7 @@ def fast(model: Pi0Fast, observation: Observation, tokens: int) -> Pairs:
         ),
         "loop compiled whole": (
             f"{tokens} tokens",
-            lambda: np.stack([step.token for step in run.decode(state)], axis=1),
+            lambda: np.concatenate([step.token for step in run.decode(state)]).T,
             lambda: run.decode_all(state),
         ),
         "speculative decoding": (
