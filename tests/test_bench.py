@@ -92,6 +92,17 @@ def test_full_size_runs_at_a_small_size(name):
         assert figure.what in bench_full_size.row(figure)
 
 
+@pytest.mark.parametrize("name", bench_full_size.PAGE_LIMITS_S)
+def test_the_page_s_answer_of_a_3b_model_at_a_small_size(name):
+    figures = list(bench_full_size.part(name, tiny=True))
+    whats = [figure.what for figure in figures]
+    assert whats[1:] == ["answer, 3 new pictures", "answer, new prompt", "answer, new seed",
+                         "peak memory"]  # fmt: skip
+    assert "one program" in figures[0].note
+    assert ["vision" in figure.note for figure in figures[1:4]] == [True, False, False]
+    assert all(figure.seconds > 0 for figure in figures[:-1])
+
+
 def test_random_weights_do_not_depend_on_the_number_of_threads(monkeypatch):
     monkeypatch.setattr(bench_full_size, "BLOCK", 100)
     drawn = []

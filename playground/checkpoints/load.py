@@ -32,10 +32,11 @@ from playground.checkpoints.stats import norm_stats, stats_notes
 from playground.policies.base import Policy
 from playground.policies.fast import FastPolicy
 from playground.policies.flow import FlowPolicy
+from playground.policies.warm_up import warm_up
 from playground.serving.compile_cache import keep_compiled_programs
-from playground.serving.events import Phase, Step, TokenEvent
+from playground.serving.events import Phase
 from playground.serving.shelf import Shelf
-from playground.trace import Options, PolicyInfo, RawObservation, Stats
+from playground.trace import PolicyInfo, Stats
 
 T = TypeVar("T")
 
@@ -110,7 +111,7 @@ def shelf(
 
     def open_one(name: str) -> Generator[Phase, None, Policy]:
         policy = yield from open_steps(entries[name])
-        policy.info = cards[name]
+        policy.info = dataclasses.replace(cards[name], computation=policy.info.computation)
         yield Phase(name, "compiling", WARM_UP_DEADLINE_S)
         warm_up(policy)
         return policy
@@ -374,27 +375,3 @@ def assemble(
         return FlowPolicy(info, entry.robot, model, tokenizer, entry.state_in_prompt, entry.rules)
     assert fast is not None, "pi0-FAST writes action tokens"
     return FastPolicy(info, entry.robot, model, FastTokenizer(tokenizer, fast), entry.rules)
-
-
-def warm_up(policy: Policy) -> None:
-    """Compiles what a default run needs, by runs on a grey picture and the resting state, and has
-    the policy choose how its steps run by what one takes."""
-    _try(policy)
-    if policy.settle():
-        _try(policy)
-
-
-def _try(policy: Policy) -> None:
-    """One run, of pi0-FAST no more than two tokens, for the rest run the same programs; and the
-    first step or tokens of another, which compiles nothing."""
-    info = policy.info
-    grey = np.full((info.image_size, info.image_size, 3), 128, np.uint8)
-    images = {slot.name: grey for slot in info.slots if slot.required}
-    state = np.array(policy.robot.resting_state)
-    raw = RawObservation(info.robot, images, {}, "", state)
-    for event in policy.infer(raw, Options()):
-        if isinstance(event, TokenEvent) and event.index == 1:
-            break
-    for event in policy.infer(raw, Options()):
-        if isinstance(event, Step | TokenEvent):
-            break

@@ -1,5 +1,6 @@
 """What a result may depend on besides its recipe: versions of what computes, and the machine."""
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -11,6 +12,11 @@ _COMPUTING = ("jax", "jaxlib", "flax", "numpy", "pillow", "sentencepiece")
 
 def versions() -> dict[str, str]:
     """By name. On a machine and versions that are equal, a run repeats bit for bit."""
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
     found = {name: importlib.metadata.version(name) for name in _COMPUTING}
     # How many threads share a sum decides the order of its terms.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -9,10 +9,12 @@ import dataclasses
 import io
 import struct
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+
+if TYPE_CHECKING:  # loaded where a picture is read or scaled: the 3B benchmark runs without it
+    from PIL import Image
 
 BLACK = -1.0  # as the models have it
 
@@ -98,6 +100,8 @@ def load_image(source: bytes | str | Path | BinaryIO) -> np.ndarray:
     its width and height (`read_size`). Raises ValueError for anything else, and, before a pixel is
     decoded, for more than 16 million pixels, 64 in a JPEG, or 100 scans.
     """
+    from PIL import ImageOps
+
     if isinstance(source, str | Path):
         source = Path(source).read_bytes()
     data = source if isinstance(source, bytes) else source.read()
@@ -129,13 +133,15 @@ def read_size(data: bytes) -> tuple[tuple[int, int], tuple[int, int]]:
         return size, image.size
 
 
-def _halve_if_large(image: Image.Image) -> None:
+def _halve_if_large(image: "Image.Image") -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         image.draft(None, (width // 2, height // 2))
 
 
-def _opened(data: bytes) -> Image.Image:
+def _opened(data: bytes) -> "Image.Image":
+    from PIL import Image
+
     try:
         image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -153,7 +159,9 @@ def _opened(data: bytes) -> Image.Image:
     return image
 
 
-def _rgb(image: Image.Image) -> np.ndarray:
+def _rgb(image: "Image.Image") -> np.ndarray:
+    from PIL import Image
+
     if image.mode.startswith("I"):
         grey = np.clip(np.asarray(image, np.int64) >> 8, 0, 255).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
@@ -196,6 +204,8 @@ def resize_with_pad(image: np.ndarray, height: int, width: int) -> np.ndarray:
         )
     if image.shape[:2] == (height, width):
         return image
+    from PIL import Image
+
     image_height, image_width = image.shape[:2]
     fitted_height, fitted_width = fitted_size(image_height, image_width, height, width)
     fitted = Image.fromarray(image).resize((fitted_width, fitted_height), Image.Resampling.BILINEAR)

@@ -8,7 +8,6 @@ import functools
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 FOREIGN = (
     "This picture is not from the simulated table. The small bundled policies know nothing else: "
@@ -23,12 +22,16 @@ _KNOWN = 0.7  # of those cells, the share that arms and cubes leave free
 @functools.cache
 def _table() -> tuple[np.ndarray, np.ndarray]:
     """(colours float [cells, 3], which cells show the table alone) of the example pictures."""
+    from PIL import Image
+
     pictures = [_cells(np.asarray(Image.open(path))) for path in sorted(_EXAMPLES.glob("*.png"))]
     cells = np.stack(pictures)
     return np.median(cells, axis=0), (np.ptp(cells, axis=0) < _SAME).all(-1)
 
 
 def _cells(image: np.ndarray) -> np.ndarray:
+    from PIL import Image
+
     picture = Image.fromarray(image).convert("RGB")
     small = picture.resize((_SIDE, _SIDE), Image.Resampling.BOX, reducing_gap=2.0)
     return np.asarray(small, np.float64).reshape(-1, 3)

@@ -3,7 +3,8 @@
 (nothing)           the policies that the page opens, and several visitors of one worker
 --mid CONFIG.json   random weights at the mid sizes that openpi was measured at
 --full-size         random weights at the 3B sizes; needs the models' packages alone
---page              the page in a headless browser: times and CPU-seconds of what a visitor does
+--page              the page in a headless browser: times and CPU-seconds of what a visitor does;
+                    with --full-size what its answer takes of the 3B models, without a browser
 --optimizations     with --mid: each exact optimization, without it and with it
 --json FILE         the figures for programs
 """

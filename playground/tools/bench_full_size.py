@@ -35,10 +35,12 @@ from models.config import PI0, PI0_FAST, Config, ExpertConfig, Pi0Config, Pi0Fas
 from models.observation import Observation
 from models.pi0 import Pi0, Pi0Programs
 from models.pi0_fast import Pi0Fast, Pi0FastPrograms
-from playground.tools import floors
+from playground.tools import bench_answers, floors
 from playground.tools.floors import Rates, Work
 
+PAGE = "page of "
 LIMITS_S = {"pi0": 120, "pi0-FAST": 120, "both": 100}
+PAGE_LIMITS_S = {f"{PAGE}pi0": 150, f"{PAGE}pi0-FAST": 150}
 TOKENS, STEPS = 50, 10
 TEXT = {"pi0": 20, "pi0-FAST": 180}  # text tokens that are valid
 BLOCK = 1 << 22  # numbers that one thread draws at a time
@@ -257,8 +259,26 @@ def calls_of(
     return flow_calls(run, config)
 
 
+def page_part(name: str, tiny: bool) -> Iterator[Figure]:
+    """What the page's answer takes, by one policy."""
+    model = draw_model(config_of(name, tiny))
+    policy, took = bench_answers.opened(model)
+    how = policy.info.computation
+    note = f"{how.device}, {how.dtype}; {how.loop}, a step {policy.step_ms:.2f} ms"
+    yield Figure(name, "compiled, and a step measured", took, note=note)
+    rates = next((r for word, r in KNOWN.items() if word in device()), None)
+    rates = rates or measured_rates(tiny)
+    for answer in bench_answers.answers(policy):
+        seconds, stages = bench_answers.measured(answer)
+        yield Figure(name, answer.what, seconds, rates.seconds(answer.work), stages)
+    yield Figure(name, "peak memory", None, note=f"{peak_bytes() / 2**30:.2f} GiB")
+
+
 def part(name: str, tiny: bool) -> Iterator[Figure]:
     """The figures of one part, each as soon as it is there."""
+    if name.startswith(PAGE):
+        yield from page_part(name.removeprefix(PAGE), tiny)
+        return
     if name == "both":
         yield from both(tiny)
         return
@@ -354,15 +374,16 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.part:
         child(arguments.part, arguments.tiny)
         return 0
-    names = [arguments.only] if arguments.only else list(LIMITS_S)
-    if unknown := [name for name in names if name not in LIMITS_S]:
-        raise ValueError(f"--only is {unknown[0]!r}; expected one of {', '.join(LIMITS_S)}")
+    limits = PAGE_LIMITS_S if arguments.page else LIMITS_S
+    names = [arguments.only] if arguments.only else list(limits)
+    if unknown := [name for name in names if name not in limits]:
+        raise ValueError(f"--only is {unknown[0]!r}; expected one of {', '.join(limits)}")
     print(f"jax {jax.__version__}, Python {sys.version.split()[0]}")
     print(f"{'':60}{'ms':>10}{'floor':>10}{'times':>10}")
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory() as programs:
         for name in names:
-            for figure in run_part(name, LIMITS_S[name], arguments.tiny, programs):
+            for figure in run_part(name, limits[name], arguments.tiny, programs):
                 print(row(figure), flush=True)
                 figures.append(figure)
     if arguments.json:
