@@ -29,7 +29,7 @@ from playground.checkpoints.device import device_for
 from playground.checkpoints.entry import Entry
 from playground.checkpoints.resolve import Request, resolve, resolve_all
 from playground.checkpoints.stats import norm_stats, stats_notes
-from playground.policies.base import Policy
+from playground.policies.base import Policy, computation
 from playground.policies.fast import FastPolicy
 from playground.policies.flow import FlowPolicy
 from playground.policies.warm_up import warm_up
@@ -347,6 +347,7 @@ def describe(
         max_token_len=config.max_token_len,
         normalisation=entry.normalisation,
         action_normalisation=entry.action_normalisation,
+        computation=computation(config, device_for(config)),
         state_stats=stats["state"],
         action_stats=stats["actions"],
         model_config=to_dict(config),

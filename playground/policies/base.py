@@ -78,6 +78,15 @@ def patience_s(config: Config, device: Device) -> float:
     return 300e-9 * parameter_count(config) if device.platform == "cpu" else 0.0
 
 
+_LOOPS = {True: "one program", False: "step by step"}  # many steps or tokens at once, or each
+
+
+def computation(config: Config, device: Device) -> Computation:
+    """What a model computes with there; its loop as expected, before a step has been measured."""
+    fast = device.platform != "cpu" or parameter_count(config) <= SMALL
+    return Computation(device.device_kind, config.dtype, precision(config.dtype), _LOOPS[fast])
+
+
 class Policy:
     """What both kinds share: the way in, the caches, and the frame of a trace."""
 
@@ -86,15 +95,14 @@ class Policy:
     def __init__(self, info: PolicyInfo, robot: Robot, model, programs, rules: InputRules):
         self.robot, self.config, self.rules = robot, model.config, rules
         self.programs, self.device = programs, device_of(model)
-        dtype = self.config.dtype
-        computation = Computation(self.device.device_kind, dtype, precision(dtype))
-        self.info = dataclasses.replace(info, computation=computation)
+        how = computation(self.config, self.device)
+        self.info = dataclasses.replace(info, computation=how)
+        self.at_once = how.loop == _LOOPS[True]
         away = self.device.platform != "cpu"
         # How many pictures go through SigLIP in one call. A GPU takes as long for three as for one,
         # and one size is one program; a CPU takes three times as long, and can stop between.
         self.pictures_a_call = len(self.config.image_slots) if away else 1
         self.step_ms = math.inf
-        self._run_at_once(away or parameter_count(self.config) <= SMALL)
         self.kept = Kept.of(KEPT_IMAGES, KEPT_PREFIXES)
         # A robot sends new pictures many times a second: it would push out all that visitors use.
         # What repeats of its own are the slots without a camera.
@@ -102,19 +110,13 @@ class Policy:
         self._compiled: set[tuple] = set()
         self._patience_s = patience_s(self.config, self.device)
 
-    def _run_at_once(self, at_once: bool) -> None:
-        """Whether many steps or tokens run as one program, or each by itself."""
-        self.at_once = at_once
-        loop = "one program" if at_once else "step by step"
-        computation = dataclasses.replace(self.info.computation, loop=loop)
-        self.info = dataclasses.replace(self.info, computation=computation)
-
     def settle(self) -> bool:
         """Chooses how steps run by what one has taken so far: one by one only where a person can
         follow. Returns whether that is another way than before. For the time before the first
         visitor: the ways may differ in their last bits."""
-        before = self.at_once
-        self._run_at_once(self.step_ms < FRAME_MS)
+        before, self.at_once = self.at_once, self.step_ms < FRAME_MS
+        how = dataclasses.replace(self.info.computation, loop=_LOOPS[self.at_once])
+        self.info = dataclasses.replace(self.info, computation=how)
         return self.at_once != before
 
     def tokenize(self, prompt: str, state: np.ndarray) -> Prompt | FastPrompt:

@@ -1,5 +1,6 @@
 """What a result may depend on besides its recipe: versions of what computes, and the machine."""
 
+import contextlib
 import functools
 import importlib.metadata
 import os
@@ -17,7 +18,10 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def _versions() -> dict[str, str]:
-    found = {name: importlib.metadata.version(name) for name in _COMPUTING}
+    found = {}
+    for name in _COMPUTING:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
     # How many threads share a sum decides the order of its terms.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     machine = f"{platform.machine()} {processor_digest()}, {cores} cores"
