@@ -1,4 +1,4 @@
-"""pi0-FAST's tokens a few at a time, with all that is told of each.
+"""pi0-FAST's tokens a few at a time, each with its probability and its rivals.
 
 Axes: B batch, P prefix tokens, M decoding steps at most, V vocabulary, T tokens of a part.
 """
@@ -31,7 +31,7 @@ class WrittenTokens(NamedTuple):
 def next_with_probabilities(
     logits: Array, buffer: TokenBuffer, key: Array, options: DecodeOptions
 ) -> tuple[TokenBuffer, Array, WrittenTokens]:
-    """`next_token`, and what is told of it, without the axis of tokens."""
+    """`next_token`, and its probability and its rivals, without the axis of tokens."""
     buffer, key = next_token(logits, buffer, key, options)
     probabilities = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
     own = jnp.take_along_axis(probabilities, buffer.last[:, None], axis=-1)[:, 0]
