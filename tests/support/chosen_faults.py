@@ -94,8 +94,6 @@ CHOSEN: dict[str, tuple[tuple[str, str, str], ...]] = {
             "correction = (previous - x_0) * weights[:, None]",
             GUIDED,
         ),
-        ("x_next = x_t - v_t / num_steps", "x_next = x_t + v_t / num_steps", GUIDED),
-        ("return x_next, (x_next, v_t)", "return x_next, (x_t, v_t)", GUIDED),
         ("not np.isfinite(previous).all() or ", "", HELD),
         ("weights.shape != noise.shape[1:2]", "False", HELD),
         ("if not weights.any():", "if weights.any():", HELD),
@@ -164,7 +162,11 @@ CHOSEN: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("np.rint(np.asarray", "np.trunc(np.asarray", ACTIONS),
         ("codes = coefficients - self.min_token", "codes = coefficients + self.min_token", ACTIONS),
         ("[ord(character) + self.min_token", "[ord(character) - self.min_token", ACTIONS),
-        (".reshape(horizon, dim) / self.scale", ".reshape(dim, horizon).T / self.scale", ACTIONS),
+        (
+            ".reshape(-1, horizon, dim) / self.scale",
+            ".reshape(-1, dim, horizon).swapaxes(1, 2) / self.scale",
+            ACTIONS,
+        ),
         ("text = text.lower()", "text = text", PROMPTS),
         (".split(ACTION_MARKER)[0].split(ACTION_END)[0]", ".split(ACTION_MARKER)[0]", ACTIONS),
         (".split(ACTION_MARKER)[0].split(ACTION_END)[0]", ".split(ACTION_END)[0]", ACTIONS),
@@ -175,7 +177,6 @@ CHOSEN: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("dim if self.fast.row == dim else horizon * dim", "dim", ACTIONS),
         ("if i >= self.vocab_size)", "if i > self.vocab_size)", ACTIONS),
         ("if len(text) != expected:", "if len(text) < expected:", ACTIONS),
-        ("bool(marker) and ACTION_END in rest", "bool(marker)", ACTIONS),
         ("if token > UNK]", "if token >= UNK]", LEROBOT),
         ("rest[: _find(end, rest)]", "rest", LEROBOT),
         (
@@ -243,8 +244,8 @@ CHOSEN: dict[str, tuple[tuple[str, str, str], ...]] = {
         ),
     ),
     "playground/policies/flow.py": (
-        ("self.to_robot(x - step.time * v, raw)", "self.to_robot(x + step.time * v, raw)", TRACE),
-        ("1 - (step.index + 1) / options.num_steps", "1 - step.index / options.num_steps", TRACE),
+        ("self.to_robot(x[:-1] - time * v, raw)", "self.to_robot(x[:-1] + time * v, raw)", TRACE),
+        ("1 - step / options.num_steps", "1 - (step - 1) / options.num_steps", TRACE),
         (
             'return prepared.modes[slot] != "masked"',
             'return prepared.modes[slot] == "filled"',
@@ -270,6 +271,8 @@ CHOSEN: dict[str, tuple[tuple[str, str, str], ...]] = {
         ),
     ),
     "models/pi0.py": (
+        ("x_t + (-1.0 / num_steps) * v_t", "x_t + (1.0 / num_steps) * v_t", GUIDED),
+        ("return x_next, (x_next, v_t,", "return x_next, (x_t, v_t,", GUIDED),
         ("[jnp.sin(angle), jnp.cos(angle)]", "[jnp.cos(angle), jnp.sin(angle)]", FLOW),
         ("4e-3 * (4.0 / 4e-3) ** fraction", "4e-3 * (4.0 / 4e-3) ** (fraction**2)", FLOW),
         ("jnp.square(v_t - (noise - actions))", "jnp.square(v_t - (actions - noise))", FLOW),
