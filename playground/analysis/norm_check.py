@@ -66,7 +66,9 @@ class NormCheck:
         return not self.remarks and not any(row.remarks for row in self.rows)
 
 
-def check(info: PolicyInfo, robot: Robot, state: Sequence[float] | None = None) -> NormCheck:
+def check(
+    info: PolicyInfo, robot: Robot, state: Sequence[float] | np.ndarray | None = None
+) -> NormCheck:
     """What is odd about a policy's norm stats, dimension by dimension.
 
     robot: with the policy's conventions. state: in the robot's units [S], or None for none.

@@ -6,7 +6,7 @@ when the job as a whole failed; the stream of a cancelled job just ends.
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -87,7 +87,7 @@ class Result:
     """A result, or part of one, of a job of another kind than "infer": any value that
     `playground.codec.pack` takes."""
 
-    value: object
+    value: Any
 
 
 @codec.register

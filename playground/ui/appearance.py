@@ -6,7 +6,7 @@ Nothing is fetched from anywhere: fonts are those of the visitor's system.
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
+from gradio.themes import Base
 
 from playground.views import theme as views
 
@@ -27,7 +27,7 @@ _SANS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "s
 _MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
 # Colour is left to the policies; the page itself is grey, and its one primary button is ink.
-THEME = gr.themes.Base(
+THEME = Base(
     primary_hue="slate",
     secondary_hue="slate",
     neutral_hue="slate",

@@ -46,8 +46,9 @@ def picture(source: Source) -> np.ndarray:
 
 def read_size(source: Source) -> tuple[tuple[int, int], tuple[int, int]]:
     """As `transforms.read_size`."""
-    size, read = _shared.read("read_size", source, visitors.current())
-    return size, read
+    found = _shared.read("read_size", source, visitors.current())
+    assert isinstance(found, tuple)
+    return found
 
 
 def opened(source: Source) -> Opened:

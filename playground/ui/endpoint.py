@@ -14,6 +14,7 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
+from gradio.events import api as gradio_api
 
 from playground import summaries
 from playground.serving.events import Done, Failed, Result
@@ -189,7 +190,7 @@ def build(setups: Setups, worker: Worker, results: Results) -> None:
         (norm_stats, ("state", "policies", "robot")),
     ):
         api = _spelled_out(endpoint, parameters, worker)
-        gr.api(api, api_name=endpoint.__name__, concurrency_limit=None)
+        gradio_api(api, api_name=endpoint.__name__, concurrency_limit=None)
 
 
 def _spelled_out(

@@ -2,7 +2,7 @@
 parameters. A visitor's own pictures and state are not in it."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated
 from urllib.parse import parse_qs
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
@@ -20,6 +20,12 @@ from playground.ui.visits import Restored
 
 _MAX_QUERY = 4 * MAX_PROMPT  # characters
 _DECODING = {label.split(",")[0]: way for label, way in DECODING.items()}
+
+
+def _is_decoding(text: str) -> str:
+    if text not in _DECODING:
+        raise ValueError("no way of decoding")
+    return text
 
 
 def _are_cuts(text: str) -> str:
@@ -41,7 +47,7 @@ class Link(BaseModel):
     seed: int = Field(0, ge=0, lt=2**31, description="a whole number from 0 on")
     temperature: float = Field(0, ge=0, le=2, description="a number from 0 to 2")
     tokens: int = Field(256, ge=8, le=512, description="a whole number from 8 to 512")
-    decoding: Literal[tuple(_DECODING)] = Field(
+    decoding: Annotated[str, AfterValidator(_is_decoding)] = Field(
         next(iter(_DECODING)), description=", ".join(_DECODING)
     )
     weight: float = Field(1, ge=0, le=3, description="a number from 0 to 3")

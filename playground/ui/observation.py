@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import html
 from collections.abc import Sequence
+from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -141,7 +142,7 @@ def _camera(setup: Setup, index: int, first: Example | None):
     return column, title, picture, mode
 
 
-def _options() -> dict[str, gr.components.Component]:
+def _options() -> dict[str, Any]:
     """By the names that `Form` has for them."""
     with gr.Accordion("Advanced", open=False, elem_id="advanced"):
         steps = gr.Slider(1, 100, 10, step=1, label="Denoising steps", elem_id="steps")
@@ -214,7 +215,7 @@ def robot_notes(setup: Setup) -> str:
     return "".join(lines)
 
 
-def state_value(setup: Setup, values: Sequence[float] | None) -> dict:
+def state_value(setup: Setup, values: Sequence[float | str] | None) -> dict:
     dims = [{"name": theme.plain(d.name), "unit": theme.plain(d.unit)} for d in setup.robot.state]
     return {"dims": dims, "values": list(values or setup.robot.resting_state)}
 

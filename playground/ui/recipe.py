@@ -92,7 +92,7 @@ def restored(
         digest, mode = _given(here, camera)
         if digest is not None and digest not in known:
             missing.append(f"The picture of {camera.title} is not in the file; give it, then run.")
-        pictures.append(known.get(digest))
+        pictures.append(known.get(digest or ""))
         modes.append(mode)
     updates = observation.put(
         setup, form, run.prompt, run.state, [r.name for r in here], run.options, pictures, modes

@@ -97,7 +97,7 @@ class Results:
 
     def drop(self, key: str | None) -> None:
         with self._lock:
-            self._kept.pop(key, None)
+            self._kept.pop(key or "", None)
 
     def _forget(self) -> None:
         """What is too old, then until the rest is within the bounds; the newest run stays."""
@@ -163,7 +163,8 @@ def routes(results: Results) -> APIRouter:
         except ValueError:  # this run measured no attention
             return _gone()
         file = io.BytesIO()
-        np.savez_compressed(file, **summaries.arrays_of(found))
+        arrays: dict[str, Any] = summaries.arrays_of(found)
+        np.savez_compressed(file, **arrays)
         return _download(file, f"{filename(trace.info)}-{summary}.npz")
 
     @router.get("/trace/{key}/{policy}")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import gradio as gr
+from gradio.components import Component
 from gradio.context import LocalContext
 
 from playground.serving.events import Event, Job, Phase, Queued, Step, TokenEvent
@@ -42,8 +43,10 @@ def waited_for(streams: Sequence[Stream]) -> Iterator[Event]:
     answer. So its own note of who left is read, which it makes when it has something to send:
     hence the progress with every event.
     """
-    calls = LocalContext.blocks.get()._queue.event_ids_to_events
-    call = calls.get(LocalContext.event_id.get())
+    page = LocalContext.blocks.get()
+    assert page is not None, "an endpoint is called by Gradio"
+    calls = page._queue.event_ids_to_events
+    call = calls.get(LocalContext.event_id.get() or "")
     tell = gr.Progress()
     try:
         for stream in streams:
@@ -110,7 +113,7 @@ class Runs:
         take: Callable[[Event], object],
         every_s: float,
         shown: Callable[[Outcome | None], dict],
-        untouched: gr.components.Component,
+        untouched: Component,
     ) -> Iterator[dict]:
         """What a handler yields that follows a run, see `Following`.
 

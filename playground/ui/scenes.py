@@ -119,7 +119,8 @@ class Scenes:
 def build(setup: Setup, seed: int | None) -> Scenes:
     there = job.available()
     for example in examples(TABLETOP):
-        know(next(iter(example.images.values())), example.scene)
+        if example.scene is not None:
+            know(next(iter(example.images.values())), example.scene)
     with gr.Column(visible=setup.robot.name == TABLETOP.name, elem_classes="scene") as column:
         with gr.Row(elem_classes="scene-row"):
             new = gr.Button("New scene", size="sm", visible=there, elem_id="new-scene", min_width=0)

@@ -24,7 +24,7 @@ from playground.ui.setup import Setups
 _MOST = 2000  # visitors that are remembered
 _MOST_SLOTS = 64  # more than any robot has
 # Names the entry in the browser's storage; the secret only keeps casual eyes out of it.
-_STORAGE = {"storage_key": "pi0-playground", "secret": "pi0-playground-1"}
+_STORAGE, _SECRET = "pi0-playground", "pi0-playground-1"
 _REMEMBER = appearance.script("remember.js")
 
 
@@ -66,7 +66,7 @@ class Memory:
 
 
 def build() -> Memory:
-    return Memory(gr.BrowserState(None, **_STORAGE), gr.State(None))
+    return Memory(gr.BrowserState(None, storage_key=_STORAGE, secret=_SECRET), gr.State(None))
 
 
 def wire(memory: Memory, visits: Visits, form: Form, measure: gr.Checkbox) -> None:

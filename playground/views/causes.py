@@ -158,7 +158,7 @@ def _label(group: PatchGroup) -> str:
 def lines(
     info: PolicyInfo,
     what: str,
-    state: Sequence[float],
+    state: Sequence[float] | np.ndarray,
     chunks: Mapping[str, np.ndarray | None],
     picture: np.ndarray | None,
     words: str,

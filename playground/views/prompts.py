@@ -20,7 +20,7 @@ def payload(
     answers: Sequence[PromptAnswer],
     infos: Mapping[str, PolicyInfo],
     labels: Mapping[str, str],
-    state: Sequence[float],
+    state: Sequence[float] | np.ndarray,
     picture: np.ndarray | None,
     of: int,
 ) -> dict[str, object]:

@@ -123,7 +123,8 @@ class Running:
             )
         prompts = [None, *([question.prompt] if question.prompt else [])]
         self.requests = [question.request(self.frames, _BATCH, prompt) for prompt in prompts]
-        self.say, self.files, self.failed = "Starting.", None, False
+        self.say, self.failed = "Starting.", False
+        self.files: str | None = None
         self._predictions: dict[tuple[str | None, str], Prediction] = {}
 
     def take(self, event) -> None:

@@ -12,7 +12,7 @@ from playground.datasets.matching import Choice, Match, Misfit, checked, of_poli
 from playground.ui import errors
 from playground.ui.setup import Setup
 
-_STORAGE = {"storage_key": "pi0-playground-episodes", "secret": "pi0-playground-1"}
+_STORAGE, _SECRET = "pi0-playground-episodes", "pi0-playground-1"
 _MOST_KEPT = 50  # datasets
 BY_NAME = ""  # of a drop-down: names decide
 
@@ -83,7 +83,7 @@ def build(cameras: int) -> Reading:
         degrees = gr.Checkbox(label="Its angles are in degrees", elem_id="degrees")
         anyway = gr.Checkbox(label="Predict in spite of the doubts", elem_id="anyway")
         use = gr.Button("Use and keep this", size="sm", scale=0, elem_id="use-match")
-    memory = gr.BrowserState({}, **_STORAGE)
+    memory = gr.BrowserState({}, storage_key=_STORAGE, secret=_SECRET)
     return Reading(panel, state, actions, degrees, slots, anyway, use, memory)
 
 

@@ -7,6 +7,7 @@ hold, whoever sends it. What the endpoints for programs take, they check themsel
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import gradio as gr
 from gradio.block_function import BlockFunction
@@ -18,30 +19,30 @@ from playground.ui.guard.refused import Refused
 _MAX_CHOICES = 256
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _is_choice(value: object) -> bool:
+def _is_choice(value: Any) -> bool:
     return value is None or isinstance(value, str) or _is_number(value)
 
 
-def _are_choices(value: object) -> bool:
+def _are_choices(value: Any) -> bool:
     few = isinstance(value, list) and len(value) <= _MAX_CHOICES
     return value is None or (few and all(isinstance(one, str) for one in value))
 
 
-def _is_shown(value: object) -> bool:
+def _is_shown(value: Any) -> bool:
     return isinstance(value, dict | str | None)
 
 
-def _is_table(value: object) -> bool:
+def _is_table(value: Any) -> bool:
     cells = value.get("values") if isinstance(value, dict) else None
     return isinstance(cells, list) and all(isinstance(c, str) or _is_number(c) for c in cells)
 
 
 # What a component sends, in words, and whether a value is that. Files have been looked up before.
-KINDS: dict[type, tuple[str, Callable[[object], bool]]] = {
+KINDS: dict[type, tuple[str, Callable[[Any], bool]]] = {
     gr.Image: ("a file", lambda v: isinstance(v, dict | None)),
     gr.UploadButton: ("a file", lambda v: isinstance(v, dict | None)),
     gr.Textbox: ("a text", lambda v: isinstance(v, str | None)),
@@ -114,7 +115,7 @@ class Functions:
         return self._page.get_api_info()["named_endpoints"]
 
 
-def _kind(part: object) -> tuple[str, Callable[[object], bool]]:
+def _kind(part: object) -> tuple[str, Callable[[Any], bool]]:
     if isinstance(part, gr.Dropdown):
         return ("a list of texts", _are_choices) if part.multiselect else ("a choice", _is_choice)
     if isinstance(part, gr.HTML) and isinstance(part.value, dict) and "values" in part.value:

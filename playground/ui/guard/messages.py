@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from typing import Any
 
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -112,7 +113,8 @@ class _Parts(MultipartParser):
     def __init__(self, boundary: bytes):
         self._name = self._value = self._disposition = b""
         named = ("part_begin", "header_field", "header_value", "header_end", "headers_finished")
-        super().__init__(boundary, {f"on_{name}": getattr(self, f"_{name}") for name in named})
+        callbacks: Any = {f"on_{name}": getattr(self, f"_{name}") for name in named}
+        super().__init__(boundary, callbacks)
 
     def _part_begin(self) -> None:
         self._disposition = b""
