@@ -270,7 +270,9 @@ class Pi0FastPrograms:
         """The tokens of `decode_all` one by one, each as it is written, or BLOCK by one program at
         once; NumPy's arrays."""
         how = {"size": BLOCK if at_once else 1, "attention": attention}
-        buffer, key = TokenBuffer.empty(len(state.logits), state.max_steps, options), _or_any(key)
+        buffer = TokenBuffer.empty(len(state.logits), state.max_steps, options)
+        # Placed like what a part leaves to the next: else that would be a program of its own.
+        buffer, key = jax.device_put((buffer, _or_any(key)), state.logits.sharding)
         while bool(buffer.unfinished):
             state, buffer, key, written, count = self._some(state, buffer, key, options, **how)
             count = int(count)
