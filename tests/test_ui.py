@@ -1,9 +1,12 @@
 """What the page makes of inputs and events, without a browser."""
 
+import contextlib
 import dataclasses
 import io
 import json
+import threading
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import gradio as gr
@@ -22,7 +25,7 @@ from playground.robots.norm_stats import normalise
 from playground.serving.events import Done, Failed, Finished, Job, Phase, Queued, Step, TokenEvent
 from playground.serving.queue import Busy
 from playground.trace import Computation, DecodedToken, Options, RawObservation, Slot, load
-from playground.ui import decoding, endpoint, observation, prompt_bar, results
+from playground.ui import decoding, endpoint, example_cache, observation, prompt_bar, results
 from playground.ui.examples import examples
 from playground.ui.handlers import Handlers
 from playground.ui.progress import Progress
@@ -412,6 +415,53 @@ def test_a_run_ends_as_what_ended_it_says():
     for _ in stopped:
         runs.stop("me")
     assert (stopped.outcome, taken[2:]) == ("stopped", ["c"])
+
+
+def test_two_runs_that_start_at_once_are_never_asked_for_at_once():
+    """However many calls of a visitor come together, each is asked for after the one before was
+    ended, and only the last goes on."""
+    runs, asked, followed = Runs(), [], []
+    together = threading.Barrier(8)
+
+    def submit():
+        assert all(stream.closed for stream in asked)
+        asked.append(Streamed("a", "b"))
+        return asked[-1:]
+
+    def visit():
+        together.wait()
+        streams = runs.start("me", submit)
+        together.wait()
+        following = runs.follow("me", streams, lambda event: None, every_s=0.0)
+        list(following)
+        followed.append((streams[0], following.outcome))
+
+    with ThreadPoolExecutor(8) as threads:
+        for visited in [threads.submit(visit) for _ in range(8)]:
+            visited.result()
+    outcomes = [outcome for stream, outcome in followed if stream is not asked[-1]]
+    assert outcomes == ["replaced"] * 7
+    assert (asked[-1], "finished") in followed
+    assert runs.current("me") is None
+
+
+def test_what_is_made_ahead_gives_way_to_who_waits():
+    waits = iter([False, False, True, False, False, False, False, False])
+    worker = SimpleNamespace(
+        status=lambda: SimpleNamespace(running=False, waiting=int(next(waits)))
+    )
+    asked = []
+
+    @contextlib.contextmanager
+    def ask():
+        stream = Streamed(Queued(0, None), "compiling prefix", "compiling denoise", "end")
+        asked.append(stream)
+        yield stream
+        stream.close()
+
+    found = example_cache.aside(worker, ask)
+    assert found[1:] == ["compiling prefix", "compiling denoise", "end"]
+    assert [len(stream.events) for stream in asked] == [1, 0]
 
 
 def test_never_two_runs_of_a_visitor_are_in_the_queue():

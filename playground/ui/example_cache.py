@@ -1,18 +1,17 @@
 """The examples' answers, made once while nobody waits, so that a click shows them at once."""
 
-import collections
 import contextlib
 import dataclasses
 import hashlib
 import itertools
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from playground import codec
 from playground.analysis.prompts import PromptsRequest
-from playground.serving.events import Done, Job
-from playground.serving.queue import Busy
+from playground.serving.events import Done, Event, Job, Queued
+from playground.serving.queue import Busy, Stream
 from playground.serving.worker import Down, Worker
 from playground.trace import Options, Trace
 from playground.ui.examples import Example, examples
@@ -62,27 +61,32 @@ class ExampleCache:
         if trace is None or not costs_little(trace):
             return
         self._answer(setup, measuring(job))
-        self._wait_for_idle()
         both = (job.observation.prompt, "")  # the first with several noises, the others with one
         compared = PromptsRequest((name,), {name: job.observation}, job.options, both)
-        # ValueError: of a worker that compares no prompts.
-        with contextlib.suppress(ValueError), self._worker.call("prompts", compared) as events:
-            collections.deque(events, maxlen=0)
-
-    def _wait_for_idle(self) -> None:
-        while True:
-            status = self._worker.status()
-            if not (status.running or status.waiting):
-                return
-            time.sleep(_IDLE_S)
+        with contextlib.suppress(ValueError):  # of a worker that compares no prompts
+            aside(self._worker, lambda: self._worker.call("prompts", compared))
 
     def _answer(self, setup: Setup, job: Job) -> None:
-        self._wait_for_idle()
-        with self._worker.infer(job) as events:
+        for event in aside(self._worker, lambda: self._worker.infer(job)):
+            if isinstance(event, Done):
+                kept = dataclasses.replace(event.trace, reused=(REUSED,))
+                self._found[_key(setup, event.policy, job)] = kept
+
+
+def aside(worker: Worker, ask: Callable[[], Stream]) -> list[Event]:
+    """All events of a job that gives way: as soon as somebody waits behind it, it is ended, and
+    asked for again when nobody does. What it has compiled by then is not compiled again."""
+    while True:
+        while (status := worker.status()).running or status.waiting:
+            time.sleep(_IDLE_S)
+        found = []
+        with ask() as events:
             for event in events:
-                if isinstance(event, Done):
-                    kept = dataclasses.replace(event.trace, reused=(REUSED,))
-                    self._found[_key(setup, event.policy, job)] = kept
+                found.append(event)
+                if not isinstance(event, Queued) and worker.status().waiting:
+                    break
+            else:
+                return found
 
 
 def asked_by(setup: Setup, example: Example) -> list[Job]:

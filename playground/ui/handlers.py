@@ -47,6 +47,8 @@ from playground.ui.tabs import Shown
 from playground.ui.visits import Memory, Visits
 
 _UPDATE_EVERY_S = 0.25
+_LOOK_EVERY_S = 0.3  # while policies are loaded, or others wait
+_TURN_S = 60.0  # that the first answer of an opened page waits for others at most
 _LIVE_AFTER_S = 0.4  # a shorter run shows its result only, not its making
 
 
@@ -131,6 +133,7 @@ class Handlers:
         says itself what it waits for."""
         if framed:
             yield {self.state.framed: True}
+            await self._wait_for_turn(request.session_hash)
             return
         visitor = request.session_hash
         said = None
@@ -143,13 +146,23 @@ class Handlers:
                 said = status.loading
                 setup = self.setups.of()
                 yield {self.strip: Progress(setup, loading=said or "starting").payload()}
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(_LOOK_EVERY_S)
         setup = self.setups.of(robot)
         updates = self._frame(setup, chosen, temperature)
         updates[self.form.state] = gr.update(judged=judged(setup, state["values"]))
         if self.runs.begun(visitor):
             del updates[self.strip]
         yield updates | {self.state.framed: True}
+        await self._wait_for_turn(visitor)
+
+    async def _wait_for_turn(self, visitor: str) -> None:
+        """Until nobody waits in line: what somebody asked for comes before a page's first answer,
+        for which nobody did."""
+        deadline = time.monotonic() + _TURN_S
+        while self.worker.status().waiting and not self.runs.begun(visitor):
+            if time.monotonic() > deadline:
+                return
+            await asyncio.sleep(_LOOK_EVERY_S)
 
     def _gone(self) -> dict:
         notes = Progress(self.setups.of())
@@ -256,8 +269,7 @@ class Handlers:
     def _run(self, request, setup, jobs, key, wanted):
         """Yields updates from a place in line to the answers. key: of the result before; wanted:
         which plot of the chunk."""
-        self.runs.replace(request.session_hash)
-        streams = runs.submit(self.worker, jobs)
+        streams = self.runs.start(request.session_hash, lambda: runs.submit(self.worker, jobs))
         names = [name for job in jobs for name in job.policies]
         notes = Progress(setup, names, self.worker.status().loading)
 

@@ -20,6 +20,7 @@ from playground.ui.guard import visitors
 
 # It came to its end, its visitor ended it, or a newer run of theirs took its place.
 Outcome = Literal["finished", "stopped", "replaced"]
+_LOCKS = 64
 STOPPED = "Stopped. What was measured before stays."
 
 
@@ -67,6 +68,10 @@ def waited_for(streams: Sequence[Stream]) -> Iterator[Event]:
         _close(streams)
 
 
+class _Started(list):
+    """Streams of a run that is known as its visitor's from its start on."""
+
+
 class Runs:
     """The streams that are open now, by visitor, so that Stop and a closed page can end them. A
     visitor has one run of a kind at a time: a new one ends the one before. most: visitors whose
@@ -75,18 +80,30 @@ class Runs:
     def __init__(self, most: int = 2000):
         self._most = most
         self._lock = threading.Lock()
+        self._starting = [threading.Lock() for _ in range(_LOCKS)]  # each for some of the visitors
         self._open: dict[str, list[Stream]] = {}
         self._begun: dict[str, None] = {}  # in order of their last beginning
         self._stopped: set[int] = set()  # by id, runs that end because their visitor said so
+
+    def start(self, visitor: str, submit: Callable[[], list[Stream]]) -> list[Stream]:
+        """Ends the visitor's run for a newer one, which `submit` asks for: never two of theirs are
+        asked for at once, whichever of two calls comes first. To be followed at once."""
+        with self._starting[hash(visitor) % _LOCKS]:
+            self.replace(visitor)
+            streams = _Started(submit())
+            with self._lock:
+                self._open[visitor] = streams
+        return streams
 
     @contextlib.contextmanager
     def of(self, visitor: str, streams: list[Stream]) -> Iterator[None]:
         """Until the end of the block; whatever ends it, the streams are closed."""
         self.begin(visitor)
-        with self._lock:
-            before = self._open.get(visitor, [])
-            self._open[visitor] = streams
-        _close(before)
+        if not isinstance(streams, _Started):
+            with self._lock:
+                before = self._open.get(visitor, [])
+                self._open[visitor] = streams
+            _close(before)
         try:
             yield
         finally:
