@@ -93,7 +93,7 @@ def test_both_ways_to_run_a_loop_tell_the_same(kind, request, monkeypatch):
     """Every event and number, of several samples and with attention, and after a run that was left
     at its first step."""
     policy = request.getfixturevalue("fast" if kind == "fast" else "flow")
-    options = Options(3, 2, seed=5, max_tokens=20, attention=kind != "guidance", constrained=True)
+    options = Options(10, 2, seed=5, max_tokens=20, attention=kind != "guidance", constrained=True)
     if kind == "guidance":
         options = dataclasses.replace(options, guidance=1.5)
     raw, found = observe(policy), []
@@ -105,7 +105,7 @@ def test_both_ways_to_run_a_loop_tell_the_same(kind, request, monkeypatch):
         found.append(run(policy, raw, options))
     (alone, before), (together, after) = found
     steps, others = ([e for e in es if not isinstance(e, Phase)] for es in (before, after))
-    assert len(steps) == len(others) == (20 if kind == "fast" else 3)
+    assert len(steps) == len(others) == (20 if kind == "fast" else 10)
     for name in alone.attention:
         close(together.attention[name], alone.attention[name], 1e-3)  # float16
     if kind == "fast":

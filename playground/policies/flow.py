@@ -32,6 +32,10 @@ from playground.robots.transforms import OPENPI_RULES, InputRules
 from playground.serving.events import Step
 from playground.trace import FlowTrace, Options, PolicyInfo, RawObservation
 
+# One program for all steps is compiled for their number: the usual one, before anybody waits. Many
+# samples take long enough to be followed.
+_STEPS, _FEW = Options().num_steps, 4
+
 
 class FlowPolicy(Policy):
     """pi0 and pi0.5. `state_in_prompt`: pi0.5's way, though not that of all its checkpoints."""
@@ -115,11 +119,12 @@ class FlowPolicy(Policy):
 
     def _denoise(self, prefix, empty, observation, noise, options) -> Iterator[Trajectory]:
         """empty: the prefix without the prompt, for a guidance other than 1, else None."""
+        at_once = self.at_once and options.num_steps == _STEPS and options.num_samples <= _FEW
         if empty is None:
-            how = {"attention": options.attention, "at_once": self.at_once}
+            how = {"attention": options.attention, "at_once": at_once}
             return self.programs.denoise(prefix, observation, noise, options.num_steps, **how)
         given = (prefix, empty, observation, noise, options.guidance, options.num_steps)
-        return self.interventions.denoise(*given, at_once=self.at_once)
+        return self.interventions.denoise(*given, at_once=at_once)
 
     def _prefill(self, prepared, options, tokens, places, timer, reused):
         """(prefix, its attention), announced and timed."""

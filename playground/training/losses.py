@@ -66,6 +66,10 @@ class Trainee(nnx.Module):
         if fast:
             self.writing = Writing(config, rngs=rngs)
 
+    @property
+    def config(self) -> Config:
+        return self.policy.config
+
 
 def loss(
     trainee: Trainee, batch: Batch, key: Array, draws: int, eased: bool = False
