@@ -268,6 +268,7 @@ def test_functions_of_the_page_are_known(client):
         "follow_cell",
         "follow_loading",
         "go_to",
+        "hide_patches",
         "join",
         "js_fn",
         "judge",
@@ -454,6 +455,8 @@ def test_any_memory_of_a_browser_sets_the_page_or_is_forgotten(form, data):
         0.0,
         64,
         "constrained",
+        1.0,
+        {"values": ["actions>text"]},
         True,
         *["as trained"] * len(parts.modes),
     ]

@@ -1,6 +1,7 @@
 """Folders of LeRobot's as people have them: what its processors, versions and stats change in the
 numbers, each held to LeRobot's own rule, worked out here."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -672,8 +673,11 @@ def check_meanings(goldens, folder, same, other):
     safetensors.numpy.save_file({"a": np.zeros(1, np.float32)}, folder / "model.safetensors")
     plain = local.open_folder(folder, robot="libero")
     expected = plain, stats_of.norm_stats(plain)
-    for change in [*same, *other]:
+    for change in [*same, *other[:1]]:
         change(folder)
+    for change in other[1:]:
+        with contextlib.suppress(ValueError):  # the first took the step that this one changes
+            change(folder)
     try:
         entry = local.open_folder(folder, robot="libero")
         opened = entry, stats_of.norm_stats(entry)

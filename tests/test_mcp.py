@@ -10,6 +10,7 @@ from gradio_client import Client, handle_file
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 
+from tests.support.blocks import in_a_thread
 from tests.support.visitor import PI0, ROOT
 
 EXAMPLE = ROOT / "assets/examples/tabletop-red.png"
@@ -38,7 +39,7 @@ def asked(app, policies):
         async with connected() as session:
             return await function(session)
 
-    return lambda function: asyncio.run(run(function))
+    return lambda function: in_a_thread(lambda: asyncio.run(run(function)))
 
 
 def test_an_agent_finds_the_endpoints_with_their_descriptions(asked, app):

@@ -156,7 +156,11 @@ PRINTED = {
     "np.shape(trace.actions)": ["(1, 50, 14)"],
     "sensitivity": ["may attend to", "times the seed spread", "repeated bit for bit"],
     "step.v_t": ["1.0 (1, 50, 14)"],
-    "patching": ["The change acts through the picture", "(1, 50, 14)", "the chunk changes by"],
+    "patching": [
+        "“red” for “blue” acts through the picture",
+        "(1, 50, 14)",
+        "the chunk changes by",
+    ],
     "open_dataset": ["touch the red cube", "(224, 224, 3) (50, 14)"],
 }
 

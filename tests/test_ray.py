@@ -14,7 +14,11 @@ from tests.support.visitor import FAST, PI0
 from tests.test_worker import Given, answer, asked_where, read_until, until
 
 pytest.importorskip("ray")
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # Ray starts its processes from this one, in which other tests have imported JAX.
+    pytest.mark.filterwarnings("ignore:os.fork"),
+]
 
 test_order = same.test_first_come_first_served_and_everybody_sees_their_place
 test_full_queue = same.test_a_full_queue_says_busy_and_when_to_come_again

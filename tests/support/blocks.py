@@ -10,6 +10,12 @@ import gradio as gr
 T = TypeVar("T")
 
 
+def in_a_thread(make: Callable[[], T]) -> T:
+    """What `make` gives, in a thread that has no loop yet."""
+    with ThreadPoolExecutor() as threads:
+        return threads.submit(make).result()
+
+
 def in_a_loop(make: Callable[[], T]) -> T:
     """What `make` gives. It runs inside a loop, or Gradio leaves one open, and in a thread, since
     the browser of other tests has a loop in this one."""
@@ -17,8 +23,7 @@ def in_a_loop(make: Callable[[], T]) -> T:
     async def call():
         return make()
 
-    with ThreadPoolExecutor() as threads:
-        return threads.submit(lambda: asyncio.run(call())).result()
+    return in_a_thread(lambda: asyncio.run(call()))
 
 
 def built(make: Callable[[], T]) -> tuple[gr.Blocks, T]:
