@@ -216,7 +216,12 @@ def reading(places, visitor):
     """Once it is read, or waits."""
     before = len(places._waiting)
     one = Reading(places, visitor)
-    until(lambda: one.began.is_set() or len(places._waiting) > before)
+
+    def waits():
+        with places._changed:  # else it may be on its way through
+            return len(places._waiting) > before
+
+    until(lambda: one.began.is_set() or waits())
     return one
 
 

@@ -77,20 +77,21 @@ class Places:
         self._most, self._each, self._all = max(1, processes - 1), each, all
         self._free = processes
         self._changed = threading.Condition()
-        self._waiting: collections.deque[str] = collections.deque()
+        self._waiting: list[tuple[str, object]] = []  # visitors in line, each file apart
         self._read: collections.Counter[str] = collections.Counter()
 
     @contextlib.contextmanager
     def one(self, visitor: str) -> Iterator[None]:
         """visitor: "" where nobody is told apart. Raises ValueError where too many are waiting."""
         with self._changed:
-            own = self._waiting.count(visitor) + self._read[visitor] if visitor else 0
+            own = [one for one, _ in self._waiting if one == visitor]
             every = len(self._waiting) + self._read.total()
-            if own >= self._each or every >= self._all:
+            if (visitor and len(own) + self._read[visitor] >= self._each) or every >= self._all:
                 raise ValueError("too many files are being read: try again in a minute")
-            self._waiting.append(visitor)
-            self._changed.wait_for(lambda: self._is_next(visitor))
-            self._waiting.remove(visitor)
+            file = visitor, object()
+            self._waiting.append(file)
+            self._changed.wait_for(lambda: self._is_next(file))
+            self._waiting.remove(file)
             self._read[visitor] += 1
             self._free -= 1
             self._changed.notify_all()
@@ -102,10 +103,10 @@ class Places:
                 self._free += 1
                 self._changed.notify_all()
 
-    def _is_next(self, visitor: str) -> bool:
-        """Of the first visitor in line who has not all of theirs already."""
-        able = (v for v in self._waiting if not v or self._read[v] < self._most)
-        return self._free > 0 and next(able, None) == visitor
+    def _is_next(self, file: tuple[str, object]) -> bool:
+        """The first in line of a visitor who has not all of theirs already."""
+        able = (one for one in self._waiting if not one[0] or self._read[one[0]] < self._most)
+        return self._free > 0 and next(able, None) is file
 
 
 class Decoders:
