@@ -106,7 +106,7 @@ def test_what_the_page_asks_for_is_what_the_command_line_takes(goldens, monkeypa
             return SimpleNamespace(state="down")
 
     after = checkpoints.Reopening(parsed)
-    after.watch(Refusing()).join()
+    after.watch(Refusing(), pause_s=0).join()
     assert after.asked.is_set()
     parsed = app.settings().parse_args(after.arguments)
     assert (parsed.checkpoint, parsed.because) == (["pi0_tabletop"], "damaged")

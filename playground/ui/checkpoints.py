@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,21 +51,26 @@ class Reopening:
         resolve.resolve_all(_requests(checkpoints, typed))
         self._again([*_arguments(checkpoints, *typed), "--otherwise", json.dumps(self._current)])
 
-    def watch(self, worker: Worker) -> threading.Thread | None:
+    def watch(self, worker: Worker, pause_s: float = 5.0) -> threading.Thread | None:
         """Goes back to the former checkpoints if the worker stays down without having loaded. The
-        thread that sees to it, or None where there are none to go back to."""
+        thread that sees to it, or None where there are none to go back to.
+
+        pause_s: before it does. A browser may be fetching this start's page; one that finds nobody
+            does not try again.
+        """
         if self.otherwise is None:
             return None
-        arguments = (worker, self.otherwise)
+        arguments = (worker, self.otherwise, pause_s)
         thread = threading.Thread(target=self._watch, args=arguments, daemon=True)
         thread.start()
         return thread
 
-    def _watch(self, worker: Worker, otherwise: list[str]) -> None:
+    def _watch(self, worker: Worker, otherwise: list[str], pause_s: float) -> None:
         try:
             worker.metadata()
         except Down as error:
             if worker.status().state == "down":
+                time.sleep(pause_s)
                 self._again([*otherwise, "--because", str(error)])
 
     def _again(self, arguments: list[str]) -> None:
