@@ -36,11 +36,11 @@ class Patches(NamedTuple):
     """
 
     source: KVCache
-    where: Array
-    missing: Array
+    where: Array | np.ndarray
+    missing: Array | np.ndarray
 
 
-def patched(cache: KVCache, source: KVCache, where: Array) -> KVCache:
+def patched(cache: KVCache, source: KVCache, where: Array | np.ndarray) -> KVCache:
     """The cache with the source's keys and values in some places (*activation patching*).
 
     source: of the same sizes; of one row, like the cache, or of B
@@ -54,7 +54,7 @@ def patched(cache: KVCache, source: KVCache, where: Array) -> KVCache:
     return KVCache(choose(cache.k, source.k), choose(cache.v, source.v))
 
 
-def places_of(cache: KVCache, places: Array) -> KVCache:
+def places_of(cache: KVCache, places: Array | np.ndarray) -> KVCache:
     """The keys and values at these places, int [S'], in their order."""
     return jax.tree.map(lambda x: x[:, places], cache)
 
@@ -241,8 +241,8 @@ class Written(NamedTuple):
     """Chunks as they were written, to be read by the model again: int32 [K, T], zeros behind the
     end; and how many tokens each has, int32 [K]."""
 
-    tokens: Array
-    count: Array
+    tokens: Array | np.ndarray
+    count: Array | np.ndarray
 
 
 def patched_state(state: DecodeState, patches: Patches) -> DecodeState:

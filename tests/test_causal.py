@@ -14,8 +14,8 @@ from models.config import Pi0Config
 from models.interventions import Patches, Written, places_of
 from models.pi0 import Pi0
 from models.pi0_fast import Pi0Fast
-from playground.analysis import causal, connections, patching
-from playground.analysis.patching import Variant
+from playground.analysis import causal, connections, pairs, patching
+from playground.analysis.pairs import Variant
 from playground.policies.base import sample_noise
 from playground.policies.places import hidden, text_parts
 from playground.trace import Cut, Options
@@ -172,7 +172,7 @@ def test_patches_are_those_of_the_slow_path(family, lengths):
     """A word, an image patch and everything, in single layers and in all."""
     prompt, other, name, ours, theirs = PAIRS[lengths]
     net, slow = policy(family), SlowPair(policy(family), prompt, other)
-    runs = patching.pair(net, small.observe(prompt), other, QUICK, noises=2)
+    runs = pairs.pair(net, small.observe(prompt), other, QUICK, noises=2)
     own, source = slow.b, slow.a
     if ours is None:  # at the prompt's beginning pi0 has no space before the word
         space = "" if family == "pi0" else " "
@@ -199,7 +199,7 @@ def test_patches_are_those_of_the_slow_path(family, lengths):
 @each_family
 def test_everything_patched_is_the_prompts_own_run(family):
     net = policy(family)
-    runs = patching.pair(net, small.observe(RED), BLUE, QUICK, noises=2)
+    runs = pairs.pair(net, small.observe(RED), BLUE, QUICK, noises=2)
     assert runs.distinguished
     everything = Variant(group(runs, "everything"), None)
     ((recovered, _),) = runs.recovered(runs.patched([everything]))
@@ -211,7 +211,7 @@ def test_everything_patched_is_the_prompts_own_run(family):
 def test_places_that_do_not_differ_need_no_run(family, lengths):
     """In layer 1 all but the changed words hold the same; patched there, nothing changes."""
     prompt, other, name, *_ = PAIRS[lengths]
-    runs = patching.pair(policy(family), small.observe(prompt), other, QUICK, noises=2)
+    runs = pairs.pair(policy(family), small.observe(prompt), other, QUICK, noises=2)
     differing, everything = runs.differing(), group(runs, "everything")
     assert differing[0, group(runs, name)].any()
     assert not differing[0, np.concatenate([*runs.joined.patches.values()])].any()
@@ -224,7 +224,7 @@ def test_places_that_do_not_differ_need_no_run(family, lengths):
 @each_family
 def test_a_run_patched_with_itself_is_the_same_bit_for_bit(family):
     net = policy(family)
-    runs = patching.pair(net, small.observe(RED), RED, QUICK, noises=2)
+    runs = pairs.pair(net, small.observe(RED), RED, QUICK, noises=2)
     everything, nothing = group(runs, "everything"), np.array([], int)
     a, b = runs.patched([Variant(everything, None), Variant(nothing, None)])
     np.testing.assert_array_equal(a, b)
@@ -235,7 +235,7 @@ def test_a_run_patched_with_itself_is_the_same_bit_for_bit(family):
 def test_slopes_are_those_of_a_small_step(family):
     """A patch that goes a hundredth of the way, in one layer, moves `recovered` by a hundredth of
     its slope: of a word, of an image patch, of what only one prompt has."""
-    runs = patching.pair(policy(family), small.observe(RED), BLUE, QUICK, noises=2)
+    runs = pairs.pair(policy(family), small.observe(RED), BLUE, QUICK, noises=2)
     slopes, step = runs.slopes(), 0.01
     assert slopes.shape == (3, len(runs.joined.own))
     whole = runs._source
@@ -453,7 +453,7 @@ def test_a_model_that_reads_one_word_recovers_by_that_word_alone():
 def test_the_interval_of_a_ratio_is_students():
     """Of equal weights it is the mean's own."""
     shares = np.array([0.2, 0.5, 0.9])
-    found, (low, high) = patching.ratio(shares, np.ones(3))
+    found, (low, high) = pairs.ratio(shares, np.ones(3))
     half = 4.302653 * shares.std(ddof=1) / 3**0.5
     assert (found, low, high) == pytest.approx((shares.mean(), found - half, found + half))
 

@@ -254,11 +254,11 @@ def shares(report: CausalTrace) -> dict[str, float]:
 
 def top_layer(report: CausalTrace, chosen: Callable[[PatchGroup], bool]) -> int | None:
     """The layer, from 1, in which the chosen groups recover most; None where none is measured."""
-    rows = [row[:-1] for group, row in zip(report.groups, report.recovered, strict=True)
-            if chosen(group)]  # fmt: skip
-    if not rows or any(value is None for row in rows for value in row):
+    rows = zip(report.groups, report.recovered, strict=True)
+    found = np.array([row[:-1] for group, row in rows if chosen(group)], float)  # None: NaN
+    if not len(found) or np.isnan(found).any():
         return None
-    return int(np.argmax(np.sum(rows, axis=0))) + 1
+    return int(np.argmax(found.sum(axis=0))) + 1
 
 
 _MOST_WORDS = 25

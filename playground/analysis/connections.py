@@ -21,13 +21,15 @@ from collections.abc import Generator, Iterator, Mapping
 import numpy as np
 import scipy.stats
 
-from models.interventions import Written
 from models.masks import Cuts
 from playground.analysis.causal import NOISES, ConnectionsRequest, Knockout, Occlusion
-from playground.analysis.patching import check_names
+from playground.analysis.measured import check_names
+from playground.analysis.pairs import in_rows
 from playground.analysis.sensitivity import MAX_NOISES, interval, share_of_range
 from playground.policies import places as columns
 from playground.policies.base import Policy, Prepared, check_options, sample_noise
+from playground.policies.fast import FastPolicy
+from playground.policies.flow import FlowPolicy
 from playground.serving.events import Done, Phase, Result
 from playground.trace import FastTrace, Options, RawObservation
 
@@ -52,17 +54,14 @@ def knockout(
             raise ValueError("nothing is cut: name a connection, such as actions to text")
         share = share_of_range(policy.info)
         plain = dataclasses.replace(options, cuts=())
-        chunks = [policy.actions(raw, how) for how in (plain, options)]
+        (before, whole), (after, left) = (policy.actions(raw, how) for how in (plain, options))
     except ValueError as error:
         return dataclasses.replace(found, failure=str(error))
-    before, after = (
-        None if actions is None else policy.to_robot(actions[0], raw) for actions, _ in chunks
-    )
-    found = dataclasses.replace(found, before=before, after=after)
-    if reasons := [failure for _, failure in chunks if failure is not None]:
-        return dataclasses.replace(found, failure=f"the tokens did not decode: {reasons[0]}")
-    moved = np.abs(chunks[1][0] - chunks[0][0]) * share
-    samples = np.nanmean(moved, axis=(1, 2))
+    shown = [None if chunk is None else policy.to_robot(chunk[0], raw) for chunk in (before, after)]
+    found = dataclasses.replace(found, before=shown[0], after=shown[1])
+    if before is None or after is None:
+        return dataclasses.replace(found, failure=f"the tokens did not decode: {whole or left}")
+    samples = np.nanmean(np.abs(after - before) * share, axis=(1, 2))
     return dataclasses.replace(found, change=float(samples.mean()), interval=interval(samples))
 
 
@@ -87,7 +86,7 @@ def occluded(
     policy: Policy, raw: RawObservation, options: Options, noises: int
 ) -> Iterator[Occlusion]:
     """`occlusion` as it grows."""
-    fast = policy.info.family == "pi0_fast"
+    fast = isinstance(policy, FastPolicy)
     options = dataclasses.replace(
         options, num_samples=1, attention=False, temperature=0.0, cuts=(), guidance=1.0
     )
@@ -99,7 +98,7 @@ def occluded(
     try:
         check_options(options)
         prepared = policy.prepare(raw)
-        run = (_Fast if fast else _Flow)(policy, prepared, options, noises)
+        run = _hiding(policy, prepared, options, noises)
         attention = _attention(policy, raw, options)
     except ValueError as error:
         yield dataclasses.replace(report, failure=str(error))
@@ -116,16 +115,28 @@ def occluded(
         yield _filled(report, cameras, found, attention)
 
 
+def _hiding(policy: Policy, prepared: Prepared, options: Options, noises: int) -> "_Hidden":
+    if isinstance(policy, FastPolicy):
+        return _Fast(policy, prepared, options)
+    if isinstance(policy, FlowPolicy):
+        return _Flow(policy, prepared, options, noises)
+    raise TypeError(f"{type(policy).__name__} has no interventions")
+
+
 class _Hidden:
     """What both kinds share: the layout, and a base that nothing is hidden from."""
 
     def __init__(self, policy: Policy, prepared: Prepared, options: Options):
-        self._policy, self._options = policy, options
+        self._options = options
         count = policy.text_columns(prepared)
         self._observation = policy.observation(prepared, count)
         self._tokens = policy.image_tokens(prepared)
         self.places = policy.places(prepared, count)
         self._depth = policy.config.language.depth
+
+    def change(self, hide: np.ndarray) -> list[float]:
+        """What hiding each of these columns, int [C], does."""
+        raise NotImplementedError
 
     def _cuts(self, hide: np.ndarray, room: int) -> Cuts:
         width = len(self.places.valid)
@@ -137,9 +148,9 @@ class _Hidden:
 
 
 class _Flow(_Hidden):
-    def __init__(self, policy, prepared, options, noises):
+    def __init__(self, policy: FlowPolicy, prepared: Prepared, options: Options, noises: int):
         super().__init__(policy, prepared, options)
-        config = policy.config
+        self._policy, config = policy, policy.config
         size = (config.action_horizon, config.action_dim)
         self._noise = sample_noise(options.seed, noises, *size)
         self._share = share_of_range(policy.info)
@@ -158,13 +169,11 @@ class _Flow(_Hidden):
 
 
 class _Fast(_Hidden):
-    def __init__(self, policy, prepared, options, noises):
+    def __init__(self, policy: FastPolicy, prepared: Prepared, options: Options):
         super().__init__(policy, prepared, options)
+        self._policy = policy
         state = policy.prefilled_state(prepared, options, policy.text_columns(prepared))
-        ids = policy.written(state, options)
-        tokens = np.zeros((1, min(-(-len(ids) // 32) * 32, options.max_tokens)), np.int32)
-        tokens[0, : len(ids)] = ids
-        self._written = Written(tokens, np.array([len(ids)], np.int32))
+        self._written = in_rows([policy.written(state, options)], options.max_tokens)
         self._base = self._likelihoods(self._nothing(options.max_tokens))
 
     def _likelihoods(self, cuts: Cuts) -> np.ndarray:
@@ -226,7 +235,8 @@ def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float | None:
     """None where one of them is the same all over, or there is too little to rank."""
     if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return None
-    return float(scipy.stats.spearmanr(a, b).statistic)
+    ranks = scipy.stats.rankdata([a, b], axis=1)
+    return float(np.corrcoef(ranks)[0, 1])
 
 
 # --- for the worker -----------------------------------------------------------------------------

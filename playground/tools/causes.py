@@ -14,7 +14,7 @@ import time
 import numpy as np
 import scipy.stats
 
-from playground.analysis import causal, patching
+from playground.analysis import causal, pairs, patching
 from playground.analysis.causal import CausalTrace
 from playground.checkpoints import catalog
 from playground.checkpoints.load import open_policy
@@ -109,7 +109,7 @@ def ranking(policy: Policy, scenes: int) -> str:
         raw, other = observed(number)[:2]
         report = patching.trace(policy, raw, other["colour"], Options(), noises=1)
         exact = np.concatenate([np.array(rows, float).ravel() for rows in report.patches.values()])
-        runs = patching.pair(policy, raw, other["colour"], Options(), noises=1)
+        runs = pairs.pair(policy, raw, other["colour"], Options(), noises=1)
         places = np.concatenate([*runs.joined.patches.values()])
         slopes = runs.slopes().sum(axis=0)[places]
         ranks = scipy.stats.rankdata([slopes, exact], axis=1)

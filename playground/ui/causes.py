@@ -17,21 +17,20 @@ from playground.analysis.causal import (
 )
 from playground.analysis.variants import slot_label
 from playground.codec import encode
-from playground.serving.events import Done, Failed, Phase, Queued, Result
 from playground.serving.worker import Worker
-from playground.trace import RawObservation, Trace
+from playground.trace import FlowTrace, RawObservation
 from playground.ui import (
     appearance,
     controls,
     errors,
     observation,
     occlusion,
-    progress,
     prompt_bar,
     scenes,
 )
 from playground.ui.controls import Controls
 from playground.ui.guard import visitors
+from playground.ui.measuring import Measuring, MeasuringPatches
 from playground.ui.observation import Form
 from playground.ui.results import Results
 from playground.ui.runs import STOPPED, Runs, submit
@@ -194,55 +193,38 @@ def _observed(asked, setups: Setups) -> dict[str, RawObservation]:
     return {name: job.observation for job in asked.jobs(setups) for name in job.policies}
 
 
-def _left(report: CausalTrace) -> str:
-    """How long it will take, once that is known; before, what is planned."""
-    if report.seconds_left is None:
-        return f" ({report.plan})" if report.plan else ""
-    return f", about {max(1, round(report.seconds_left))} s left"
-
-
-class _Tracing:
+class _Tracing(MeasuringPatches[CausalTrace]):
     """What is traced, and the reports so far. Raises ValueError for what cannot be asked."""
 
     def __init__(self, setups: Setups, other, noises, inputs):
         asked = observation.request(setups, inputs, noises=noises)
         setup = setups.of(asked.robot)
-        self._infos = setup.infos
         self.other = (other or "").strip() or nearest(asked.prompt, setup)
         asked = asked.model_copy(update={"counterfactual": self.other})
         self.request: CausalRequest = asked.tracing(setups)
+        super().__init__(setup.infos, self.request.policies)
         self._pictures = {n: view.pictures(raw) for n, raw in self.request.observations.items()}
-        self._reports: dict[str, CausalTrace] = {}
-        self.say = "Starting."
 
-    def take(self, event) -> None:
-        match event:
-            case Queued():
-                self.say = progress.place(event)
-            case Phase(policy=name, phase=phase):
-                self.say = f"{self._infos[name].title if name in self._infos else name}: {phase}."
-            case Result(value=value):
-                self._reports[value.policy] = value
-                self.say = f"{value.title}: {value.done} of {value.of} patches{_left(value)}."
-                if len(self._reports) == len(self.request.policies) and value.done == value.of:
-                    self.say = "Done."
-            case Failed(message=message):
-                self.say = message
+    def left(self, value: CausalTrace) -> str:
+        """How long it will take, once that is known; before, what is planned."""
+        if value.seconds_left is None:
+            return f" ({value.plan})" if value.plan else ""
+        return f", about {max(1, round(value.seconds_left))} s left"
 
     def keep(self, results: Results, key: str | None) -> None:
         """Puts the reports into the file of the shown run, where they are of its observation."""
         shown = {name: job.observation for job in results.jobs(key) for name in job.policies}
         wanted = self.request.observations
         alike = [n for n in wanted if n in shown and encode(shown[n]) == encode(wanted[n])]
-        if self._reports and len(alike) == len(wanted):
-            reports = {name: dataclasses.asdict(one) for name, one in self._reports.items()}
+        if self.reports and len(alike) == len(wanted):
+            reports = {name: dataclasses.asdict(one) for name, one in self.reports.items()}
             results.add(key, {"causes.json": json.dumps(reports, indent=1)})
             self.say = f"{self.say} The run file, under Details, holds it."
 
     def _things(self) -> dict[str, str]:
         """What the patch shows that recovers most, by policy."""
         found = {}
-        for name, report in self._reports.items():
+        for name, report in self.reports.items():
             top = top_patch(report) if report.done == report.of else None
             image = top and self.request.observations[name].images.get(top[0])
             if top is not None and image is not None:
@@ -252,7 +234,7 @@ class _Tracing:
         return found
 
     def updates(self, tab: Tab, *, running: bool) -> dict:
-        reports = self._reports
+        reports = self.reports
         shown = view.payload(reports, self._pictures, self._things()) if reports else gr.skip()
         return {
             tab.other: self.other,
@@ -261,38 +243,33 @@ class _Tracing:
         }
 
 
-class _Following:
+class _Following(Measuring):
     """One clicked patch. Raises ValueError for what cannot be asked."""
 
     def __init__(self, setups: Setups, cell, other, inputs):
         asked = observation.request(setups, inputs)
         setup = setups.of(asked.robot)
+        super().__init__(setup.infos, "Running this one patch.")
         wanted = clicked(cell)
         name = wanted["policy"]
         observations = _observed(asked, setups)
         if name not in observations or name not in setup.infos:
             raise ValueError(f"{name} is not among the policies that run: trace again")
-        self._info, self._raw, self._cell = setup.infos[name], observations[name], None
+        self._info, self._raw = setup.infos[name], observations[name]
+        self._cell: Cell | None = None
         self.request = CellRequest(
             observation=self._raw,
             options=asked.options(),
             counterfactual=(other or "").strip() or nearest(asked.prompt, setup),
             **wanted,
         )
-        self.say = "Running this one patch."
 
-    def take(self, event) -> None:
-        match event:
-            case Queued():
-                self.say = progress.place(event)
-            case Result(value=value):
-                self._cell, self.say = value, ""
-            case Failed(message=message):
-                self.say = message
+    def put(self, value: Cell) -> str:
+        self._cell = value
+        return ""
 
     def shown(self) -> dict | None:
-        cell: Cell | None = self._cell
-        if cell is None:
+        if (cell := self._cell) is None:
             return None
         place = cell.group.removesuffix("_rgb").replace("_", " ")
         where = (
@@ -327,13 +304,14 @@ def clicked(cell) -> dict:
     return found
 
 
-class _Weighing:
+class _Weighing(Measuring):
     """The prompt weighed, beside the policy as it is. Raises ValueError."""
 
     def __init__(self, setups: Setups, guidance, inputs):
         # Cuts and weights are not run together.
         asked = observation.request(setups, inputs, guidance=guidance, cuts=[])
         setup = setups.of(asked.robot)
+        super().__init__(setup.infos, "Weighing the prompt.")
         flow = [name for name in asked.policies or () if name in setup.infos]
         flow = [name for name in flow if setup.infos[name].family != "pi0_fast"]
         if not flow:
@@ -342,18 +320,11 @@ class _Weighing:
         plain = asked.model_copy(update={"guidance": 1.0})
         self.jobs = [*plain.jobs(setups), *asked.jobs(setups)]
         self._info, self._weight = setup.infos[flow[0]], guidance
-        self._traces: list[Trace] = []
-        self.say = "Weighing the prompt."
+        self._traces: list[FlowTrace] = []
 
-    def take(self, event) -> None:
-        match event:
-            case Queued():
-                self.say = progress.place(event)
-            case Done(trace=trace):
-                self._traces.append(trace)
-                self.say = ""
-            case Failed(message=message):
-                self.say = message
+    def put(self, value: FlowTrace) -> str:
+        self._traces.append(value)
+        return ""
 
     def shown(self) -> dict | None:
         if len(self._traces) < 2:

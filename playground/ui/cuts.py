@@ -11,11 +11,12 @@ import gradio as gr
 
 from playground import cuts
 from playground.analysis.causal import ConnectionsRequest, Knockout
-from playground.serving.events import Failed, Job, Phase, Queued, Result
+from playground.serving.events import Job
 from playground.serving.worker import Worker
 from playground.trace import Cut, Trace
-from playground.ui import appearance, errors, progress
+from playground.ui import appearance, errors
 from playground.ui.guard import visitors
+from playground.ui.measuring import Measuring
 from playground.ui.results import Results
 from playground.ui.runs import Runs
 from playground.views import attention, causes, overview
@@ -108,11 +109,15 @@ def wire(parts: Comparison, key: gr.State, results: Results, worker: Worker, run
     parts.now.input(compare, [key], [parts.status, parts.paths], trigger_mode="always_last", **_OWN)
 
 
-class _Comparing:
+class _Comparing(Measuring):
     """The shown run with and without its cuts, from the same noises."""
 
     def __init__(self, jobs: Sequence[Job], traces: Mapping[str, Trace], key: str):
-        self._traces, self._key = traces, key
+        super().__init__(
+            {name: trace.info for name, trace in traces.items()},
+            "Comparing with the run without these cuts.",
+        )
+        self._key = key
         self._observations = {
             name: job.observation for job in jobs for name in job.policies if name in traces
         }
@@ -120,29 +125,17 @@ class _Comparing:
             tuple(self._observations), self._observations, jobs[0].options
         )
         self._found: list[Knockout] = []
-        self.say = "Comparing with the run without these cuts."
 
-    def take(self, event) -> None:
-        match event:
-            case Queued():
-                self.say = progress.place(event)
-            case Phase(policy=name, phase=phase):
-                title = self._traces[name].info.title if name in self._traces else name
-                self.say = f"{title}: {phase}."
-            case Result(value=value):
-                self._found.append(value)
-                self.say = ""
-            case Failed(message=message):
-                self.say = message
+    def put(self, value: Knockout) -> str:
+        self._found.append(value)
+        return ""
 
     def paths(self) -> dict | None:
         """What `causes.CUT_PATHS` draws."""
         if not self._found:
             return None
         lines = [
-            causes.cut_lines(
-                self._traces[found.policy].info, found, self._observations[found.policy]
-            )
+            causes.cut_lines(self._infos[found.policy], found, self._observations[found.policy])
             for found in self._found
         ]
         return {"key": self._key, "paths": lines}

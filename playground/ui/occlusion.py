@@ -1,15 +1,17 @@
 """Which patches of the picture the policies need, beside where they look: in the tab "Causes"."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import gradio as gr
 
-from playground.analysis.causal import Occlusion
-from playground.serving.events import Failed, Phase, Queued, Result
+from playground.analysis.causal import ConnectionsRequest, Occlusion
 from playground.serving.worker import Worker
-from playground.ui import appearance, controls, errors, observation, progress
+from playground.trace import PolicyInfo
+from playground.ui import appearance, controls, errors, observation
 from playground.ui.controls import Controls
 from playground.ui.guard import visitors
+from playground.ui.measuring import MeasuringPatches
 from playground.ui.observation import Form
 from playground.ui.runs import STOPPED, Runs
 from playground.ui.setup import Setups
@@ -70,32 +72,15 @@ def wire(part: Part, form: Form, setups: Setups, worker: Worker, runs: Runs) -> 
     part.controls.stop.click(stop, None, None, **appearance.PRIVATE)
 
 
-class _Hiding:
+class _Hiding(MeasuringPatches[Occlusion]):
     """What is hidden, and the reports so far."""
 
-    def __init__(self, request, infos):
-        self.request, self._infos = request, infos
+    def __init__(self, request: ConnectionsRequest, infos: Mapping[str, PolicyInfo]):
+        super().__init__(infos, request.policies)
+        self.request = request
         self._pictures = {n: view.pictures(raw) for n, raw in request.observations.items()}
-        self._reports: dict[str, Occlusion] = {}
-        self.say = "Starting."
-
-    def take(self, event) -> None:
-        match event:
-            case Queued():
-                self.say = progress.place(event)
-            case Phase(policy=name, phase=phase):
-                self.say = f"{self._infos[name].title if name in self._infos else name}: {phase}."
-            case Result(value=value):
-                self._reports[value.policy] = value
-                whole = len(self._reports) == len(self.request.policies)
-                done = whole and value.done == value.of
-                self.say = (
-                    "Done." if done else f"{value.title}: {value.done} of {value.of} patches."
-                )
-            case Failed(message=message):
-                self.say = message
 
     def updates(self, part: Part, *, running: bool) -> dict:
-        reports = self._reports
+        reports = self.reports
         shown = view.occlusion_payload(reports, self._pictures) if reports else gr.skip()
         return {part.report: shown, **part.controls.updates(self.say, running=running)}
