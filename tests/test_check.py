@@ -12,6 +12,7 @@ import pytest
 import safetensors.numpy
 
 import app
+from models.checkpoints.assembly import load_openpi
 from models.tokenizer import BOS, PaligemmaTokenizer
 from playground.checkpoints import catalog, memory_plan
 from playground.checkpoints.check import check, report
@@ -19,6 +20,7 @@ from playground.checkpoints.resolve import Request
 from playground.trace import MAX_PICTURES
 from playground.ui import checkpoints
 from tests.support.blocks import built
+from tests.support.golden_models import CONFIGS
 from tests.test_folders import SIZES, pytorch  # noqa: F401
 from tests.test_lerobot_policy import ARM, small_text
 
@@ -95,6 +97,29 @@ def test_what_would_not_open(goldens, tmp_path, described):
     assert "It would not open:\nweights: " in text
     assert "wrong shape" in text
     assert not report(Request(str(tmp_path / "nowhere")))[1]
+
+
+def test_a_download_that_was_cut_off_opens_only_where_it_loads(goldens, tmp_path, described):
+    """Each file that holds arrays, left out and cut: what is said is what loading does. Some belong
+    to no array any more."""
+    whole, folder = goldens / "pi0", tmp_path / "pi0"
+    described.write_text(described.read_text().replace(str(whole), str(folder)))
+    found = []
+    for path in sorted((whole / "params").rglob("d/*")):
+        for kept in (None, path.stat().st_size // 2):
+            shutil.copytree(whole, folder, copy_function=shutil.copyfile)
+            damaged = folder / path.relative_to(whole)
+            damaged.write_bytes(path.read_bytes()[:kept]) if kept else damaged.unlink()
+            text, opens = report(Request(str(described)))
+            try:
+                load_openpi(folder, CONFIGS["pi0"])
+                loads = True
+            except ValueError:
+                loads = False
+            assert opens == loads, (path, kept, text)
+            found.append(opens)
+            shutil.rmtree(folder)
+    assert len(set(found)) == 2
 
 
 def test_spoilt_stats_are_found_without_loading(goldens, tmp_path, described):

@@ -63,6 +63,9 @@ def test_what_is_not_clear_is_refused(goldens, tmp_path):
         ("gs://openpi-assets/checkpoints/pi0_droid/", "opens by its name, .*: pi0_droid$"),
         ("gs://mine/run/29999", r"copy it here first \(gcloud storage cp -r gs://mine/run/29999"),
         ("s3://mine/run", r"copy it here first \(aws s3 cp --recursive"),
+        ("pi0_base", "is a base model .* drives no robot yet. To look into it, open pi0_aloha"),
+        ("gs://openpi-assets/checkpoints/pi05_base/", "drives no robot yet.*open pi05_aloha"),
+        ("pi0_fast_base", r"drives no robot yet.* it, copy it here .*cp -r \S+/pi0_fast_base"),
         ("somebody/pi05_cups", "ask for hf://somebody/pi05_cups, which downloads it"),
     ],
 )

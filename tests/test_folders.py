@@ -14,7 +14,7 @@ from models.checkpoints.assembly import load_lerobot, load_openpi, save_openpi, 
 from playground.checkpoints import load, stats
 from playground.checkpoints.folder import open_folder
 from playground.checkpoints.recognise import recognise
-from playground.checkpoints.resolve import Request, resolve
+from playground.checkpoints.resolve import Request, requests, resolve
 from tests.test_lerobot import CONFIG
 
 SIZES = {
@@ -226,8 +226,16 @@ def test_a_file_or_nothing_where_a_folder_is_asked_for(tmp_path):
     with pytest.raises(ValueError, match="there is no such folder"):
         recognise(tmp_path / "nowhere")
     touch(tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=rf"is a file, and a folder is asked for: give {tmp_path}"):
-        recognise(tmp_path / "model.safetensors")
+    touch(tmp_path / "notes.txt")
+    with pytest.raises(ValueError, match=r"notes\.txt is a file, and a folder is asked for"):
+        recognise(tmp_path / "notes.txt")
+    for name in ("model.safetensors", "config.json"):
+        with pytest.raises(
+            ValueError, match=f"a file of a checkpoint's: give its folder, {tmp_path}"
+        ):
+            resolve(Request(str(tmp_path / name), robot="libero"))
+    (asked,) = requests([str(tmp_path / "config.json")], robot="libero")
+    assert asked.robot == "libero"
 
 
 # --- PEFT ---------------------------------------------------------------------------------------

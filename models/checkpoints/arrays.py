@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from urllib.parse import unquote
 
 import ml_dtypes
 import numpy as np
@@ -64,6 +65,27 @@ def open_orbax(folder: Path, is_stacked: Callable[[str], bool]) -> dict[str, Sto
         path = name.replace(".", "/")
         arrays[path] = _stored(name, array, is_stacked(path))
     return arrays
+
+
+def check_files(folder: Path) -> None:
+    """Raises ValueError where a file that the index of an Orbax folder speaks of is missing or too
+    short, as after a download that was cut off. Reads the index, no weights."""
+    files = ts.KvStore.open({"driver": "file", "path": f"{folder.absolute()}/"}).result()
+    manifest = _reading(folder, lambda: ts.ocdbt.dump(files))
+    nodes, ends = [manifest["versions"][-1]["root"]["location"]], {}
+    while nodes:
+        node = nodes.pop()
+        for entry in _reading(folder, lambda node=node: ts.ocdbt.dump(files, node))["entries"]:
+            nodes += [entry["location"]] if "location" in entry else []
+            if "indirect_value" in entry:
+                _, base, name, offset, length = entry["indirect_value"].split(":")
+                file = folder / unquote(base) / unquote(name)
+                ends[file] = max(ends.get(file, 0), int(offset) + int(length))
+    for file, end in ends.items():
+        found = file.stat().st_size if file.is_file() else None
+        if found is None or found < end:
+            what = "is missing" if found is None else f"has {found} bytes, expected {end} or more"
+            raise ValueError(f"{file} {what}: copy or download the checkpoint again")
 
 
 def _stored(name: str, array: ts.TensorStore, stacked: bool) -> Stored:

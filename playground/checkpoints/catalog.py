@@ -196,6 +196,9 @@ HUB = {
     "lerobot/pi052_base": "the arrays of pi05_base under other names, which may not open",
 }
 
+# openpi's checkpoints to fine-tune from, below BUCKET. They have no config of a robot's own.
+BASES = ("pi0_base", "pi0_fast_base", "pi05_base")
+
 # openpi's other configs, and why they cannot be opened here.
 NOT_OFFERED = {
     "paligemma_binning_droid": "its actions are binned, not FAST tokens",
@@ -226,8 +229,24 @@ def named(name: str, assets: Path = ASSETS) -> Entry:
         return known[name]
     if name in NOT_OFFERED:
         raise ValueError(f"{name} cannot be opened here: {NOT_OFFERED[name]}")
+    if name in BASES:
+        raise ValueError(base_model(name))
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or sorted(known)
     raise ValueError(f"no policy is called {name!r}; did you mean {', '.join(near)}?")
+
+
+def base_model(name: str) -> str:
+    """What one of BASES is, and how to look into it."""
+    known = [entry.name for entry in OPENPI if entry.address == f"{BUCKET}/{name}"]
+    ways = [f"open {known[0]}, which has a robot and its norm stats"] if known else []
+    ways.append(
+        f"copy it here (gcloud storage cp -r {BUCKET}/{name} .) and name the robot by --config, "
+        "and by --asset-id one of the norm stats in its assets/"
+    )
+    return (
+        f"{name} is a base model of openpi's, to be fine-tuned: it drives no robot yet. To look "
+        f"into it, {', or '.join(ways)}"
+    )
 
 
 def untrained(name: str) -> Entry:

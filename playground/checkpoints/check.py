@@ -15,6 +15,7 @@ import numpy as np
 
 from models.checkpoints import lerobot, lora
 from models.checkpoints.arrays import check as check_arrays
+from models.checkpoints.arrays import check_files
 from models.checkpoints.digests import params_folder, weights_file
 from models.checkpoints.openpi import open_openpi, parameter_count, rows
 from models.fast_tokenizer import FastActionTokenizer, FastTokenizer
@@ -111,6 +112,7 @@ def _weights(entry: Entry) -> Iterable[str]:
             {row.path: row.stored_shape for row in rows(entry.config)},
             {path: (x.shape, x.dtype) for path, x in arrays.items()},
         )
+        check_files(params)
     elif (weights := weights_file(entry.base_folder or entry.here)) is None:
         yield "not on this machine; they are downloaded when it is opened"
         return

@@ -77,12 +77,11 @@ def _of_safetensors(folder: Path, weights: Path, described: dict) -> Kind:
 
 
 def _no_folder(folder: Path) -> str:
-    if not folder.exists():
-        return f"{folder}: there is no such folder"
-    what = f"{folder} is a file, and a folder is asked for"
-    if folder.name == WEIGHTS or folder.suffix == ".safetensors":
-        return f"{what}: give {folder.parent}, with its config.json and the files beside it"
-    return what
+    if folder.name == CONFIG or folder.suffix == ".safetensors":
+        return f"{folder} is a file of a checkpoint's: give its folder, {folder.parent}"
+    if folder.exists():
+        return f"{folder} is a file, and a folder is asked for"
+    return f"{folder}: there is no such folder"
 
 
 def _without_weights(folder: Path) -> str:

@@ -14,10 +14,12 @@ from pathlib import Path
 from models.checkpoints.digests import CONFIG
 from playground.checkpoints import download, schema
 from playground.checkpoints.catalog import (
+    BASES,
     BUCKET,
     BUNDLED_PAIR,
     DEFAULT_PAIR,
     HUB,
+    base_model,
     entries,
     named,
 )
@@ -84,10 +86,6 @@ def _found(request: Request) -> Entry:
     if not _is_folder(word):
         if not word.endswith(".json"):
             return named(word)
-        if Path(word).name == CONFIG:
-            raise ValueError(
-                f"{word} is a file of a checkpoint's: give its folder, {Path(word).parent}"
-            )
         return open_folder(schema.folder_in(Path(word).expanduser()), word)
     if address := _on_the_hub(word):
         return _from_the_hub(address, request)
@@ -96,7 +94,9 @@ def _found(request: Request) -> Entry:
     folder = Path(word).expanduser()
     if not folder.exists() and "/" not in word:
         return named(word)  # raises, and offers near names
-    if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", word) and word[0] != ".":
+    is_file = folder.suffix in (".json", ".safetensors")
+    on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", word) and word[0] != "." and not is_file
+    if on_hub and not folder.exists():
         raise ValueError(
             f"{word}: there is no such folder. If it is a name on the Hugging Face hub, ask for "
             f"hf://{word}, which downloads it"
@@ -142,13 +142,18 @@ def _from_the_hub(address: str, request: Request) -> Entry:
 
 
 def _is_folder(word: str) -> bool:
-    """A name of the catalogue is that; a folder called the same is `./name`."""
-    return word not in (*BUNDLED_PAIR, *entries()) and not word.endswith(".json")
+    """A name of the catalogue is that; a folder called the same is `./name`. A checkpoint's own
+    config.json stands for its folder, and is refused there (`recognise`)."""
+    if word in (*BUNDLED_PAIR, *entries()):
+        return False
+    return not word.endswith(".json") or Path(word).name == CONFIG
 
 
 def _address(word: str) -> str:
     """What to do about an address where a folder is asked for."""
     if word.startswith(BUCKET):
+        if (name := word.rstrip("/").removeprefix(f"{BUCKET}/")) in BASES:
+            return base_model(name)
         known = [entry.name for entry in entries().values() if entry.address == word.rstrip("/")]
         if known:
             return f"{word} opens by its name, and is downloaded then: {' or '.join(known)}"
