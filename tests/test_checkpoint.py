@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+import tensorstore as ts
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,7 +23,7 @@ from hypothesis.extra import numpy as hnp
 from models import config
 from models.checkpoints import assembly, openpi
 from models.checkpoints import digests as files
-from models.checkpoints.arrays import DTYPES, Stored, has_nonfinite
+from models.checkpoints.arrays import DTYPES, Stored, check_files, has_nonfinite
 from models.checkpoints.bundled import load_bundled, save_bundled
 from models.pi0 import Pi0
 from models.pi0_fast import Pi0Fast
@@ -357,6 +358,28 @@ def test_cut_off_shard(saved):
     shard = largest(saved / "params")
     shard.write_bytes(shard.read_bytes()[:1000])
     refused(saved, r"cannot read params\.\S+: a file of the checkpoint is missing or damaged")
+
+
+@pytest.mark.parametrize("kept", [None, 0])
+def test_an_index_of_several_floors(tmp_path, kept):
+    """Small nodes make one; each data file is missed in turn."""
+    config = {"max_decoded_node_bytes": 300, "max_inline_value_bytes": 10}
+    base = {"driver": "file", "path": f"{tmp_path}/"}
+    database = ts.KvStore.open({"driver": "ocdbt", "base": base, "config": config}).result()
+    for i in range(40):
+        database[f"{i:03}"] = bytes(50)
+    check_files(tmp_path)
+    needed = set()
+    for path in (tmp_path / "d").iterdir():
+        whole = path.read_bytes()
+        path.unlink() if kept is None else path.write_bytes(whole[:kept])
+        try:
+            check_files(tmp_path)
+            assert all(database[f"{i:03}"] == bytes(50) for i in range(40))
+        except ValueError:
+            needed.add(path)
+        path.write_bytes(whole)
+    assert len(needed) > 10
 
 
 def test_damaged_index(saved):

@@ -280,16 +280,16 @@ def test_folders_chosen_on_the_page(goldens, described, texts, tmp_path, browser
 @pytest.mark.browser
 def test_a_damaged_folder_chosen_on_the_page(goldens, described, texts, tmp_path, browser):
     """It is refused by name only once it is loaded: the former checkpoints answer again."""
-    folder = tmp_path / "cut_off"
+    folder = tmp_path / "damaged"
     shutil.copytree(goldens / "pi0", folder)
     shard = max(folder.rglob("params/**/d/*"), key=lambda path: path.stat().st_size)
-    shard.write_bytes(shard.read_bytes()[:1000])
-    (texts / "cut_off.json").write_text(
+    shard.write_bytes(shard.read_bytes()[:1000].ljust(shard.stat().st_size, b"\0"))
+    (texts / "damaged.json").write_text(
         json.dumps(json.loads((texts / "mine.json").read_text()) | {"folder": str(folder)})
     )
     with started(tmp_path, "--checkpoint", "pi0_tabletop") as address:
         page = with_the_panel_open(browser, address)
-        ask_for(page, texts / "cut_off.json")
+        ask_for(page, texts / "damaged.json")
         refusal = page.locator(".refusal")
         expect(refusal).to_contain_text("the earlier checkpoints are open again", timeout=300_000)
         expect(refusal).to_contain_text("cannot read params.PaliGemma")
