@@ -119,7 +119,7 @@ class DecodeState:
     first_position: Array
     logits: Array
     step: Array
-    cuts: Array | None = None
+    cuts: Array | np.ndarray | None = None
 
     @property
     def prefix_len(self) -> int:
@@ -275,7 +275,7 @@ def decode_all(model: Decoder, state: DecodeState, key: Array, options: DecodeOp
     buffer = TokenBuffer.empty(len(state.logits), state.max_steps, options)
     buffer, key = next_token(state.logits, buffer, key, options)
     if options.draft_ids is not None and options.temperature == 0:
-        state, buffer = _speculate(model, state, buffer, options)
+        state, buffer = _speculate(model, state, buffer, options, options.draft_ids)
 
     def write(carry):
         state, buffer, key = carry
@@ -288,7 +288,11 @@ def decode_all(model: Decoder, state: DecodeState, key: Array, options: DecodeOp
 
 
 def _speculate(
-    model: Decoder, state: DecodeState, buffer: TokenBuffer, options: DecodeOptions
+    model: Decoder,
+    state: DecodeState,
+    buffer: TokenBuffer,
+    options: DecodeOptions,
+    draft_ids: Array,
 ) -> tuple[DecodeState, TokenBuffer]:
     """Greedy decoding as long as the tokens are among `draft_ids`: (state with old logits, buffer).
 
@@ -300,13 +304,13 @@ def _speculate(
 
     def draft_and_verify(carry):
         state, buffer, _ = carry
-        after, draft, hidden, length = _draft(model, state, buffer, options)
+        after, draft, hidden, length = _draft(model, state, buffer, options, draft_ids)
         logits = _logits_of_draft(model.gemma.embedding[...], hidden)
         buffer, agreed, count = _verify(logits, buffer, draft, length, options)
         return dataclasses.replace(after, step=state.step + count), buffer, agreed
 
     # A first token that is not among them (no trained policy's) costs no draft.
-    agreed = jnp.all(jnp.isin(buffer.last, options.draft_ids))
+    agreed = jnp.all(jnp.isin(buffer.last, draft_ids))
     state, buffer, _ = jax.lax.while_loop(
         lambda c: c[1].unfinished & c[2], draft_and_verify, (state, buffer, agreed)
     )
@@ -314,23 +318,28 @@ def _speculate(
 
 
 def _draft(
-    model: Decoder, state: DecodeState, buffer: TokenBuffer, options: DecodeOptions
+    model: Decoder,
+    state: DecodeState,
+    buffer: TokenBuffer,
+    options: DecodeOptions,
+    draft_ids: Array,
 ) -> tuple[DecodeState, TokenBuffer, Array, Array]:
     """Up to DRAFT_LENGTH tokens from among `draft_ids`: (state and buffer after them, the hidden
     states [DRAFT_LENGTH, B, D] they were chosen by, how many there are)."""
-    rows = model.gemma.embedding[...][options.draft_ids]  # [U, D]
+    rows = model.gemma.embedding[...][draft_ids]  # [U, D]
 
     def guess(carry):
         state, buffer, hidden, count = carry
         state, output, _ = model.feed(state, buffer.last)
         logits = jnp.full_like(state.logits, -jnp.inf)
-        logits = logits.at[:, options.draft_ids].set(model.gemma.logits(output, rows))
+        logits = logits.at[:, draft_ids].set(model.gemma.logits(output, rows))
         buffer = _greedy(logits, buffer, options)
         return state, buffer, hidden.at[count].set(output), count + 1
 
     hidden = jnp.zeros((DRAFT_LENGTH, len(buffer.tokens), rows.shape[1]), model.gemma.dtype)
+    count = jnp.asarray(0)
     return jax.lax.while_loop(
-        lambda c: c[1].unfinished & (c[3] < DRAFT_LENGTH), guess, (state, buffer, hidden, 0)
+        lambda c: c[1].unfinished & (c[3] < DRAFT_LENGTH), guess, (state, buffer, hidden, count)
     )
 
 
@@ -353,7 +362,8 @@ def _verify(
         buffer = _greedy(logits[count], buffer, options)
         return buffer, jnp.all(buffer.last == draft.token(buffer.count)), count + 1
 
-    return jax.lax.while_loop(lambda c: c[1] & (c[2] < length), verify, (buffer, True, 0))
+    agreed, count = jnp.asarray(True), jnp.asarray(0)
+    return jax.lax.while_loop(lambda c: c[1] & (c[2] < length), verify, (buffer, agreed, count))
 
 
 def _greedy(logits: Array, buffer: TokenBuffer, options: DecodeOptions) -> TokenBuffer:

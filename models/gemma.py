@@ -120,7 +120,7 @@ class RMSNorm(nnx.Module):
     def __init__(self, width: int):
         self.scale = nnx.Param(jnp.zeros((width,), jnp.float32))
 
-    def __call__(self, x: Array, condition: None = None) -> Normed:
+    def __call__(self, x: Array, condition: Array | None = None) -> Normed:
         """x [B, T, D]. No condition changes it: the argument is there for the adaptive norm's."""
         return Normed((_normalise(x) * (1 + self.scale[...])).astype(x.dtype), None)
 
@@ -132,8 +132,10 @@ class AdaRMSNorm(nnx.Module):
         zeros = nnx.initializers.zeros_init()
         self.modulation = nnx.Linear(width, 3 * width, kernel_init=zeros, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Array, condition: Array) -> Normed:
-        """x [B, T, D], condition [B, D]."""
+    def __call__(self, x: Array, condition: Array | None) -> Normed:
+        """x [B, T, D], condition [B, D]; raises ValueError without one."""
+        if condition is None:
+            raise ValueError("an adaptive norm needs a condition, pi0.5's time; none came")
         scale, shift, gate = jnp.split(self.modulation(condition)[:, None, :], 3, axis=-1)
         return Normed((_normalise(x) * (1 + scale) + shift).astype(x.dtype), gate)
 
@@ -240,7 +242,7 @@ class Gemma(nnx.Module):
         else:
             self.action = None
 
-    def embed(self, tokens: Array) -> Array:
+    def embed(self, tokens: Array | np.ndarray) -> Array:
         """int [B, T] to [B, T, D]: rows of the table times sqrt(D), in the compute dtype."""
         rows = self.embedding[...][tokens]
         return (rows * jnp.sqrt(rows.shape[-1]).astype(rows.dtype)).astype(self.dtype)

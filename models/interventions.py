@@ -96,7 +96,7 @@ def with_noises(
         jax.tree.map(each, prefix.cache),
         each(prefix.input_mask),
         each(prefix.first_position),
-        None if prefix.cuts is None else each(prefix.cuts, axis=1),
+        None if prefix.cuts is None else each(jnp.asarray(prefix.cuts), axis=1),
     )
     state = jnp.repeat(observation.state, variants * noises, axis=0)
     chunks = model.denoise_all(

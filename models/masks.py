@@ -6,7 +6,7 @@ shown of a run NumPy, which needs no compiler.
 Axes: B batch, T query tokens, S key tokens.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -14,9 +14,10 @@ import numpy as np
 from models.config import Convention, Pi0Config
 
 Array = jax.Array | np.ndarray
+Own = TypeVar("Own", jax.Array, np.ndarray)  # the library that a rule is given, and computes with
 
 
-def block_causal(input_mask: Array, ar_mask: Array) -> Array:
+def block_causal(input_mask: Own, ar_mask: Array) -> Own:
     """Attention mask of a sequence of blocks (openpi `make_attn_mask`, after big_vision).
 
     Each token has an input bit (is it valid?) and an autoregressive bit. A 1 opens a new block: its
@@ -43,7 +44,7 @@ def block_causal(input_mask: Array, ar_mask: Array) -> Array:
     return in_reach & input_mask[:, None, :] & input_mask[:, :, None]
 
 
-def positions(input_mask: Array) -> Array:
+def positions(input_mask: Own) -> Own:
     """int32 [B, T]: the running count of valid tokens, from 0; padding does not advance it.
 
     Padding in front of the first valid token stands at -1, as in openpi.
@@ -59,7 +60,7 @@ def suffix_ar_mask(config: Pi0Config) -> np.ndarray:
     return np.arange(config.suffix_len) < openers
 
 
-def suffix_mask(prefix_input_mask: Array, suffix_input_mask: Array, suffix_ar_mask: Array) -> Array:
+def suffix_mask(prefix_input_mask: Own, suffix_input_mask: Own, suffix_ar_mask: Array) -> Own:
     """Mask of a suffix that runs after its prefix: bool [B, T, P + T].
 
     Every suffix token attends to the valid prefix [B, P]; among themselves the blocks decide.
@@ -83,13 +84,13 @@ class Cuts(NamedTuple):
     suffix: Array
 
 
-def cut(mask: Array, forbidden: Array | None) -> Array | tuple[Array, ...]:
+def cut(mask: Own, forbidden: Array | None) -> Own | tuple[Own, ...]:
     """A mask for each layer: mask [B, T, S] without what is forbidden, bool [L, B, T, S]; the mask
     itself where that is None."""
     return mask if forbidden is None else tuple(mask & ~layer for layer in forbidden)
 
 
-def blinded(mask: Array, forbidden: Array) -> Array:
+def blinded(mask: Own, forbidden: Array) -> Own:
     """bool [L, B, T]: queries that the mask [B, T, S] lets attend to something, and that are left
     without any key once bool [L, B, T, S] is forbidden. Their attention would be an average over
     everything, which means nothing."""
@@ -97,14 +98,14 @@ def blinded(mask: Array, forbidden: Array) -> Array:
     return xp.any(mask, axis=-1) & ~xp.any(mask & ~forbidden, axis=-1)
 
 
-def right_align_shift(input_mask: Array) -> Array:
+def right_align_shift(input_mask: Own) -> Own:
     """int32 [B]: how far to roll each row to the left so that its last valid token ends it."""
     xp = input_mask.__array_namespace__()
     place = xp.arange(1, input_mask.shape[1] + 1, dtype=xp.int32)
     return xp.max(place * input_mask, axis=1)
 
 
-def roll_rows(x: Array, shift: Array, axis: int = 1) -> Array:
+def roll_rows(x: Own, shift: Own, axis: int = 1) -> Own:
     """Rolls `axis` of each row of x [B, ...] to the left by its own shift [B]."""
     xp, length = x.__array_namespace__(), x.shape[axis]
     index = (xp.arange(length)[None] + shift[:, None]) % length
@@ -112,7 +113,7 @@ def roll_rows(x: Array, shift: Array, axis: int = 1) -> Array:
     return xp.take_along_axis(x, index.reshape(shape), axis=axis)
 
 
-def visible_to_decoded(input_mask: Array, convention: Convention) -> Array:
+def visible_to_decoded(input_mask: Own, convention: Convention) -> Own:
     """Which tokens of a right-aligned prefix [B, P] decoded tokens attend to: bool [B, P].
 
     LeRobot's attend to all valid ones. PARITY: openpi's attend to the last places, as many as there
@@ -125,7 +126,7 @@ def visible_to_decoded(input_mask: Array, convention: Convention) -> Array:
     return xp.arange(length) >= length - xp.sum(input_mask, axis=1)[:, None]
 
 
-def decode_mask(visible: Array, step: Array, total_len: int) -> Array:
+def decode_mask(visible: Own, step: Array, total_len: int) -> Own:
     """Mask of the token decoded at `step` over a right-aligned prefix: bool [B, 1, total_len].
 
     visible: bool [B, P], the prefix tokens that decoded ones attend to

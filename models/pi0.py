@@ -43,7 +43,7 @@ class Prefix:
     cache: KVCache
     input_mask: Array
     first_position: Array
-    cuts: Array | None = None
+    cuts: Array | np.ndarray | None = None
 
 
 class Trajectory(NamedTuple):
@@ -187,7 +187,7 @@ class Pi0(nnx.Module):
             time = jnp.broadcast_to(time[:, None, :], actions.shape)
             hidden = self.action_time_mlp_in(jnp.concatenate([actions, time], axis=-1))
             actions = self.action_time_mlp_out(nnx.swish(hidden))
-            state = self.state_proj(observation.state)[:, None, :]
+            state = self.state_proj(jnp.asarray(observation.state))[:, None, :]
             tokens = jnp.concatenate([state, actions], axis=1)
         input_mask = jnp.ones(tokens.shape[:2], bool)
         return Embedded(tokens, input_mask, masks.suffix_ar_mask(self.config)), condition
@@ -196,7 +196,7 @@ class Pi0(nnx.Module):
 
     def forward(
         self, observation: Observation, noisy_actions: Array, timestep: Array
-    ) -> tuple[Array, Pair, list[Array]]:
+    ) -> tuple[Array, Pair[Array], list[Array]]:
         """Prefix and suffix in one pass: (v_t [B, A, M], both experts' outputs, attention)."""
         prefix = self.embed_prefix(observation)
         suffix, condition = self.embed_suffix(observation, noisy_actions, timestep)
@@ -208,7 +208,8 @@ class Pi0(nnx.Module):
             masks.block_causal(input_mask, ar_mask),
             condition=condition,
         )
-        return self._velocity(outputs.suffix), outputs, attention
+        _, suffix_out = outputs.present()
+        return self._velocity(suffix_out), outputs, attention
 
     def compute_loss(
         self,
@@ -292,7 +293,8 @@ class Pi0(nnx.Module):
             condition=condition,
             cache=ReadCache(prefix.cache),
         )
-        return self._velocity(outputs.suffix), attention
+        (suffix_out,) = outputs.present()
+        return self._velocity(suffix_out), attention
 
     def sample_trajectory(
         self, observation: Observation, noise: Array, num_steps: int = 10

@@ -68,7 +68,7 @@ class Pi0Fast(nnx.Module):
             slots, self.vision, self.gemma, observation, image_tokens
         )
         cameras = tokens.shape[1] - observation.tokens.shape[1]
-        ar_mask = jnp.pad(observation.token_ar_mask, ((0, 0), (cameras, 0)))
+        ar_mask = jnp.pad(required(observation.token_ar_mask), ((0, 0), (cameras, 0)))
         return Embedded(tokens, input_mask, ar_mask)
 
     @property
@@ -103,12 +103,13 @@ class Pi0Fast(nnx.Module):
         else:
             positions = masks.positions(embedded.input_mask[:, :-1])
         passed = self.gemma(Pair(prefix=embedded.tokens[:, :-1]), positions, mask)
-        return passed.outputs.prefix, passed.attention
+        (outputs,) = passed.outputs.present()
+        return outputs, passed.attention
 
     def _decoded_positions(self, observation: Observation) -> Array:
         """int [B, P]: where prefill and decoding put each token, had every camera been valid."""
-        text = masks.positions(observation.token_mask) + self._position_gap * (
-            observation.token_ar_mask > 0
+        text = masks.positions(jnp.asarray(observation.token_mask)) + self._position_gap * (
+            required(observation.token_ar_mask) > 0
         )
         each, slots = self.config.vision.num_tokens, self.config.image_slots
         cameras = [i * each + jnp.arange(each) for i, slot in enumerate(slots)
@@ -129,7 +130,7 @@ class Pi0Fast(nnx.Module):
         A row without such tokens costs 0. No randomness: nothing is drawn here.
         """
         logp = self.log_probabilities(observation)
-        return mean_negative(logp, observation.token_loss_mask[:, 1:])
+        return mean_negative(logp, required(observation.token_loss_mask)[:, 1:])
 
     # --- sampling -------------------------------------------------------------------------------
 
@@ -152,7 +153,7 @@ class Pi0Fast(nnx.Module):
         shift = masks.right_align_shift(embedded.input_mask)
         tokens = masks.roll_rows(embedded.tokens, shift)
         input_mask = masks.roll_rows(embedded.input_mask, shift)
-        mask = masks.block_causal(input_mask, masks.roll_rows(embedded.ar_mask, shift))
+        mask = masks.block_causal(input_mask, masks.roll_rows(jnp.asarray(embedded.ar_mask), shift))
         # The empty places to come take part as forbidden keys. That matters to nobody but rows
         # without any allowed key. PARITY: openpi's generated tokens can see such rows when a camera
         # in the middle is masked.
@@ -160,7 +161,7 @@ class Pi0Fast(nnx.Module):
         in_prefix, in_decoding = cuts or (None, None)
         if in_prefix is not None:
             in_prefix = jnp.pad(in_prefix, ((0, 0), (0, 0), (0, 0), (0, max_decoding_steps)))
-        cache = KVCache.empty(self.config.language, *mask.shape[::2], self.gemma.dtype)
+        cache = KVCache.empty(self.config.language, len(mask), mask.shape[2], self.gemma.dtype)
         outputs, cache, attention = self.gemma(
             Pair(prefix=tokens),
             masks.positions(input_mask),
@@ -170,7 +171,8 @@ class Pi0Fast(nnx.Module):
         )
         visible = masks.visible_to_decoded(input_mask, self.config.convention)
         position = jnp.sum(input_mask, axis=1) + self._position_gap
-        logits = self.gemma.logits(outputs.prefix[:, -1])
+        (hidden,) = outputs.present()
+        logits = self.gemma.logits(hidden[:, -1])
         state = DecodeState(cache, visible, position, logits, jnp.int32(0), in_decoding)
         return state, attention
 
@@ -185,7 +187,8 @@ class Pi0Fast(nnx.Module):
             cache=WriteCache(state.cache, start=state.prefix_len + state.step),
         )
         state = dataclasses.replace(state, cache=cache, step=state.step + 1)
-        return state, outputs.prefix[:, 0], attention
+        (hidden,) = outputs.present()
+        return state, hidden[:, 0], attention
 
     def decode_step(self, state: DecodeState, token: Array) -> tuple[DecodeState, list[Array]]:
         """`feed` with the next logits in the state: (the next state, attention)."""
@@ -207,7 +210,8 @@ class Pi0Fast(nnx.Module):
             masks.cut(masks.decode_mask(state.visible, steps[:, None], total), state.cuts),
             cache=WriteCache(state.cache, start=state.prefix_len),
         )
-        logits = self.gemma.logits(outputs.prefix[:, :-1])
+        (hidden,) = outputs.present()
+        logits = self.gemma.logits(hidden[:, :-1])
         logp = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
         return jnp.take_along_axis(logp, tokens[:, 1:, None], axis=-1)[..., 0]
 
@@ -233,9 +237,19 @@ class Pi0Fast(nnx.Module):
         return decoding.decode_all(self, state, _or_any(key), options)
 
 
-def mean_negative(logp: Array, loss_mask: Array) -> Array:
+def mean_negative(logp: Array, loss_mask: Array | np.ndarray) -> Array:
     """-logp [B, T] meaned over the tokens in loss_mask bool [B, T]; 0 where there are none."""
     return -jnp.sum(logp * loss_mask, axis=-1) / jnp.maximum(jnp.sum(loss_mask, axis=-1), 1)
+
+
+def required(mask: Array | np.ndarray | None) -> Array | np.ndarray:
+    """A mask of an observation that pi0-FAST reads and pi0 does without. Raises ValueError for
+    None."""
+    if mask is None:
+        raise ValueError(
+            "pi0-FAST needs an observation's token_ar_mask, and its loss token_loss_mask; none came"
+        )
+    return mask
 
 
 def _or_any(key: Array | None) -> Array:

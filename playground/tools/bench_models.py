@@ -28,6 +28,7 @@ import numpy as np
 from models.checkpoints.assembly import random_model
 from models.config import (
     Config,
+    DType,
     ExpertConfig,
     Pi0Config,
     Pi0FastConfig,
@@ -112,8 +113,15 @@ class Subject:
     config: Config | None = None
     cameras_seen: tuple[bool, ...] = ()
     text_valid: int = 20
-    storage: str = "float32"
+    storage: DType = "float32"
     seed: int = 0
+
+    @property
+    def sizes(self) -> Config:
+        """Of the model with random weights. Raises ValueError for a policy of the page."""
+        if self.config is None:
+            raise ValueError(f"{self.name} is a policy of the page: it has its own weights")
+        return self.config
 
 
 def mid_subject(name: str, case: dict) -> Subject:
@@ -141,7 +149,7 @@ def mid_subject(name: str, case: dict) -> Subject:
 
 def random_observation(subject: Subject) -> Observation:
     """Random pictures and prompt tokens; masked cameras are left out (pi0, pi0.5)."""
-    config, rng = subject.config, np.random.default_rng(subject.seed)
+    config, rng = subject.sizes, np.random.default_rng(subject.seed)
     size, length = config.vision.image_size, config.max_token_len
     slots = [s for s, seen in zip(config.image_slots, subject.cameras_seen, strict=True) if seen]
     row = lambda values: jnp.asarray(values)[None]  # noqa: E731
@@ -157,7 +165,7 @@ def random_observation(subject: Subject) -> Observation:
 
 def whole(subject: Subject) -> tuple[Pi0 | Pi0Fast, Observation]:
     """The model and what it is shown."""
-    model = random_model(subject.config, subject.seed, subject.storage)
+    model = random_model(subject.sizes, subject.seed, subject.storage)
     if isinstance(model, Pi0Fast):
         optimizations.let_write_actions(model)
     return model, random_observation(subject)
@@ -180,7 +188,7 @@ def whole_chunk(subject: Subject) -> Callable[[], object]:
         run = Pi0Programs(model)
         return lambda: run.sample_actions(observation, noise, num_steps=STEPS)
     run = Pi0FastPrograms(model)
-    options = DecodeOptions(draft_ids=optimizations.action_ids(subject.config))
+    options = DecodeOptions(draft_ids=optimizations.action_ids(model.config))
     return lambda: run.sample_actions(observation, None, options, max_decoding_steps=TOKENS)
 
 
@@ -191,9 +199,9 @@ def bench(subject: Subject, repeats: int, rates: Rates) -> Iterator[Figure]:
         return
     model, observation = opened(subject)
     if isinstance(model, Pi0):
-        calls, works = flow_calls(model, observation), flow_works(subject.config, observation)
+        calls, works = flow_calls(model, observation), flow_works(model.config, observation)
     else:
-        calls, works = fast_calls(model, observation), fast_works(subject.config, observation)
+        calls, works = fast_calls(model, observation), fast_works(model.config, observation)
     for what, call in calls.items():
         floor_s = rates.seconds(works[what]) if what in works else None
         yield Figure(subject.name, what, *measure(call, repeats), floor_s)
@@ -290,6 +298,7 @@ def observe(info: PolicyInfo, rng: np.random.Generator) -> RawObservation:
 
 def answer(policy: Policy, raw: RawObservation, options: Options) -> Trace:
     *_, done = policy.infer(raw, options)
+    assert isinstance(done, Done)
     return done.trace
 
 

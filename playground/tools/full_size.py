@@ -27,9 +27,9 @@ import tensorstore as ts
 
 from models.checkpoints.assembly import abstract_model, load_openpi, parameters_of, random_parameter
 from models.checkpoints.openpi import rows
-from models.config import Config, DType, Pi0Config
+from models.config import Config, DType
 from models.observation import example_observation
-from models.pi0 import Pi0Programs
+from models.pi0 import Pi0, Pi0Programs
 from models.pi0_fast import Pi0FastPrograms
 from playground.checkpoints import memory_plan
 from playground.checkpoints.load import TOKENIZER, load
@@ -163,7 +163,7 @@ def stages(config: Path, weights: DType, arithmetic: DType) -> dict[str, np.ndar
     seen = dataclasses.replace(
         example_observation(sizes), tokens=tokens, token_mask=np.arange(tokens.size)[None] < 20
     )
-    if isinstance(sizes, Pi0Config):
+    if isinstance(model, Pi0):
         run = Pi0Programs(model)
         image = run.embed_images(picture)
         prefix = run.prefill(seen, {"base_0_rgb": image})
@@ -233,7 +233,7 @@ def show(family: str, report: dict) -> None:
 
 
 def settings() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=Path, help="where to write, 13 GB at a time")
     parser.add_argument("--families", nargs="+", choices=BASES, default=list(BASES))
     parser.add_argument("--small", action="store_true", help="small sizes")

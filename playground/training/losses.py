@@ -10,6 +10,7 @@ Axes: I images, P prompts an image, B = I * P, R noise draws a row, T image toke
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax import Array
@@ -17,7 +18,7 @@ from jax import Array
 from models.config import Config, Pi0FastConfig
 from models.observation import Observation, uint8_to_float
 from models.pi0 import Pi0, draw_noise_and_time
-from models.pi0_fast import Pi0Fast, mean_negative
+from models.pi0_fast import Pi0Fast, mean_negative, required
 from models.tokenizer import NUM_SEG
 from playground.tabletop.scene import COLOURS
 from playground.training.batches import FAST_PROMPT_LEAST, UPCOMING, Batch
@@ -60,10 +61,12 @@ class Trainee(nnx.Module):
     """A policy with its training-only heads."""
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
-        fast = isinstance(config, Pi0FastConfig)
-        self.policy = (Pi0Fast if fast else Pi0)(config, rngs=rngs)
+        if isinstance(config, Pi0FastConfig):
+            self.policy: Pi0 | Pi0Fast = Pi0Fast(config, rngs=rngs)
+        else:
+            self.policy = Pi0(config, rngs=rngs)
         self.grounding = Grounding(config.language.width, rngs=rngs)
-        if fast:
+        if isinstance(config, Pi0FastConfig):
             self.writing = Writing(config, rngs=rngs)
 
     @property
@@ -92,7 +95,9 @@ def loss(
         alike = batch.alike if eased else None
         main, outputs, words = fast_loss(policy, observation, tokens, alike)
     else:
-        main, outputs, words = flow_loss(policy, observation, tokens, batch.actions, key, draws)
+        main, outputs, words = flow_loss(
+            policy, observation, tokens, jnp.asarray(batch.actions), key, draws
+        )
     extra, figures = _grounding(trainee.grounding, batch, image_tokens, outputs, words)
     if isinstance(policy, Pi0Fast):
         writing, writing_figures = _writing(trainee.writing, batch, outputs)
@@ -127,7 +132,8 @@ def _image_tokens(
 
 def _all_images(batch: Batch) -> Array:
     """float32 [I, C, size, size, 3], the table's camera first."""
-    return uint8_to_float(jnp.concatenate([batch.images[:, None], batch.wrist_images], axis=1))
+    images = jnp.concatenate([batch.images[:, None], batch.wrist_images], axis=1)
+    return jnp.asarray(uint8_to_float(images))
 
 
 def flow_loss(
@@ -144,17 +150,19 @@ def flow_loss(
     drawn, repeated, actions = jax.tree.map(
         lambda x: jnp.repeat(x, draws, axis=0), (prefix, observation, actions)
     )
-    noise, time = draw_noise_and_time(*jax.random.split(key), actions)
+    noise_key, time_key = jax.random.split(key)
+    noise, time = draw_noise_and_time(noise_key, time_key, actions)
     loss = policy.compute_loss_over_prefix(drawn, repeated, actions, noise, time)
     words = prefix.input_mask.at[:, : -observation.tokens.shape[1]].set(False)
-    return loss, passed.outputs.prefix, words
+    (outputs,) = passed.outputs.present()
+    return loss, outputs, words
 
 
 def fast_loss(
     policy: Pi0Fast,
     observation: Observation,
     image_tokens: dict[str, Array],
-    alike: Array | None = None,
+    alike: Array | np.ndarray | None = None,
 ) -> tuple[Array, Array, Array]:
     """`Pi0Fast.compute_loss`, but with each token where decoding will put it (one position later
     than openpi trains): (loss [B], outputs [B, P - 1, D], which of them are the prompt's words,
@@ -178,8 +186,8 @@ def fast_loss(
         odds = alike[jnp.where(is_action, targets - first, 0)]
         spread = jnp.sum(odds * logp[..., first : first + len(alike)], axis=-1)
         target_logp = jnp.where(is_action, spread, target_logp)
-    loss = mean_negative(target_logp, observation.token_loss_mask[:, 1 + skipped :])
-    prompt = observation.token_mask & (observation.token_ar_mask == 0)
+    loss = mean_negative(target_logp, required(observation.token_loss_mask)[:, 1 + skipped :])
+    prompt = observation.token_mask & (required(observation.token_ar_mask) == 0)
     words = jnp.zeros(outputs.shape[:2], bool).at[:, -(length - 1) :].set(prompt[:, :-1])
     return loss, outputs, words
 
@@ -252,7 +260,7 @@ def _grounding(
     look = rows // (len(batch.named) // len(batch.images))
     pictured = outputs[:, : image_tokens.shape[2]]  # [B, T, D]
 
-    def mean(part: Array, asked: Array) -> Array:
+    def mean(part: Array, asked: Array | np.ndarray) -> Array:
         return jnp.sum(jnp.where(asked, part, 0.0)) / jnp.maximum(jnp.sum(asked), 1)
 
     patches, places = cube_patches, cube_places
