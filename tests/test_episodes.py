@@ -175,7 +175,7 @@ def test_a_seam_of_a_rollout_is_at_what_the_policy_saw_there(policies):
     assert apart[0] < 0.9 * apart[1]
     joined = rollout_seam.Joined(policy.info, request)
     joined.take(Result(found))
-    shown = joined.payload()
+    shown = joined.payload(found)
     assert (shown["done"], shown["first"], shown["span"]) == (True, since, since + 50)
     drawn = theme.unpacked(shown["recorded"])
     np.testing.assert_allclose(drawn[:since], found.commands[since:], atol=1e-5)

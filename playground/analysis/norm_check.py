@@ -7,7 +7,7 @@ A "reach" is what the model's numbers go by: one standard deviation (z-score), o
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from playground.checkpoints.entry import TITLES
 from playground.robots.norm_stats import BOUNDS, EPSILON, FAR, SHARES, normalise
 from playground.robots.robot import Robot, format_state
 from playground.trace import Dimension, Method, PolicyInfo, Stats
+
+Part = Literal["state", "actions"]
 
 # Below this reach a move of one hundredth (radian, metre, share) is ten or more for the model.
 TINY = 1e-3
@@ -37,7 +39,7 @@ class DimensionCheck:
     the convention of the stats, and `normalised`, as the model gets it; None for actions, or
     without a state. remarks: plain sentences, () if nothing is odd."""
 
-    part: Literal["state", "actions"]
+    part: Part
     name: str
     unit: str
     mean: float
@@ -86,10 +88,10 @@ def check(
     rows: list[DimensionCheck] = []
     if info.state_stats is not None:
         values = None if given is None else robot.state_to_model(given)
-        rows += _rows("state", info.state, info.state_stats, methods[0], values, given=given)
+        rows += _rows("state", info.state, info.state_stats, methods[0], given=given, values=values)
     if info.action_stats is not None:
         stats = info.action_stats
-        rows += _rows("actions", info.actions, stats, methods[1], None, offsets=offsets)
+        rows += _rows("actions", info.actions, stats, methods[1], offsets=offsets)
     rule = _RULES[methods[0]]
     if methods[0] != methods[1]:
         rule = f"The state by {rule}. The actions by {_RULES[methods[1]]}"
@@ -101,7 +103,7 @@ class Compared:
     """One dimension of `part`: the checkpoint's (mean, std, q01, q99) and the data's, and plain
     sentences on what differs, () if nothing matters."""
 
-    part: Literal["state", "actions"]
+    part: Part
     name: str
     unit: str
     checkpoint: tuple[float | None, ...]
@@ -114,35 +116,56 @@ def against_data(info: PolicyInfo, data: Mapping[str, Stats]) -> tuple[Compared,
     must be in the same terms (`playground.datasets.statistics`): what the model will be shown that
     it has hardly met, and where its answers are stretched."""
     rows = []
-    for part, dimensions, stats in (
+    parts: tuple[tuple[Part, tuple[Dimension, ...], Stats | None], ...] = (
         ("state", info.state, info.state_stats),
         ("actions", info.actions, info.action_stats),
-    ):
+    )
+    for part, dimensions, stats in parts:
         if stats is None or part not in data:
             continue
         for i, dimension in enumerate(dimensions):
-            theirs, ours = (_single(s, i) for s in (stats, data[part]))
+            theirs, ours = _Single.of(stats, i), _Single.of(data[part], i)
             remarks = _of_data(part, theirs, ours, info.method(part))
-            both = ((*theirs,), (*ours,))
+            both = (tuple(theirs), tuple(ours))
             rows.append(Compared(part, dimension.name, dimension.unit, *both, tuple(remarks)))
     return tuple(rows)
 
 
-def _single(stats: Stats, i: int) -> tuple[float | None, ...]:
-    return tuple(None if v is None else v[i] for v in dataclasses.astuple(stats))
+class _Range(NamedTuple):
+    low: float
+    high: float
 
 
-def _of_data(part: str, theirs: tuple, ours: tuple, method: Method) -> list[str]:
-    mean, std, low, high = theirs
-    ranges = method != "z-score" and low is not None and high is not None
-    middle, reach = ((low + high) / 2, (high - low) / 2) if ranges else (mean, std)
-    own_middle, own_reach = (
-        ((ours[2] + ours[3]) / 2, (ours[3] - ours[2]) / 2) if ranges else ours[:2]
-    )
+class _Single(NamedTuple):
+    """One dimension's norm stats."""
+
+    mean: float
+    std: float
+    q01: float | None
+    q99: float | None
+
+    @classmethod
+    def of(cls, stats: Stats, i: int) -> "_Single":
+        low, high = (None if v is None else v[i] for v in (stats.q01, stats.q99))
+        return cls(stats.mean[i], stats.std[i], low, high)
+
+    @property
+    def range(self) -> _Range | None:
+        if self.q01 is None or self.q99 is None:
+            return None
+        return _Range(self.q01, self.q99)
+
+
+def _of_data(part: str, theirs: _Single, ours: _Single, method: Method) -> list[str]:
+    (middle, reach), (own_middle, own_reach) = theirs[:2], ours[:2]
+    if method != "z-score" and theirs.range is not None and ours.range is not None:
+        (low, high), (own_low, own_high) = theirs.range, ours.range
+        middle, reach = (low + high) / 2, (high - low) / 2
+        own_middle, own_reach = (own_low + own_high) / 2, (own_high - own_low) / 2
     remarks = []
     if own_reach > TINY and reach < TINY:
         remarks.append(
-            f"It moves in your data (std {ours[1]:.3g}), and hardly did in the checkpoint's: for "
+            f"It moves in your data (std {ours.std:.3g}), and hardly did in the checkpoint's: for "
             "the model its values are enormous."
         )
     elif reach >= TINY:
@@ -171,41 +194,47 @@ def _padding(info: PolicyInfo) -> str:
 
 
 def _rows(
-    part, dimensions, stats, method, values, *, given=None, offsets=None
+    part: Part,
+    dimensions: Sequence[Dimension],
+    stats: Stats,
+    method: Method,
+    *,
+    given: np.ndarray | None = None,
+    values: np.ndarray | None = None,
+    offsets: Sequence[bool] | None = None,
 ) -> list[DimensionCheck]:
+    """given: a state, in the robot's units; values: the same in the convention of the stats."""
     scaled = None if values is None else normalise(values, stats, method)
     rows = []
     for i, dimension in enumerate(dimensions):
-        one = Stats(*(None if v is None else (v[i],) for v in dataclasses.astuple(stats)))
+        one = _Single.of(stats, i)
         remarks = _of_scale(part, dimension, one, method)
         if offsets is not None and offsets[i]:
             remarks += _of_offset(one)
         value = normalised = None
-        if values is not None:
+        if given is not None and values is not None and scaled is not None:
             value, normalised = float(values[i]), float(scaled[i])
             remarks += _of_value(float(given[i]), value, normalised, one, dimension, method)
-        row = (one.mean[0], one.std[0], one.q01 and one.q01[0], one.q99 and one.q99[0])
         rows.append(
             DimensionCheck(
-                part, dimension.name, dimension.unit, *row, value, normalised, tuple(remarks)
+                part, dimension.name, dimension.unit, *one, value, normalised, tuple(remarks)
             )
         )
     return rows
 
 
-def _of_scale(part: str, dimension: Dimension, stats: Stats, method: Method) -> list[str]:
+def _of_scale(part: str, dimension: Dimension, stats: _Single, method: Method) -> list[str]:
     """Of one dimension's spread."""
     if method == "identity":
         return []
-    (mean,), (std,) = stats.mean, stats.std
-    low, high = stats.q01 and stats.q01[0], stats.q99 and stats.q99[0]
+    mean, std, between = stats.mean, stats.std, stats.range
     remarks = []
-    span = None if low is None or high is None else high - low
-    reach = std if method == "z-score" else span / 2
+    span = None if between is None else between.high - between.low
+    reach = std if method == "z-score" or span is None else span / 2
     least, most = BOUNDS[method]
     flat = "std is 0" if method == "z-score" else f"{least} = {most}"
     if reach <= EPSILON:
-        fixed = mean if method == "z-score" else low
+        fixed = mean if method == "z-score" or between is None else between.low
         effect = f"the policy's answer is always {fixed:.4g}"
         if part == "state":
             effect = f"another value than {fixed:.4g} is enormous for the model"
@@ -218,20 +247,20 @@ def _of_scale(part: str, dimension: Dimension, stats: Stats, method: Method) -> 
         )
     if method == "z-score" and span is not None and span <= EPSILON < std:
         remarks.append("q01 = q99, though std is not 0: 98 % of the training data were one value.")
-    if span is not None and not low - EPSILON <= mean <= high + EPSILON:
+    if between is not None and not between.low - EPSILON <= mean <= between.high + EPSILON:
         remarks.append(
             f"The mean lies outside {least}..{most}: rare extremes, or stats of two things."
         )
     return remarks
 
 
-def _of_offset(stats: Stats) -> list[str]:
-    (mean,), (std,) = stats.mean, stats.std
-    if stats.q01 is None or stats.q99 is None:
-        beyond = abs(mean) > 3 * std
+def _of_offset(stats: _Single) -> list[str]:
+    if stats.range is None:
+        beyond = abs(stats.mean) > 3 * stats.std
     else:
-        slack = 0.1 * (stats.q99[0] - stats.q01[0]) + EPSILON
-        beyond = not stats.q01[0] - slack <= 0 <= stats.q99[0] + slack
+        low, high = stats.range
+        slack = 0.1 * (high - low) + EPSILON
+        beyond = not low - slack <= 0 <= high + slack
     if not beyond:
         return []
     return [
@@ -244,15 +273,15 @@ def _of_value(
     given: float,
     value: float,
     normalised: float,
-    stats: Stats,
+    stats: _Single,
     dimension: Dimension,
     method: Method,
 ) -> list[str]:
     """Where the given state lies; `value` is the same in the convention of the stats."""
     if method == "identity":
         return []
-    if stats.q01 is not None and stats.q99 is not None:
-        (low,), (high,) = stats.q01, stats.q99
+    if stats.range is not None:
+        low, high = stats.range
         if low - EPSILON <= value <= high + EPSILON:
             return []
         share = SHARES[BOUNDS[method][0]]
@@ -260,6 +289,6 @@ def _of_value(
     elif abs(normalised) <= FAR:
         return []
     else:
-        where = f"far from the mean of {stats.mean[0]:.4g}"
+        where = f"far from the mean of {stats.mean:.4g}"
     shown = format_state(dimension, given, value)
     return [f"The given state, {shown}, is {where}: {normalised:.3g} for the model."]

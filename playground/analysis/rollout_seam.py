@@ -8,7 +8,7 @@ import numpy as np
 from playground import codec
 from playground.policies import seam
 from playground.policies.seam import SeamChunks
-from playground.serving.events import Phase, Result
+from playground.serving.events import Phase, PolicyRequest, Result
 from playground.tabletop import job
 from playground.trace import Options
 
@@ -18,7 +18,7 @@ MOST = 20  # questions before the seam; each is a whole run of the policy
 
 @codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
-class RolloutSeamRequest:
+class RolloutSeamRequest(PolicyRequest):
     """A rollout from its start to a seam.
 
     policy: who acts, a flow policy
@@ -29,17 +29,12 @@ class RolloutSeamRequest:
     options: of the first question; each later one has the next seed
     """
 
-    policy: str
     prompt: str
     scene: int
     since: int
     question: int
     delay: int
     options: Options
-
-    @property
-    def policies(self) -> tuple[str, ...]:
-        return (self.policy,)
 
 
 @codec.register

@@ -20,6 +20,7 @@ Shapes: N noises, H horizon, D the robot's action dimensions.
 import dataclasses
 import itertools
 from collections.abc import Generator, Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.special
@@ -30,6 +31,9 @@ from playground.analysis.variants import GROUPS, Group, Variant, variants
 from playground.robots.norm_stats import EPSILON
 from playground.serving.events import Phase, Result
 from playground.trace import Options, PolicyInfo, RawObservation
+
+if TYPE_CHECKING:  # views read the reports, and load no JAX
+    from playground.policies.base import Policy, Prepared
 
 NOISES, MAX_NOISES = 4, 32
 _COMPILE_DEADLINE_S, _RUN_DEADLINE_S = 900.0, 300.0
@@ -117,11 +121,15 @@ class SensitivityReport:
 
 
 def measure(
-    policy, raw: RawObservation, options: Options, found: Iterable[Variant], noises: int = NOISES
+    policy: "Policy",
+    raw: RawObservation,
+    options: Options,
+    found: Iterable[Variant],
+    noises: int = NOISES,
 ) -> tuple[Base, tuple[Change, ...]]:
     """How much each variant changes the policy's chunk; definitions at the top of this file.
 
-    policy: a playground.policies.base.Policy. noises: how many seeds, from `options.seed` on, the
+    noises: how many seeds, from `options.seed` on, the
     same for every variant. What the policy cannot answer is a failure in the result, never an
     exception; raises ValueError for `noises` outside 1..32.
     """
@@ -132,7 +140,9 @@ def measure(
 class Comparison:
     """One policy's answer to an observation, kept to measure variants against."""
 
-    def __init__(self, policy, raw: RawObservation, options: Options, noises: int = NOISES):
+    def __init__(
+        self, policy: "Policy", raw: RawObservation, options: Options, noises: int = NOISES
+    ):
         if not 1 <= noises <= MAX_NOISES:
             raise ValueError(f"noises is {noises}; it goes from 1 to {MAX_NOISES}")
         info = policy.info
@@ -142,7 +152,7 @@ class Comparison:
         self._options = dataclasses.replace(options, num_samples=runs, attention=False)
         self._answer = answer = self._ask(raw)
         spreads = None
-        if answer.failure is None and runs > 1:
+        if answer.chunks is not None and runs > 1:
             pairs = itertools.combinations(answer.chunks, 2)
             spreads = np.mean([_difference(a, b) for a, b in pairs], axis=0)
         self.base = Base.on(
@@ -159,9 +169,9 @@ class Comparison:
 
     def change(self, variant: Variant) -> Change:
         """Asks for the variant's chunks, unless the unchanged observation has none."""
-        base = self.base
+        base, unchanged = self.base, self._answer.chunks
         change = Change(base.policy, variant.name, variant.group, variant.description, variant.word)
-        if base.failure is not None:
+        if unchanged is None:
             failure = f"the unchanged observation has none ({base.failure})"
             return dataclasses.replace(change, failure=failure)
         answer = self._ask(variant.changed)
@@ -171,9 +181,9 @@ class Comparison:
             warnings=tuple(w for w in answer.warnings if w not in base.warnings),
             failure=answer.failure,
         )
-        if answer.failure is not None:
+        if answer.chunks is None:
             return change
-        both = zip(answer.chunks, self._answer.chunks, strict=True)
+        both = zip(answer.chunks, unchanged, strict=True)
         changes = np.stack([_difference(a, b) for a, b in both])  # [N, D]
         samples = np.nanmean(changes, axis=1)
         percent = float(samples.mean())
@@ -203,6 +213,8 @@ class Comparison:
         """Whether the model is given the same as by the unchanged observation. pi0.5 and pi0-FAST
         see the state as bins in the prompt only."""
         a, b = self._answer.prepared, answer.prepared
+        if a is None or b is None:
+            return False
         seen_a, seen_b = (
             {slot: p.images[slot] for slot, mode in p.modes.items() if mode != "masked"}
             for p in (a, b)
@@ -217,10 +229,10 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Answer:
-    """prepared: playground.policies.base.Prepared; chunks: float64 [N, H, D] in % of each
+    """prepared: what the model is given; chunks: float64 [N, H, D] in % of each
     dimension's range, NaN where it has none; either is None with a failure that came before it."""
 
-    prepared: object = None
+    prepared: "Prepared | None" = None
     chunks: np.ndarray | None = None
     failure: str | None = None
 
@@ -298,7 +310,7 @@ class SensitivityRequest:
 
 
 def what_matters(
-    policies: Mapping[str, object], request: SensitivityRequest
+    policies: Mapping[str, "Policy"], request: SensitivityRequest
 ) -> Generator[Phase | Result]:
     """A kind of job for `playground.serving.worker`. Each Result holds the SensitivityReport so
     far; in the last one `done` equals `of`. Nudges are by the first policy's norm stats, the same
@@ -336,7 +348,7 @@ def what_matters(
         yield Result(report)
 
 
-def _check(policies: Mapping[str, object], request: SensitivityRequest) -> None:
+def _check(policies: Mapping[str, "Policy"], request: SensitivityRequest) -> None:
     """Raises ValueError for a request that these policies cannot answer."""
     names = request.policies
     if not names or (missing := [name for name in names if name not in policies]):
@@ -351,7 +363,7 @@ def _check(policies: Mapping[str, object], request: SensitivityRequest) -> None:
 
 
 def _plans(
-    policies: Mapping[str, object], request: SensitivityRequest
+    policies: Mapping[str, "Policy"], request: SensitivityRequest
 ) -> tuple[dict[str, dict[str, Variant]], tuple[str, ...]]:
     """(by policy its variants by name, sentences on what is left out)."""
     first = policies[request.policies[0]]

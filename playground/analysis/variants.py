@@ -54,6 +54,13 @@ class Variant:
     word: tuple[int, int] | None = None
 
 
+def checked_groups(names: Iterable[str]) -> tuple[Group, ...]:
+    """The groups of these names, in the order of GROUPS. Raises ValueError for other names."""
+    if unknown := set(names) - set(GROUPS):
+        raise ValueError(f"no group of variants is called {sorted(unknown)}; there are {GROUPS}")
+    return tuple(group for group in GROUPS if group in names)
+
+
 def variants(
     raw: RawObservation,
     robot: Robot,
@@ -73,8 +80,7 @@ def variants(
     Raises ValueError for unknown groups, for more or longer prompts than are taken, and for a state
     that is not the robot's.
     """
-    if unknown := set(groups) - set(GROUPS):
-        raise ValueError(f"no group of variants is called {sorted(unknown)}; there are {GROUPS}")
+    groups = checked_groups(groups)
     for prompt in (raw.prompt, *other_tasks, *alternatives):
         if not isinstance(prompt, str) or len(prompt) > MAX_CHARACTERS:
             raise ValueError(f"a prompt is text of at most {MAX_CHARACTERS} characters")

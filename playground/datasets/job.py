@@ -19,7 +19,7 @@ from playground.datasets.matching import Choice, Match, match, of_policy
 from playground.datasets.open_loop import Asking
 from playground.datasets.video import FrameError
 from playground.policies import seam as meeting
-from playground.serving.events import Phase, Result
+from playground.serving.events import Phase, PolicyRequest, Result
 from playground.trace import Options
 
 _READ_S = 900.0  # files of the Hub may have to come first
@@ -120,7 +120,7 @@ def _predicted(name: str, prompt: str | None, policy, batch: list[open_loop.Answ
 
 @codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
-class SeamRequest:
+class SeamRequest(PolicyRequest):
     """Two successive questions to a flow policy.
 
     policy: its name
@@ -132,17 +132,12 @@ class SeamRequest:
     options: of the earlier question; the later one has the next seed
     """
 
-    policy: str
     recorded: Recorded
     frame: int
     since: int
     delay: int
     prompt: str | None
     options: Options
-
-    @property
-    def policies(self) -> tuple[str, ...]:
-        return (self.policy,)
 
 
 def seam(policies: Mapping, request: SeamRequest) -> Generator[Phase | Result]:

@@ -88,6 +88,13 @@ def check_state(robot: Robot, state: np.ndarray) -> np.ndarray:
     return state
 
 
+def slot_mode(slot: str, mode: str) -> SlotMode:
+    """The mode that was named for a slot. Raises ValueError where there is none of that name."""
+    if mode not in ("filled", "masked", "black"):
+        raise ValueError(f"slot {slot} is filled, masked or black, not {mode!r}")
+    return mode
+
+
 def slot_modes(slots: tuple[Slot, ...], raw: RawObservation) -> dict[str, SlotMode]:
     """The mode of every slot: as asked for, else filled if there is a picture, else as the policy
     was trained. Raises ValueError for unknown slots and modes and for missing pictures."""
@@ -98,9 +105,7 @@ def slot_modes(slots: tuple[Slot, ...], raw: RawObservation) -> dict[str, SlotMo
     for slot in slots:
         given = slot.name in raw.images
         mode = raw.modes.get(slot.name, "filled" if given or slot.required else slot.when_missing)
-        if mode not in ("filled", "masked", "black"):
-            raise ValueError(f"slot {slot.name} is filled, masked or black, not {mode!r}")
-        if mode == "filled" and not given:
+        if slot_mode(slot.name, mode) == "filled" and not given:
             raise ValueError(
                 f"slot {slot.name} needs a picture ({slot.camera or 'any camera'}), or say that it "
                 "is masked or black"

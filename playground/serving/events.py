@@ -23,6 +23,17 @@ class Request(Protocol):
         ...
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class PolicyRequest:
+    """What every request to a single policy names. policy: its name."""
+
+    policy: str
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        return (self.policy,)
+
+
 @codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
 class Job:

@@ -11,7 +11,7 @@ from collections.abc import Generator, Mapping
 import numpy as np
 
 from playground import codec
-from playground.serving.events import Phase, Result
+from playground.serving.events import Phase, PolicyRequest, Result
 from playground.trace import Options, RawObservation
 
 _DEADLINE_S = 1200.0  # a prompt of another length may have to compile
@@ -19,16 +19,11 @@ _DEADLINE_S = 1200.0  # a prompt of another length may have to compile
 
 @codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
-class ChunkRequest:
+class ChunkRequest(PolicyRequest):
     """One observation for one policy."""
 
-    policy: str
     observation: RawObservation
     options: Options
-
-    @property
-    def policies(self) -> tuple[str, ...]:
-        return (self.policy,)
 
 
 @codec.register

@@ -10,7 +10,7 @@ from collections.abc import Generator, Mapping
 import numpy as np
 
 from playground import codec
-from playground.serving.events import Done, Phase, Policy, Result
+from playground.serving.events import Done, Phase, Policy, PolicyRequest, Result
 from playground.tabletop.outcome import Outcome
 from playground.trace import Options, Trace
 
@@ -28,21 +28,16 @@ def available() -> bool:
 
 @codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
-class RolloutRequest:
+class RolloutRequest(PolicyRequest):
     """policy: who acts; prompt: what it is asked to do; scene: seed of `random_scene`; execute:
     steps of a chunk to do before the next look; options: of the first look. Each later one draws
     noise of its own, from the next seed, as a robot's would: with the same noise a grasp that
     missed is tried again just as it was."""
 
-    policy: str
     prompt: str
     scene: int
     execute: int
     options: Options
-
-    @property
-    def policies(self) -> tuple[str, ...]:
-        return (self.policy,)
 
 
 @codec.register

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import gradio as gr
+from gradio.context import Context
 
 from playground.checkpoints import download, resolve
 from playground.checkpoints.catalog import entries
@@ -171,7 +172,8 @@ def build(reopening: Reopening) -> None:
     # Watched from the click on: the start that answered it may end before its answer arrives.
     open_button.click(**follow)
     if reopening.otherwise is not None:
-        gr.context.Context.root_block.load(**follow)
+        assert Context.root_block is not None  # called inside the page
+        Context.root_block.load(**follow)
 
 
 def _said(sentence: str, report: str = "") -> str:

@@ -15,7 +15,6 @@ from playground.views import actions
 ROBOT_UNITS, MODEL_UNITS = "robot units", "normalised"
 _WANTED = appearance.component("wanted.js")
 _WAITING = "<p class='waiting'>The chunk of each policy appears here.</p>"
-_OWN = appearance.PRIVATE
 _FOLLOW = "(wanted, units, execute) => ({ ...wanted, units, execute })"
 
 
@@ -58,7 +57,7 @@ def wire(panel: Panel, draw, key: gr.State) -> None:
     """draw: given the key of the run that is shown and what is wanted, gives what `drawn` does."""
     ways = [panel.units, panel.execute]
     changes = [part.change for part in ways]
-    gr.on(changes, None, [panel.wanted, *ways], panel.wanted, js=_FOLLOW, **_OWN)
+    gr.on(changes, None, [panel.wanted, *ways], panel.wanted, js=_FOLLOW, **appearance.PRIVATE)
     panel.wanted.input(
         draw,
         [key, panel.wanted],
@@ -66,7 +65,7 @@ def wire(panel: Panel, draw, key: gr.State) -> None:
         trigger_mode="always_last",
         concurrency_id="plot",
         concurrency_limit=1,  # in the order asked for
-        **_OWN,
+        **appearance.PRIVATE,
     )
 
 

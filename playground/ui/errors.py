@@ -41,7 +41,7 @@ def for_programs(handler: Callable[P, R]) -> Callable[P, R]:
     return _reported(handler, str)
 
 
-def _reported(handler, text):
+def _reported(handler: Callable, text: Callable[[Exception], str]) -> Callable:
     def raised(error):
         return gr.Error(text(error), print_exception=False)
 

@@ -69,6 +69,11 @@ def states() -> States:
     return States(key=gr.State(None), framed=gr.State(False))
 
 
+def run_of(request: gr.Request) -> str:
+    """What a visitor's plain run is called among the runs."""
+    return request.session_hash or ""
+
+
 class Handlers:
     """The components, what stands behind them, and what is done with both."""
 
@@ -106,7 +111,8 @@ class Handlers:
         """The page as the link says that it was opened by. One that cannot be followed is reported,
         and the page opens as it would without it."""
         query = browser.get("query") if isinstance(browser, dict) else None
-        titles = {tab.id: tab.label for tab in self.shown.tabs.children}
+        shown = (tab for tab in self.shown.tabs.children if isinstance(tab, gr.Tab))
+        titles = {str(tab.id): str(tab.label) for tab in shown}
         try:
             link = links.read(query) if isinstance(query, str) else None
             if link is None:
@@ -133,9 +139,9 @@ class Handlers:
         says itself what it waits for."""
         if framed:
             yield {self.state.framed: True}
-            await self._wait_for_turn(request.session_hash)
+            await self._wait_for_turn(run_of(request))
             return
-        visitor = request.session_hash
+        visitor = run_of(request)
         said = None
         while not self.setups.infos():
             status = self.worker.status()
@@ -200,7 +206,7 @@ class Handlers:
         others wait; what cannot be run is said when Run is clicked."""
         yield {self.strip: gr.skip()}  # of a generator that yields nothing, Gradio empties all
         status = self.worker.status()
-        if key or status.waiting or self.runs.begun(request.session_hash):
+        if key or status.waiting or self.runs.begun(run_of(request)):
             return
         try:
             observation.request(self.setups, inputs).jobs(self.setups)
@@ -256,7 +262,7 @@ class Handlers:
     def measure(self, request: gr.Request, key, wanted):
         """The run that is shown, once more with attention measured: for whoever looks there."""
         kept = self.results.jobs(key)
-        if not kept or self.runs.current(request.session_hash):
+        if not kept or self.runs.current(run_of(request)):
             yield {self.strip: gr.skip()}
             return
         jobs = [measuring(job) for job in kept]
@@ -269,7 +275,7 @@ class Handlers:
     def _run(self, request, setup, jobs, key, wanted):
         """Yields updates from a place in line to the answers. key: of the result before; wanted:
         which plot of the chunk."""
-        streams = self.runs.start(request.session_hash, lambda: runs.submit(self.worker, jobs))
+        streams = self.runs.start(run_of(request), lambda: runs.submit(self.worker, jobs))
         names = [name for job in jobs for name in job.policies]
         notes = Progress(setup, names, self.worker.status().loading)
 
@@ -278,7 +284,7 @@ class Handlers:
                 notes.know(known)
             notes.take(event)
 
-        following = self.runs.follow(request.session_hash, streams, take, _UPDATE_EVERY_S)
+        following = self.runs.follow(run_of(request), streams, take, _UPDATE_EVERY_S)
         began, live = time.monotonic(), False
         for count, _ in enumerate(following):
             updates = {self.strip: notes.payload()} if count else self._running(notes, True)
@@ -299,7 +305,7 @@ class Handlers:
     def run_typed(self, request: gr.Request, key, measure, wanted, *inputs):
         """As `run`, while the prompt is typed: not when others wait in line, and looks again at the
         next letter."""
-        own = self.runs.current(request.session_hash)
+        own = self.runs.current(run_of(request))
         if self.worker.status().waiting > len(own or ()):
             yield {self.form.rewordings: gr.update(slow="", waiting=True)}
             return
@@ -313,10 +319,10 @@ class Handlers:
             found = self.cache.find(setup, jobs)
         except ValueError:
             found = None  # `run` says why
-        if not found or self.runs.current(request.session_hash):
+        if not found or self.runs.current(run_of(request)):
             yield from self.run(request, key, measure, wanted, *inputs)
             return
-        self.runs.begin(request.session_hash)
+        self.runs.begin(run_of(request))
         yield self._answer_again(setup, jobs, found, key, wanted)
 
     def _answer_again(self, setup, jobs, found, key, wanted=None) -> dict:
@@ -399,11 +405,11 @@ class Handlers:
     # --- the end --------------------------------------------------------------------------------
 
     def stop(self, request: gr.Request):
-        self.runs.stop(request.session_hash)
+        self.runs.stop(run_of(request))
 
     def leave(self, request: gr.Request):
         """The page was closed."""
-        self.runs.forget(request.session_hash)
+        self.runs.forget(run_of(request))
         for kind in (prompts, matters, causes, rollout, rollout_seam):
             self.runs.forget(kind.run_of(request))
         for run in (causes.path_of, cuts.run_of, occlusion.run_of):

@@ -265,7 +265,9 @@ def filled(setup: Setup, example: Example | None, form: Form) -> dict:
     }
     for index in range(len(form.pictures)):
         camera = setup.cameras[index].name if index < len(setup.cameras) else None
-        updates[form.pictures[index]] = given(example.images.get(camera) if example else None)
+        updates[form.pictures[index]] = given(
+            example.images.get(camera) if example and camera else None
+        )
         updates[form.modes[index]] = AS_TRAINED
     return updates
 

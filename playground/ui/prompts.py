@@ -18,7 +18,6 @@ from playground.ui.setup import Setup, Setups
 from playground.views import prompts as view
 
 _UPDATE_EVERY_S = 0.5
-_OWN = appearance.PRIVATE
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -96,12 +95,12 @@ def wire(board: Board, form: Form, setups: Setups, worker: Worker, runs: Runs) -
         [board.texts, *form.inputs],
         [board.status, board.board, board.start, board.stop],
         preprocess=False,
-        **_OWN,
+        **appearance.PRIVATE,
     )
-    board.useful.click(fill_in, form.inputs, board.texts, preprocess=False, **_OWN)
-    board.stop.click(stop, None, None, **_OWN)
+    board.useful.click(fill_in, form.inputs, board.texts, preprocess=False, **appearance.PRIVATE)
+    board.stop.click(stop, None, None, **appearance.PRIVATE)
     chosen = "(value) => value.chosen"
-    return board.board.select(None, board.board, form.prompt, js=chosen, **_OWN)
+    return board.board.select(None, board.board, form.prompt, js=chosen, **appearance.PRIVATE)
 
 
 class _Comparison:

@@ -14,9 +14,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from playground.analysis.causal import CausalRequest, ConnectionsRequest
 from playground.analysis.sensitivity import NOISES, SensitivityRequest
-from playground.analysis.variants import GROUPS
+from playground.analysis.variants import GROUPS, checked_groups
 from playground.robots import transforms
-from playground.robots.robot import check_state, slot_modes
+from playground.robots.robot import check_state, slot_mode, slot_modes
 from playground.serving.events import Job
 from playground.trace import Cut, Options, RawObservation
 from playground.ui import decoding
@@ -143,7 +143,7 @@ class RunRequest(BaseModel):
 
     def measurement(self, setups: Setups) -> SensitivityRequest:
         """What to measure for "what_matters"; raises as `jobs` does."""
-        groups = GROUPS if self.groups is None else self.groups
+        groups = GROUPS if self.groups is None else checked_groups(self.groups)
         if not groups:
             raise ValueError("choose something to vary: the prompt, the cameras or the state")
         observations, options = self._observed(setups)
@@ -152,7 +152,7 @@ class RunRequest(BaseModel):
             observations=observations,
             options=options,
             noises=self.noises,
-            groups=tuple(groups),
+            groups=groups,
             alternatives=tuple(filter(None, (text.strip() for text in self.prompts or ()))),
         )
 
@@ -297,7 +297,7 @@ def jobs(
                 for slot, picture, mode in given
                 if picture is not None and mode in (AS_TRAINED, "filled")
             },
-            modes={slot: mode for slot, _, mode in given if mode != AS_TRAINED},
+            modes={slot: slot_mode(slot, mode) for slot, _, mode in given if mode != AS_TRAINED},
             prompt=(prompt or "") if says_something else default or prompt or "",
             state=values,
         )
@@ -310,9 +310,10 @@ def jobs(
 
 def _check_kinds(policies: object, prompt: object, state: object) -> None:
     """Whoever speaks to the server without the page may send anything."""
-    for name, value in (("the policies", policies), ("the state", state)):
-        if not isinstance(value, list | tuple):
-            raise ValueError(f"{name} must be a list, {value!r:.60} came")
+    if not isinstance(policies, list | tuple):
+        raise ValueError(f"the policies must be a list, {policies!r:.60} came")
+    if not isinstance(state, list | tuple):
+        raise ValueError(f"the state must be a list, {state!r:.60} came")
     if not isinstance(prompt, str | None) or not all(isinstance(name, str) for name in policies):
         raise ValueError("the prompt and each name of a policy must be text")
     if prompt and len(prompt) > MAX_PROMPT:
@@ -330,6 +331,7 @@ def _check_pictures(setup: Setup, policy: str, observation: RawObservation) -> N
         size = setup.infos[policy].image_size
         for slot, given in observation.images.items():
             try:
-                transforms.fitted_size(*given.shape[:2], size, size)
+                height, width = given.shape[:2]
+                transforms.fitted_size(height, width, size, size)
             except ValueError as error:
                 raise ValueError(f"{slot}: {error}") from error

@@ -20,7 +20,6 @@ from playground.ui.request import AS_TRAINED
 from playground.ui.setup import Setup, Setups
 from playground.views import robot as view
 
-_OWN = appearance.PRIVATE
 _ABOUT = (
     "Robots that are served over the network, live. Freeze takes an observation into the form, "
     "with the noise that the robot's chunk began from, and asks the policies."
@@ -84,8 +83,10 @@ def wire(tab: Tab, watch: Watch, setups: Setups) -> None:
         text = f"{len(episode.policies)} requests of {episode.robot}, opened."
         return errors.status(text), watch.payload(setups, number, 0)
 
-    tab.view.input(news, tab.view, tab.view, **_OWN)
-    tab.file.upload(open_file, tab.file, [tab.status, tab.view], preprocess=False, **_OWN)
+    tab.view.input(news, tab.view, tab.view, **appearance.PRIVATE)
+    tab.file.upload(
+        open_file, tab.file, [tab.status, tab.view], preprocess=False, **appearance.PRIVATE
+    )
 
 
 def chosen(watch: Watch, event: gr.EventData) -> Exchange:

@@ -4,7 +4,7 @@ import functools
 
 import gradio as gr
 
-from playground.analysis.rollout_seam import MOST, RolloutSeamRequest
+from playground.analysis.rollout_seam import MOST, RolloutSeam, RolloutSeamRequest
 from playground.serving.worker import Worker
 from playground.trace import Options, PolicyInfo
 from playground.ui import appearance, errors, scenes
@@ -63,17 +63,17 @@ def wire(part: Part, rollout: list, setups: Setups, worker: Worker, runs: Runs) 
     seam.limit_delay(part)
 
 
-class Joined(seam.Joined):
+class Joined(seam.Joined[RolloutSeam]):
     """Of a rollout."""
 
     def __init__(self, info: PolicyInfo, asked: RolloutSeamRequest):
         super().__init__()
         self._info, self._asked = info, asked
 
-    def payload(self) -> dict:
+    def payload(self, found: RolloutSeam) -> dict:
         asked = self._asked
         at = asked.question * asked.since
         return view.payload(
-            self._info, self.found.chunks, self.found.commands, at, asked.since, asked.delay,
+            self._info, found.chunks, found.commands, at, asked.since, asked.delay,
             done=True,
         )  # fmt: skip

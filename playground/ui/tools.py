@@ -21,6 +21,6 @@ def answer_in_json(page: gr.Blocks) -> None:
         raise RuntimeError(page.mcp_error)
     for name in ("mcp", "httpx"):  # each call several lines
         logging.getLogger(name).setLevel(logging.WARNING)
-    server.postprocess_output_data = lambda outputs, root_url: [
-        TextContent(type="text", text=json.dumps(output)) for output in outputs
+    server.postprocess_output_data = lambda data, root_url: [
+        TextContent(type="text", text=json.dumps(output)) for output in data
     ]

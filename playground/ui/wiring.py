@@ -19,8 +19,6 @@ from playground.ui.episodes import section as episodes
 from playground.ui.episodes.store import Recordings
 from playground.ui.handlers import Handlers
 
-_OWN = appearance.PRIVATE
-
 
 def wire(
     page: gr.Blocks,
@@ -44,7 +42,7 @@ def wire(
         "inputs": [state.key, shown.measure, shown.chunk.wanted, *form.inputs],
         "outputs": result,
         "preprocess": False,
-        **_OWN,
+        **appearance.PRIVATE,
     }
 
     def answer(event, **how):
@@ -62,10 +60,12 @@ def wire(
         *form.options,
         form.cuts,
     ]
-    link.select(None, linked, link, js=appearance.script("link.js"), **_OWN)
+    link.select(None, linked, link, js=appearance.script("link.js"), **appearance.PRIVATE)
     chunk.wire(shown.chunk, handlers.plot, state.key)
     cleared = [*frame, state.key, *shown.drawn]
-    form.robot.input(handlers.choose_robot, [form.robot, form.temperature], cleared, **_OWN)
+    form.robot.input(
+        handlers.choose_robot, [form.robot, form.temperature], cleared, **appearance.PRIVATE
+    )
     _wire_prompt(handlers, answer)
     _wire_examples_and_scenes(handlers, answer)
     tab = shown.recipe
@@ -74,7 +74,7 @@ def wire(
         [tab.file, *form.pictures],
         [*cleared, shown.measure, tab.opened, tab.again],
         preprocess=False,
-        **_OWN,
+        **appearance.PRIVATE,
     )
     answer(
         shown.measure_now.input,
@@ -84,7 +84,7 @@ def wire(
     )
     answer(form.cuts.input)
     cuts.wire(shown.cuts, state.key, handlers.results, handlers.worker, handlers.runs)
-    judge = {"fn": handlers.judge_again, "inputs": [tab.opened, state.key], **_OWN}
+    judge = {"fn": handlers.judge_again, "inputs": [tab.opened, state.key], **appearance.PRIVATE}
     answer(tab.again.change).then(outputs=[tab.status, tab.opened], **judge)
     rollout.wire(shown.rollout, form, handlers.setups, handlers.worker, handlers.runs)
     episodes.wire(shown.episodes, form, handlers.setups, handlers.worker, handlers.runs, recordings)
@@ -102,7 +102,7 @@ def wire(
         def freeze(event: gr.EventData):
             return handlers.freeze(watch, event)
 
-        answer(shown.robot.view.select(freeze, None, cleared, **_OWN).success)
+        answer(shown.robot.view.select(freeze, None, cleared, **appearance.PRIVATE).success)
 
 
 def _wire_loading(page: gr.Blocks, handlers: Handlers, frame: list, result: list, answer) -> None:
@@ -115,17 +115,17 @@ def _wire_loading(page: gr.Blocks, handlers: Handlers, frame: list, result: list
         list(dict.fromkeys(restored)),
         js=appearance.script("opened_by.js"),
         preprocess=False,
-        **_OWN,
+        **appearance.PRIVATE,
     ).then(
         handlers.follow_loading,
         [form.robot, form.policies, form.temperature, form.state, handlers.state.framed],
         frame,
-        **_OWN,
+        **appearance.PRIVATE,
     )
     answer(loaded.then, fn=handlers.open)
     visits.wire(memory, handlers.visits, form, measure)
-    page.load(None, js=appearance.script("gate.js"), **_OWN)
-    page.load(None, js=appearance.script("zoom.js"), **_OWN)
+    page.load(None, js=appearance.script("gate.js"), **appearance.PRIVATE)
+    page.load(None, js=appearance.script("zoom.js"), **appearance.PRIVATE)
     page.unload(handlers.leave)
 
 
@@ -135,19 +135,21 @@ def _wire_prompt(handlers: Handlers, answer) -> None:
     form = handlers.form
     answer(form.run.click)
     answer(form.prompt.submit)
-    form.stop.click(handlers.stop, None, None, **_OWN)
+    form.stop.click(handlers.stop, None, None, **appearance.PRIVATE)
     follow = "(prompt, value) => ({ ...value, prompt })"
     both = [form.prompt, form.rewordings]
-    form.prompt.change(None, both, form.rewordings, js=follow, **_OWN)
+    form.prompt.change(None, both, form.rewordings, js=follow, **appearance.PRIVATE)
     chosen = "(value) => value.chosen"
-    reworded = form.rewordings.select(None, form.rewordings, form.prompt, js=chosen, **_OWN)
+    reworded = form.rewordings.select(
+        None, form.rewordings, form.prompt, js=chosen, **appearance.PRIVATE
+    )
     answer(reworded.then)
     answer(form.rewordings.input, fn=handlers.run_typed, trigger_mode="always_last")
 
 
 def _wire_observation(handlers: Handlers) -> None:
     form = handlers.form
-    form.state.input(handlers.judge, [form.robot, form.state], form.state, **_OWN)
+    form.state.input(handlers.judge, [form.robot, form.state], form.state, **appearance.PRIVATE)
     # Only what a person changes: whatever else sets them sets the options, too, and an update
     # on its way would put back what somebody types there meanwhile.
     gr.on(
@@ -155,20 +157,25 @@ def _wire_observation(handlers: Handlers) -> None:
         handlers.effects,
         [form.robot, form.policies, form.temperature],
         form.options,
-        **_OWN,
+        **appearance.PRIVATE,
     )
     for picture in form.pictures:
-        picture.upload(handlers.check_picture, picture, picture, preprocess=False, **_OWN)
+        picture.upload(
+            handlers.check_picture, picture, picture, preprocess=False, **appearance.PRIVATE
+        )
     first = form.pictures[0]
     judged = [form.scenes.foreign, form.scenes.seed]
-    first.change(scenes.judge, [form.robot, first], judged, preprocess=False, **_OWN)
+    first.change(scenes.judge, [form.robot, first], judged, preprocess=False, **appearance.PRIVATE)
 
 
 def _wire_examples_and_scenes(handlers: Handlers, answer) -> None:
     form, table = handlers.form, handlers.form.scenes
     filled = [table.seed, form.prompt, form.state, *form.pictures, *form.modes]
-    chosen = form.examples.select(handlers.example, form.robot, filled, **_OWN)
+    chosen = form.examples.select(handlers.example, form.robot, filled, **appearance.PRIVATE)
     answer(chosen.then, fn=handlers.run_example)
-    placed = {"outputs": [table.seed, form.pictures[0], form.modes[0], form.state], **_OWN}
+    placed = {
+        "outputs": [table.seed, form.pictures[0], form.modes[0], form.state],
+        **appearance.PRIVATE,
+    }
     answer(table.new.click(handlers.new_scene, form.robot, **placed).then)
     answer(table.seed.submit(handlers.scene, [form.robot, table.seed], **placed).then)

@@ -98,10 +98,10 @@ def describe(
     sentences = []
     for trace in traces:
         who = f"{trace.info.title} ({trace.info.badge})"
-        if trace.actions is None:
+        values = _values(trace, normalised)
+        if values is None:
             sentences.append(f"{who} gave no chunk: {trace.decode_failure}.")
             continue
-        values = _values(trace, normalised)
         samples, horizon, dims = values.shape
         travel = np.ptp(values[0], axis=0)
         most = int(travel.argmax())

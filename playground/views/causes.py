@@ -170,15 +170,15 @@ def lines(
     known. words: what was measured.
     """
     found = {name: chunk for name, chunk in chunks.items() if chunk is not None}
-    drawn = picture is not None and info.robot == TABLETOP.name and bool(found)
+    drawn = picture if info.robot == TABLETOP.name and found else None
     horizon = max((len(chunk) for chunk in found.values()), default=0)
     line = np.full((len(chunks), horizon + 1, 2), np.nan)
-    if drawn:
+    if drawn is not None:
         first = next(iter(found.values()))
         arm = kinematics.moving_arm(np.array(state), first)
         for place, chunk in enumerate(chunks.values()):
             if chunk is not None:
-                line[place] = paths.pixels(np.array(state), chunk, len(picture))[arm]
+                line[place] = paths.pixels(np.array(state), chunk, len(drawn))[arm]
     return {
         "policy": theme.identity(info),
         "what": theme.plain(what),
@@ -186,7 +186,7 @@ def lines(
             theme.plain(name if chunk is not None else f"{name}: no chunk that decodes")
             for name, chunk in chunks.items()
         ],
-        "picture": theme.picture(picture) if drawn else None,
+        "picture": None if drawn is None else theme.picture(drawn),
         "line": theme.packed(np.round(line, 1)),
         "words": theme.plain(words),
     }

@@ -39,7 +39,7 @@ def verdict(base: Base, change: Change) -> Verdict:
         return "same input"
     if change.percent == 0:
         return "none"
-    if base.spread is None:
+    if base.spread is None or change.interval is None:
         return "changed"
     low, high = change.interval
     return "within" if high <= base.spread else "beyond" if low > base.spread else "near"
@@ -109,7 +109,7 @@ def _clauses(base: Base, changes: list[Change]) -> str:
         times = "" if change.times_spread is None else f", {_times(change)}"
         found.append(f"changes with {change.description} by {_amount(change)}{times}")
     if rest := large[_NAMED:]:
-        most, least = percent(rest[0].percent), percent(rest[-1].percent)
+        most, least = percent(_measured(rest[0])), percent(_measured(rest[-1]))
         many = most if most == least else f"{least} to {most}"
         found.append(f"changes with {_listed(rest)} by {many}")
     said = {
@@ -139,10 +139,16 @@ def _listed(changes: list[Change]) -> str:
     return theme.listed([change.description for change in plain] + names)
 
 
+def _measured(change: Change) -> float:
+    """Its percent, which every change has that did not fail."""
+    assert change.percent is not None
+    return change.percent
+
+
 def _amount(change: Change) -> str:
     if change.interval is None:
-        return f"{percent(change.percent)} of range"
-    return f"{percent(change.percent)} of range (95 % interval {_between(change.interval)} %)"
+        return f"{percent(_measured(change))} of range"
+    return f"{percent(_measured(change))} of range (95 % interval {_between(change.interval)} %)"
 
 
 def _between(bounds: tuple[float, float]) -> str:
@@ -151,6 +157,8 @@ def _between(bounds: tuple[float, float]) -> str:
 
 def _times(change: Change) -> str:
     times = change.times_spread
+    if times is None:
+        return "which is 0"
     return f"{'less than 0.01' if times < 0.01 else _figures(times)} times the seed spread"
 
 
@@ -158,7 +166,7 @@ def _mostly(base: Base, change: Change) -> str:
     """The dimension that changes most, where it stands out."""
     known = [(v, name) for v, name in zip(change.dimensions, base.dimensions, strict=True) if v]
     value, name = max(known, default=(0, ""))
-    return f", most in {name} ({percent(value)})" if value > 2 * change.percent else ""
+    return f", most in {name} ({percent(value)})" if value > 2 * _measured(change) else ""
 
 
 def _figures(value: float) -> str:
@@ -221,20 +229,19 @@ def _policy(base: Base, report: SensitivityReport) -> str:
 def _words(base: Base, report: SensitivityReport) -> str:
     """Each word on a wash as strong as its effect, with the number below it. The full colour is
     the largest effect, or the spread between seeds where no word reaches it."""
-    own = [c for c in report.changes if c.policy == base.policy and c.word is not None]
+    own = [(c.word, c) for c in report.changes if c.policy == base.policy and c.word is not None]
     if not own:
         return ""
-    most = max(base.spread or 0, *(c.percent or 0 for c in own)) or 1
+    most = max(base.spread or 0, *(c.percent or 0 for _, c in own)) or 1
     parts, at = [], 0
-    for change in sorted(own, key=lambda c: c.word):
-        start, stop = change.word
-        known = change.percent is not None and not change.same_input
+    for (start, stop), change in sorted(own, key=lambda pair: pair[0]):
+        share = None if change.same_input else change.percent
         strength = (change.percent or 0) / most
         parts.append(
             f"{_safe(report.prompt[at:start])}"
             f'<span class="word" style="--effect:{strength:.3f}" '
             f'title="{_safe(sentence(base, change))}">{_safe(report.prompt[start:stop])}'
-            f"<small>{_safe(percent(change.percent)) if known else '–'}</small></span>"
+            f"<small>{'–' if share is None else _safe(percent(share))}</small></span>"
         )
         at = stop
     text = "".join(parts) + _safe(report.prompt[at:])
@@ -288,7 +295,7 @@ def _row(base: Base, change: Change, widest: float) -> str:
     if kind in ("failed", "same input"):
         short = "no number" if kind == "failed" else "same input"
         return f'{who}<td></td><td title="{said}"><small>{short}</small></td>'
-    marks = _mark("seeds", 0, base.spread or 0, widest) + _mark("bar", 0, change.percent, widest)
+    marks = _mark("seeds", 0, base.spread or 0, widest) + _mark("bar", 0, _measured(change), widest)
     if kind == "none":
         chart = f'<td class="chart"><div class="track">{marks}</div></td>'
         return f'{who}{chart}<td class="numbers">not at all</td>'
@@ -303,7 +310,7 @@ def _row(base: Base, change: Change, widest: float) -> str:
     return (
         f'{who}<td class="chart" title="{said}"><div class="track">{marks}</div>'
         f"{_strip(base, change)}</td>"
-        f'<td class="numbers"><b>{_safe(percent(change.percent))}</b> {small}</td>'
+        f'<td class="numbers"><b>{_safe(percent(_measured(change)))}</b> {small}</td>'
     )
 
 

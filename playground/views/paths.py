@@ -55,7 +55,7 @@ def denoising(trace: FlowTrace) -> dict[str, object] | None:
         return None
     info, state = trace.info, np.array(trace.inputs.state)
     noise = conversion.from_model(
-        TABLETOP, trace.x_t, state, info.action_stats, info.method("actions")
+        TABLETOP, trace.x_t, state, info.stats("actions"), info.method("actions")
     )
     return _over(trace, np.concatenate([trace.estimates, trace.actions[None]]), noise)
 
@@ -75,7 +75,7 @@ def describe(trace: Trace) -> str:
     parts = []
     first, *others = sorted(kinematics.ARMS, key=lambda arm: arm != _mover(trace))
     for arm in (first, *others):
-        path = _tips(trace, arm)
+        path = _tips(trace, trace.actions[0], arm)
         far = np.linalg.norm(path - path[0], axis=-1)
         if far.max() < _STAYS:
             parts.append(f"the {NAMES[arm]} stays where it is")
@@ -96,7 +96,7 @@ def sentence(trace: Trace, objects: Mapping[str, tuple[float, float]]) -> str:
         return "The tokens did not decode, so nothing would move."
     parts = []
     for arm in sorted(kinematics.ARMS, key=lambda arm: arm != _mover(trace)):
-        path = _tips(trace, arm)
+        path = _tips(trace, trace.actions[0], arm)
         far = np.linalg.norm(path - path[0], axis=-1)
         if far.max() < _IDLE:
             parts.append(f"the {NAMES[arm]} hardly moves")
@@ -121,8 +121,8 @@ def _end(tip: np.ndarray, objects: Mapping[str, tuple[float, float]]) -> str:
     return f"ends {100 * up:.0f} cm above the table"
 
 
-def _tips(trace: Trace, arm: str) -> np.ndarray:
-    whole = np.concatenate([[trace.inputs.state], trace.actions[0]])
+def _tips(trace: Trace, chunk: np.ndarray, arm: str) -> np.ndarray:
+    whole = np.concatenate([[trace.inputs.state], chunk])
     return kinematics.tip_paths(whole)[arm]
 
 

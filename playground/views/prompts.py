@@ -69,17 +69,16 @@ def _policy(
     info: PolicyInfo,
     answers: Sequence[PromptAnswer | None],
     labels: Mapping[str, str],
-    state: Sequence[float],
+    state: Sequence[float] | np.ndarray,
     size: int,
 ) -> dict[str, object]:
     known = [answer for answer in answers if answer is not None]
-    whole = [answer for answer in known if answer.shares is not None]
+    shares = {a.prompt: a.shares for a in known if a.shares is not None}
     # Chunks that are not there are as far from all others as none: they stay out of the matrix.
-    apart = distances(np.stack([answer.shares for answer in whole])) if whole else np.zeros((0, 0))
+    apart = distances(np.stack([*shares.values()])) if shares else np.zeros((0, 0))
     first = known[0] if known and known[0].shares is not None else None
     change = {
-        answer.prompt: float(apart[0, place]) if first else None
-        for place, answer in enumerate(whole)
+        prompt: float(apart[0, place]) if first else None for place, prompt in enumerate(shares)
     }
     order = clustered(apart)
     return {
@@ -93,13 +92,15 @@ def _policy(
         ],
         "line": _line(answers, state, size) if size and info.robot == TABLETOP.name else None,
         "matrix": {
-            "prompts": [theme.plain(whole[place].prompt) for place in order],
-            "values": np.round(apart[np.ix_(order, order)], 2).tolist() if whole else [],
+            "prompts": [theme.plain([*shares][place]) for place in order],
+            "values": np.round(apart[np.ix_(order, order)], 2).tolist() if shares else [],
         },
     }
 
 
-def _line(answers: Sequence[PromptAnswer | None], state: Sequence[float], size: int) -> dict:
+def _line(
+    answers: Sequence[PromptAnswer | None], state: Sequence[float] | np.ndarray, size: int
+) -> dict:
     """The path of the gripper that moves most, for each prompt."""
     horizon = max((len(a.actions) for a in answers if a and a.actions is not None), default=1)
     lines = np.full((len(answers), horizon + 1, 2), np.nan)

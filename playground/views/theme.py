@@ -112,7 +112,7 @@ def packed(values: np.ndarray) -> dict[str, object]:
         codes = np.rint((values.astype(np.float64) - floor) / span * (_NAN_CODE - 1))
         raw = np.where(np.isnan(codes), _NAN_CODE, codes).astype("<u2")
         low, high = floor.astype(float).tolist(), (floor + span).astype(float).tolist()
-    data = base64.b64encode(np.ascontiguousarray(raw)).decode("ascii")
+    data = base64.b64encode(np.ascontiguousarray(raw).data).decode("ascii")
     return {"shape": list(values.shape), "data": data, "low": low, "high": high}
 
 

@@ -19,7 +19,6 @@ from playground.ui.runs import STOPPED, Runs
 from playground.views import open_loop as report_view
 from playground.views import worms
 
-_OWN = appearance.PRIVATE
 _UPDATE_EVERY_S = 1.0
 _BATCH = 8
 # Of one evaluation; the command has no limit. Others wait meanwhile.
@@ -102,9 +101,9 @@ def wire(part: Part, question: list, asked: Callable[..., Asked], worker: Worker
         evaluate,
         [part.every, part.execute, *question],
         [part.status, part.result, part.start, part.stop],
-        **_OWN,
+        **appearance.PRIVATE,
     )
-    part.stop.click(stop, None, None, **_OWN)
+    part.stop.click(stop, None, None, **appearance.PRIVATE)
 
 
 class Running:

@@ -3,10 +3,12 @@ episode that is looked at, or in a rollout."""
 
 import dataclasses
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 import gradio as gr
 
 from playground.datasets.job import SeamRequest
+from playground.policies.seam import SeamChunks
 from playground.serving.events import Failed, Phase, Queued, Result
 from playground.serving.worker import Worker
 from playground.trace import Options
@@ -17,8 +19,9 @@ from playground.ui.runs import Runs
 from playground.views import seam as view
 from playground.views.episode import frame_of
 
+Found = TypeVar("Found")
+
 _UPDATE_EVERY_S = 0.2
-_OWN = appearance.PRIVATE
 _INTRODUCTION = (
     "While a policy computes, the robot goes on with its old chunk. Where the new one takes over, "
     "the command can jump. Real-time chunking denoises the new chunk under guidance towards what "
@@ -94,7 +97,7 @@ def wire(
         join,
         [part.since, part.delay, at, *question],
         [part.status, part.result, part.start],
-        **_OWN,
+        **appearance.PRIVATE,
     )
     limit_delay(part)
 
@@ -102,14 +105,16 @@ def wire(
 def limit_delay(part: Part) -> None:
     """No answer takes longer than the time to the next question."""
     limit = "(since, delay) => Math.min(delay, since)"
-    part.since.input(None, [part.since, part.delay], part.delay, js=limit, **_OWN)
+    part.since.input(None, [part.since, part.delay], part.delay, js=limit, **appearance.PRIVATE)
 
 
-class Joined:
-    """What came so far of two questions. say: the line below the button."""
+class Joined(Generic[Found]):
+    """What came so far of two questions. say: the line below the button; found: what the job gave,
+    once it has."""
 
     def __init__(self) -> None:
-        self.say, self.found = "Starting.", None
+        self.say = "Starting."
+        self.found: Found | None = None
 
     def take(self, event) -> None:
         match event:
@@ -122,12 +127,12 @@ class Joined:
             case Failed(message=message):
                 self.say = message
 
-    def payload(self) -> dict:
-        """For the view, once it is found."""
+    def payload(self, found: Found) -> dict:
+        """For the view."""
         raise NotImplementedError
 
 
-class _Seam(Joined):
+class _Seam(Joined[SeamChunks]):
     """Two questions to the first flow policy that the episode fits, and what came of them."""
 
     def __init__(self, question: Asked, since: int, delay: int, frame: int):
@@ -146,16 +151,16 @@ class _Seam(Joined):
             self.name, recorded, self.frame, since, delay, question.prompt, Options()
         )
 
-    def payload(self) -> dict:
+    def payload(self, found: SeamChunks) -> dict:
         match = self.question.fit.matches[self.name]
         recorded = match.recorded(self.question.episode)
         info = self.question.infos[self.name]
-        return view.payload(info, self.found, recorded, self.frame, self.since, self.delay)
+        return view.payload(info, found, recorded, self.frame, self.since, self.delay)
 
 
 def updates(part: Part, state: Joined, *, running: bool) -> dict:
     return {
         part.status: errors.status(state.say),
-        part.result: state.payload() if state.found else gr.skip(),
+        part.result: gr.skip() if state.found is None else state.payload(state.found),
         part.start: gr.update(interactive=not running),
     }

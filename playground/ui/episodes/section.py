@@ -23,7 +23,6 @@ from playground.ui.runs import Runs
 from playground.ui.setup import Setups
 from playground.views import episode as view
 
-_OWN = appearance.PRIVATE
 _INTRODUCTION = (
     "Demonstrations in LeRobot's formats: what would the policies do at each frame, and what was "
     "done? Open loop: a small error is not success."
@@ -170,27 +169,33 @@ def wire(
         *seam.outputs(section.seam), *stats.outputs(section.stats),
     ]  # fmt: skip
     start = [form.robot, section.reading.memory]
-    section.bundled.click(open_bundled, start, outputs, **_OWN)
+    section.bundled.click(open_bundled, start, outputs, **appearance.PRIVATE)
     gr.on(
         [section.open.click, section.word.submit],
         open_word,
         [section.word, *start],
         outputs,
-        **_OWN,
+        **appearance.PRIVATE,
     )
     question = [form.robot, *section.asked]
     moved = [section.status, section.view, *section.reading.outputs,
              *evaluation.outputs(section.evaluation)]  # fmt: skip
-    section.episode.release(go_to, question, moved, trigger_mode="always_last", **_OWN)
-    form.robot.change(rematch, question, moved, **_OWN)
+    section.episode.release(
+        go_to, question, moved, trigger_mode="always_last", **appearance.PRIVATE
+    )
+    form.robot.change(rematch, question, moved, **appearance.PRIVATE)
     section.reading.use.click(
         use,
         [form.robot, section.reading.memory, *section.asked],
         [*moved, section.reading.memory],
-        **_OWN,
+        **appearance.PRIVATE,
     )
     section.view.input(
-        at_frame, [section.view, *question], section.view, trigger_mode="multiple", **_OWN
+        at_frame,
+        [section.view, *question],
+        section.view,
+        trigger_mode="multiple",
+        **appearance.PRIVATE,
     )
     again = "() => { dispatchEvent(new CustomEvent('playground-ask')); }"
     gr.on(
@@ -249,10 +254,10 @@ def _answers(section, worker, runs, request, question, frame):
 
 def _start(question: Asked, frame: int) -> tuple[np.ndarray, int] | None:
     """The robot's state, and the width of the picture to draw paths on."""
-    name = _table(question)
-    if name is None:
+    name, match = _table(question), question.fit.match
+    if name is None or match is None:
         return None
-    state = question.fit.match.states(question.episode)[frame]
+    state = match.states(question.episode)[frame]
     return state, question.opened.dataset.cameras[name].picture_size[1]
 
 

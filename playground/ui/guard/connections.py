@@ -2,9 +2,16 @@
 for a client that does not read, without limit."""
 
 import asyncio
+from typing import Protocol
 
 HEAD_S = 20.0  # from a connection's begin, or a request's first byte, to the end of its head
 STALL_S = 60.0  # that what was sent may lie unread
+
+
+class _Cycle(Protocol):
+    """A request and its response."""
+
+    response_complete: bool
 
 
 def hurried(
@@ -14,6 +21,10 @@ def hurried(
     It need not be uvicorn's own, but has its `loop`, `transport` and `cycle`."""
 
     class Hurried(protocol):
+        loop: asyncio.AbstractEventLoop
+        transport: asyncio.Transport
+        cycle: _Cycle | None
+
         _head: asyncio.TimerHandle | None = None
         _stall: asyncio.TimerHandle | None = None
 
