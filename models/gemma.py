@@ -133,9 +133,8 @@ class AdaRMSNorm(nnx.Module):
         self.modulation = nnx.Linear(width, 3 * width, kernel_init=zeros, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Array, condition: Array | None) -> Normed:
-        """x [B, T, D], condition [B, D]; raises ValueError without one."""
-        if condition is None:
-            raise ValueError("an adaptive norm needs a condition, pi0.5's time; none came")
+        """x [B, T, D], condition [B, D]."""
+        assert condition is not None, "pi0.5's norms need a condition, its time"
         scale, shift, gate = jnp.split(self.modulation(condition)[:, None, :], 3, axis=-1)
         return Normed((_normalise(x) * (1 + scale) + shift).astype(x.dtype), gate)
 
@@ -395,8 +394,7 @@ def attention_weights(q: Array, k: Array, mask: Array) -> Array:
 
 def apply_attention(weights: Array, v: Array) -> Array:
     """weights [B, N, T, S], v [B, S, K, H] to [B, T, N, H]."""
-    b, n, t, s = weights.shape
-    kv_heads, h = v.shape[2:]
+    (b, n, t, s), (kv_heads, h) = weights.shape, v.shape[2:]
     folded = weights.reshape(b, kv_heads, n // kv_heads * t, s)
     attended = jnp.einsum("bkms,bskh->bkmh", folded, v)
     return attended.reshape(b, n, t, h).transpose(0, 2, 1, 3)

@@ -153,14 +153,16 @@ class Pi0Fast(nnx.Module):
         shift = masks.right_align_shift(embedded.input_mask)
         tokens = masks.roll_rows(embedded.tokens, shift)
         input_mask = masks.roll_rows(embedded.input_mask, shift)
-        mask = masks.block_causal(input_mask, masks.roll_rows(jnp.asarray(embedded.ar_mask), shift))
+        ar_mask = masks.roll_rows(jnp.asarray(embedded.ar_mask), shift)
+        mask = masks.block_causal(input_mask, ar_mask)
         # The empty places to come take part as forbidden keys. That matters to nobody but rows
         # without any allowed key. PARITY: openpi's generated tokens can see such rows when a camera
         # in the middle is masked.
-        mask = jnp.pad(mask, ((0, 0), (0, 0), (0, max_decoding_steps)))
+        room = ((0, 0), (0, 0), (0, max_decoding_steps))
+        mask = jnp.pad(mask, room)
         in_prefix, in_decoding = cuts or (None, None)
         if in_prefix is not None:
-            in_prefix = jnp.pad(in_prefix, ((0, 0), (0, 0), (0, 0), (0, max_decoding_steps)))
+            in_prefix = jnp.pad(in_prefix, ((0, 0), *room))
         cache = KVCache.empty(self.config.language, len(mask), mask.shape[2], self.gemma.dtype)
         outputs, cache, attention = self.gemma(
             Pair(prefix=tokens),
@@ -172,9 +174,8 @@ class Pi0Fast(nnx.Module):
         visible = masks.visible_to_decoded(input_mask, self.config.convention)
         position = jnp.sum(input_mask, axis=1) + self._position_gap
         (hidden,) = outputs.present()
-        logits = self.gemma.logits(hidden[:, -1])
-        state = DecodeState(cache, visible, position, logits, jnp.int32(0), in_decoding)
-        return state, attention
+        logits, step = self.gemma.logits(hidden[:, -1]), jnp.int32(0)
+        return DecodeState(cache, visible, position, logits, step, in_decoding), attention
 
     def feed(self, state: DecodeState, token: Array) -> tuple[DecodeState, Array, list[Array]]:
         """Runs token int [B]: (the next state with its old logits, the hidden state [B, D] that the

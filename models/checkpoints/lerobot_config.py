@@ -4,7 +4,6 @@ Sources: LeRobot 0.4.0 to 0.5.1 and main (0.6), `policies/{pi0,pi05,pi0_fast}` a
 """
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -12,16 +11,11 @@ from typing import Any, Literal
 import numpy as np
 
 from models.checkpoints import lerobot_processors as processors
-from models.checkpoints.arrays import Stored, open_safetensors, safetensors_metadata
+from models.checkpoints.arrays import open_safetensors, safetensors_metadata
 from models.checkpoints.digests import CONFIG, read_json, weights_file
 from models.checkpoints.lerobot import EMBEDDING, LM_HEAD
-from models.checkpoints.lerobot_processors import (
-    Processors,
-    Step,
-    are_names,
-    enabled,
-    is_switch,
-)
+from models.checkpoints.lerobot_normaliser import IMAGES, Normalisation, read_normaliser
+from models.checkpoints.lerobot_processors import Processors, are_names, enabled, is_switch
 from models.config import (
     GEMMA_2B,
     GEMMA_300M,
@@ -32,25 +26,8 @@ from models.config import (
     Pi0FastConfig,
 )
 
-Normalisation = Literal["z-score", "quantile", "quantile-10", "min-max", "identity"]
-NORMALISATIONS: dict[str, Normalisation] = {
-    "MEAN_STD": "z-score",
-    "QUANTILES": "quantile",
-    "QUANTILE10": "quantile-10",
-    "MIN_MAX": "min-max",
-    "IDENTITY": "identity",
-}
-# The two that a rule of ours needs, by what LeRobot calls them.
-NEEDED = {
-    "z-score": ("mean", "std"),
-    "quantile": ("q01", "q99"),
-    "quantile-10": ("q10", "q90"),
-    "min-max": ("min", "max"),
-    "identity": (),
-}
 VARIANTS = {"gemma_2b": GEMMA_2B, "gemma_300m": GEMMA_300M}
-STATISTICS = ("mean", "std", "min", "max", "q01", "q10", "q50", "q90", "q99")
-IMAGES, STATE, ACTION = "observation.images.", "observation.state", "action"
+STATE, ACTION = "observation.state", "action"
 
 Version = Literal["0.4", "0.5"]
 VERSIONS: tuple[Version, ...] = ("0.4", "0.5")
@@ -120,21 +97,13 @@ def read_lerobot(folder: Path | str) -> LeRobotPolicy:
     """What `config.json` and the processors' files say; ValueError if it cannot be run here."""
     folder = Path(folder)
     settings = _Settings(folder / CONFIG, read_json(folder / CONFIG))
-    kind = settings.values.get("type")
-    if kind not in ("pi0", "pi05", "pi0_fast"):
-        raise ValueError(
-            f"{settings.path}: policy type is {kind!r}; expected pi0, pi05 or pi0_fast"
-        )
-    for name, plain in PLAIN.items():
-        if settings.values.get(name, plain) != plain:
-            raise ValueError(
-                f"{settings.path}: {name} is {settings.values[name]!r}; only {plain!r} is supported"
-            )
+    kind = settings.kind()
+    settings.check_plain()
     steps = processors.read_processors(folder, kind)
-    before = _normaliser(folder, steps.before[processors.NORMALISE])
-    after = _normaliser(folder, steps.after[processors.UNNORMALISE])
+    before = read_normaliser(folder, steps.before[processors.NORMALISE])
+    after = read_normaliser(folder, steps.after[processors.UNNORMALISE])
     before.check_pictures()
-    stats = {"state": _stats(before, STATE), "actions": _stats(after, ACTION)}
+    stats = {"state": before.stats(STATE), "actions": after.stats(ACTION)}
     state_dim = _width(stats["state"], settings, "input_features", STATE)
     action_dim = _width(stats["actions"], settings, "output_features", ACTION)
     config = _config(kind, settings, steps, state_dim, action_dim)
@@ -169,6 +138,22 @@ class _Settings:
 
     path: Path
     values: Mapping
+
+    def kind(self) -> str:
+        kind = self.values.get("type")
+        if kind not in ("pi0", "pi05", "pi0_fast"):
+            raise ValueError(
+                f"{self.path}: policy type is {kind!r}; expected pi0, pi05 or pi0_fast"
+            )
+        return kind
+
+    def check_plain(self) -> None:
+        """Raises ValueError for what is not implemented here."""
+        for name, plain in PLAIN.items():
+            if self.values.get(name, plain) != plain:
+                raise ValueError(
+                    f"{self.path}: {name} is {self.values[name]!r}; only {plain!r} is supported"
+                )
 
     def get(self, name: str, expected: str, valid):
         if name not in self.values:
@@ -385,71 +370,3 @@ def _action_tokenizer(folder: Path, settings: _Settings, steps: Processors) -> s
     return settings.get(
         "action_tokenizer_name", "a name on the Hugging Face hub", lambda x: isinstance(x, str)
     )
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Normaliser:
-    """A step that normalises, or undoes it, with its tensors by LeRobot's names."""
-
-    where: str
-    features: Mapping[str, Mapping] | None
-    norm_map: Mapping[str, str]
-    keys: list[str] | None
-    epsilon: float
-    arrays: Mapping[str, Stored]
-
-    def of_observation(self, feature: str, kind: str) -> Normalisation:
-        """LeRobot leaves alone the observations that are not in `features`, or not in `keys`, and
-        takes their kind from the former."""
-        if self.keys is not None and feature not in self.keys:
-            return "identity"
-        if self.features is not None:
-            kind = self.features.get(feature, {"type": "ACTION"})["type"]
-        return "identity" if kind == "ACTION" else self.method(kind)
-
-    def check_pictures(self) -> None:
-        """Raises ValueError where pictures are normalised by stats, which is not done here."""
-        for feature in self.features or {}:
-            measured = any(name.startswith(f"{feature}.") for name in self.arrays)
-            if feature.startswith(IMAGES.rstrip("s.")) and measured:
-                method = self.of_observation(feature, "VISUAL")
-                if method != "identity":
-                    raise ValueError(
-                        f"{self.where}: {feature} is normalised by {method}; only IDENTITY is "
-                        "supported for pictures: run this policy in LeRobot"
-                    )
-
-    def method(self, kind: str) -> Normalisation:
-        """LeRobot leaves alone what is not in the map."""
-        name = self.norm_map.get(kind, "IDENTITY")
-        if name not in NORMALISATIONS:
-            raise ValueError(
-                f"{self.where}: {kind} is normalised by {name}; expected one of "
-                f"{', '.join(NORMALISATIONS)}"
-            )
-        return NORMALISATIONS[name]
-
-
-def _normaliser(folder: Path, step: Step) -> _Normaliser:
-    """Its tensors' file is named in the step: the number in that name changes between versions."""
-    file = (
-        processors.PREPROCESSOR if step.name == processors.NORMALISE else processors.POSTPROCESSOR
-    )
-    where = f"{folder / file}, step {step.name!r}"
-    norm_map, epsilon = step.settings.get("norm_map"), step.settings.get("eps", 1e-8)
-    if norm_map is None:
-        raise ValueError(f'{where}: norm_map is missing; expected such as {{"STATE": ...}}')
-    arrays = {}
-    if step.state_file is not None:
-        if not isinstance(step.state_file, str) or not re.fullmatch(r"[^/\\]+", step.state_file):
-            raise ValueError(
-                f"{where}: state_file is {step.state_file!r}; expected a name in the folder"
-            )
-        arrays = open_safetensors(folder / step.state_file)
-    keys = step.settings.get("normalize_observation_keys")
-    return _Normaliser(where, step.settings.get("features"), norm_map, keys, epsilon, arrays)
-
-
-def _stats(normaliser: _Normaliser, feature: str) -> dict[str, np.ndarray]:
-    found = ((name, f"{feature}.{name}") for name in STATISTICS)
-    return {n: normaliser.arrays[key].read() for n, key in found if key in normaliser.arrays}

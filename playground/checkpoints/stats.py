@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from models.checkpoints.lerobot_config import NEEDED, LeRobotPolicy, read_lerobot
+from models.checkpoints.lerobot_config import LeRobotPolicy, read_lerobot
+from models.checkpoints.lerobot_normaliser import NEEDED
 from playground.checkpoints.entry import Entry
 from playground.robots.norm_stats import BOUNDS, EPSILON, checked_stats, read_norm_stats, trim
 from playground.trace import Method, Stats
