@@ -291,7 +291,7 @@ def test_refusals(fetch, faults):
 
 def test_no_network(fetch, monkeypatch):
     servers = Servers(buckets="http://127.0.0.1:9", wait_s=0.0)
-    # Told where it belongs, for who has it on another machine.
+    # It says where the file belongs, for who has it on another machine.
     place = rf"is there a network\?.* copy it from elsewhere to {download.local_path(ADDRESS)}"
     with pytest.raises(ValueError, match=rf"cannot get gs://openpi-assets.*{place}"):
         download.fetch(ADDRESS, servers=servers)

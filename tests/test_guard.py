@@ -94,7 +94,7 @@ NOT_SERVED = {
 
 
 def page_of_all_kinds():
-    """Functions 0 (the page's), 1 and 2 (that are told what was clicked) and 3 (for programs)."""
+    """Functions 0 (the page's), 1 and 2 (that read what was clicked) and 3 (for programs)."""
     parts = [
         gr.Image(),
         gr.Textbox(label="Words"),

@@ -17,7 +17,7 @@ from tests.support.traces import policy_info
 KNOWN = {"touch": 1.0, "red": 2.0, "blue": 4.0}
 
 
-class Told:
+class WordSum:
     """A policy whose chunk is a number for every word it knows, all over; unknown words count
     nothing. Another seed adds a tenth of the seed's number."""
 
@@ -41,7 +41,7 @@ RAW = RawObservation("tabletop", {}, {}, "touch red", np.array(TABLETOP.resting_
 
 
 def answers(texts):
-    policy = Told()
+    policy = WordSum()
     request = PromptsRequest(("pi0",), {"pi0": RAW}, Options(), tuple(texts))
     events = list(prompts.compare({"pi0": policy}, request))
     return policy, [event.value for event in events if isinstance(event, Result)]
@@ -80,10 +80,10 @@ def test_headline_says_what_was_measured_and_no_more():
     assert said.startswith("pi0 listens to “red” and “touch”")
     assert "word order does not matter" in said
     assert len(said.split()) <= 25
-    shown = view.payload(found, {"pi0": Told().info}, labels, RAW.state, None, of=len(found))
+    shown = view.payload(found, {"pi0": WordSum().info}, labels, RAW.state, None, of=len(found))
     (policy,) = shown["policies"]
     effects = {word: policy["change"][place] for word, place in shown["words"]}
-    expected = {word: KNOWN[word] * unit(Told().info) for word in ("touch", "red")}
+    expected = {word: KNOWN[word] * unit(WordSum().info) for word in ("touch", "red")}
     assert effects == pytest.approx(expected, rel=1e-4)
     _, alone = answers(["touch red", "touch the red", "touch blue"])
     assert "“touch blue”" in prompts.headline(alone, {}, title="pi0")
@@ -92,11 +92,11 @@ def test_headline_says_what_was_measured_and_no_more():
 def test_a_prompt_that_cannot_be_answered_leaves_the_others():
     _, found = answers(["touch red", "refuse", "touch blue"])
     assert [answer.failure for answer in found] == [None, "not today", None]
-    shown = view.payload(found, {"pi0": Told().info}, {}, RAW.state, None, of=3)
+    shown = view.payload(found, {"pi0": WordSum().info}, {}, RAW.state, None, of=3)
     (policy,) = shown["policies"]
     assert policy["failures"] == [None, "not today", None]
     assert policy["change"][1] is None
-    assert policy["change"][2] == pytest.approx(2 * unit(Told().info), rel=1e-4)
+    assert policy["change"][2] == pytest.approx(2 * unit(WordSum().info), rel=1e-4)
     assert shown["words"] == [["touch", None], ["red", None]]
     assert sorted(policy["matrix"]["prompts"]) == ["touch blue", "touch red"]
 
@@ -106,7 +106,7 @@ def test_board_draws_the_paths_of_the_chunks():
     actions = np.linspace(state, state + 0.2, 50).astype(np.float32)
     found = [PromptAnswer("pi0", "go", actions, np.zeros_like(actions))]
     picture = np.zeros((224, 224, 3), np.uint8)
-    shown = view.payload(found, {"pi0": Told().info}, {}, state, picture, of=1)
+    shown = view.payload(found, {"pi0": WordSum().info}, {}, state, picture, of=1)
     line = theme.unpacked(shown["policies"][0]["line"])[0]
     both = paths.pixels(state, actions, 224)
     assert any(np.allclose(line, path, atol=0.06) for path in both.values())
@@ -116,7 +116,7 @@ def test_board_draws_the_paths_of_the_chunks():
 def test_unknown_policies_and_too_many_prompts_are_refused(names):
     request = PromptsRequest(names, {}, Options(), ("go",))
     with pytest.raises(ValueError, match="no policy is called"):
-        list(prompts.compare({"pi0": Told()}, request))
+        list(prompts.compare({"pi0": WordSum()}, request))
     many = PromptsRequest(("pi0",), {"pi0": RAW}, Options(), ("go",) * 33)
     with pytest.raises(ValueError, match="1 to 32 are taken"):
-        list(prompts.compare({"pi0": Told()}, many))
+        list(prompts.compare({"pi0": WordSum()}, many))

@@ -75,7 +75,7 @@ def comparison() -> Comparison:
 
 
 def payload(traces: Mapping[str, Trace], key: str) -> dict:
-    """What `now` is told of a run."""
+    """What `now` gets of a run."""
     cut = next(iter(traces.values())).options.cuts
     little = all(map(attention.costs_little, traces.values()))
     return {"key": key, "cut": bool(cut), "little": little}

@@ -82,7 +82,7 @@ class Places:
 
     @contextlib.contextmanager
     def one(self, visitor: str) -> Iterator[None]:
-        """visitor: "" where nobody is told apart. Raises ValueError where too many are waiting."""
+        """visitor: "" where all are one. Raises ValueError where too many are waiting."""
         with self._changed:
             own = [one for one, _ in self._waiting if one == visitor]
             every = len(self._waiting) + self._read.total()

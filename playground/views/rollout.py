@@ -28,7 +28,7 @@ class Film:
     """Takes the frames of `playground.tabletop.job.rollout`, in order."""
 
     def __init__(self, info: PolicyInfo, prompt: str, scene: int):
-        self._told = {
+        self._asked = {
             "id": secrets.token_hex(4),
             "policy": theme.identity(info),
             "prompt": theme.plain(prompt),
@@ -71,7 +71,7 @@ class Film:
         """frames {url, time, look, executed}; looks, one a chunk: {grippers, failure}; verdict and
         the words for it, "" as long as it goes on. The lists only grow."""
         return {
-            **self._told,
+            **self._asked,
             "frames": list(self._frames),
             "looks": list(self._looks),
             "verdict": self._verdict,

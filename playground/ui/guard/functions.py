@@ -97,7 +97,7 @@ class Functions:
         # What a component of our own says has its own keys.
         selects = gr.SelectData in get_type_hints(function.fn).values()
         if not isinstance(event, dict) or (selects and not event.keys() >= {"index", "value"}):
-            raise Refused(422, "This function is told what was clicked.")
+            raise Refused(422, "This function needs to know what was clicked.")
 
     def check_names(self, function: BlockFunction, given: Mapping[str, object]) -> None:
         """Of an endpoint that is given values by name. Raises Refused for names that it does not
