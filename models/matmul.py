@@ -16,7 +16,7 @@ from models.compiled import on_cpu
 # processor's cache, and a product took up to 2.5 times as long. Rows longer by a line of it do not.
 _KB, _LINE = 256, 16
 # Bytes; of a larger model (3B in float32) a copy is more than what it saves is worth.
-_MOST_COPIED = 1 << 30
+MOST_COPIED = 1 << 30
 
 M = TypeVar("M", bound=nnx.Module)
 
@@ -71,7 +71,7 @@ def laid_out(model: M) -> M:
     is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
     slow = [v for v in jax.tree.leaves(state, is_leaf=is_variable) if _has_slow_rows(v)]
     copied = [v for v in slow if v.dtype == jnp.float32 and isinstance(v.get_raw_value(), Array)]
-    if sum(v.size * v.dtype.itemsize for v in copied) > _MOST_COPIED:
+    if sum(v.size * v.dtype.itemsize for v in copied) > MOST_COPIED:
         copied = []
     widened = [v for v in slow if v.dtype != jnp.float32 and not v.pad_widened]
     if not copied and not widened:

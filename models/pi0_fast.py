@@ -151,9 +151,7 @@ class Pi0Fast(nnx.Module):
         """
         embedded = self.embed_inputs(observation, image_tokens)
         shift = masks.right_align_shift(embedded.input_mask)
-        tokens = masks.roll_rows(embedded.tokens, shift)
-        input_mask = masks.roll_rows(embedded.input_mask, shift)
-        ar_mask = masks.roll_rows(jnp.asarray(embedded.ar_mask), shift)
+        tokens, input_mask, ar_mask = (masks.roll_rows(jnp.asarray(x), shift) for x in embedded)
         mask = masks.block_causal(input_mask, ar_mask)
         # The empty places to come take part as forbidden keys. That matters to nobody but rows
         # without any allowed key. PARITY: openpi's generated tokens can see such rows when a camera

@@ -242,17 +242,17 @@ class Visitor:
 
     def ask(self, prompt: str, seed: int = 0, **options) -> dict:
         """What /infer answers; raises Refused."""
-        self._send(prompt, seed, options)
-        (answer,) = list(self._messages())[-1]["data"]
+        self.send(prompt, seed, options)
+        (answer,) = list(self.messages())[-1]["data"]
         return answer
 
     def abandon(self, begun: Callable[[], object], prompt: str, **options) -> None:
         """Asks, and closes the connection when the question has `begun`."""
-        self._send(prompt, 0, options)
+        self.send(prompt, 0, options)
         with self._http.stream("GET", f"/queue/data?session_hash={self._session}"):
             until(begun)
 
-    def _send(self, prompt: str, seed: int, options: dict, name: str = "infer") -> None:
+    def send(self, prompt: str, seed: int, options: dict, name: str = "infer") -> None:
         given = {"prompt": prompt, "images": {"base_0_rgb": self._picture}, "seed": seed}
         given = self._parameters[name] | given | {"max_tokens": 48} | options
         (endpoint,) = (d for d in self._config["dependencies"] if d["api_name"] == name)
@@ -272,7 +272,7 @@ class Visitor:
         """A long run on the page, from its first steps until the page is closed."""
         with self._http.stream("GET", f"/heartbeat/{self._session}"):
             self.press("run", **LONG)
-            with contextlib.closing(self._messages()) as updates:
+            with contextlib.closing(self.messages()) as updates:
                 next(u for u in updates if re.search(r"step \d+ of", json.dumps(u)))
                 yield
 
@@ -285,7 +285,7 @@ class Visitor:
         if answer.status_code != 200:
             raise Refused(answer.text)
 
-    def _messages(self) -> Iterator[dict]:
+    def messages(self) -> Iterator[dict]:
         """The outputs of what was joined, until it is complete."""
         with self._http.stream("GET", f"/queue/data?session_hash={self._session}") as lines:
             for line in lines.iter_lines():
@@ -533,9 +533,9 @@ def large(page: Page, answers: int, attention: bool = False) -> Large:
     for number in range(1, answers + 1):
         with contextlib.closing(Visitor(page)) as own:
             before = page.answered()
-            own._send(PROMPTS[0], number, how, name)
+            own.send(PROMPTS[0], number, how, name)
             if number % 2:
-                list(own._messages())
+                list(own.messages())
             until(lambda before=before: page.answered() > before)
         if number % (answers // 4) == 0:
             sizes.append(memory_mb(page.process.pid))

@@ -369,7 +369,7 @@ def test_a_disk_that_fills_up(fetch, faults, monkeypatch, tmp_path):
         yield
 
     with monkeypatch.context() as patch:
-        patch.setattr(download, "_go_on", full)
+        patch.setattr(download, "go_on", full)
         with pytest.raises(ValueError, match=r"cannot keep .* in .*No space left on device"):
             fetch()
     assert not download.local_path(ADDRESS).exists()

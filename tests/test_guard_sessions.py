@@ -142,8 +142,11 @@ def test_what_cannot_be_sent_is_an_error_to_who_asked(client):
     assert "cannot be sent" in completed["output"]["error"]
 
 
-def boxes_with(sizes, **bounds):
-    boxes = Mailboxes({session: {"a call"} for session in sizes}, **bounds)
+def boxes_with(sizes, calls=None, **bounds):
+    """calls: becomes the calls that are made, by session."""
+    calls = {} if calls is None else calls
+    calls |= {session: {"a call"} for session in sizes}
+    boxes = Mailboxes(calls, **bounds)
     for session, size in sizes.items():
         boxes[session] = asyncio.Queue()
         boxes[session].put_nowait(answer(size))
@@ -175,13 +178,14 @@ def test_the_session_with_most_unread_gives_way():
 
 
 def test_of_too_many_sessions_the_one_that_nobody_uses_is_forgotten():
-    boxes = boxes_with({"read": 1, "old": 1, "used": 1}, sessions=3)
+    calls: dict[str, set[str]] = {}
+    boxes = boxes_with({"read": 1, "old": 1, "used": 1}, calls, sessions=3)
     boxes["read"].readers = 1
     boxes["used"].put_nowait(answer(1))
     boxes.move_to_end("read", last=False)
     boxes["new"] = asyncio.Queue()
     assert set(boxes) == {"read", "used", "new"}
-    assert boxes._event_ids.keys() == {"read", "used"}
+    assert calls.keys() == {"read", "used"}
     boxes["old"].put_nowait(answer(1))  # a call of it that ends now
     assert "old" not in boxes
     boxes["used"].readers = boxes["new"].readers = 1

@@ -169,14 +169,14 @@ def test_a_container_s_limit_counts(tmp_path):
         assert memory_plan.host_memory(tmp_path) == whole
 
 
-@pytest.mark.parametrize("given", [None, *memory_plan._FRACTIONS])
+@pytest.mark.parametrize("given", [None, *memory_plan.FRACTIONS])
 def test_the_share_of_a_gpu_is_the_user_s_where_one_is_set(given, monkeypatch):
-    for name in memory_plan._FRACTIONS:
+    for name in memory_plan.FRACTIONS:
         monkeypatch.setenv(name, "")
     if given is not None:
         monkeypatch.setenv(given, "0.5")
     memory_plan.prepare()
-    shares = [os.environ[name] for name in memory_plan._FRACTIONS if os.environ[name]]
+    shares = [os.environ[name] for name in memory_plan.FRACTIONS if os.environ[name]]
     assert shares == (["0.92"] if given is None else ["0.5"])  # JAX refuses two
 
 

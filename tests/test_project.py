@@ -115,6 +115,25 @@ def test_a_word_that_stood_for_eight_things_is_gone():
         assert not re.search(r"(?i)\bto" + r"ld\b", path.read_text()), path
 
 
+# Python's own, and Gradio's queue; and the runs of a trace, whose inside a test takes apart.
+REACHED = {"_exit", "_run", "_queue"}
+TAKEN_APART = ROOT / "tests" / "test_causal.py"
+
+
+def test_tests_reach_no_private_names_of_what_they_test():
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())) if path != TAKEN_APART else ():
+            match node:
+                case ast.Attribute(value=ast.Name(id="self" | "cls")):
+                    continue
+                case ast.Attribute(attr=name) if re.match("_[^_]", name):
+                    assert name in REACHED, (path, node.lineno)
+                case ast.Call(func=ast.Attribute(attr="setattr"), args=[*given]):
+                    names = [one.value for one in given if isinstance(one, ast.Constant)]
+                    private = [n for n in map(str, names) if re.search(r"(^|\.)_[^_]", n)]
+                    assert set(private) <= REACHED, (path, node.lineno)
+
+
 def test_the_mathematics_is_short():
     """What people are sent to read: no file of models/ over 400 lines, no function over 40."""
     for path in (ROOT / "models").rglob("*.py"):

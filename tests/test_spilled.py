@@ -118,8 +118,8 @@ def test_a_robot_waits_for_no_disk(monkeypatch):
 def test_pictures_in_files_count_apart_from_memory():
     large = spilled.array(picture())
     traces = {"pi0": pi0_trace()}
-    bare = results._Run(traces, (), "")
-    run = results._Run(traces, [job_of(large, large, np.zeros((2, 2, 3), np.uint8))], "")
+    bare = results.Run(traces, (), "")
+    run = results.Run(traces, [job_of(large, large, np.zeros((2, 2, 3), np.uint8))], "")
     assert (run.size, run.on_disk) == (bare.size + 12, large.nbytes)
     kept = results.Results(on_disk=2 * large.nbytes)
     keys = [kept.keep(traces, [job_of(large)]) for _ in range(3)]

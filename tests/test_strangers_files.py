@@ -177,8 +177,8 @@ def test_what_exceeds_its_bounds_is_refused_and_the_next_is_read(bounds, data):
 def test_a_process_that_is_gone_is_replaced(decoders):
     small = encoded(Image.fromarray(photo()))
     decoders.read("picture", small)
-    (process,) = decoders._idle
-    os.kill(process._process.pid, 9)
+    (pid,) = decoders.pids()
+    os.kill(pid, 9)
     with pytest.raises(ValueError, match="too long"):
         decoders.read("picture", small)
     assert np.asarray(decoders.read("picture", small)).shape == photo().shape
@@ -214,14 +214,9 @@ class Reading:
 
 def reading(places, visitor):
     """Once it is read, or waits."""
-    before = len(places._waiting)
+    before = places.waiting
     one = Reading(places, visitor)
-
-    def waits():
-        with places._changed:  # else it may be on its way through
-            return len(places._waiting) > before
-
-    until(lambda: one.began.is_set() or waits())
+    until(lambda: one.began.is_set() or places.waiting > before)
     return one
 
 
@@ -270,7 +265,7 @@ def test_few_files_of_a_visitor_wait_and_not_too_many_of_all():
 
 def test_a_file_is_read_into_memory_only_when_its_turn_has_come():
     decoders, asked = Decoders(processes=1), threading.Event()
-    held = reading(decoders._places, "a")
+    held = reading(decoders.places, "a")
 
     def source():
         asked.set()
@@ -278,7 +273,7 @@ def test_a_file_is_read_into_memory_only_when_its_turn_has_come():
 
     thread = threading.Thread(target=lambda: decoders.read("picture", source, "b"))
     thread.start()
-    until(lambda: decoders._places._waiting)
+    until(lambda: decoders.places.waiting)
     assert not asked.is_set()
     held.end()
     thread.join()

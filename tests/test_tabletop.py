@@ -196,7 +196,7 @@ def test_where_no_ray_was_cast_there_is_nothing_to_see(spec, camera, monkeypatch
             table.step(action)
         image = render(table, 64, camera)
         with monkeypatch.context() as everywhere:
-            everywhere.setattr(renderer, "_marked", lambda low, high, size: np.ones(size**2, bool))
+            everywhere.setattr(renderer, "marked", lambda low, high, size: np.ones(size**2, bool))
             np.testing.assert_array_equal(image, render(table, 64, camera))
 
 
@@ -204,7 +204,7 @@ def test_the_planes_are_where_mujoco_has_them():
     table, rng = Table(scene_with(SPREAD)), np.random.default_rng(3)
     origin, rays = np.array([0.05, 0.45, 0.5]), rng.standard_normal((300, 3))
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
-    found = renderer._planes(origin, rays.T)
+    found = renderer.planes_along(origin, rays.T)
     only_planes = np.array([0, 1, 0, 0, 0, 0], np.uint8)
     geom = np.zeros(1, np.int32)
     for ray, distance in zip(rays, found.distances, strict=True):

@@ -360,7 +360,7 @@ def test_at_first_neighbours_pass_for_the_token(looks, stats, fast_folder):
             near = fast.fast.coefficients(other)
             if near and len(near) == len(coefficients):
                 gap = sum((a - b) ** 2 for a, b in zip(near, coefficients, strict=True))
-                odds[fast.swap(other)] = np.exp(-gap / (2 * batches._ALIKE**2))
+                odds[fast.swap(other)] = np.exp(-gap / (2 * batches.ALIKE**2))
         total = sum(odds.values())
         costs.append(sum(logp[place, t] * p / total for t, p in odds.items()))
     np.testing.assert_allclose(spread[0], -np.mean(costs), rtol=1e-4)

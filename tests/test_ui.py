@@ -514,7 +514,7 @@ def test_who_has_too_much_waiting_is_turned_away_before_a_picture_is_read(monkey
         raise Busy(3)
 
     setups = Setups(Loaded({"pi0": info_of(TABLETOP, "pi0")}), {"pi0": TABLETOP})
-    called = endpoint._spelled_out(
+    called = endpoint.spelled_out(
         lambda request: request.jobs(setups), ("prompt", "images"), SimpleNamespace(check=check)
     )
     file = {"path": "x.png", "meta": {"_type": "gradio.FileData"}}
@@ -554,7 +554,7 @@ def test_results_are_bounded_by_number_size_and_age():
 def test_nobody_s_results_push_out_those_of_who_keeps_less():
     """Neither by their number nor by their size, until what is kept is spread evenly."""
     traces = {"pi0": pi0_trace()}
-    size = results._Run(traces, (), "").size
+    size = results.Run(traces, (), "").size
     for bounds in ({"runs": 8}, {"size": 8 * size}):
         kept = Results(**bounds)
         one = kept.keep(traces, owner="one")
@@ -571,7 +571,7 @@ def test_results_are_counted_as_what_they_cost():
     """The values of Python beside the arrays, and pictures, each once."""
     trace = fast_trace(count=200)
     picture = np.zeros((10, 10, 3), np.uint8)
-    bare = results._Run({"fast": trace}, (), "").size
+    bare = results.Run({"fast": trace}, (), "").size
     asked = [
         Job(
             (name,),
@@ -580,7 +580,7 @@ def test_results_are_counted_as_what_they_cost():
         )
         for name, given in (("pi0", picture), ("fast", picture.copy()))
     ]
-    assert results._Run({"fast": trace}, asked, "").size == bare + 300
+    assert results.Run({"fast": trace}, asked, "").size == bare + 300
     tree, arrays = codec.pack(trace)
     text = json.dumps(tree)
     tracemalloc.start()

@@ -394,7 +394,7 @@ def test_who_sends_many_jobs_holds_others_up_by_two():
 
 def test_who_came_long_before_is_not_overtaken():
     waiting, (*_, third) = queued("a", "a", "a")
-    third.due -= 2 * queue._TURN_S  # that long ago
+    third.due -= 2 * queue.TURN_S  # that long ago
     late = ticket_of("b")
     waiting.join(late)
     assert waiting.tickets()[-2:] == [third, late]
@@ -416,7 +416,7 @@ def test_a_visitor_holds_a_quarter_of_the_places(monkeypatch):
     waiting.join(ticket_of("a"))
     assert waiting.count() == 65
     size = tickets[0].payload.size
-    monkeypatch.setattr(queue, "_MAX_WAITING_BYTES", 12 * size)
+    monkeypatch.setattr(queue, "MAX_WAITING_BYTES", 12 * size)
     with pytest.raises(queue.Busy, match="3 of your runs"):
         queued("b", *["a"] * 4)
     with pytest.raises(queue.Busy, match="All places"):
@@ -437,7 +437,7 @@ def test_the_last_job_of_who_has_most_gives_way_to_who_has_fewer(monkeypatch):
     assert [t.owner for t in waiting.waiting].count("c") == 2
 
     size = tickets[0].payload.size
-    monkeypatch.setattr(queue, "_MAX_WAITING_BYTES", 12 * size)
+    monkeypatch.setattr(queue, "MAX_WAITING_BYTES", 12 * size)
     waiting, tickets = queued("a", "b", *["a"] * 2, *[""] * 8)  # full by their bytes
     assert waiting.join(ticket_of("c")) == [tickets[3]]
 
@@ -512,7 +512,7 @@ def test_two_replicas_run_two_jobs_at_once_and_the_death_of_one_costs_only_its_o
 
 
 def test_more_replicas_run_while_many_wait(start, tmp_path, monkeypatch):
-    monkeypatch.setattr("playground.serving.worker._IDLE_S", 0.0)
+    monkeypatch.setattr("playground.serving.worker.IDLE_S", 0.0)
     worker = start(replicas=(1, 2))
     first, gate = held(worker, tmp_path)
     waiting = [worker.infer(job("step")) for _ in range(3)]
@@ -618,7 +618,10 @@ def test_a_robot_s_job_interrupts_only_where_nothing_is_free_and_nothing_is_load
 
 def test_a_place_is_how_many_must_end_before():
     waiting = placed({"a"}, {"a"})
-    waiting._typical_s["infer a"] = 10.0
+    waiting.join(earlier := ticket_for("a"))
+    assert waiting.next(waiting.slots[0]) is earlier
+    earlier.started -= 10.0
+    waiting.end(waiting.slots[0], earlier, done=True)
     tickets = [ticket_for("a") for _ in range(5)]
     for slot, ticket in zip(waiting.slots, tickets, strict=False):
         waiting.join(ticket)

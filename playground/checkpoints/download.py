@@ -450,7 +450,7 @@ def _get(remote: Remote, path: Path, wait_s: float) -> Iterator[int]:
     while True:
         before = _size(part)
         try:
-            yield from _go_on(remote, part)
+            yield from go_on(remote, part)
             if _is_it(remote, part):
                 os.replace(part, path)
                 return
@@ -469,7 +469,7 @@ def _get(remote: Remote, path: Path, wait_s: float) -> Iterator[int]:
         time.sleep(wait_s * 2 ** (failures - 1))
 
 
-def _go_on(remote: Remote, part: Path) -> Iterator[int]:
+def go_on(remote: Remote, part: Path) -> Iterator[int]:
     start = _size(part)
     if start >= remote.size:
         yield start

@@ -21,7 +21,7 @@ from playground.checkpoints.entry import Entry
 from playground.policies.base import KEPT_IMAGES, KEPT_PREFIXES, MAX_SAMPLES, MAX_TOKENS
 
 _SIZES = {"float32": 4, "bfloat16": 2}
-_FRACTIONS = ("XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION")
+FRACTIONS = ("XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION")
 # What JAX takes of a GPU when nobody says how much: its own 75 % of 16 GB would not hold both 3B
 # policies, and the rest would serve nobody.
 _FRACTION = 0.92
@@ -157,7 +157,7 @@ def _resident(needs: Sequence[Need]) -> int:
 
 _MORE_HOST = "a machine with more memory, or one where less of it is in use"
 _MORE_DEVICE = (
-    f"a larger GPU, one where less is in use, or a larger share of it ({_FRACTIONS[0]}, if set)"
+    f"a larger GPU, one where less is in use, or a larger share of it ({FRACTIONS[0]}, if set)"
 )
 
 
@@ -189,8 +189,8 @@ def prepare(*, narrow: bool = False) -> None:
     freed, and gets the next one page by page and zeroed. A call of a model allocates tens of MB and
     frees them: up to 512 MB stay here.
     """
-    if not any(os.environ.get(name) for name in _FRACTIONS):
-        os.environ[_FRACTIONS[1]] = str(_FRACTION)
+    if not any(os.environ.get(name) for name in FRACTIONS):
+        os.environ[FRACTIONS[1]] = str(_FRACTION)
     if narrow:
         os.environ[_FLAGS] = f"{_BY_LAYER} {os.environ.get(_FLAGS, '')}"  # theirs win
     library = ctypes.CDLL(None) if sys.platform == "linux" else None

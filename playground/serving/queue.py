@@ -23,10 +23,10 @@ SIZE = 64  # jobs that wait while one runs
 URGENT_SIZE = 16  # the same of urgent ones
 _POSITION_EVERY_S = 2.0  # waiting clients hear this often, so that a closed page is noticed too
 _MAX_UNREAD = 2000  # events; a client this far behind has stopped reading
-_MAX_WAITING_BYTES = 1 << 30  # on disk, but for small ones, see `playground.spilled`
+MAX_WAITING_BYTES = 1 << 30  # on disk, but for small ones, see `playground.spilled`
 _SHARE = 4  # a visitor's part of the places and bytes is one in so many
 _AT_ONCE = 2  # jobs that one request may make
-_TURN_S = 20.0
+TURN_S = 20.0
 _UNKNOWN_RETRY_S = 10
 _RECENT = 8  # observations; a policy keeps caches of about as many
 
@@ -213,10 +213,10 @@ class Queue:
         free = max(0, len(self.slots) - len(active))
         own = [t for t in alike if t.owner == ticket.owner] if ticket.owner else []
         most = max(_AT_ONCE, limit // _SHARE)
-        if len(own) >= most or _too_large(own, ticket, _MAX_WAITING_BYTES // _SHARE):
+        if len(own) >= most or _too_large(own, ticket, MAX_WAITING_BYTES // _SHARE):
             raise self._has_many(len(own))
         left: list[Ticket] = []
-        while len(alike) >= limit + free or _too_large(alike, ticket, _MAX_WAITING_BYTES):
+        while len(alike) >= limit + free or _too_large(alike, ticket, MAX_WAITING_BYTES):
             last = _last_of_most(alike, len(own))
             if last is None:
                 raise Busy(self._retry_s())
@@ -227,7 +227,7 @@ class Queue:
             last.put(Failed(None, str(busy), last.id))
             last.end()
             self.waiting.remove(last)
-        ticket.due += _TURN_S * max(0, len(own) + 1 - _AT_ONCE)
+        ticket.due += TURN_S * max(0, len(own) + 1 - _AT_ONCE)
         behind = [
             t for t in self.waiting if (not t.urgent, t.due) > (not ticket.urgent, ticket.due)
         ]

@@ -28,7 +28,7 @@ from playground.serving.replica import SHUTTING_DOWN, Replica, Shared, State
 from playground.trace import PolicyInfo
 
 _CROWD = 2  # jobs waiting for each replica that make one more worth its start
-_IDLE_S = 600.0  # without a job, a replica beyond the fewest goes
+IDLE_S = 600.0  # without a job, a replica beyond the fewest goes
 _REPLACE_S = 60.0  # between two replacements of replicas that stay down
 
 
@@ -236,7 +236,7 @@ class Worker:
 
     def _may_retire(self, slot: Slot, idle_s: float) -> bool:
         """Asked by a replica of itself. Takes the lock, and the slot out of use."""
-        if self._most == self._fewest or idle_s < _IDLE_S:
+        if self._most == self._fewest or idle_s < IDLE_S:
             return False
         with self._lock:
             slot.up = sum(s.up for s in self._queue.slots) <= self._fewest

@@ -63,13 +63,15 @@ def render(table: Table, size: int = IMAGE_SIZE, camera: str = CAMERA) -> np.nda
     view, boxes = view_of(table, camera), _boxes(table)
     shadows = _shadows(boxes)
     rays = view.rotation @ _grid(size, view.fovy)
-    planes = _planes_of_table_camera(size) if camera == CAMERA else _planes(view.position, rays)
+    planes = (
+        _planes_of_table_camera(size) if camera == CAMERA else planes_along(view.position, rays)
+    )
     occupied = _occupied(view, boxes, size)
     picture = _shade(table, view.position, rays, planes, occupied, shadows)
 
     edge = _edges(picture.reshape(3, size, size))
     rays = view.rotation @ _subpixels(size, view.fovy)[:, edge].reshape(3, -1)
-    planes = _planes(view.position, rays)
+    planes = planes_along(view.position, rays)
     occupied = np.repeat(occupied[edge], len(_SUBPIXELS))
     finer = _shade(table, view.position, rays, planes, occupied, shadows)
     picture[:, edge] = finer.reshape(3, -1, len(_SUBPIXELS)).mean(-1)
@@ -226,10 +228,11 @@ def _reflect(rays, points, normals, albedo, lit) -> np.ndarray:
 @functools.lru_cache(maxsize=4)
 def _planes_of_table_camera(size: int) -> _Planes:
     """The table's camera never moves."""
-    return _planes(TABLE_VIEW.position, TABLE_VIEW.rotation @ _grid(size, TABLE_VIEW.fovy))
+    return planes_along(TABLE_VIEW.position, TABLE_VIEW.rotation @ _grid(size, TABLE_VIEW.fovy))
 
 
-def _planes(origin: np.ndarray, rays: np.ndarray) -> _Planes:
+def planes_along(origin: np.ndarray, rays: np.ndarray) -> _Planes:
+    """Where the table's planes lie on rays float64 [3, N] from origin [3], and how they look."""
     down = np.minimum(rays[2], -1e-9)
     count = rays.shape[1]
     distances, albedo = np.full(count, np.inf), np.zeros((3, count))
@@ -279,7 +282,7 @@ def _shadow_places(points: np.ndarray) -> np.ndarray:
 def _shadows(boxes: np.ndarray) -> np.ndarray:
     """The cells, bool [cells * cells], where an object's box hides the lamp."""
     places = np.moveaxis(_shadow_places(np.moveaxis(boxes, -1, 0)), 0, -1)
-    return _marked(places.min(1), places.max(1), _SHADOW_CELLS)
+    return marked(places.min(1), places.max(1), _SHADOW_CELLS)
 
 
 def _occupied(view: View, boxes: np.ndarray, size: int) -> np.ndarray:
@@ -297,10 +300,10 @@ def _occupied(view: View, boxes: np.ndarray, size: int) -> np.ndarray:
     pixels = (plane * [1, -1] + 1) * size / 2
     low = np.where(front, pixels, np.inf).min(1)
     high = np.where(front, pixels, -np.inf).max(1)
-    return _marked(low, high, size)
+    return marked(low, high, size)
 
 
-def _marked(low: np.ndarray, high: np.ndarray, size: int) -> np.ndarray:
+def marked(low: np.ndarray, high: np.ndarray, size: int) -> np.ndarray:
     """The cells of a square grid, bool [size * size], that the rectangles from `low` to `high`
     [g, 2] (column, row) touch."""
     marked = np.zeros((size, size), bool)

@@ -39,7 +39,7 @@ FAST_SCALE, FAST_ENTRIES = 7.0, 512
 # (an arm thrown aside) that some would lie beyond. Of these the normalised offsets are cut here.
 FAST_FARTHEST = 2.0
 # Tokens whose coefficients are about this far apart (in roundings) count as alike at first.
-_ALIKE = 0.7
+ALIKE = 0.7
 # How many of the coefficients to come an auxiliary loss has each token's output foretell.
 UPCOMING = 4
 # This share of the rows are starts: what a policy is first asked on the page. The others are
@@ -140,7 +140,7 @@ def alike(fast: FastActionTokenizer) -> np.ndarray:
         rows = np.array([i for i, c in enumerate(coefficients) if c and len(c) == count])
         values = np.array([coefficients[i] for i in rows], np.float64)
         squares = np.square(values[:, None] - values[None]).sum(-1)
-        found[np.ix_(rows, rows)] = np.exp(-squares / (2 * _ALIKE**2))
+        found[np.ix_(rows, rows)] = np.exp(-squares / (2 * ALIKE**2))
     return found / found.sum(axis=1, keepdims=True)
 
 

@@ -103,6 +103,12 @@ class Places:
                 self._free += 1
                 self._changed.notify_all()
 
+    @property
+    def waiting(self) -> int:
+        """How many files are in line."""
+        with self._changed:
+            return len(self._waiting)
+
     def _is_next(self, file: tuple[str, object]) -> bool:
         """The first in line of a visitor who has not all of theirs already."""
         able = (one for one in self._waiting if not one[0] or self._read[one[0]] < self._most)
@@ -114,14 +120,14 @@ class Decoders:
 
     def __init__(self, processes: int = PROCESSES, cpu_s: float = CPU_S, memory: int = MEMORY):
         self._bounds = (cpu_s, memory)
-        self._places = Places(processes)
+        self.places = Places(processes)
         self._lock = threading.Lock()
         self._idle: list[_Process] = []
 
     def read(self, kind: str, source: Source, visitor: str = "") -> object:
         """What the process made of a file; its ValueErrors are raised here. visitor: whose it
         is."""
-        with self._places.one(visitor):
+        with self.places.one(visitor):
             data = source if isinstance(source, bytes) else source()
             with self._lock:
                 process = self._idle.pop() if self._idle else None
@@ -141,6 +147,11 @@ class Decoders:
         if not well:
             raise ValueError(value)
         return value
+
+    def pids(self) -> list[int]:
+        """Of the processes that wait for a file."""
+        with self._lock:
+            return [process.pid for process in self._idle]
 
     def close(self) -> None:
         """Ends the processes that wait; a later `read` starts others."""
@@ -165,6 +176,10 @@ class _Process:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def ask(self, kind: str, data: bytes) -> tuple[bool, object]:
         for piece in codec.pieces((kind, np.frombuffer(data, np.uint8))):

@@ -189,11 +189,11 @@ def build(setups: Setups, worker: Worker, results: Results) -> None:
         (occlusion, _CAUSES),
         (norm_stats, ("state", "policies", "robot")),
     ):
-        api = _spelled_out(endpoint, parameters, worker)
+        api = spelled_out(endpoint, parameters, worker)
         gradio_api(api, api_name=endpoint.__name__, concurrency_limit=None)
 
 
-def _spelled_out(
+def spelled_out(
     endpoint: Callable[[RunRequest], dict[str, Any]], parameters: Sequence[str], worker: Worker
 ) -> Callable[..., dict[str, Any]]:
     """The endpoint as a function of these fields of the request, which is what Gradio reads and

@@ -49,13 +49,13 @@ class Results:
         self._bounds = {"size": size, "on_disk": on_disk, "count": runs}
         self._age_s = age_s
         self._lock = threading.Lock()
-        self._kept: collections.OrderedDict[str, _Run] = collections.OrderedDict()
+        self._kept: collections.OrderedDict[str, Run] = collections.OrderedDict()
 
     def keep(self, found: dict[str, Trace], jobs: Sequence[Job] = (), owner: str = "") -> str:
         """Keeps the traces (by policy) of one run, with what was asked for, and gives the run's
         key. owner: whose share it counts against."""
         key = secrets.token_urlsafe(18)
-        run = _Run(found, jobs, owner)
+        run = Run(found, jobs, owner)
         with self._lock:
             self._kept[key] = run
             self._forget()
@@ -123,7 +123,7 @@ class Results:
         del self._kept[max(older, key=lambda key: shares[self._kept[key].owner])]
 
 
-class _Run:
+class Run:
     """size: bytes of memory that it takes; on_disk: bytes of files."""
 
     count = 1

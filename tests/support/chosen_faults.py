@@ -377,9 +377,9 @@ CHOSEN: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("        self.config_values.clear()\n", "        pass\n", SESSIONS),
     ),
     "playground/serving/queue.py": (
-        ("ticket.due += _TURN_S * max(0, len(own) + 1 - _AT_ONCE)", "pass", QUEUE),
+        ("ticket.due += TURN_S * max(0, len(own) + 1 - _AT_ONCE)", "pass", QUEUE),
         ("len(own) >= most or _too_large(own", "_too_large(own", QUEUE),
-        ("_too_large(own, ticket, _MAX_WAITING_BYTES // _SHARE)", "False", QUEUE),
+        ("_too_large(own, ticket, MAX_WAITING_BYTES // _SHARE)", "False", QUEUE),
         ("last = _last_of_most(alike, len(own))", "last = None", QUEUE),
         ("most <= max(_AT_ONCE, own + 1)", "most <= own + 1", QUEUE),
         ("most <= max(_AT_ONCE, own + 1)", "most <= _AT_ONCE", QUEUE),
