@@ -13,6 +13,7 @@ import numpy as np
 
 from playground import codec
 from playground.analysis.measured import Measured
+from playground.serving.events import PolicyRequest
 from playground.trace import Cut, Options, RawObservation
 
 NOISES, MAX_NOISES = 4, 16
@@ -115,7 +116,7 @@ class CausalRequest:
 
 @codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
-class CellRequest:
+class CellRequest(PolicyRequest):
     """One patch, to see where it leads.
 
     policy, observation, options, counterfactual: as in `CausalRequest`
@@ -124,17 +125,12 @@ class CellRequest:
     patch: of the slot's picture, row by row from 0; None: the whole group
     """
 
-    policy: str
     observation: RawObservation
     options: Options
     counterfactual: str
     group: str
     layer: int | None = None
     patch: int | None = None
-
-    @property
-    def policies(self) -> tuple[str, ...]:
-        return (self.policy,)
 
 
 @codec.register

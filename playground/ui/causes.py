@@ -38,7 +38,6 @@ from playground.ui.setup import Setup, Setups
 from playground.views import causes as view
 
 _UPDATE_EVERY_S = 0.5
-_OWN = appearance.PRIVATE
 _INTRODUCTION = (
     "Where in the model does a word act? The other prompt runs, but one place inside the model is "
     "taken over from the run of the prompt above (activation patching). Where that makes the robot "
@@ -144,16 +143,16 @@ def wire(
         [key, tab.other, tab.noises, *form.inputs],
         [tab.other, *tab.controls.outputs, tab.report],
         preprocess=False,
-        **_OWN,
+        **appearance.PRIVATE,
     )
-    tab.controls.stop.click(stop, None, None, **_OWN)
+    tab.controls.stop.click(stop, None, None, **appearance.PRIVATE)
     value_of_cell = "(value) => value.cell"
-    tab.report.select(None, tab.report, tab.cell, js=value_of_cell, **_OWN).then(
+    tab.report.select(None, tab.report, tab.cell, js=value_of_cell, **appearance.PRIVATE).then(
         follow_cell,
         [tab.cell, tab.other, *form.inputs],
         [tab.controls.status, tab.path],
         preprocess=False,
-        **_OWN,
+        **appearance.PRIVATE,
     )
     occlusion.wire(tab.occlusion, form, setups, worker, runs)
     tab.guidance.input(
@@ -162,7 +161,7 @@ def wire(
         [tab.controls.status, tab.path],
         preprocess=False,
         trigger_mode="always_last",
-        **_OWN,
+        **appearance.PRIVATE,
     )
 
 

@@ -22,7 +22,6 @@ from playground.ui.runs import Runs
 from playground.views import attention, causes, overview
 
 _UPDATE_EVERY_S = 0.5
-_OWN = appearance.PRIVATE
 _CHOSEN = appearance.component("cuts.js")
 _NOW = appearance.component("cut_now.js")
 
@@ -106,7 +105,13 @@ def wire(parts: Comparison, key: gr.State, results: Results, worker: Worker, run
             run_of(request), [stream], state.take, _UPDATE_EVERY_S, shown, parts.status
         )
 
-    parts.now.input(compare, [key], [parts.status, parts.paths], trigger_mode="always_last", **_OWN)
+    parts.now.input(
+        compare,
+        [key],
+        [parts.status, parts.paths],
+        trigger_mode="always_last",
+        **appearance.PRIVATE,
+    )
 
 
 class _Comparing(Measuring):
