@@ -337,6 +337,13 @@ def test_what_matters_is_what_python_measures(visit, policies):
     numbers = page.locator("#board .amount").all_inner_texts()[1:]
     for said, percent in zip(numbers, apart[0, 1:], strict=True):
         assert float(said.split(" %")[0]) == pytest.approx(percent, abs=0.51)
+    cells = page.locator("#board .cells")  # read without a pointer
+    cells.focus()
+    cells.press("ArrowRight")
+    one, other = prompts.clustered(apart)[:2]
+    said = page.locator("#board .reading").inner_text()
+    assert said.startswith(f"“{texts[one]}” against “{texts[other]}”: ")
+    assert float(said.split()[-4]) == pytest.approx(apart[one, other], abs=0.06)
     start = page.get_by_role("button", name="Measure what matters")
     start.click()  # of everything, so that it lasts
     page.locator("#stop-matters").click()

@@ -13,7 +13,7 @@ from playground.tabletop.scene import random_scene
 from playground.trace import Options, RawObservation
 from playground.ui.examples import examples
 from playground.views import overview, theme
-from tests.support.visitor import FAST, PI0, answered, trace_of
+from tests.support.visitor import FAST, PI0, answered, run, trace_of
 
 pytestmark = pytest.mark.browser
 
@@ -24,6 +24,8 @@ SHIFTS = """
     for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shift += entry.value;
   }).observe({ type: "layout-shift", buffered: true });
 """
+FOCUSED = """() => [document.activeElement].map(
+  (e) => e.getAttribute("aria-label") || e.textContent.trim())[0]"""
 
 
 def observation(prompt):
@@ -79,7 +81,28 @@ def test_first_screen_has_the_answer_and_one_scrubber_moves_all_of_it(visit, pol
     expect(page.locator("#overview .chips .token:not(.later)")).to_have_count(token)
 
     page.locator("#overview .curve").first.hover()  # an action step, in every row's path
-    expect(page.locator("#overview .moves .mark[d^=M]")).to_have_count(2)
+    marks = page.locator("#overview .moves .mark[d^=M]")
+    expect(marks).to_have_count(2)
+    page.mouse.move(0, 0)
+    expect(marks).to_have_count(0)
+
+    page.get_by_role("tab", name="Overview").focus()  # and all of it without a pointer
+    reached = set()
+    while (name := page.evaluate(FOCUSED)) != "How to read this" and len(reached) < 40:
+        reached.add(name)
+        page.keyboard.press("Tab")
+    assert reached >= {"Play", "Denoising step or token", "Loop", "Path", "Action step", "Mask"}
+    steps = page.get_by_role("slider", name="Action step").first
+    steps.press("End")
+    expect(marks).to_have_count(2)
+    expect(steps).to_have_attribute("aria-valuenow", str(len(estimate) - 1))
+    steps.press("Escape")
+    expect(marks).to_have_count(0)
+
+    page.evaluate("window.shift = 0")
+    run(page)
+    answered(page)
+    assert page.evaluate("window.shift") < 0.05
 
 
 def test_a_prompt_is_answered_while_it_is_typed_and_at_a_click(visit, policies):

@@ -7,6 +7,7 @@ import pytest
 
 from playground.analysis import prompts
 from playground.analysis.prompts import PromptAnswer, PromptsRequest
+from playground.analysis.variants import rewordings
 from playground.robots.builtin import TABLETOP
 from playground.serving.events import Result
 from playground.trace import Options, RawObservation
@@ -72,6 +73,18 @@ def test_prompts_that_mean_the_same_stand_together():
     assert {0, 2, 4} in ({*order[:3]}, {*order[2:]})
 
 
+def test_the_useful_set_rewords_with_the_robots_words():
+    asked = dataclasses.replace(RAW, prompt="Pick up the blue cube")
+    labels = {label: text for label, text in prompts.useful_prompts(asked, TABLETOP)}
+    assert labels["as given"] == asked.prompt
+    assert labels["paraphrase"] == "lift the blue block"
+    assert labels["“blue” → “green”"] == "Pick up the green cube"
+    assert labels["“Pick up” → “touch”"] == "touch the blue cube"
+    assert {"empty", "shuffled", "garbled", "without “blue”"} <= set(labels)
+    assert rewordings("fold the towel", "aloha") == [("paraphrase", "please fold the towel")]
+    assert rewordings("", "tabletop") == []
+
+
 def test_headline_says_what_was_measured_and_no_more():
     useful = prompts.useful_prompts(RAW, TABLETOP)
     labels = {text: label for label, text in useful}
@@ -87,6 +100,11 @@ def test_headline_says_what_was_measured_and_no_more():
     assert effects == pytest.approx(expected, rel=1e-4)
     _, alone = answers(["touch red", "touch the red", "touch blue"])
     assert "“touch blue”" in prompts.headline(alone, {}, title="pi0")
+    long = f"touch blue {'very ' * 40}carefully"
+    _, alone = answers(["touch red", long])
+    said = prompts.headline(alone, {}, title="pi0")
+    assert "“touch blue very" in said
+    assert len(said.split()) <= 25
 
 
 def test_a_prompt_that_cannot_be_answered_leaves_the_others():

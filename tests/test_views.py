@@ -125,6 +125,7 @@ def test_normalised_values_are_the_models():
 def test_a_failed_decode_draws_nothing_and_says_why():
     flow, failed = traces.pi0_trace(), traces.fast_trace(failure=FAILURE)
     figure = actions.figure([flow, failed])
+    assert actions.height([flow, failed]) == figure.layout.height
     assert not lines(figure, "pi0-FAST")
     assert len(lines(figure, "pi0")) == 14
     assert any("decoding failed" in text and FAILURE in text for text in texts(figure))
@@ -142,8 +143,10 @@ def test_pictures_of_the_figure_carry_badge_and_notice():
         entry = f"{trace.info.title} · {trace.info.badge}"
         assert entry in {t.name for t in figure.data if t.showlegend is not False}
         words = [text.replace("<br>", " ") for text in texts(figure)]
-        assert any(f"{entry}: {trace.info.notice}" in text for text in words)
-    assert figure.layout.height > 0
+        of_it = [text for text in words if f"{trace.info.badge}: {trace.info.notice}" in text]
+        assert len(of_it) == 1  # once for all of which it holds
+        assert trace.info.title in of_it[0]
+    assert figure.layout.height == actions.height([flow, fast]) > 0
     assert figure.layout.paper_bgcolor == figure.layout.plot_bgcolor == "rgba(0,0,0,0)"
 
 
@@ -377,5 +380,5 @@ def test_any_text_reaches_the_browser_as_valid_json():
         attention.payload(failed),
     ):
         assert as_json(payload)["policy"]["title"] == traces.HOSTILE.replace("\ud800", "?")
-    for text in (mask.compare(flow, failed), actions.describe([flow, failed])):
+    for text in (*mask.compare(flow, failed), actions.describe([flow, failed])):
         text.encode("utf-8")

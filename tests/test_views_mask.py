@@ -98,9 +98,13 @@ def test_describing_groups_blocks_with_equal_rights():
 # --- compare ------------------------------------------------------------------------------------
 
 
+def compared(a, b):
+    return " ".join(mask.compare(a, b))
+
+
 def test_pi0_against_fast():
     flow, fast = traces.pi0_trace(), traces.fast_trace()
-    text = mask.compare(flow, fast)
+    text = compared(flow, fast)
     assert (
         "pi0-FAST attends to the camera right wrist 0, which is black, while in pi0 no token may "
         "attend to it." in text
@@ -117,7 +121,7 @@ def test_pi0_against_fast():
 
 def test_order_of_the_arguments_changes_only_the_order_of_the_sentences():
     flow, fast = traces.pi0_trace(), traces.fast_trace()
-    forth, back = mask.compare(flow, fast), mask.compare(fast, flow)
+    forth, back = compared(flow, fast), compared(fast, flow)
     parts = [{part.rstrip(".") for part in text.split(". ")} for text in (forth, back)]
     assert parts[0] == parts[1]
 
@@ -129,20 +133,20 @@ def test_sentences_follow_the_cells_and_not_the_family():
 
     leaky = flow.mask.copy()
     leaky[text.start : text.stop, chunk.start : chunk.stop] = ALLOWED
-    said = mask.compare(flow, dataclasses.replace(flow, mask=leaky))
+    said = compared(flow, dataclasses.replace(flow, mask=leaky))
     assert "images and text never see the actions. pi0: text may attend to the actions." in said
 
     causal = flow.mask.copy()
     size = chunk.stop - chunk.start
     lower = np.where(np.tri(size, dtype=bool), ALLOWED, BLOCKED)
     causal[chunk.start :, chunk.start :] = lower
-    said = mask.compare(flow, dataclasses.replace(flow, mask=causal))
+    said = compared(flow, dataclasses.replace(flow, mask=causal))
     assert "each of the actions sees only itself and those before it" in said
 
     blind = flow.mask.copy()
     blind[:, base.start : base.stop] = PADDING
     blind[base.start : base.stop] = PADDING
-    said = mask.compare(flow, dataclasses.replace(flow, mask=blind))
+    said = compared(flow, dataclasses.replace(flow, mask=blind))
     assert "attends to the camera base 0 while in pi0 no token may attend to it" in said
     assert "black" not in said
 
@@ -150,14 +154,14 @@ def test_sentences_follow_the_cells_and_not_the_family():
 def test_several_cameras_share_a_sentence():
     modes = {"base_0_rgb": "filled", "left_wrist_0_rgb": "masked", "right_wrist_0_rgb": "masked"}
     black = {slot: mode.replace("masked", "black") for slot, mode in modes.items()}
-    text = mask.compare(traces.pi0_trace(modes=modes), traces.fast_trace(modes=black))
+    text = compared(traces.pi0_trace(modes=modes), traces.fast_trace(modes=black))
     assert "the cameras left wrist 0 and right wrist 0, which are black, while in pi0" in text
 
 
 def test_padding_that_only_one_has():
     full = traces.pi0_trace(text_len=7)  # the prompt fills the text
     full = dataclasses.replace(full, blocks=tuple(b for b in full.blocks if b.stop > b.start))
-    text = mask.compare(full, traces.pi0_trace(text_len=16, title="padded"))
+    text = compared(full, traces.pi0_trace(text_len=16, title="padded"))
     assert text.count("padding") == 1
     assert "padded: 9 columns of padding come after the text." in text
 
@@ -165,11 +169,11 @@ def test_padding_that_only_one_has():
 def test_equal_masks_are_said_to_be_equal():
     trace = traces.pi0_trace()
     again = traces.pi0_trace(seed=9, title="again")
-    assert "In both, images and text never see the actions" in mask.compare(trace, again)
+    assert "In both, images and text never see the actions" in compared(trace, again)
     bare = dataclasses.replace(
         trace,
         blocks=(TokenBlock("text", "text", 0, 4),),
         mask=np.full((4, 4), ALLOWED, np.uint8),
         text="",
     )
-    assert "follow the same rules" in mask.compare(bare, bare)
+    assert "follow the same rules" in compared(bare, bare)

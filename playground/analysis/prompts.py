@@ -20,7 +20,7 @@ import scipy.spatial.distance
 
 from playground import codec
 from playground.analysis.sensitivity import share_of_range
-from playground.analysis.variants import variants
+from playground.analysis.variants import rewordings, variants
 from playground.robots import conversion
 from playground.robots.robot import Robot
 from playground.serving.events import Phase, Result
@@ -28,6 +28,7 @@ from playground.trace import Options, RawObservation
 
 MAX_PROMPTS = 32
 NOISES = 4  # of the first prompt, for the spread between seeds
+_MOST_WORDS = 12  # of a prompt that the headline quotes
 _DEADLINE_S = 900.0  # another number of samples is another program to compile
 
 
@@ -132,12 +133,13 @@ def clustered(distances: np.ndarray) -> list[int]:
 
 
 def useful_prompts(raw: RawObservation, robot: Robot) -> tuple[tuple[str, str], ...]:
-    """(label, prompt) of a set to begin with: the observation's own, each word left out, other
-    tasks, shuffled, garbled, empty."""
+    """(label, prompt) of a set to begin with: the observation's own, a paraphrase, other objects
+    and verbs, each word left out, other tasks, shuffled, garbled, empty."""
     found, _ = variants(raw, robot, None, groups=("prompt",))
     prompts = {raw.prompt: "as given"}
-    for variant in found:
-        prompts.setdefault(variant.changed.prompt, variant.name)
+    reworded = rewordings(raw.prompt, robot.name)
+    for label, prompt in [*reworded, *((v.name, v.changed.prompt) for v in found)]:
+        prompts.setdefault(prompt, label)
     return tuple((label, prompt) for prompt, label in prompts.items())[:MAX_PROMPTS]
 
 
@@ -166,8 +168,13 @@ def headline(answers: Sequence[PromptAnswer], labels: Mapping[str, str], *, titl
         parts.append("word order matters" if matters else "word order does not matter")
     if not parts and change:
         most = max(change, key=change.__getitem__)
-        parts.append(f"changes most with “{most}”, by {change[most]:.1f} % of range")
+        parts.append(f"changes most with “{_shortened(most)}”, by {change[most]:.1f} % of range")
     return f"{title} {'; '.join(parts)}." if parts else f"{title}: one prompt, nothing to compare."
+
+
+def _shortened(prompt: str) -> str:
+    words = prompt.split()
+    return prompt if len(words) <= _MOST_WORDS else f"{' '.join(words[:_MOST_WORDS])} …"
 
 
 def _listed(words: Sequence[str]) -> str:

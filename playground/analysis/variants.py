@@ -35,6 +35,14 @@ EXAMPLE_TASKS = {
     "tabletop": ("touch the blue cube", "pick up the green cube", "touch the red cube"),
 }
 _DEFAULT_TASKS = 2
+# By robot, the words of its tasks: kinds of words, and in each, groups that mean the same.
+MEANINGS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
+    "tabletop": (
+        (("red",), ("green",), ("blue",)),
+        (("touch", "tap"), ("pick up", "lift", "grab")),
+        (("cube", "block"),),
+    )
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -179,6 +187,40 @@ def _prompts(raw, other_tasks, alternatives, rng) -> Iterator[Variant | str]:
             f"Of {len(spans)} words only the first {MAX_WORDS} were left out in turn; the others "
             "were not measured one by one."
         )
+
+
+def rewordings(prompt: str, robot: str) -> list[tuple[str, str]]:
+    """(name, prompt) of a paraphrase, and of the prompt with one word that means something else;
+    from what MEANINGS has for the robot of that name, else only a polite paraphrase."""
+    paraphrase, others = prompt, []
+    for kind in MEANINGS.get(robot, ()):
+        if (found := _first_of(kind, prompt)) is None:
+            continue
+        (start, stop), own = found
+        said = prompt[start:stop]
+        if alike := [word for word in own if word != said.lower()]:
+            paraphrase = _replaced(paraphrase, said, alike[0])
+        others += [
+            (f"“{said}” → “{group[0]}”", _replaced(prompt, said, group[0]))
+            for group in kind
+            if group != own
+        ]
+    if paraphrase == prompt and prompt:
+        paraphrase = f"please {prompt}"
+    return [("paraphrase", paraphrase), *others] if prompt else []
+
+
+def _replaced(prompt: str, word: str, other: str) -> str:
+    return re.sub(rf"\b{word}\b", other, prompt, count=1)
+
+
+def _first_of(kind, prompt: str):
+    """([start, stop), group) of the first word of a kind in a prompt; None without any."""
+    words = sorted(((word, group) for group in kind for word in group), key=lambda w: -len(w[0]))
+    for word, group in words:
+        if found := re.search(rf"\b{word}\b", prompt, re.IGNORECASE):
+            return found.span(), group
+    return None
 
 
 def _example_tasks(raw: RawObservation) -> tuple[str, ...]:

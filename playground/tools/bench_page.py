@@ -28,11 +28,16 @@ from playground.tools.browser import CHROMIUM, FLAGS
 _LIMIT_S = 180
 _POLL_MS = 100  # asked at each frame, the browser would be busy with answering
 _FRAMES = 20
+_SIZES = ((1440, 900), (390, 844))
+_DRAWN_MS = 1500  # after which an opened tab is drawn
 _QUIET_S = 1.2  # after what was measured: the rest of its work counts, too
 _ROOT = Path(__file__).resolve().parents[2]
 # Stamps the frame after an answer is drawn, and after the plot of the tab Actions is.
 _STAMPS = """
   window.stamps = {};
+  window.shift = 0;
+  new PerformanceObserver((list) => list.getEntries().forEach((entry) => { window.shift += entry.value; }))
+    .observe({ type: "layout-shift", buffered: true });
   const stamp = (name) => requestAnimationFrame(() => setTimeout(() => { window.stamps[name] = performance.now(); }));
   addEventListener("playground-run", () => window.playgroundRun && stamp("path"));
   addEventListener("click", () => { window.stamps = { begun: performance.now() }; }, true);
@@ -42,6 +47,12 @@ _STAMPS = """
     const ready = run && run.textContent.trim() === "Run" && !run.disabled;
     for (const name of window.stamps.path ? ["usable", "everything"] : window.stamps.begun ? [] : ["usable"])
       if (ready && !window.stamps[name]) stamp(name);
+    const matrix = document.querySelector("#board .matrix");
+    if (matrix !== window.matrix) { window.matrix = matrix; if (matrix) stamp("board"); }
+    const heads = document.querySelector("#tabs .heads");
+    if (heads !== window.heads) { window.heads = heads; if (heads) stamp("attention"); }
+    const measured = document.querySelector("#matters-status")?.textContent.includes("Done.");
+    if (measured !== window.measured) { window.measured = measured; if (measured) stamp("matters"); }
     const plot = document.querySelector("#actions-plot .js-plotly-plot .plot-container");
     if (plot !== window.plotted) { window.plotted = plot; if (plot) stamp("plot"); }
     const frame = document.querySelector("#recorded .recorded-camera img")?.dataset.frame;
@@ -76,9 +87,11 @@ def _cases(chromium, address, clock, arguments) -> Iterator[tuple[str, dict]]:
     loads = [_loaded(chromium, address, clock) for _ in range(arguments.repeats)]
     yield "page load to usable", _medians([found["usable"] for found, _ in loads])
     yield "page load to first answer drawn", _medians([found["path"] for found, _ in loads])
+    yield "layout shift of a load", _shifts([page for _, page in loads])
     for _, page in loads[1:]:
         page.context.close()
     _, page = loads[0]
+    page.evaluate("window.shift = 0")
     prompts = itertools.cycle(
         f"{verb} the {colour} {thing}"
         for verb in ("lift", "touch", "grab", "tap", "pick up")
@@ -100,22 +113,41 @@ def _cases(chromium, address, clock, arguments) -> Iterator[tuple[str, dict]]:
     again = [clock.measured(page, click, ("path", "everything")) for _ in range(arguments.repeats)]
     yield "click to path", _medians([found["path"] for found in again])
     yield "click to everything", _medians([found["everything"] for found in again])
+    yield f"layout shift of {len(first + again)} clicks", _shifts([page])
     page.get_by_label("Live").check()
     page.wait_for_timeout(500)
     typed = [clock.measured(page, letter, ("path",)) for _ in range(arguments.repeats)]
     yield "typed letter to path (200 ms of it a pause)", _medians([f["path"] for f in typed])
     page.get_by_label("Live").uncheck()
-
-    def open_actions() -> None:
-        page.get_by_role("tab", name="Actions and denoising").click()
-
-    opened = clock.measured(page, open_actions, ("plot",))
+    yield from _compared(page, clock, arguments.repeats)
+    opened = clock.measured(page, _opening(page, "Attention"), ("attention",))
+    yield "the tab Attention, first time, measured", _medians([opened["attention"]])
+    opened = clock.measured(page, _opening(page, "Actions and denoising"), ("plot",))
     yield "the tab Actions, first time, to its plot", _medians([opened["plot"]])
     plotted = [clock.measured(page, click, ("plot",)) for _ in range(arguments.repeats)]
     yield "click to plot in the tab Actions", _medians([found["plot"] for found in plotted])
     if arguments.axe:
         yield from _accessible(page, arguments.axe)
     page.context.close()
+
+
+def _opening(page, tab: str) -> Callable[[], None]:
+    return lambda: page.get_by_role("tab", name=tab, exact=True).click()
+
+
+def _compared(page, clock, repeats: int) -> Iterator[tuple[str, dict]]:
+    """The default sets of the tab Prompts, each whole: the board, and what matters."""
+    _opening(page, "Prompts")()
+    for name, button in (("board", "Compare prompts"), ("matters", "Measure what matters")):
+        start = page.get_by_role("button", name=button, exact=True).click
+        found = [clock.measured(page, start, (name,))[name] for _ in range(1 + repeats)]
+        yield f"{button}, first time", _medians(found[:1])
+        yield f"{button}, again", _medians(found[1:])
+
+
+def _shifts(pages) -> dict[str, float]:
+    """The largest sum of what moved on one of the pages, those that somebody's doing began, too."""
+    return {"layout shift": max(page.evaluate("window.shift") for page in pages)}
 
 
 def _scrubbed(chromium, address, clock) -> Iterator[tuple[str, dict]]:
@@ -139,12 +171,17 @@ def _scrubbed(chromium, address, clock) -> Iterator[tuple[str, dict]]:
 
 
 def _accessible(page, axe: Path) -> Iterator[tuple[str, dict]]:
-    """What axe-core finds in each tab that is serious."""
+    """What axe-core finds in each tab that is serious, on a screen and a phone, light and dark."""
     page.add_script_tag(path=str(axe))
-    for tab in page.get_by_role("tab").all():
-        tab.click()
-        page.wait_for_timeout(2500)
-        yield f"serious by axe-core in {tab.inner_text()}", {"found": page.evaluate(_VIOLATIONS)}
+    for (width, height), dark in itertools.product(_SIZES, (False, True)):
+        page.set_viewport_size({"width": width, "height": height})
+        page.evaluate("dark => document.body.classList.toggle('dark', dark)", dark)
+        how = f"{width} x {height}, {'dark' if dark else 'light'}"
+        for tab in page.get_by_role("tab").all():
+            tab.click()
+            page.wait_for_timeout(_DRAWN_MS)
+            found = {"found": page.evaluate(_VIOLATIONS)}
+            yield f"serious by axe-core in {tab.inner_text()}, {how}", found
 
 
 class _Clock:
@@ -280,5 +317,5 @@ def _medians(found: list[dict]) -> dict[str, float]:
 def _line(row: dict) -> str:
     if "found" in row:
         return "\n  ".join([f"{row['case']}: {len(row['found'])}", *row["found"]])
-    figures = "   ".join(f"{name} {value:6.2f}" for name, value in row.items() if name != "case")
+    figures = "   ".join(f"{name} {value:7.3f}" for name, value in row.items() if name != "case")
     return f"{row['case']:<46} {figures}"

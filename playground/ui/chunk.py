@@ -46,8 +46,9 @@ def build() -> Panel:
         )  # fmt: skip
         png = gr.Button("Save picture (PNG)", size="sm", elem_id="png")
         png.click(None, js=appearance.script("save_picture.js"))
-    words = gr.HTML(_WAITING, apply_default_css=False, elem_id="actions-words")
-    plot = gr.Plot(show_label=False, elem_id="actions-plot", visible=False)
+    with gr.Column(elem_id="chunk-place"):
+        words = gr.HTML(_WAITING, apply_default_css=False, elem_id="actions-words")
+        plot = gr.Plot(show_label=False, elem_id="actions-plot", visible=False)
     start = {"open": False, "units": ROBOT_UNITS, "execute": 0}
     wanted = gr.HTML(start, shown=None, **_WANTED, elem_id="actions-wanted")
     return Panel(units, execute, plot, words, wanted)

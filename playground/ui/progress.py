@@ -203,12 +203,6 @@ class Progress:
         return {"family": "", "title": name, "badge": badge, "notice": ""}
 
 
-def _of_loading(phase: str) -> bool:
-    """Whether it is of `playground.checkpoints.load`, which those in line read, too. A run's own
-    phases say what they compile."""
-    return phase == "compiling" or phase.startswith(("loading", "downloading"))
-
-
 def place(place: Queued) -> str:
     """A place in line, in words."""
     if not place.position:

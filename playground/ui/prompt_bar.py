@@ -5,8 +5,7 @@ from collections.abc import Mapping
 
 import gradio as gr
 
-from playground.analysis.variants import EXAMPLE_TASKS
-from playground.robots.builtin import TABLETOP
+from playground.analysis.variants import EXAMPLE_TASKS, MEANINGS
 from playground.robots.robot import Robot
 from playground.trace import Trace
 from playground.ui import appearance, cuts
@@ -17,15 +16,6 @@ from playground.ui.setup import Setup
 LIVE_WITHIN_S = 1.0  # a policy that takes longer does not answer while one types
 
 _REWORDINGS = appearance.component("rewordings.js")
-# Words of the table's tasks that stand for each other, written out: `playground.tabletop.tasks`
-# needs the simulator.
-_SWAPS = {
-    TABLETOP.name: [
-        ["red", "green", "blue"],
-        ["pick up", "touch", "lift", "grab", "tap"],
-        ["cube", "block"],
-    ]
-}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -80,7 +70,9 @@ def words(robot: Robot) -> dict[str, list]:
     """What rewordings of a prompt are made from."""
     tasks = [example.prompt for example in examples(robot)]
     tasks += EXAMPLE_TASKS.get(robot.name, ())
-    return {"swaps": _SWAPS.get(robot.name, []), "tasks": list(dict.fromkeys(tasks))}
+    kinds = MEANINGS.get(robot.name, ())
+    swaps = [[word for group in kind for word in group] for kind in kinds]
+    return {"swaps": swaps, "tasks": list(dict.fromkeys(tasks))}
 
 
 def slow(traces: Mapping[str, Trace]) -> str:

@@ -25,7 +25,7 @@ from playground.ui import (
 from playground.ui.episodes import section as episodes
 from playground.ui.observation import Form
 from playground.ui.setup import Setup
-from playground.views import attention, denoising, mask, overview, tokens
+from playground.views import actions, attention, denoising, mask, overview, tokens
 
 # Of what "Run it" runs; the style sheet hides the other, where a robot has both.
 _WHERE = [("At the simulated table", "table"), ("On recorded episodes", "episodes")]
@@ -226,6 +226,7 @@ def drawn(traces: Mapping[str, Trace], key: str, wanted: object, shown: Shown) -
             "little": all(map(attention.costs_little, traces.values())),
         },
         "cuts": cuts.payload(traces, key),
+        "chunk_height": actions.height(list(traces.values())),
         "compare": _compare(traces),
         "shortened": [text for trace in traces.values() if (text := _left_out(trace))],
     }
@@ -261,4 +262,4 @@ def _left_out(trace: Trace) -> str:
 
 def _compare(traces: Mapping[str, Trace]) -> list[str]:
     first, *others = traces.values()
-    return [mask.compare(first, other) for other in others]
+    return [line for other in others for line in mask.compare(first, other)]

@@ -90,6 +90,15 @@ def figure(
     )
 
 
+def height(traces: Sequence[Trace]) -> int:
+    """px that `figure` takes in robot units with no step shaded, known without drawing it."""
+    shown = panels(traces)
+    states = any(_states(traces, panel) for panel in shown)
+    entries = len(_legend(traces, states, None))
+    margins = _margins(_failures(traces), _notices(traces), entries)
+    return _rows(len(shown)) * PANEL_HEIGHT + sum(margins)
+
+
 def describe(
     traces: Sequence[Trace], *, normalised: bool = False, execute: int | None = None
 ) -> str:
@@ -263,21 +272,8 @@ def _legend(traces, states, execute):
 def _layout(traces, shown, execute, entries):
     """Axes, titles and shaded steps of the panels; failures above them, badges and notices below;
     sizes and colours. entries: how many the legend has."""
-    failures = [
-        f"<b>{_safe(t.info.title)}: decoding failed, nothing is drawn.</b><br>"
-        + _wrapped(f"{t.decode_failure}")
-        for t in traces
-        if t.actions is None
-    ]
-    notices = dict.fromkeys(
-        _wrapped(f"{t.info.title} · {t.info.badge}" + (t.info.notice and f": {t.info.notice}"))
-        for t in traces
-    )
-    if any(trace.on_table is False for trace in traces):
-        notices |= {_wrapped(camera.FOREIGN): None}
-    above, below = "<br>".join(failures), "<br>".join(notices)
-    top = 40 + _ENTRY * entries + (_LINE * (above.count("<br>") + 1) + 14 if above else 0)
-    bottom = 56 + _LINE * (below.count("<br>") + 1)
+    above, below = _failures(traces), _notices(traces)
+    top, bottom = _margins(above, below, entries)
     rates = {panel.hz for panel in shown}
     places = [_place(index, len(shown)) for index in range(len(shown))]
     titles = [_title(panel, place, rates) for panel, place in zip(shown, places, strict=True)]
@@ -304,6 +300,37 @@ def _layout(traces, shown, execute, entries):
         # Zoom holds as long as this does: the same axes in the same units.
         "uirevision": theme.plain("|".join(f"{panel.name} {panel.unit}" for panel in shown)),
     }
+
+
+def _margins(above, below, entries):
+    """px above and below the panels."""
+    top = 40 + _ENTRY * entries + (_LINE * (above.count("<br>") + 1) + 14 if above else 0)
+    return top, 56 + _LINE * (below.count("<br>") + 1)
+
+
+def _failures(traces):
+    return "<br>".join(
+        f"<b>{_safe(t.info.title)}: decoding failed, nothing is drawn.</b><br>"
+        + _wrapped(f"{t.decode_failure}")
+        for t in traces
+        if t.actions is None
+    )
+
+
+def _notices(traces):
+    """What is to be known of each policy, said once for those of which the same is."""
+    titles: dict[tuple[str, str], list[str]] = {}
+    for trace in traces:
+        alike = titles.setdefault((trace.info.badge, trace.info.notice), [])
+        if trace.info.title not in alike:
+            alike.append(trace.info.title)
+    notices = [
+        _wrapped(f"{theme.listed(of)} · {badge}" + (notice and f": {notice}"))
+        for (badge, notice), of in titles.items()
+    ]
+    if any(trace.on_table is False for trace in traces):
+        notices.append(_wrapped(camera.FOREIGN))
+    return "<br>".join(notices)
 
 
 def _notes(above, below):

@@ -115,8 +115,9 @@ def cut_sentence(trace: Trace) -> str:
     return theme.plain(f"Cut in this run: {cuts.in_words(trace.options.cuts)}.")
 
 
-def compare(a: Trace, b: Trace) -> str:
-    """What differs between two runs' masks, in plain sentences read off the masks themselves."""
+def compare(a: Trace, b: Trace) -> list[str]:
+    """What differs between two runs' masks, in plain sentences read off the masks themselves; one
+    point an element."""
     names = (a.info.title, b.info.title)
     sentences = [*_camera_sentences(a, b)]
     for find in (_outputs_among_themselves, _prefix_to_outputs, _state, _padding):
@@ -130,7 +131,7 @@ def compare(a: Trace, b: Trace) -> str:
             sentences.append(f"{name}: {text}.")
     if not sentences:
         sentences = [f"The masks of {names[0]} and {names[1]} follow the same rules in these runs."]
-    return theme.plain(" ".join(sentences))
+    return [theme.plain(sentence) for sentence in sentences]
 
 
 # --- what compare looks at ----------------------------------------------------------------------

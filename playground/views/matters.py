@@ -184,6 +184,11 @@ def page(report: SensitivityReport) -> str:
     """The whole report as one piece of HTML, with its style sheet; everything that came from
     outside is escaped."""
     bases = {base.policy: base for base in report.bases}
+    summaries = "".join(
+        f"<p>{_safe(base.title)}: {_safe(' '.join(summary(base, report.changes)[1:]))}</p>"
+        for base in report.bases
+        if base.failure is None
+    )
     sentences = "".join(
         f"<li>{_safe(base.title)}: {_safe(sentence(base, change))}</li>"
         for base in report.bases
@@ -192,9 +197,7 @@ def page(report: SensitivityReport) -> str:
     )
     left_out = "".join(f"<li>{_safe(text)}</li>" for text in report.left_out)
     done = report.done >= report.of  # before, every update would close the details again
-    details = (
-        f"<details><summary>Every variant in a sentence</summary><ul>{sentences}</ul></details>"
-    )
+    details = f"<details><summary>In sentences</summary>{summaries}<ul>{sentences}</ul></details>"
     notes = f'<ul class="quiet">{left_out}</ul>'
     parts = [
         f'<div class="matters"><style>{_CSS}</style>',
@@ -216,8 +219,8 @@ def _progress(report: SensitivityReport) -> str:
 
 
 def _policy(base: Base, report: SensitivityReport) -> str:
-    """Heading with badge, the prompt coloured by effect, and the summary."""
-    said = "".join(f"<p>{_safe(line)}</p>" for line in summary(base, report.changes))
+    """Heading with badge, the prompt coloured by effect, and how it was measured."""
+    said = f"<p>{_safe(summary(base, report.changes)[0])}</p>"
     return (
         f'<section data-family="{base.family}"><header><i class="dot"></i>'
         f'<strong>{_safe(base.title)}</strong> <span class="badge" title="{_safe(base.notice)}">'

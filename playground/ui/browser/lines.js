@@ -1,3 +1,3 @@
-// Plain sentences about a run, a paragraph each; nothing where there are none.
+// Plain sentences about a run, in a list; nothing where there are none.
 
-begin("", (lines) => view.replaceChildren(...lines.map((line) => make("p", { class: "compare" }, line))));
+begin("", (lines) => view.replaceChildren(lines.length ? make("ul", { class: "compare" }, ...lines.map((line) => make("li", {}, line))) : ""));

@@ -5,8 +5,11 @@ let open = false;
 let asked = "null"; // what it was last asked for: an answer that never comes is not asked for again
 let timer = 0;
 
+const place = document.getElementById("chunk-place");
+
 function compare() {
   const run = window.playgroundRun;
+  place.style.minHeight = run ? `${run.chunk_height}px` : ""; // what is below stays where it is
   // Gradio (6.31) puts back the value of before when a tab is opened for the first time.
   if (props.value.open !== open) props.value = { ...props.value, open };
   const { units, execute } = props.value;
@@ -26,6 +29,7 @@ function soon() {
 
 new IntersectionObserver((entries) => {
   open = entries.at(-1).isIntersecting;
+  if (open) dispatchEvent(new Event("resize")); // the window may have changed while the plot was hidden
   soon();
 }, { rootMargin: "100000px" }).observe(view); // wherever the open tab is scrolled to
 watch("value", soon);

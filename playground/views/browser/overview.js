@@ -13,8 +13,22 @@ class Curves {
     this.count = Math.min(dims.length, HUGE);
     this.cells = dims.slice(0, this.count).map((dim, d) => this.cell(dim, d, onstep));
     const columns = this.count > 16 ? 4 : this.count > 3 ? 2 : 1;
-    this.node = make("div", { class: "curves", style: `--columns:${columns};--rows:${Math.ceil(this.count / columns)}` }, ...this.cells.map(({ node }) => node));
+    const slider = { tabindex: 0, role: "slider", "aria-label": "Action step", "aria-valuemin": 0, "aria-valuemax": horizon - 1 };
+    this.node = make("div", { class: "curves", ...slider, style: `--columns:${columns};--rows:${Math.ceil(this.count / columns)}` }, ...this.cells.map(({ node }) => node));
     this.node.addEventListener("pointerleave", () => onstep(null));
+    this.node.addEventListener("blur", () => onstep(null));
+    this.node.addEventListener("keydown", (event) => this.key(event, onstep));
+    this.marked = null;
+  }
+
+  /** Arrows mark an action step, as the pointer does; Escape marks none. */
+  key(event, onstep) {
+    const last = this.horizon - 1;
+    const by = (steps) => (this.marked === null ? 0 : Math.min(last, Math.max(0, this.marked + steps)));
+    const moves = { ArrowRight: by(1), ArrowUp: by(1), ArrowLeft: by(-1), ArrowDown: by(-1), PageUp: by(10), PageDown: by(-10), Home: 0, End: last, Escape: null };
+    if (!(event.key in moves)) return;
+    event.preventDefault();
+    onstep(moves[event.key]);
   }
 
   cell(dim, d, onstep) {
@@ -46,11 +60,15 @@ class Curves {
 
   /** read(d): the number to show beside a dimension. */
   step(step, read) {
+    this.marked = step === null ? null : Math.min(step, this.horizon - 1);
     for (const { cursor, value, d } of this.cells) {
       cursor.style.display = step === null ? "none" : "";
       if (step !== null) for (const end of ["x1", "x2"]) cursor.setAttribute(end, step);
       value.textContent = step === null ? "" : read(d);
     }
+    const values = this.cells.map(({ value, d }) => `${this.dims[d].name} ${value.textContent}`);
+    this.node.setAttribute("aria-valuenow", this.marked ?? 0);
+    this.node.setAttribute("aria-valuetext", step === null ? "none marked" : `${this.marked}: ${values.join(", ")}`);
   }
 }
 
@@ -238,7 +256,7 @@ class Fast {
       make("span", { class: "token", style: `--p:${token.p}`, title: `token ${i + 1}: ${visible(token.text)}, ${percent(token.p)}` }, make("bdi", {}, short(token.text))),
     );
     this.detail = make("p", { class: "label number" });
-    this.rail = make("div", { class: "chips", "aria-hidden": "true" }, ...this.chips);
+    this.rail = make("div", { class: "chips", role: "img", "aria-label": `${this.last} tokens; the scrubber reads them one by one` }, ...this.chips);
     this.node = make("div", { class: "making" }, this.rail, this.detail);
   }
 
@@ -257,7 +275,7 @@ class Fast {
     const token = this.tokens[stop - 1];
     const rival = token && token.others[0];
     this.detail.textContent = token
-      ? `“${visible(token.text)}” ${percent(token.p)}${rival ? ` · next likeliest “${visible(rival[1])}” ${percent(rival[2])}` : ""}`
+      ? `“${short(token.text)}” ${percent(token.p)}${rival ? ` · next likeliest “${short(rival[1])}” ${percent(rival[2])}` : ""}`
       : "before the first token";
     const chip = this.chips[Math.max(0, stop - 1)];
     if (chip && this.rail.scrollHeight > this.rail.clientHeight) this.rail.scrollTop = chip.offsetTop - this.rail.offsetTop - this.rail.clientHeight / 2;

@@ -40,7 +40,7 @@ function amount(policy, place) {
 
 function card(value, { text, label }, place) {
   const numbers = value.policies.map((policy) =>
-    make("span", { class: "amount number", "data-family": policy.policy.family }, make("i", { class: "dot" }), place ? amount(policy, place) : "compared with"),
+    make("span", { class: "amount number", "data-family": policy.policy.family }, make("i", { class: "dot" }), amount(policy, place)),
   );
   const button = make(
     "button",
@@ -48,7 +48,7 @@ function card(value, { text, label }, place) {
     photo(value, place),
     make("span", { class: "text-of-prompt" }, text || "∅ no words"),
     label ? make("small", {}, label) : null,
-    ...numbers,
+    ...(place ? numbers : [make("span", { class: "amount" }, "the others are compared with it")]),
   );
   button.addEventListener("click", () => {
     chosen = text;
@@ -69,13 +69,38 @@ function matrix(policy) {
       }),
     ),
   );
-  const rows = prompts.map((text) => make("span", {}, make("bdi", {}, text || "∅")));
+  const rows = prompts.map((text) => make("span", { title: text }, make("bdi", {}, text || "∅")));
+  const label = `How much each of ${prompts.length} prompts changes the chunk against each other; arrow keys read a cell`;
+  const grid = make("div", { class: "cells", tabindex: 0, role: "application", "aria-label": label }, ...cells);
+  const reading = make("p", { class: "reading", role: "status" }, "Point at a cell, or use the arrow keys, to read it.");
+  readable(grid, cells, prompts.length, reading);
   return make(
     "figure",
     { class: "matrix", "data-family": policy.policy.family },
     make("figcaption", {}, make("i", { class: "dot" }), make("strong", {}, policy.policy.title), ` every prompt against every prompt; darkest: ${most.toFixed(1)} % of range`),
-    make("div", { class: "grid-of-prompts", style: `--count:${prompts.length}`, role: "img", "aria-label": `How much each of ${prompts.length} prompts changes the chunk against each other` }, make("div", { class: "names-of-prompts" }, ...rows), make("div", { class: "cells" }, ...cells)),
+    make("div", { class: "grid-of-prompts", style: `--count:${prompts.length}` }, make("div", { class: "names-of-prompts" }, ...rows), grid),
+    reading,
   );
+}
+
+/** A square of cells that pointer and arrow keys read out, one at a time. */
+function readable(grid, cells, side, reading) {
+  let at = 0;
+  const read = (place) => {
+    cells[at].classList.remove("now");
+    at = place;
+    cells[at].classList.add("now");
+    reading.textContent = cells[at].title;
+  };
+  const within = (place) => Math.min(side - 1, Math.max(0, place));
+  grid.addEventListener("focus", () => read(at));
+  grid.addEventListener("pointerover", (event) => cells.includes(event.target) && read(cells.indexOf(event.target)));
+  grid.addEventListener("keydown", (event) => {
+    const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+    if (!move) return;
+    event.preventDefault();
+    read(within(Math.floor(at / side) + move[0]) * side + within((at % side) + move[1]));
+  });
 }
 
 /** The table as CSV: a row a prompt and policy. */
