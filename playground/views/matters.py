@@ -356,7 +356,7 @@ background:color-mix(in srgb,var(--hue) 18%,transparent)}
 align-items:flex-start}
 .matters .word{display:inline-grid;justify-items:center;padding:3px 8px;border-radius:6px;
 overflow-wrap:anywhere;
-background:color-mix(in srgb,var(--hue) calc(var(--effect)*55%),var(--wash))}
+background:color-mix(in srgb,var(--hue) calc(var(--effect)*45%),var(--wash))}
 .matters .word small{font-size:11px;color:inherit;font-variant-numeric:tabular-nums}
 .matters table{border-collapse:collapse;width:100%;table-layout:fixed;margin:0;font:inherit}
 .matters caption{caption-side:top;text-align:left;padding-bottom:4px}

@@ -256,7 +256,7 @@ class Fast {
       make("span", { class: "token", style: `--p:${token.p}`, title: `token ${i + 1}: ${visible(token.text)}, ${percent(token.p)}` }, make("bdi", {}, short(token.text))),
     );
     this.detail = make("p", { class: "label number" });
-    this.rail = make("div", { class: "chips", role: "img", "aria-label": `${this.last} tokens; the scrubber reads them one by one` }, ...this.chips);
+    this.rail = make("div", { class: "chips", tabindex: 0, role: "img", "aria-label": `${this.last} tokens; the scrubber reads them one by one` }, ...this.chips);
     this.node = make("div", { class: "making" }, this.rail, this.detail);
   }
 

@@ -197,7 +197,7 @@ class Tokens {
       make(
         "div",
         {},
-        make("h4", {}, make("bdi", {}, visible(token.text))),
+        make("h3", {}, make("bdi", {}, visible(token.text))),
         make("p", {}, `token ${place + 1} of ${this.tokens.length}, id ${token.id}`),
       ),
       make(
