@@ -34,8 +34,8 @@ def build() -> Board:
     """To be called inside the tab."""
     texts = gr.Textbox(
         label="Prompts, one a line; the others are compared with the first",
-        placeholder="Left empty: the prompt above, a paraphrase, other objects and verbs, each word "
-        "left out, shuffled, garbled, empty",
+        placeholder="Left empty: the prompt above, a paraphrase, other objects and verbs, each "
+        "word left out, shuffled, garbled, empty",
         lines=2,
         max_lines=12,
         elem_id="board-prompts",
