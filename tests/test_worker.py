@@ -397,7 +397,145 @@ def test_who_came_long_before_is_not_overtaken():
     third.due -= 2 * queue.TURN_S  # that long ago
     late = ticket_of("b")
     waiting.join(late)
-    assert waiting.tickets()[-2:] == [third, late]
+    assert list(waiting.waiting).index(third) < list(waiting.waiting).index(late)
+
+
+def ran(waiting, ticket, seconds):
+    """The one replica runs this job, which is next, for so long."""
+    (slot,) = waiting.slots
+    assert waiting.next(slot) is ticket
+    ticket.started -= seconds
+    waiting.end(slot, ticket, done=True)
+
+
+def test_who_took_much_time_goes_behind_who_had_little():
+    waiting, (first, again, little) = queued("a", "a", "b")
+    ran(waiting, first, 30.0)
+    assert list(waiting.waiting) == [little, again]
+    assert 0 < again.due - again.queued <= 30.0
+    waiting.join(ticket_of("c"))
+    waiting.join(more := ticket_of("a"))  # now there are two who had less
+    assert 30.0 < more.due - more.queued <= 60.0
+    more.queued -= queue._LATEST_S + 1  # nobody waits for ever, whatever they took
+    waiting._used["a"] = 1e6, time.monotonic()
+    waiting._order("a")
+    assert waiting.waiting[0] is more
+
+
+def test_who_took_as_much_as_the_others_keeps_their_place():
+    waiting, tickets = queued("a", "b", "a", "b", "c")
+    ran(waiting, tickets[0], 30.0)
+    waiting._used["b"] = waiting._used["c"] = 20.0, time.monotonic()
+    waiting._order("a")
+    assert list(waiting.waiting) == tickets[1:]
+    waiting.next(waiting.slots[0])
+    waiting._used.clear()
+    waiting.join(last := ticket_of("a"))  # what runs counts, too, and nothing that was long ago
+    assert last.due == last.queued
+    waiting.end(waiting.slots[0], tickets[1], done=True)
+    waiting._used["a"] = 30.0, time.monotonic() - 10 * queue._HALF_LIFE_S
+    waiting._order("a")
+    assert last.due == last.queued
+
+
+def long_run(seconds, *owners):
+    """A queue whose replica has run a job of "a" for so long, and the tickets of these visitors,
+    whose jobs take a second."""
+    waiting, (running,) = queued("a")
+    (slot,) = waiting.slots
+    assert waiting.next(slot) is running
+    running.started -= seconds
+    tickets = [ticket_of(owner) for owner in owners]
+    for ticket in tickets:
+        ticket.label = "short"
+        waiting.join(ticket)
+    waiting._typical_s["short"] = 1.0
+    return waiting, slot, running, tickets
+
+
+def test_short_jobs_pass_a_long_one_which_keeps_a_quarter_of_the_time():
+    waiting, slot, running, tickets = long_run(10.0, *"bcdefghijk" * 4)
+    passed = 0
+    while ticket := waiting.next(slot):
+        assert ticket is tickets[passed]  # in their order
+        assert slot.active() == [ticket, running]
+        assert waiting.next(slot) is None  # one at a time
+        ticket.started -= 1.0
+        running.started -= 1.0
+        waiting.end(slot, ticket, done=True)
+        passed += 1
+    assert passed == queue._PASSING * 10
+    assert waiting.next(slot) is None
+    running.started -= 1.0  # it goes on
+    assert waiting.next(slot) is tickets[passed]
+    assert waiting.end(slot, tickets[passed], done=True) < 1
+    assert 11 <= waiting.end(slot, running, done=True) < 12  # without those that passed
+    assert waiting.next(slot) is tickets[passed + 1]
+
+
+def test_only_another_s_short_job_passes_and_only_a_long_one():
+    waiting, slot, running, (own, nobodys) = long_run(10.0, "a", "")
+    assert waiting.next(slot) is None
+    waiting.join(unknown := ticket_of("b"))
+    unknown.label = "unknown"
+    assert waiting.next(slot) is None
+    unknown.label = "short"
+    assert waiting.next(slot) is unknown
+    assert list(waiting.waiting) == [own, nobodys]
+    robot = ticket_for("pi0", urgent=True)  # passes both
+    waiting.join(robot)
+    assert waiting.next(slot) is robot
+    assert slot.active() == [robot, unknown, running]
+    robot.started -= 2.0
+    unknown.started -= 2.0
+    waiting.end(slot, robot, done=True)
+    assert waiting.end(slot, unknown, done=True) < 1
+    waiting, slot, running, _ = long_run(3.0, "b")  # not four times as long as the other takes
+    assert waiting.next(slot) is None
+    waiting.slots.append(other := queue.Slot(up=True))
+    running.started -= 10.0
+    assert waiting.next(slot) is None  # it goes where nothing runs
+    assert waiting.next(other)
+
+
+def test_what_waited_for_the_event_at_which_it_begins_did_not_run():
+    waiting, slot, running, (short,) = long_run(10.0, "b")
+    assert waiting.next(slot) is short
+    short.started -= 5.0
+    waiting.spoke(slot, short)
+    assert short.ran_s(time.monotonic()) >= 5.0
+    waiting.spoke(slot, running)
+    assert waiting.end(slot, short, done=True) < 5.0
+
+
+def test_jobs_of_different_lengths_are_told_apart():
+    labels = {
+        queue.Ticket(threading.Lock(), "infer", Job(("pi0",), job("step").observation, how)).label
+        for how in (
+            Options(),
+            Options(num_samples=32),
+            Options(num_steps=100),
+            Options(max_tokens=8),
+            Options(attention=True),
+            Options(seed=3),
+        )
+    }
+    assert len(labels) == 5
+
+
+def test_a_visitor_s_short_job_does_not_wait_for_another_s_long_one(start):
+    """In the engine, too, which then goes on with that one."""
+    worker = start()
+    for owner in "bc":
+        answer(worker.infer(job("step"), owner=owner))
+    long = worker.infer(job("endless"), owner="a")
+    read_until(long, Step)
+    for owner in "bcb":
+        events = answer(worker.infer(job("step", state=2.0), owner=owner))
+        assert isinstance(events[-1], Finished)
+        np.testing.assert_array_equal(of(events, Step)[0].actions, np.full(3, 2.0))
+    read_until(long, Step)
+    long.close()
 
 
 def test_a_visitor_holds_a_quarter_of_the_places(monkeypatch):

@@ -4,6 +4,11 @@ First come, first served, but for whoever has several jobs waiting: from the thi
 as if it had come a turn later than the one before. So a visitor who sends many at once holds others
 up by two, and nobody waits for ever. One visitor holds at most a quarter of the places; and where
 none is left, the last job of whoever has most of them gives way to one of who has fewer.
+
+Jobs differ in length by more than a hundred times, so turns alone are not fair. Who took much more
+of the replicas' time than the others who wait now counts as if they had come later, by up to two
+minutes. And a job that has run for long lets short ones of others pass, each at its next event; it
+keeps a quarter of the time, so that it takes at most four times as long as it would alone.
 """
 
 import collections
@@ -27,6 +32,14 @@ MAX_WAITING_BYTES = 1 << 30  # on disk, but for small ones, see `playground.spil
 _SHARE = 4  # a visitor's part of the places and bytes is one in so many
 _AT_ONCE = 2  # jobs that one request may make
 TURN_S = 20.0
+_LATEST_S = 120.0  # how much later whoever took much time counts as come
+_FREE_S = 4.0  # of a replica's time, which everybody may take
+_HALF_LIFE_S = 60.0  # of the time that somebody took
+_MAX_OWNERS = 1000  # of whom that is known
+_LONG_S = 1.0  # a job that ran for so long lets others pass, if it ran for
+_TIMES = 4  # so many times as long as they take
+_PASSING = 3  # seconds of others for each of its own
+_MAX_LABELS = 1000  # kinds of jobs of which it is known how long they take
 _UNKNOWN_RETRY_S = 10
 _RECENT = 8  # observations; a policy keeps caches of about as many
 
@@ -43,9 +56,10 @@ class Busy(RuntimeError):
 class Ticket:
     """A job's place in the queue and its mailbox. `payload`: what starts it. `urgent`: goes before
     all that are not. `owner`: the visitor whose job it is, "" for nobody's. `digest`: of its
-    observation, b"" where it does not matter. `due`: when it counts as come. `closed`: nobody wants
-    its events any more; `ended`: no more will come. All but `closed` is guarded by the worker's
-    lock."""
+    observation, b"" where it does not matter. `due`: when it counts as come. `turns_s`: by how
+    much that is late for the others of its owner. `passed_s`: how long others ran within it.
+    `closed`: nobody wants its events any more; `ended`: no more will come. All but `closed` is
+    guarded by the worker's lock."""
 
     def __init__(
         self,
@@ -64,7 +78,7 @@ class Ticket:
         self.digest = digest
         self.policies = request.policies
         self.payload = _payload(Start(self.id, kind, request), urgent)
-        self.label = " ".join([kind, *request.policies])
+        self.label = " ".join([kind, *request.policies, _size(request)])
         self.news = threading.Condition(lock)
         self.events: collections.deque[Event] = collections.deque()
         self.done: dict[str, dict] = {}  # by policy, what is logged of its run
@@ -73,6 +87,11 @@ class Ticket:
         self.position = -1
         self.announced = 0.0  # when its place was last sent
         self.queued = self.started = self.due = time.monotonic()
+        self.turns_s = self.passed_s = 0.0
+
+    def ran_s(self, now: float) -> float:
+        """How long it has run, without those that passed."""
+        return now - self.started - self.passed_s
 
     def place(self) -> tuple[bool, float]:
         """What those who wait are ordered by."""
@@ -140,12 +159,14 @@ class Stream:
 class Slot:
     """One replica as the queue sees it.
 
-    running: the job that it is at, no longer waiting. passing: an urgent job, which does not wait
-    for that one's end: it is run at its next event. up: whether it takes jobs. held: the policies
-    whose weights it has; None for all. recent: digests of observations whose caches it may have.
+    running: the job that it is at, no longer waiting. within: a visitor's short job that is run at
+    that one's next event, and that it then waits for. passing: an urgent job, which is run at the
+    next event of either. up: whether it takes jobs. held: the policies whose weights it has; None
+    for all. recent: digests of observations whose caches it may have.
     """
 
     running: Ticket | None = None
+    within: Ticket | None = None
     passing: Ticket | None = None
     up: bool = False
     held: frozenset[str] | None = None
@@ -154,7 +175,9 @@ class Slot:
     )
 
     def active(self) -> list[Ticket]:
-        return [ticket for ticket in (self.passing, self.running) if ticket is not None]
+        """Each runs within those behind it."""
+        jobs = (self.passing, self.within, self.running)
+        return [ticket for ticket in jobs if ticket is not None]
 
     def has(self, ticket: Ticket) -> bool:
         """Whether nothing has to be loaded for the job."""
@@ -179,6 +202,7 @@ class Queue:
     def __init__(self, size: int):
         self._size = size
         self._typical_s: dict[str, float] = {}  # by label, what such jobs took
+        self._used: dict[str, tuple[float, float]] = {}  # by owner, see `_used_s`, and when it was
         self.load_s: dict[str, float] = {}  # by policy, what loading it took
         self.waiting: collections.deque[Ticket] = collections.deque()
         self.slots: list[Slot] = []
@@ -227,20 +251,21 @@ class Queue:
             last.put(Failed(None, str(busy), last.id))
             last.end()
             self.waiting.remove(last)
-        ticket.due += TURN_S * max(0, len(own) + 1 - _AT_ONCE)
-        behind = [
-            t for t in self.waiting if (not t.urgent, t.due) > (not ticket.urgent, ticket.due)
-        ]
-        self.waiting.insert(len(self.waiting) - len(behind), ticket)
+        ticket.turns_s = TURN_S * max(0, len(own) + 1 - _AT_ONCE)
+        self.waiting.append(ticket)
+        self._order(ticket.owner)
         self.announce()
         return left
 
     def next(self, slot: Slot) -> Ticket | None:
         """The ticket that this replica can run now, if any, which then counts as running."""
         if slot.running is not None:
-            if not self._may_pass(slot):
+            if self._may_pass(slot):
+                slot.passing = ticket = self.waiting[0]
+            elif short := self._short(slot, slot.running):
+                slot.within = ticket = short
+            else:
                 return None
-            slot.passing = ticket = self.waiting[0]
         else:
             found = next((t for t in self.waiting if self._suits(t, slot)), None)
             if found is None:
@@ -261,7 +286,25 @@ class Queue:
         ticket, running = self.waiting[0], slot.running
         if not ticket.urgent or running is None or running.urgent or not slot.has(ticket):
             return False
-        return not any(s.up and s.running is None and s.has(ticket) for s in self.slots)
+        return not self._has_free(ticket)
+
+    def _has_free(self, ticket: Ticket) -> bool:
+        return any(s.up and s.running is None and s.has(ticket) for s in self.slots)
+
+    def _short(self, slot: Slot, running: Ticket) -> Ticket | None:
+        """The first of another visitor's jobs that is run within the running one, which has run
+        for long; None where that one has waited enough."""
+        own_s = running.ran_s(time.monotonic())
+        if running.urgent or slot.within or slot.passing or own_s < _LONG_S:
+            return None
+        left_s = min(own_s / _TIMES, _PASSING * own_s - running.passed_s)
+        for ticket in self.waiting:
+            short = self._typical_s.get(ticket.label, math.inf) <= left_s
+            other = ticket.owner not in ("", running.owner)
+            waits = not (ticket.urgent or ticket.closed or self._has_free(ticket))
+            if short and other and waits and slot.has(ticket):
+                return ticket
+        return None
 
     def _suits(self, ticket: Ticket, slot: Slot) -> bool:
         """Whether this free replica is to run the job, now."""
@@ -275,19 +318,64 @@ class Queue:
         loading_s = sum(self.load_s.get(policy, 0.0) for policy in missing)
         return time.monotonic() - ticket.queued >= loading_s
 
+    def spoke(self, slot: Slot, ticket: Ticket) -> None:
+        """An event of this job has come. What is to run within it begins at this event, unless it
+        begins at the next one."""
+        if slot.within is not None and ticket is slot.running:
+            slot.within.started = time.monotonic()
+
     def end(self, slot: Slot, ticket: Ticket, *, done: bool) -> float:
         """A running job is over; gives how long it ran, in s, which counts for those who wait if it
         was done."""
+        now = time.monotonic()
+        for behind in slot.active()[slot.active().index(ticket) + 1 :][:1]:
+            behind.passed_s += now - ticket.started
         if ticket is slot.passing:
             slot.passing = None
+        elif ticket is slot.within:
+            slot.within = None
         else:
             slot.running = None
         ticket.end()
-        ran_s = time.monotonic() - ticket.started
+        ran_s = ticket.ran_s(now)
         if done:
-            typical = self._typical_s.setdefault(ticket.label, ran_s)
+            typical = self._typical_s.pop(ticket.label, ran_s)
             self._typical_s[ticket.label] = 0.7 * typical + 0.3 * ran_s
+            if len(self._typical_s) > _MAX_LABELS:
+                del self._typical_s[next(iter(self._typical_s))]
+        if ticket.owner:
+            used_s = self._used_s(ticket.owner, now) + ran_s
+            self._used.pop(ticket.owner, None)
+            self._used[ticket.owner] = used_s, now
+            if len(self._used) > _MAX_OWNERS:
+                del self._used[next(iter(self._used))]
+            self._order(ticket.owner)
         return ran_s
+
+    def _order(self, owner: str) -> None:
+        """Puts everybody where they belong: a job of this owner has come or ended."""
+        late_s = self._late_s(owner, time.monotonic())
+        for ticket in self.waiting:
+            if ticket.owner == owner and not ticket.urgent:
+                ticket.due = ticket.queued + ticket.turns_s + late_s
+        self.waiting = collections.deque(sorted(self.waiting, key=Ticket.place))
+
+    def _late_s(self, owner: str, now: float) -> float:
+        """How much later the jobs of who took much time count as come: by what they took beyond
+        twice the others' share, once for each of those."""
+        jobs = [t for t in self.tickets() if t.owner and not (t.urgent or t.closed)]
+        others = {ticket.owner for ticket in jobs} - {owner}
+        if not (owner and others):
+            return 0.0
+        mean_s = sum(self._used_s(other, now) for other in others) / len(others)
+        own_s = self._used_s(owner, now)
+        own_s += sum(t.ran_s(now) for t in self.active() if t.owner == owner and not t.urgent)
+        return min(_LATEST_S, len(others) * max(0.0, own_s - max(_FREE_S, 2 * mean_s)))
+
+    def _used_s(self, owner: str, now: float) -> float:
+        """What their jobs took of the replicas' time, less the longer ago it was."""
+        used_s, then = self._used.get(owner, (0.0, now))
+        return used_s * 0.5 ** ((now - then) / _HALF_LIFE_S)
 
     def drop_closed(self, slot: Slot) -> list[Ticket]:
         """Ends the tickets that nobody wants any more, of this replica and of those who wait, and
@@ -309,7 +397,7 @@ class Queue:
         for ticket in tickets:
             ticket.put(Failed(None, reason, ticket.id))
             ticket.end()
-        slot.running = slot.passing = None
+        slot.running = slot.within = slot.passing = None
         if not self.slots:
             self.waiting.clear()
         return tickets
@@ -348,7 +436,17 @@ class Queue:
         if slot.running is None:
             return 0.0
         typical = self._typical_s.get(slot.running.label)
-        return None if typical is None else max(0.0, slot.running.started + typical - now)
+        return None if typical is None else max(0.0, typical - slot.running.ran_s(now))
+
+
+def _size(request: Request) -> str:
+    """What tells jobs of a kind apart by their length, roughly: powers of two of what is drawn."""
+    options = getattr(request, "options", None)
+    if options is None:
+        return ""
+    drawn = options.num_steps * options.num_samples * getattr(request, "noises", 1)
+    attention = "attention" if options.attention else ""
+    return f"{drawn.bit_length()} {options.max_tokens.bit_length()} {attention}"
 
 
 def _payload(start: Start, urgent: bool) -> spilled.Frame:

@@ -239,6 +239,7 @@ class Replica:
                 stages = {stage: round(ms, 2) for stage, ms in trace.timings_ms.items()}
                 ticket.done[policy] = {"timings_ms": stages, "reused": list(trace.reused)}
         with self._lock:
+            self._queue.spoke(self.slot, ticket)
             ticket.put(event)
 
     def _end(self, ticket: Ticket, outcome: str) -> None:
