@@ -15,6 +15,7 @@ import pytest
 from models.checkpoints.digests import revision
 from playground.checkpoints import catalog, schema
 from playground.training.evaluate import table_of
+from tests import mutants
 from tests.conftest import ROOT
 
 SOURCES = sorted(
@@ -335,3 +336,10 @@ def test_the_file_tree_in_readme_is_the_real_one():
         assert (ROOT / path).is_dir() if path.endswith("/") else (ROOT / path).is_file(), path
     rooms = {f"{path.parent.relative_to(ROOT)}/" for path in SOURCES if "tests" not in path.parts}
     assert rooms <= tree()
+
+
+def test_the_faults_chosen_by_hand_fit_the_code():
+    """Each stands in its file once: `tests.mutants` could not run otherwise."""
+    for fault, tests in mutants.chosen_by_hand().items():
+        assert fault.old != fault.new
+        assert (ROOT / "tests" / tests.split()[0]).is_file(), tests

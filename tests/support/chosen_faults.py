@@ -23,7 +23,10 @@ TRACE = "test_policy.py -k models_own or sample_is or black_is or robots_own or 
 
 SHARES = "test_guard_shares.py -k "
 SESSIONS = "test_guard_sessions.py -k read_is_gone or message_held or nobody_reads"
-QUEUE = "test_worker.py -k who_sends_many or long_before or quarter or gives_way or pushes_nobody"
+QUEUE = (
+    "test_worker.py -k who_sends_many or long_before or quarter or gives_way or pushes_nobody "
+    "or who_took or pass or waited_for_the_event"
+)
 READERS = "test_strangers_files.py -k processes or wait or turn"
 SPILLED = "test_spilled.py"
 
@@ -377,13 +380,23 @@ CHOSEN: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("        self.config_values.clear()\n", "        pass\n", SESSIONS),
     ),
     "playground/serving/queue.py": (
-        ("ticket.due += TURN_S * max(0, len(own) + 1 - _AT_ONCE)", "pass", QUEUE),
+        ("_TURN_S * max(0, len(own) + 1 - _AT_ONCE)", "0.0", QUEUE),
         ("len(own) >= most or _too_large(own", "_too_large(own", QUEUE),
         ("_too_large(own, ticket, MAX_WAITING_BYTES // _SHARE)", "False", QUEUE),
         ("last = _last_of_most(alike, len(own))", "last = None", QUEUE),
         ("most <= max(_AT_ONCE, own + 1)", "most <= own + 1", QUEUE),
         ("most <= max(_AT_ONCE, own + 1)", "most <= _AT_ONCE", QUEUE),
         ("for t in waiting if t.owner)", "for t in waiting)", QUEUE),
+        ("late_s = self._late_s(owner, time.monotonic())", "late_s = 0.0", QUEUE),
+        ("min(_LATEST_S, len(others) *", "(len(others) *", QUEUE),
+        ("max(_FREE_S, 2 * mean_s)", "_FREE_S", QUEUE),
+        ("used_s * 0.5 ** ((now - then) / _HALF_LIFE_S)", "used_s", QUEUE),
+        ("elif short := self._short(slot, slot.running):", "elif short := None:", QUEUE),
+        ("_PASSING * own_s - running.passed_s", "_PASSING * own_s", QUEUE),
+        ("min(own_s / _TIMES,", "min(own_s,", QUEUE),
+        ("behind.passed_s += now - ticket.started", "pass", QUEUE),
+        ('other = ticket.owner not in ("", running.owner)', "other = True", QUEUE),
+        ("slot.within.started = time.monotonic()", "pass", QUEUE),
     ),
     "playground/ui/results.py": (
         (
@@ -399,8 +412,12 @@ CHOSEN: dict[str, tuple[tuple[str, str, str], ...]] = {
     ),
     "playground/ui/decoding.py": (
         ("max(1, processes - 1)", "processes", READERS),
-        ("own >= self._each or every >= self._all", "every >= self._all", READERS),
-        ("next(able, None) == visitor", "True", READERS),
+        (
+            "(visitor and len(own) + self._read[visitor] >= self._each) or every >= self._all",
+            "every >= self._all",
+            READERS,
+        ),
+        ("next(able, None) is file", "True", READERS),
     ),
     "playground/spilled.py": (
         ("if at_once or self.size <= LARGE:", "if True:", SPILLED),
