@@ -1,8 +1,9 @@
 """The one place where models meet `jax.jit`."""
 
 import functools
+import weakref
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 from flax import nnx
@@ -12,6 +13,10 @@ from models.config import Config
 # On a CPU: matrix products by Eigen, reductions (so also softmax) by YNNPACK. XLA's own choice is
 # YNNPACK for both, which was slower for products with few rows.
 _CPU = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+
+MAX_PROGRAMS = 128  # that are kept in memory, each some 5 to 10 MB
+_functions: weakref.WeakSet[Any] = weakref.WeakSet()  # what `compiled` made
+_dropped = 0
 
 
 class Device(Protocol):
@@ -77,4 +82,23 @@ def compiled(model: Model, method: Callable, static: tuple[str, ...] = ()) -> Ca
         with jax.default_matmul_precision(exactness):
             return method(nnx.merge(graphdef, state), *args, **kwargs)
 
+    _functions.add(run)
     return functools.partial(run, state)
+
+
+def num_programs() -> int:
+    """How many programs are kept: one for each function, shape and static value."""
+    return sum(function._cache_size() for function in _functions)
+
+
+def times_dropped() -> int:
+    """How often `drop_programs` was called: what was compiled before is not kept any more."""
+    return _dropped
+
+
+def drop_programs() -> None:
+    """Forgets every compiled program. What is needed again is compiled again, or read from JAX's
+    cache on disk."""
+    global _dropped
+    _dropped += 1
+    jax.clear_caches()

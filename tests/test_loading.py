@@ -140,6 +140,38 @@ for damage in (cut_off, emptied, overwritten) if "damage" in sys.argv else ():
     assert run("damage") == [f"{number} {kept}" for kept in (True, *(False, True) * 3)]
 
 
+def test_kept_programs_are_held_to_a_size(tmp_path):
+    """The one used longest ago goes; also where some were kept without a bound."""
+    code = """
+import os
+import jax, jax.numpy as jnp
+from pathlib import Path
+from playground.serving import compile_cache
+compile_cache.MAX_SIZE = 1 << 30
+
+compile_cache.keep_compiled_programs()
+folder = Path(jax.config.jax_compilation_cache_dir)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+assert jax.config.jax_compilation_cache_max_size == 1 << 30
+for number in range(3):
+    jax.jit(lambda x: jnp.sin(x @ x).sum() + number)(jnp.arange(64.0).reshape(8, 8))
+first, *others = sorted(folder.glob("*-cache"), key=os.path.getmtime)
+for path in folder.glob("*-atime"):
+    path.unlink()
+os.utime(first, (1, 1))
+size = sum(path.stat().st_size for path in folder.glob("*-cache"))
+jax._src.compilation_cache.reset_cache()
+compile_cache.MAX_SIZE = size
+compile_cache.keep_compiled_programs()
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.jit(lambda x: jnp.sin(x @ x).sum() + 5)(jnp.arange(64.0).reshape(8, 8))
+assert not first.exists()
+assert sum(path.stat().st_size for path in folder.glob("*-cache")) <= size
+assert any(path not in others for path in folder.glob("*-cache"))
+"""
+    run_alone(code, PI0_PLAYGROUND_CACHE=str(tmp_path))
+
+
 def run_alone(code, **environment):
     """In a process of its own, whose JAX has not begun."""
     done = subprocess.run(

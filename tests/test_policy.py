@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from models import compiled
 from models.config import PI0
 from models.fast_tokenizer import FastPrompt
 from models.observation import Observation, uint8_to_float
@@ -295,6 +296,25 @@ def test_fast_tokens_are_the_models_own(fast):
     other, _ = run(fast, observe(fast), dataclasses.replace(QUICK, temperature=1.0, seed=3))
     assert [t.id for t in got.tokens] == [t.id for t in again.tokens]
     assert [t.id for t in got.tokens] != [t.id for t in other.tokens]
+
+
+def test_programs_that_visitors_choose_are_bounded(fast, monkeypatch):
+    """Each temperature is another one; what was dropped is announced and compiled again, and gives
+    the same."""
+    before, _ = run(fast, observe(fast))
+    assert compiled.num_programs() > 0
+    dropped = compiled.times_dropped()
+    monkeypatch.setattr(compiled, "MAX_PROGRAMS", compiled.num_programs())
+    run(fast, observe(fast), dataclasses.replace(QUICK, temperature=0.123))
+    assert compiled.num_programs() == compiled.MAX_PROGRAMS + 1
+    again, events = run(fast, observe(fast))
+    assert compiled.times_dropped() == dropped + 1
+    assert 0 < compiled.num_programs() <= compiled.MAX_PROGRAMS
+    assert "compiling decode" in [event.phase for event in events if isinstance(event, Phase)]
+    assert again.tokens == before.tokens
+    _, events = run(fast, observe(fast))
+    assert "decode" in [event.phase for event in events if isinstance(event, Phase)]
+    assert compiled.times_dropped() == dropped + 1
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from models import compiled
 from models.checkpoints.openpi import parameter_count
 from models.compiled import Device, device_of, precision
 from models.config import Config, Pi0Config
@@ -108,6 +109,7 @@ class Policy:
         # What repeats of its own are the slots without a camera.
         self.kept_of_robots = Kept.of(ROBOTS_IMAGES, ROBOTS_PREFIXES)
         self._compiled: set[tuple] = set()
+        self._dropped = compiled.times_dropped()
         self._patience_s = patience_s(self.config, self.device)
 
     def settle(self) -> bool:
@@ -149,6 +151,7 @@ class Policy:
     def infer(self, raw: RawObservation, options: Options) -> Iterator[Event]:
         """The run as it happens: Phase before whatever blocks, Step or TokenEvent, then Done."""
         check_options(options)
+        self._hold_programs()
         timer = _Timer()
         with timer("preprocess"):
             prepared = self.prepare(raw)
@@ -179,6 +182,7 @@ class Policy:
 
     def _whole(self, raw: RawObservation, options: Options, kept: "Kept"):
         check_options(options)
+        self._hold_programs()
         prepared = self.prepare(raw)
         tokens = self.image_tokens(prepared, kept)
         actions, failure = self._actions(prepared, options, tokens, kept.prefixes)
@@ -307,6 +311,15 @@ class Policy:
                 f"{self.info.max_token_len}."
             )
         return (*found, *far_states(self.robot, self.info, raw.state))
+
+    def _hold_programs(self) -> None:
+        """Each number of tokens, temperature and number of samples is a program of its own, and
+        visitors choose them: too many of them go, all at once, between two runs."""
+        if compiled.num_programs() > compiled.MAX_PROGRAMS:
+            compiled.drop_programs()
+        if self._dropped != compiled.times_dropped():
+            self._dropped = compiled.times_dropped()
+            self._compiled.clear()
 
     def _phase(self, what: str, program: tuple) -> Phase:
         """Its name is also the timings' stage. `program` stands for one compiled function with its

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 
+MAX_SIZE = 4 << 30  # bytes on disk; a program has some 0.5 MB
 _LOG = logging.getLogger(__name__)
 _ZSTD = b"\x28\xb5\x2f\xfd"  # JAX's compression from Python 3.14 on
 
@@ -20,10 +21,11 @@ def keep_compiled_programs() -> None:
     have it run. CPU programs fit one kind of processor only, so each kind has a folder of its own.
     `PI0_PLAYGROUND_CACHE` moves it. Where there can be no such folder, programs are compiled at
     each start, and a line of the log says so. Kept is what took 0.2 s to compile, or as long as
-    JAX's own variable says."""
+    JAX's own variable says, up to MAX_SIZE: visitors choose what is compiled."""
     try:
         folder = _private_folder()
         _drop_damaged(folder)
+        _note_use(folder)
     # RuntimeError: of a user whom the system does not know, who has no home.
     except (OSError, RuntimeError) as error:
         _LOG.warning(
@@ -34,6 +36,8 @@ def keep_compiled_programs() -> None:
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    if "JAX_COMPILATION_CACHE_MAX_SIZE" not in os.environ:
+        jax.config.update("jax_compilation_cache_max_size", MAX_SIZE)
 
 
 def _private_folder() -> Path:
@@ -68,3 +72,12 @@ def _drop_damaged(folder: Path) -> None:
                 zlib.decompress(data)
         except zlib.error:
             entry.unlink(missing_ok=True)
+
+
+def _note_use(folder: Path) -> None:
+    """JAX (0.9) drops what was used longest ago, and keeps nothing more where of one entry it does
+    not know when that was: one that was kept without a bound, or by a process that was killed."""
+    for entry in folder.glob("*-cache"):
+        used = entry.with_name(entry.name.removesuffix("-cache") + "-atime")
+        if not used.exists() or used.stat().st_size != 8:
+            used.write_bytes(entry.stat().st_mtime_ns.to_bytes(8, "little"))
