@@ -177,20 +177,26 @@ def read_archive(file, member: str) -> Any:
     against MAX_UNPACKED before memory is asked for.
     """
     with zipfile.ZipFile(file) as archive:
-        check_members(archive, MAX_MEMBERS, MAX_UNPACKED)
-        if archive.getinfo(member).file_size > _MAX_TREE:
-            raise ValueError(f"its {member} is far too large")
-        text = archive.read(member)
-        # Each value but the first follows one of these; a byte of them may take 64 in memory.
-        if sum(map(text.count, (b",", b"[", b"{", b":"))) > _MAX_VALUES:
-            raise ValueError(f"its {member} holds too many values")
-        tree = json.loads(text)
+        tree = json.loads(checked_tree(archive, member))
         arrays = {
             name.removesuffix(".npy"): _array(archive.read(name))
             for name in archive.namelist()
             if name.endswith(".npy")
         }
     return unpack(tree, arrays)
+
+
+def checked_tree(archive: zipfile.ZipFile, member: str) -> bytes:
+    """The text of an archive's tree; raises ValueError where the archive exceeds a bound, before an
+    array is unpacked."""
+    check_members(archive, MAX_MEMBERS, MAX_UNPACKED)
+    if archive.getinfo(member).file_size > _MAX_TREE:
+        raise ValueError(f"its {member} is far too large")
+    text = archive.read(member)
+    # Each value but the first follows one of these; a byte of them may take 64 in memory.
+    if sum(map(text.count, (b",", b"[", b"{", b":"))) > _MAX_VALUES:
+        raise ValueError(f"its {member} holds too many values")
+    return text
 
 
 def check_members(archive: zipfile.ZipFile, most: int, most_bytes: int) -> None:

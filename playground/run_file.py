@@ -5,6 +5,7 @@
     traces/POLICY-BADGE.npz everything measured (`playground.trace.load`)
     figures.html            the page's figures, in one file that needs nothing else
     causes.json             what the tab Causes measured on it, where it did
+    left-out.txt            what is not here as it was, where the file would be too large to open
 
 The ZIP holds all of these; the recipe alone is also a JSON file of its own, and lies in every
 picture that the page saves, as a text chunk of the PNG.
@@ -27,7 +28,7 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import BinaryIO, Literal, get_args
 
 import numpy as np
@@ -53,7 +54,8 @@ from playground.trace import (
 FORMAT, VERSION = "pi0-playground recipe", 4
 TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}  # of normalised actions
 MAX_FILE = 64 << 20  # bytes of a file that is opened
-_MAX_RECIPE = 256 << 10  # the longest prompt takes 60 KB of JSON escapes
+_MAX_INPUTS = 40 << 20  # bytes of the pictures in it
+_MAX_RECIPE = 1 << 20  # the longest prompt takes 120 KB of JSON escapes
 _MAX_MEMBERS = 64 + MAX_PICTURES
 _MAX_PIXELS = 2 * transforms.MAX_PIXELS  # of all pictures together
 _MAX_TEXT = 100_000
@@ -164,22 +166,104 @@ def write(
     pictures: Iterable[np.ndarray],
     figures: Mapping[str, str],
 ) -> None:
-    """Writes the ZIP of a run. pictures: as given, uint8 [height, width, 3]; figures: the text of
-    further files, by name."""
+    """Writes the ZIP of a run, one that `read` takes.
+
+    Where the pictures together are too large for that, the largest ones are written as the models
+    saw them, scaled to fit, and the recipe names those: the same chunk comes of them. Of traces and
+    figures those are left out that find no room. A file in it says so.
+
+    pictures: as given, uint8 [height, width, 3]; figures: the text of further files, by name.
+    """
+    size = max((trace.info.image_size for trace in found.values()), default=1)
+    inputs, names, words = _inputs(list(pictures), size)
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("recipe.json", to_json(of(found)))
-        for name, text in figures.items():
-            archive.writestr(name, text)
-        for picture in pictures:
-            data = io.BytesIO()
-            Image.fromarray(picture).save(data, "PNG", compress_level=3)
-            with archive.open(_input(image_digest(picture)), "w") as member:
-                member.write(data.getvalue())
+        archive.writestr("recipe.json", to_json(_renamed(of(found), names)))
+        for digest, data in inputs.items():
+            archive.writestr(_input(digest), data)
         for name, trace in found.items():
-            data = io.BytesIO()
-            traces.save(trace, data)
-            archive.writestr(f"traces/{filename(name, trace.info.badge)}.npz",
-                             data.getvalue(), zipfile.ZIP_STORED)  # fmt: skip
+            member = f"traces/{filename(name, trace.info.badge)}.npz"
+            words += _add(archive, member, _saved_trace(trace), zipfile.ZIP_STORED)
+        for name, text in figures.items():
+            words += _add(archive, name, text.encode(), zipfile.ZIP_DEFLATED)
+        if words:
+            archive.writestr("left-out.txt", "\n".join(words) + "\n")
+
+
+def _inputs(
+    pictures: Sequence[np.ndarray], size: int
+) -> tuple[dict[str, bytes], dict[str, str], list[str]]:
+    """(PNG files by digest, the digest of what was written by that of what was given, a sentence on
+    each picture that was scaled). The small ones stay as they are, as far as there is room."""
+    files: dict[str, bytes] = {}
+    names: dict[str, str] = {}
+    words: list[str] = []
+    # What is left when each of them takes the model's square.
+    pixels = _MAX_PIXELS - len(pictures) * size**2
+    room = _MAX_INPUTS - 4 * len(pictures) * size**2
+    for picture in sorted(pictures, key=lambda one: one.shape[0] * one.shape[1]):
+        height, width = picture.shape[:2]
+        data = _png(picture) if height * width <= pixels else None
+        given = written = image_digest(picture)
+        if data is not None and len(data) <= room:
+            pixels -= height * width
+            room -= len(data)
+        elif max(height, width) > size:
+            scaled = transforms.scaled_to_fit(picture, size)
+            data, written = _png(scaled), image_digest(scaled)
+            words.append(
+                f"{_input(written)} was given with {width} x {height} pixels. Together the "
+                f"pictures are too large for one file, so it is here as the models saw it, scaled "
+                f"to fit {size} x {size} pixels: the same chunk comes of it."
+            )
+        files[written] = data or _png(picture)
+        names[given] = written
+    return files, names, words
+
+
+def _renamed(recipe: Recipe, names: Mapping[str, str]) -> Recipe:
+    """With other digests of pictures."""
+    policies = (
+        dataclasses.replace(
+            ran, image_sha256={slot: names.get(d, d) for slot, d in ran.image_sha256.items()}
+        )
+        for ran in recipe.policies
+    )
+    return dataclasses.replace(recipe, policies=tuple(policies))
+
+
+def _png(picture: np.ndarray) -> bytes:
+    data = io.BytesIO()
+    Image.fromarray(picture).save(data, "PNG", compress_level=3)
+    return data.getvalue()
+
+
+def _saved_trace(trace: Trace) -> bytes | None:
+    """None where `read` would not take it."""
+    data = io.BytesIO()
+    traces.save(trace, data)
+    try:
+        _checked(trace)
+        with zipfile.ZipFile(data) as archive:
+            codec.checked_tree(archive, traces.MEMBER)
+    except ValueError:
+        return None
+    return data.getvalue()
+
+
+_SLACK = 64 << 10  # of names, and what stands at a ZIP's end
+
+
+def _add(archive: zipfile.ZipFile, name: str, data: bytes | None, how: int) -> list[str]:
+    """Writes a file into the ZIP where there is room for it; else a sentence says that there was
+    none."""
+    if data is not None:
+        assert archive.fp is not None, "the ZIP is being written"
+        room = MAX_FILE - archive.fp.tell() - _SLACK
+        packed = how == zipfile.ZIP_DEFLATED and len(data) > room
+        if (len(zlib.compress(data)) if packed else len(data)) <= room:
+            archive.writestr(name, data, how)
+            return []
+    return [f"{name} is left out: with it, the file would be too large to be opened again."]
 
 
 def filename(policy: str, badge: str) -> str:
@@ -400,7 +484,11 @@ def _pictures(files: Mapping[str, bytes]) -> dict[str, np.ndarray]:
 
 
 def _outcome(data: bytes) -> tuple[np.ndarray | None, tuple[int, ...]]:
-    trace = traces.load(io.BytesIO(data))
+    return _checked(traces.load(io.BytesIO(data)))
+
+
+def _checked(trace: Trace) -> tuple[np.ndarray | None, tuple[int, ...]]:
+    """What came of a run; raises ValueError where that is no such thing, or too large."""
     chunk = trace.actions_normalised
     if chunk is not None and not (isinstance(chunk, np.ndarray) and chunk.dtype == np.float32):
         raise ValueError("its actions are no float32 array")

@@ -323,16 +323,19 @@ def token_ids(trace: Trace) -> tuple[int, ...]:
     return tuple(token.id for token in trace.tokens) if isinstance(trace, FastTrace) else ()
 
 
+MEMBER = "trace.json"
+
+
 def save(trace: Trace, file) -> None:
-    """Writes a trace to a path or binary file: a ZIP (npz) of arrays with `trace.json` inside."""
-    codec.write_archive(trace, file, "trace.json")
+    """Writes a trace to a path or binary file: a ZIP (npz) of arrays with MEMBER inside."""
+    codec.write_archive(trace, file, MEMBER)
 
 
 def load(file) -> Trace:
     """The trace that `save` wrote; raises ValueError if the file is anything else, see
     `codec.read_archive`."""
     try:
-        trace = codec.read_archive(file, "trace.json")
+        trace = codec.read_archive(file, MEMBER)
     except codec.UNREADABLE as error:
         raise ValueError(f"not a saved trace: {error}") from error
     if not isinstance(trace, Trace):

@@ -1,5 +1,6 @@
 """A run as a file: what is written comes back, and what a stranger wrote does no harm."""
 
+import contextlib
 import dataclasses
 import html
 import io
@@ -16,6 +17,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from playground import run_file, trace
+from playground.robots import transforms
+from playground.ui.request import MAX_PROMPT
 from playground.views import report
 from tests.support import traces
 
@@ -102,17 +105,98 @@ def test_a_saved_run_comes_back_whole():
 def test_a_run_of_many_pictures_comes_back():
     """As many as an observation may have."""
     pictures = {f"slot {i}": np.full((2, 2, 3), i, np.uint8) for i in range(trace.MAX_PICTURES)}
-    digests = {slot: trace.image_digest(picture) for slot, picture in pictures.items()}
-    modes = dict.fromkeys(pictures, FLOW.inputs.modes["base_0_rgb"])
-    inputs = dataclasses.replace(FLOW.inputs, image_sha256=digests, modes=modes)
-    run = dataclasses.replace(FLOW, inputs=inputs)
     file = io.BytesIO()
-    run_file.write(file, {"pi0": run}, pictures.values(), {})
+    run_file.write(file, run_on(pictures), pictures.values(), {})
     opened = run_file.read(file.getvalue())
     found = run_file.observation(opened, opened.recipe.policies[0])
     assert found.images.keys() == pictures.keys()
     for name, picture in pictures.items():
         np.testing.assert_array_equal(found.images[name], picture)
+
+
+def run_on(pictures):
+    """A run of one policy that was given these, by slot."""
+    digests = {slot: trace.image_digest(picture) for slot, picture in pictures.items()}
+    modes = dict.fromkeys(pictures, FLOW.inputs.modes["base_0_rgb"])
+    inputs = dataclasses.replace(FLOW.inputs, image_sha256=digests, modes=modes)
+    return {"pi0": dataclasses.replace(FLOW, inputs=inputs)}
+
+
+def opens_again(pictures, figures=None):
+    """A run on these is written and read: the same goes into the model. Gives what the file says
+    is left out."""
+    file = io.BytesIO()
+    found = run_on(pictures)
+    run_file.write(file, found, pictures.values(), figures or {})
+    assert len(file.getvalue()) <= run_file.MAX_FILE
+    opened = run_file.read(file.getvalue())
+    (ran,) = opened.recipe.policies
+    found_again, size = run_file.observation(opened, ran).images, FLOW.info.image_size
+    assert found_again.keys() == pictures.keys()
+    for slot, picture in pictures.items():
+        before, after = (
+            transforms.resize_with_pad(p, size, size) for p in (picture, found_again[slot])
+        )
+        np.testing.assert_array_equal(before, after)
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        words = archive.read("left-out.txt").decode() if "left-out.txt" in names else ""
+    scaled = [slot for slot, p in pictures.items() if found_again[slot].shape != p.shape]
+    assert bool(scaled) == ("as the models saw it" in words)
+    for name in (*(figures or ()), "traces/pi0-untrained-weights.npz"):
+        assert (name in names) != (f"{name} is left out" in words)
+    assert ("pi0" in opened.outcomes) == ("traces/pi0-untrained-weights.npz" in names)
+    (verdict,) = run_file.verdicts(opened, found)
+    assert verdict.how == "bits"
+    return words
+
+
+def test_three_photographs_make_a_file_that_opens_again():
+    """Of twelve megapixels each; two are as they were given."""
+    photo = np.arange(4000, dtype=np.uint8)[:, None] + np.arange(3000, dtype=np.uint8)
+    pictures = {f"slot {i}": np.stack([photo + i] * 3, axis=-1) for i in range(3)}
+    words = opens_again(pictures)
+    assert words.count("was given with 3000 x 4000 pixels") == 1
+
+
+@given(
+    sides=st.lists(st.tuples(*[st.integers(1, 90)] * 2), min_size=1, max_size=4),
+    noise=st.booleans(),
+    figures=st.integers(0, 30_000),
+    most=st.integers(60_000, 600_000),
+)
+def test_every_run_makes_a_file_that_opens_again(sides, noise, figures, most):
+    """Whatever is too large for its bounds, which are lower here."""
+    size, draw = FLOW.info.image_size, np.random.default_rng(len(sides))
+    pictures = {}
+    for i, (height, width) in enumerate(sides):
+        with contextlib.suppress(ValueError):  # what is too narrow is refused before a run
+            transforms.fitted_size(height, width, size, size)
+            picture = np.full((height, width, 3), i, np.uint8)
+            noisy = draw.integers(0, 256, picture.shape, np.uint8)
+            pictures[f"slot {i}"] = noisy if noise else picture
+    text = draw.bytes(figures).hex()
+    with pytest.MonkeyPatch.context() as patch:
+        reserved = 4 * size**2
+        patch.setattr(run_file, "_MAX_PIXELS", reserved + 4_000)
+        patch.setattr(run_file, "_MAX_INPUTS", 4 * reserved + 8_000)
+        patch.setattr(run_file, "MAX_FILE", most)
+        patch.setattr(run_file, "_SLACK", 4_000)
+        words = opens_again(pictures, {"figures.html": text, "causes.json": "{}"})
+    if sum(height * width for height, width in sides) < 4_000 and most > 500_000:
+        assert not words
+
+
+def test_the_longest_recipe_is_taken():
+    """As many policies as anybody loads, on as many pictures as there may be."""
+    run = run_on(
+        {f"slot {i} {'x' * 50}": PICTURES["base_0_rgb"] for i in range(trace.MAX_PICTURES)}
+    )
+    (ran,) = run_file.of(run).policies
+    policies = tuple(dataclasses.replace(ran, name=f"pi0 {i}") for i in range(32))
+    prompt = "\N{ROBOT FACE}" * MAX_PROMPT
+    recipe = dataclasses.replace(run_file.of(run), prompt=prompt, policies=policies)
+    assert run_file.from_json(run_file.to_json(recipe)) == recipe
 
 
 def test_the_zip_is_what_it_says_and_bears_the_badges():

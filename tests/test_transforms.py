@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
@@ -331,6 +331,24 @@ def test_resizing_keeps_the_aspect_and_centres(height, width, to_height, to_widt
 def test_slivers_are_refused():
     with pytest.raises(ValueError, match=r"10000 x 1 pixels is too narrow.*crop"):
         transforms.resize_with_pad(np.zeros((1, 10_000, 3), np.uint8), 224, 224)
+
+
+@given(height=st.integers(1, 700), width=st.integers(1, 700), size=st.sampled_from([56, 224]))
+@example(height=288, width=288, size=224)
+@example(height=3000, width=4000, size=224)
+def test_a_picture_that_is_scaled_to_fit_is_the_same_to_the_model(height, width, size):
+    assume(max(height, width) < 40 * min(height, width))
+    pixels = np.arange(height, dtype=np.uint8)[:, None] * np.arange(width, dtype=np.uint8)
+    image = np.stack([pixels, pixels + 1, pixels // 2], axis=-1)
+    fitted = transforms.scaled_to_fit(image, size)
+    assert max(fitted.shape[:2]) <= size
+    np.testing.assert_array_equal(
+        transforms.resize_with_pad(fitted, size, size),
+        transforms.resize_with_pad(image, size, size),
+    )
+    if transforms.fitted_size(*fitted.shape[:2], size, size) == fitted.shape[:2]:
+        bars = [transforms.letterbox(*one.shape[:2], size, size) for one in (fitted, image)]
+        assert (fitted.shape == (size, size, 3)) or np.array_equal(*bars)
 
 
 @pytest.mark.parametrize(

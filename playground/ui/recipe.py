@@ -19,8 +19,9 @@ from playground.views import overview
 
 _SHOWN = appearance.component("recipe.js")
 _ABOUT = (
-    "The ZIP holds the recipe, the pictures as given, every number as arrays, and the figures in a "
-    "page of their own. A picture saved under Actions carries the recipe too."
+    "The ZIP holds the recipe, the pictures as given (where they are too large together, as the "
+    "models saw them), every number as arrays, and the figures in a page of their own. A picture "
+    "saved under Actions carries the recipe too."
 )
 _OPEN = (
     "<p class='lead'>Open what was saved here, a JSON, a ZIP or a picture: the page is set as it "
