@@ -102,6 +102,7 @@ def test_a_state_lasts_from_call_to_call(client):
         assert completed["output"]["data"][1] == f"{clicks} clicks"
     join(client, 0, [None], "two")
     assert read(client, "two")[-2]["output"]["data"][1] == "1 clicks"
+    assert client.app.state_holder["one"].config_values == {}
 
 
 def test_answers_that_nobody_reads_are_bounded(client):

@@ -241,3 +241,37 @@ def test_who_does_not_read_is_given_up(server):
         connection.sendall(WELL.replace(b"/ ", b"/forever "))
         assert connection.recv(4) == b"HTTP"
         until(lambda: not server.server_state.connections)
+
+
+def test_a_wait_that_is_over_ends_no_connection():
+    """However long it is read for afterwards."""
+
+    class Timer:
+        is_over = False
+
+        def cancel(self):
+            self.is_over = True
+
+    class Loop:
+        def __init__(self):
+            self.timers = []
+
+        def call_later(self, seconds, function):
+            self.timers.append(Timer())
+            return self.timers[-1]
+
+    class Protocol(asyncio.Protocol):
+        transport, cycle = asyncio.Transport(), None
+
+        def __init__(self):
+            self.loop = Loop()
+
+    protocol = connections.hurried(Protocol)()
+    for _ in range(2):
+        protocol.pause_writing()
+        assert not protocol.loop.timers[-1].is_over
+        protocol.resume_writing()
+        assert protocol.loop.timers[-1].is_over
+    protocol.pause_writing()
+    protocol.connection_lost(None)
+    assert [timer.is_over for timer in protocol.loop.timers] == [True] * 3

@@ -45,6 +45,10 @@ class Guard:
         self._files, self._functions = Files(page), Functions(page)
         self._streams = shares.Open(shares.STREAMS, "streams")
         self._uploading = shares.Open(shares.UPLOADS, "uploads")
+        self._making = {
+            Kind.DOWNLOAD: shares.Open(shares.DOWNLOADS, "downloads"),
+            Kind.FRAME: shares.Open(shares.FRAMES, "pictures"),
+        }
         self._uploaded = shares.Uploaded()
         self._folder = shares.Folder(page)
 
@@ -82,6 +86,8 @@ class Guard:
             if served.kind is Kind.UPLOAD:
                 self._uploaded.check(_address(scope))
                 held.enter_context(self._uploading.one(_address(scope)))
+            elif (making := self._making.get(served.kind)) is not None:
+                held.enter_context(making.one(_address(scope)))
             elif served.lasts:
                 held.enter_context(self._streams.one(_address(scope)))
             yield
@@ -103,7 +109,7 @@ class Guard:
                 messages.check_length(scope, _MAX_UPLOAD)
                 receive = messages.only_files(messages.in_time(receive), scope)
                 return self._uploaded.counted(receive, _address(scope))
-            case Kind.PLAIN:
+            case Kind.PLAIN | Kind.DOWNLOAD | Kind.FRAME:
                 pass
             case _:
                 messages.check_length(scope, messages.MAX_BYTES)

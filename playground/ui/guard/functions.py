@@ -19,12 +19,20 @@ from playground.ui.guard.refused import Refused
 _MAX_CHOICES = 256
 
 
+_LARGEST = 2**53  # to a browser, numbers beyond are no whole ones
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _is_set(value: Any) -> bool:
+    """What a field or a slider may hold: Python reads 1e999 and NaN, which no handler counts to."""
+    return value is None or (_is_number(value) and -_LARGEST <= value <= _LARGEST)
+
+
 def _is_choice(value: Any) -> bool:
-    return value is None or isinstance(value, str) or _is_number(value)
+    return isinstance(value, str) or _is_set(value)
 
 
 def _are_choices(value: Any) -> bool:
@@ -48,8 +56,8 @@ KINDS: dict[type, tuple[str, Callable[[Any], bool]]] = {
     gr.Textbox: ("a text", lambda v: isinstance(v, str | None)),
     gr.Radio: ("a choice", _is_choice),
     gr.CheckboxGroup: ("a list of texts", _are_choices),
-    gr.Slider: ("a number", lambda v: v is None or _is_number(v)),
-    gr.Number: ("a number", lambda v: v is None or _is_number(v)),
+    gr.Slider: ("a number", _is_set),
+    gr.Number: ("a number", _is_set),
     gr.Checkbox: ("true or false", lambda v: isinstance(v, bool | None)),
     gr.HTML: ("what it shows", _is_shown),
     gr.BrowserState: ("what the page keeps", lambda v: True),  # `visits` trusts none of it

@@ -25,6 +25,8 @@ class Kind(enum.Enum):
     CALL_BY_NAME = "a named endpoint and what it is given, by name"
     MESSAGE = "a small message"
     TOOLS = "a message of the Model Context Protocol"
+    DOWNLOAD = "nothing; the answer is made of a whole run, and may be large"
+    FRAME = "nothing; the answer is a picture of a video"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -77,10 +79,10 @@ OWN = (
     Served("GET", "/healthz"),
     Served("GET", "/readyz"),
     Served("GET", "/metrics"),
-    Served("GET", "/trace/{key}/{policy}"),
-    Served("GET", "/run/{key}"),
-    Served("GET", "/arrays/{key}/{policy}/{summary}"),
-    Served("GET", "/episode/{key}/{episode}/{camera}/{frame}"),
+    Served("GET", "/trace/{key}/{policy}", Kind.DOWNLOAD),
+    Served("GET", "/run/{key}", Kind.DOWNLOAD),
+    Served("GET", "/arrays/{key}/{policy}/{summary}", Kind.DOWNLOAD),
+    Served("GET", "/episode/{key}/{episode}/{camera}/{frame}", Kind.FRAME),
     Served("GET", "/evaluation/{key}/{name}"),
     Served("GET", "/robot/{connection}"),
 )

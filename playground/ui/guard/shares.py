@@ -31,6 +31,8 @@ class Bounds:
 
 STREAMS = Bounds(each=64, all=1024)  # a page holds up to three
 UPLOADS = Bounds(each=8, all=32)  # at one time
+DOWNLOADS = Bounds(each=2, all=8)  # each is made in memory, up to 64 MB, and lies there until read
+FRAMES = Bounds(each=16, all=64)  # of videos; a browser asks for six at a time
 KEPT_BYTES = Bounds(each=512 << 20, all=4 << 30)  # of uploads
 FILES_BYTES = 8 << 30  # of uploads and of what the page makes for visitors, drawn scenes for one
 _EVERY_S = 60.0  # how often these are looked at
