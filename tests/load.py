@@ -18,6 +18,8 @@ something did not hold.
     --kill              in the middle of each stage one engine is killed, which may cost one answer
     --attackers         then the last stage anew, together with one attacker of each kind, or of
                         the kinds that are named (methods of tests.support.attack.Attacker)
+    --attacked-seconds 600
+                        how long that lasts, where it is not as long as the other stages
     --only              no faults
     --json FILE         the figures for programs
 
@@ -66,6 +68,7 @@ PROMPTS = [
 ]
 LONG = {"steps": 100, "samples": 32}  # lasts for seconds, step by step
 LIMIT_S = 300.0  # for whatever must happen, on however slow a machine
+PART_S = 60.0  # of a long stage, after each of which memory is looked at
 QUIET_S = 2.0  # idle for so long, the page has nothing left to prepare
 EXAMPLES = len(examples(TABLETOP))  # each is answered by one job, before anybody asks
 BREAK = "raise an error"
@@ -367,8 +370,8 @@ class Stage:
     already waited when theirs was sent. rate: answers a second. at_work: the share of the time that
     the worker spent on jobs. cpu_s: CPU-seconds an answer, of the page's process and the worker's;
     other programs on the machine do not change them much. memory: MB of each at the beginning, in
-    the middle and at the end. attacked, killed: see `stage`. With several engines, the worker's are
-    theirs together, in the beginning those that end."""
+    the middle or every minute, and at the end. attacked, killed: see `stage`. With several engines,
+    the worker's are theirs together, in the beginning those that end."""
 
     visitors: int
     asked: int
@@ -456,10 +459,12 @@ def _stage(
     before, began = len(page.events("ended")), time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(visitors) as pool:
         visits = [pool.submit(visit, first) for first in range(visitors)]
-        time.sleep(seconds / 2)
-        sizes.append(used.memory_mb())
-        if kill:
-            os.kill(page.engines()[0], signal.SIGKILL)
+        parts = max(2, round(seconds / PART_S))
+        for part in range(1, parts):
+            time.sleep(seconds / parts)
+            sizes.append(used.memory_mb())
+            if kill and part == parts // 2:
+                os.kill(page.engines()[0], signal.SIGKILL)
     sizes.append(used.memory_mb())
     for done in visits:
         done.result()
@@ -746,6 +751,7 @@ def visit(
     answers: int = 0,
     attention: int = 0,
     attackers: Collection[str] = (),
+    attacked_s: float | None = None,
     replicas: int = 0,
     kill: bool = False,
 ) -> Iterator[Stage | Level | Large | Fault]:
@@ -762,7 +768,7 @@ def visit(
         if attention:
             yield large(page, attention, attention=True)
         if attackers:
-            yield stage(page, visitors[-1], seconds, expected, attackers)
+            yield stage(page, visitors[-1], attacked_s or seconds, expected, attackers)
         injected = Faults(page, expected)
         for fault in faults:
             try:
@@ -824,6 +830,7 @@ def settings() -> argparse.ArgumentParser:
     parser.add_argument("--large", type=int, default=36, help="0 leaves them out")
     parser.add_argument("--attention", type=int, default=0)
     parser.add_argument("--attackers", nargs="*", choices=attack.KINDS, metavar="KIND")
+    parser.add_argument("--attacked-seconds", type=float)
     parser.add_argument("--replicas", nargs="+", type=int, default=[0], metavar="N")
     parser.add_argument("--kill", action="store_true", help="an engine in each stage")
     parser.add_argument("--only", action="store_true", help="no faults")
@@ -850,6 +857,7 @@ def main() -> None:
             answers=arguments.large,
             attention=arguments.attention,
             attackers=attackers,
+            attacked_s=arguments.attacked_seconds,
             replicas=replicas,
             kill=arguments.kill,
         )

@@ -116,13 +116,14 @@ class Engine:
         self._send(Ended(job.job_id, outcome))
 
     def _let_pass(self) -> None:
-        """Serves the urgent job that came while another one runs, if there is any."""
+        """Serves the job that came while another one runs, if there is any: an urgent one, or a
+        short one of a visitor's. An urgent one may come while that runs, too."""
         try:
-            urgent = self._jobs.get_nowait()
+            passing = self._jobs.get_nowait()
         except queue.Empty:
             return
         deadline_s = self._deadline_s
-        self._serve(urgent)
+        self._serve(passing)
         self._deadline_s = deadline_s
         self._send(Beat())
 
