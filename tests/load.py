@@ -199,6 +199,17 @@ class Page:
         """The process of each replica."""
         return list({line["replica"]: line["process"] for line in self.events("ready")}.values())
 
+    @contextlib.contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Its newest engine, so that no job passes the one that runs."""
+        pid = self.worker()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
     def visitor(self) -> "Visitor":
         visitor = Visitor(self)
         self._visitors.append(visitor)
@@ -596,9 +607,10 @@ class Faults:
             first = pool.submit(self._page.visitor().ask, PROMPTS[1], 1, num_steps=100,
                                 num_samples=32, temperature=1.0, max_tokens=512)  # fmt: skip
             until(lambda: self._page.status()["running"])
-            second = pool.submit(self._page.visitor().ask, PROMPTS[2], 2)
-            until(lambda: self._page.status()["waiting"] == 1)
-            noticed, ready, replaced = self._lost(signal.SIGKILL)
+            with self._page.standing_still():
+                second = pool.submit(self._page.visitor().ask, PROMPTS[2], 2)
+                until(lambda: self._page.status()["waiting"] == 1)
+                noticed, ready, replaced = self._lost(signal.SIGKILL)
             message, kept = str(first.exception()), actions(second.result()) == self._expected[2]
         held = {
             "another process took over": replaced,
@@ -660,7 +672,7 @@ class Faults:
         took, messages = [], set()
         with concurrent.futures.ThreadPoolExecutor(places) as pool:
             visitors = [self._page.visitor() for _ in range(places)]
-            with self._page.visitor().running():
+            with self._page.visitor().running(), self._page.standing_still():
                 numbers = [i % len(self._expected) for i in range(places)]
                 line = [
                     pool.submit(visitor.ask, PROMPTS[n], n)
@@ -725,9 +737,10 @@ class Faults:
         with concurrent.futures.ThreadPoolExecutor() as pool:
             first = pool.submit(self._page.visitor().ask, PROMPTS[1], 1, num_steps=100)
             until(lambda: self._page.status()["running"])
-            second = pool.submit(self._page.visitor().ask, PROMPTS[2], 2)
-            until(lambda: self._page.status()["waiting"] == 1)
-            self._page.process.send_signal(signal.SIGTERM)
+            with self._page.standing_still():
+                second = pool.submit(self._page.visitor().ask, PROMPTS[2], 2)
+                until(lambda: self._page.status()["waiting"] == 1)
+                self._page.process.send_signal(signal.SIGTERM)
             answered = bool(first.result()) and actions(second.result()) == self._expected[2]
         code = self._page.process.wait(LIMIT_S)
         held = answered and code == 0 and not alive(pid)

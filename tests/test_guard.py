@@ -599,6 +599,17 @@ def test_no_other_website_reads_an_answer(behind_a_prefix, path):
             assert "frame-ancestors 'self'" in answer.headers["content-security-policy"]
 
 
+def test_whatever_gradio_says_no_other_website_may_read(page):
+    async def inner(scope, receive, send):
+        allows = [(b"access-control-allow-origin", b"*"), (b"x-own", b"1")]
+        await send({"type": "http.response.start", "status": 200, "headers": allows})
+        await send({"type": "http.response.body", "body": b""})
+
+    answer = TestClient(door.Guard(inner, page, Hosts("127.0.0.1")), "http://127.0.0.1").get("/")
+    assert answer.headers["x-own"] == "1"
+    assert "access-control-allow-origin" not in answer.headers
+
+
 def test_a_visitor_s_file_does_not_act_as_a_page(client, page):
     page.upload_file_set.add("/x.html")
     answer = client.get("/gradio_api/file=/x.html")

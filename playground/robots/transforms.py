@@ -218,12 +218,12 @@ def resize_with_pad(image: np.ndarray, height: int, width: int) -> np.ndarray:
 def scaled_to_fit(image: np.ndarray, size: int) -> np.ndarray:
     """uint8 [h, w, 3], no side above `size`, of which `resize_with_pad` to size x size makes what
     it makes of this image. So does `letterbox`, but where a side came out a pixel short."""
-    fitted = fitted_size(*image.shape[:2], size, size)
-    if max(image.shape[:2]) <= size or fitted_size(*fitted, size, size) != fitted:
-        return resize_with_pad(image, size, size)
     square = resize_with_pad(image, size, size)
-    top, left = (size - fitted[0]) // 2, (size - fitted[1]) // 2
-    return square[top : top + fitted[0], left : left + fitted[1]]
+    fitted = height, width = fitted_size(image.shape[0], image.shape[1], size, size)
+    if fitted_size(height, width, size, size) != fitted:
+        return square
+    top, left = (size - height) // 2, (size - width) // 2
+    return square[top : top + height, left : left + width]
 
 
 def letterbox(image_height: int, image_width: int, height: int, width: int) -> np.ndarray:

@@ -464,7 +464,7 @@ CHOSEN: dict[str, tuple[tuple[str, str, str], ...]] = {
         (
             'if name.startswith("access-control-")]',
             "if False]",
-            "test_guard.py -k no_other_website",
+            "test_guard.py -k whatever_gradio_says",
         ),
     ),
     "playground/ui/guard/messages.py": (
