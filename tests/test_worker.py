@@ -492,6 +492,12 @@ def test_only_another_s_short_job_passes_and_only_a_long_one():
     assert waiting.end(slot, unknown, done=True) < 1
     waiting, slot, running, _ = long_run(3.0, "b")  # not four times as long as the other takes
     assert waiting.next(slot) is None
+    waiting, slot, running, _ = long_run(10.0, "b")
+    waiting._typical_s[running.label] = 3.0  # nor is it as a rule
+    assert waiting.next(slot) is None
+    waiting._typical_s[running.label] = 4.0
+    assert waiting.next(slot)
+    waiting, slot, running, _ = long_run(3.0, "b")
     waiting.slots.append(other := queue.Slot(up=True))
     running.started -= 10.0
     assert waiting.next(slot) is None  # it goes where nothing runs
@@ -528,7 +534,7 @@ def test_a_visitor_s_short_job_does_not_wait_for_another_s_long_one(start):
     worker = start()
     for owner in "bc":
         answer(worker.infer(job("step"), owner=owner))
-    long = worker.infer(job("endless"), owner="a")
+    long = worker.infer(job("endless", samples=32), owner="a")
     read_until(long, Step)
     for owner in "bcb":
         events = answer(worker.infer(job("step", state=2.0), owner=owner))

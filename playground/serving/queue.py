@@ -297,7 +297,9 @@ class Queue:
         own_s = running.ran_s(time.monotonic())
         if running.urgent or slot.within or slot.passing or own_s < _LONG_S:
             return None
-        left_s = min(own_s / _TIMES, _PASSING * own_s - running.passed_s)
+        # One that is slow only today is not passed.
+        long_s = min(own_s, self._typical_s.get(running.label, math.inf))
+        left_s = min(long_s / _TIMES, _PASSING * own_s - running.passed_s)
         for ticket in self.waiting:
             short = self._typical_s.get(ticket.label, math.inf) <= left_s
             other = ticket.owner not in ("", running.owner)

@@ -409,7 +409,7 @@ CHOSEN: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("used_s * 0.5 ** ((now - then) / _HALF_LIFE_S)", "used_s", QUEUE),
         ("elif short := self._short(slot, slot.running):", "elif short := None:", QUEUE),
         ("_PASSING * own_s - running.passed_s", "_PASSING * own_s", QUEUE),
-        ("min(own_s / _TIMES,", "min(own_s,", QUEUE),
+        ("min(long_s / _TIMES,", "min(long_s,", QUEUE),
         ("behind.passed_s += now - ticket.started", "pass", QUEUE),
         ('other = ticket.owner not in ("", running.owner)', "other = True", QUEUE),
         ("slot.within.started = time.monotonic()", "pass", QUEUE),
