@@ -54,13 +54,13 @@ from playground.trace import (
 FORMAT, VERSION = "pi0-playground recipe", 4
 TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}  # of normalised actions
 MAX_FILE = 64 << 20  # bytes of a file that is opened
-_MAX_INPUTS = 40 << 20  # bytes of the pictures in it
+MAX_INPUTS = 40 << 20  # bytes of the pictures in it
 _MAX_RECIPE = 1 << 20  # the longest prompt takes 120 KB of JSON escapes
 _MAX_MEMBERS = 64 + MAX_PICTURES
-_MAX_PIXELS = 2 * transforms.MAX_PIXELS  # of all pictures together
+MAX_PIXELS = 2 * transforms.MAX_PIXELS  # of all pictures together
 _MAX_TEXT = 100_000
-_MAX_NUMBERS = 131_072  # of a chunk: 32 samples of 128 steps and 32 dimensions
-_MAX_TOKENS = 4096
+MAX_NUMBERS = 131_072  # of a chunk: 32 samples of 128 steps and 32 dimensions
+MAX_TOKENS = 4096
 
 
 @codec.register
@@ -198,8 +198,8 @@ def _inputs(
     names: dict[str, str] = {}
     words: list[str] = []
     # What is left when each of them takes the model's square.
-    pixels = _MAX_PIXELS - len(pictures) * size**2
-    room = _MAX_INPUTS - 4 * len(pictures) * size**2
+    pixels = MAX_PIXELS - len(pictures) * size**2
+    room = MAX_INPUTS - 4 * len(pictures) * size**2
     for picture in sorted(pictures, key=lambda one: one.shape[0] * one.shape[1]):
         height, width = picture.shape[:2]
         data = _png(picture) if height * width <= pixels else None
@@ -250,7 +250,7 @@ def _saved_trace(trace: Trace) -> bytes | None:
     return data.getvalue()
 
 
-_SLACK = 64 << 10  # of names, and what stands at a ZIP's end
+SLACK = 64 << 10  # of names, and what stands at a ZIP's end
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes | None, how: int) -> list[str]:
@@ -258,7 +258,7 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes | None, how: int) -> l
     none."""
     if data is not None:
         assert archive.fp is not None, "the ZIP is being written"
-        room = MAX_FILE - archive.fp.tell() - _SLACK
+        room = MAX_FILE - archive.fp.tell() - SLACK
         packed = how == zipfile.ZIP_DEFLATED and len(data) > room
         if (len(zlib.compress(data)) if packed else len(data)) <= room:
             archive.writestr(name, data, how)
@@ -478,8 +478,8 @@ def _pictures(files: Mapping[str, bytes]) -> dict[str, np.ndarray]:
         raise ValueError(f"it holds {len(files)} pictures; at most {MAX_PICTURES} are taken")
     # By their headers, before a pixel of any is decoded.
     pixels = sum(math.prod(transforms.image_size(file)) for file in files.values())
-    if pixels > _MAX_PIXELS:
-        raise ValueError(f"its pictures have {pixels:,} pixels; at most {_MAX_PIXELS:,} are taken")
+    if pixels > MAX_PIXELS:
+        raise ValueError(f"its pictures have {pixels:,} pixels; at most {MAX_PIXELS:,} are taken")
     return {digest: transforms.load_image(file) for digest, file in files.items()}
 
 
@@ -492,16 +492,16 @@ def _checked(trace: Trace) -> tuple[np.ndarray | None, tuple[int, ...]]:
     chunk = trace.actions_normalised
     if chunk is not None and not (isinstance(chunk, np.ndarray) and chunk.dtype == np.float32):
         raise ValueError("its actions are no float32 array")
-    if chunk is not None and chunk.size > _MAX_NUMBERS:
+    if chunk is not None and chunk.size > MAX_NUMBERS:
         raise ValueError(
-            f"its actions are {chunk.size:,} numbers; at most {_MAX_NUMBERS:,} are taken"
+            f"its actions are {chunk.size:,} numbers; at most {MAX_NUMBERS:,} are taken"
         )
     if isinstance(trace, FastTrace):
         tokens = trace.tokens
         if not isinstance(tokens, tuple) or not all(isinstance(t, DecodedToken) for t in tokens):
             raise ValueError("its tokens are no tokens")
-        if len(tokens) > _MAX_TOKENS:
-            raise ValueError(f"its tokens are {len(tokens):,}; at most {_MAX_TOKENS:,} are taken")
+        if len(tokens) > MAX_TOKENS:
+            raise ValueError(f"its tokens are {len(tokens):,}; at most {MAX_TOKENS:,} are taken")
     return chunk, tuple(map(_whole, token_ids(trace)))
 
 

@@ -178,10 +178,10 @@ def test_every_run_makes_a_file_that_opens_again(sides, noise, figures, most):
     text = draw.bytes(figures).hex()
     with pytest.MonkeyPatch.context() as patch:
         reserved = 4 * size**2
-        patch.setattr(run_file, "_MAX_PIXELS", reserved + 4_000)
-        patch.setattr(run_file, "_MAX_INPUTS", 4 * reserved + 8_000)
+        patch.setattr(run_file, "MAX_PIXELS", reserved + 4_000)
+        patch.setattr(run_file, "MAX_INPUTS", 4 * reserved + 8_000)
         patch.setattr(run_file, "MAX_FILE", most)
-        patch.setattr(run_file, "_SLACK", 4_000)
+        patch.setattr(run_file, "SLACK", 4_000)
         words = opens_again(pictures, {"figures.html": text, "causes.json": "{}"})
     if sum(height * width for height, width in sides) < 4_000 and most > 500_000:
         assert not words

@@ -71,8 +71,8 @@ def of_large_outcomes(**changed):
     run = {name: dataclasses.replace(found, **changed.get(name, {})) for name, found in RUN.items()}
     file = io.BytesIO()
     with pytest.MonkeyPatch.context() as patch:  # the page itself leaves such out
-        patch.setattr(run_file, "_MAX_NUMBERS", 1 << 30)
-        patch.setattr(run_file, "_MAX_TOKENS", 1 << 30)
+        patch.setattr(run_file, "MAX_NUMBERS", 1 << 30)
+        patch.setattr(run_file, "MAX_TOKENS", 1 << 30)
         run_file.write(file, run, PICTURES.values(), {})
     return file.getvalue()
 

@@ -416,25 +416,25 @@ def test_who_took_much_time_goes_behind_who_had_little():
     waiting.join(ticket_of("c"))
     waiting.join(more := ticket_of("a"))  # now there are two who had less
     assert 30.0 < more.due - more.queued <= 60.0
-    more.queued -= queue._LATEST_S + 1  # nobody waits for ever, whatever they took
-    waiting._used["a"] = 1e6, time.monotonic()
-    waiting._order("a")
+    more.queued -= queue.LATEST_S + 1  # nobody waits for ever, whatever they took
+    waiting.used["a"] = 1e6, time.monotonic()
+    waiting.order("a")
     assert waiting.waiting[0] is more
 
 
 def test_who_took_as_much_as_the_others_keeps_their_place():
     waiting, tickets = queued("a", "b", "a", "b", "c")
     ran(waiting, tickets[0], 30.0)
-    waiting._used["b"] = waiting._used["c"] = 20.0, time.monotonic()
-    waiting._order("a")
+    waiting.used["b"] = waiting.used["c"] = 20.0, time.monotonic()
+    waiting.order("a")
     assert list(waiting.waiting) == tickets[1:]
     waiting.next(waiting.slots[0])
-    waiting._used.clear()
+    waiting.used.clear()
     waiting.join(last := ticket_of("a"))  # what runs counts, too, and nothing that was long ago
     assert last.due == last.queued
     waiting.end(waiting.slots[0], tickets[1], done=True)
-    waiting._used["a"] = 30.0, time.monotonic() - 10 * queue._HALF_LIFE_S
-    waiting._order("a")
+    waiting.used["a"] = 30.0, time.monotonic() - 10 * queue.HALF_LIFE_S
+    waiting.order("a")
     assert last.due == last.queued
 
 
@@ -449,7 +449,7 @@ def long_run(seconds, *owners):
     for ticket in tickets:
         ticket.label = "short"
         waiting.join(ticket)
-    waiting._typical_s["short"] = 1.0
+    waiting.typical_s["short"] = 1.0
     return waiting, slot, running, tickets
 
 
@@ -464,7 +464,7 @@ def test_short_jobs_pass_a_long_one_which_keeps_a_quarter_of_the_time():
         running.started -= 1.0
         waiting.end(slot, ticket, done=True)
         passed += 1
-    assert passed == queue._PASSING * 10
+    assert passed == queue.PASSING * 10
     assert waiting.next(slot) is None
     running.started -= 1.0  # it goes on
     assert waiting.next(slot) is tickets[passed]
@@ -493,9 +493,9 @@ def test_only_another_s_short_job_passes_and_only_a_long_one():
     waiting, slot, running, _ = long_run(3.0, "b")  # not four times as long as the other takes
     assert waiting.next(slot) is None
     waiting, slot, running, _ = long_run(10.0, "b")
-    waiting._typical_s[running.label] = 3.0  # nor is it as a rule
+    waiting.typical_s[running.label] = 3.0  # nor is it as a rule
     assert waiting.next(slot) is None
-    waiting._typical_s[running.label] = 4.0
+    waiting.typical_s[running.label] = 4.0
     assert waiting.next(slot)
     waiting, slot, running, _ = long_run(3.0, "b")
     waiting.slots.append(other := queue.Slot(up=True))

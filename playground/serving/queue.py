@@ -32,13 +32,13 @@ MAX_WAITING_BYTES = 1 << 30  # on disk, but for small ones, see `playground.spil
 _SHARE = 4  # a visitor's part of the places and bytes is one in so many
 _AT_ONCE = 2  # jobs that one request may make
 TURN_S = 20.0
-_LATEST_S = 120.0  # how much later whoever took much time counts as come
+LATEST_S = 120.0  # how much later whoever took much time counts as come
 _FREE_S = 4.0  # of a replica's time, which everybody may take
-_HALF_LIFE_S = 60.0  # of the time that somebody took
+HALF_LIFE_S = 60.0  # of the time that somebody took
 _MAX_OWNERS = 1000  # of whom that is known
 _LONG_S = 1.0  # a job that ran for so long lets others pass, if it ran for
 _TIMES = 4  # so many times as long as they take
-_PASSING = 3  # seconds of others for each of its own
+PASSING = 3  # seconds of others for each of its own
 _MAX_LABELS = 1000  # kinds of jobs of which it is known how long they take
 _UNKNOWN_RETRY_S = 10
 _RECENT = 8  # observations; a policy keeps caches of about as many
@@ -201,8 +201,8 @@ class Queue:
 
     def __init__(self, size: int):
         self._size = size
-        self._typical_s: dict[str, float] = {}  # by label, what such jobs took
-        self._used: dict[str, tuple[float, float]] = {}  # by owner, see `_used_s`, and when it was
+        self.typical_s: dict[str, float] = {}  # by label, what such jobs took
+        self.used: dict[str, tuple[float, float]] = {}  # by owner, see `_used_s`, and when it was
         self.load_s: dict[str, float] = {}  # by policy, what loading it took
         self.waiting: collections.deque[Ticket] = collections.deque()
         self.slots: list[Slot] = []
@@ -253,7 +253,7 @@ class Queue:
             self.waiting.remove(last)
         ticket.turns_s = TURN_S * max(0, len(own) + 1 - _AT_ONCE)
         self.waiting.append(ticket)
-        self._order(ticket.owner)
+        self.order(ticket.owner)
         self.announce()
         return left
 
@@ -298,10 +298,10 @@ class Queue:
         if running.urgent or slot.within or slot.passing or own_s < _LONG_S:
             return None
         # One that is slow only today is not passed.
-        long_s = min(own_s, self._typical_s.get(running.label, math.inf))
-        left_s = min(long_s / _TIMES, _PASSING * own_s - running.passed_s)
+        long_s = min(own_s, self.typical_s.get(running.label, math.inf))
+        left_s = min(long_s / _TIMES, PASSING * own_s - running.passed_s)
         for ticket in self.waiting:
-            short = self._typical_s.get(ticket.label, math.inf) <= left_s
+            short = self.typical_s.get(ticket.label, math.inf) <= left_s
             other = ticket.owner not in ("", running.owner)
             waits = not (ticket.urgent or ticket.closed or self._has_free(ticket))
             if short and other and waits and slot.has(ticket):
@@ -341,20 +341,20 @@ class Queue:
         ticket.end()
         ran_s = ticket.ran_s(now)
         if done:
-            typical = self._typical_s.pop(ticket.label, ran_s)
-            self._typical_s[ticket.label] = 0.7 * typical + 0.3 * ran_s
-            if len(self._typical_s) > _MAX_LABELS:
-                del self._typical_s[next(iter(self._typical_s))]
+            typical = self.typical_s.pop(ticket.label, ran_s)
+            self.typical_s[ticket.label] = 0.7 * typical + 0.3 * ran_s
+            if len(self.typical_s) > _MAX_LABELS:
+                del self.typical_s[next(iter(self.typical_s))]
         if ticket.owner:
             used_s = self._used_s(ticket.owner, now) + ran_s
-            self._used.pop(ticket.owner, None)
-            self._used[ticket.owner] = used_s, now
-            if len(self._used) > _MAX_OWNERS:
-                del self._used[next(iter(self._used))]
-            self._order(ticket.owner)
+            self.used.pop(ticket.owner, None)
+            self.used[ticket.owner] = used_s, now
+            if len(self.used) > _MAX_OWNERS:
+                del self.used[next(iter(self.used))]
+            self.order(ticket.owner)
         return ran_s
 
-    def _order(self, owner: str) -> None:
+    def order(self, owner: str) -> None:
         """Puts everybody where they belong: a job of this owner has come or ended."""
         late_s = self._late_s(owner, time.monotonic())
         for ticket in self.waiting:
@@ -372,12 +372,12 @@ class Queue:
         mean_s = sum(self._used_s(other, now) for other in others) / len(others)
         own_s = self._used_s(owner, now)
         own_s += sum(t.ran_s(now) for t in self.active() if t.owner == owner and not t.urgent)
-        return min(_LATEST_S, len(others) * max(0.0, own_s - max(_FREE_S, 2 * mean_s)))
+        return min(LATEST_S, len(others) * max(0.0, own_s - max(_FREE_S, 2 * mean_s)))
 
     def _used_s(self, owner: str, now: float) -> float:
         """What their jobs took of the replicas' time, less the longer ago it was."""
-        used_s, then = self._used.get(owner, (0.0, now))
-        return used_s * 0.5 ** ((now - then) / _HALF_LIFE_S)
+        used_s, then = self.used.get(owner, (0.0, now))
+        return used_s * 0.5 ** ((now - then) / HALF_LIFE_S)
 
     def drop_closed(self, slot: Slot) -> list[Ticket]:
         """Ends the tickets that nobody wants any more, of this replica and of those who wait, and
@@ -421,7 +421,7 @@ class Queue:
             if ticket.position != place or now - ticket.announced >= _POSITION_EVERY_S:
                 ticket.position, ticket.announced = place, now
                 ticket.put(Queued(place, known[0] if foreseen else None))
-            typical = self._typical_s.get(ticket.label)
+            typical = self.typical_s.get(ticket.label)
             foreseen = foreseen and typical is not None
             if foreseen and typical is not None:
                 heapq.heapreplace(known, known[0] + typical)
@@ -437,7 +437,7 @@ class Queue:
         """Seconds until its running job is likely to end; None if there is nothing to go by."""
         if slot.running is None:
             return 0.0
-        typical = self._typical_s.get(slot.running.label)
+        typical = self.typical_s.get(slot.running.label)
         return None if typical is None else max(0.0, typical - slot.running.ran_s(now))
 
 
