@@ -100,12 +100,12 @@ def _cases(chromium, address, clock, arguments) -> Iterator[tuple[str, dict]]:
     )
 
     def click() -> None:
-        page.get_by_label("Prompt", exact=True).fill(next(prompts))
+        page.locator("#prompt textarea").fill(next(prompts))
         page.wait_for_timeout(500)
         page.get_by_role("button", name="Run", exact=True).click()
 
     def letter() -> None:
-        page.get_by_label("Prompt", exact=True).press_sequentially("s")
+        page.locator("#prompt textarea").press_sequentially("s")
 
     first = [clock.measured(page, click, ("path", "everything"))]
     yield "first click to path", _medians([found["path"] for found in first])
