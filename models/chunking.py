@@ -12,7 +12,7 @@ horizon, M the model's action dimensions, S Euler steps.
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +22,20 @@ from jax import Array
 from models.compiled import compiled
 from models.matmul import laid_out
 from models.observation import Observation
-from models.pi0 import Pi0, Prefix, Trajectory, euler_steps, step_times
+from models.pi0 import Pi0, Prefix, euler_steps, step_times
 
 Schedule = Literal["linear", "exp", "ones", "zeros"]
 MAX_GUIDANCE = 5.0  # the authors' choice for 5 steps
+
+
+class GuidedTrajectory(NamedTuple):
+    """S Euler steps under guidance: times [S + 1], x_t [S + 1, B, A, M], the velocities that were
+    followed, v_t [S, B, A, M], and what the model itself said at the same x_t, plain_v_t."""
+
+    times: Array | np.ndarray
+    x_t: Array
+    v_t: Array
+    plain_v_t: Array
 
 
 def prefix_weights(delay: int, overlap: int, horizon: int, schedule: Schedule) -> np.ndarray:
@@ -70,8 +80,8 @@ def guided_velocity(
     previous: Array,
     weights: Array,
     max_guidance: float = MAX_GUIDANCE,
-) -> Array:
-    """v_t [B, A, M] corrected towards the old chunk.
+) -> tuple[Array, Array]:
+    """v_t [B, A, M] corrected towards the old chunk, and v_t as it is.
 
     velocity: v_t of x_t [B, A, M] at this time; t: scalar; previous [B, A, M]: what the old chunk
     says for the steps of the new one, finite also where the weights are 0; weights [A].
@@ -83,7 +93,7 @@ def guided_velocity(
 
     x_0, pull_back, v_t = jax.vjp(estimate, x_t, has_aux=True)
     (correction,) = pull_back((previous - x_0) * weights[:, None])
-    return v_t - guidance_scale(t, max_guidance) * correction
+    return v_t - guidance_scale(t, max_guidance) * correction, v_t
 
 
 def denoise_guided(
@@ -93,17 +103,19 @@ def denoise_guided(
     weights: Array,
     num_steps: int = 10,
     max_guidance: float = MAX_GUIDANCE,
-) -> Trajectory:
-    """The whole denoising from noise [B, A, M] under guidance; v_t of the result is the guided one.
+) -> GuidedTrajectory:
+    """The whole denoising from noise [B, A, M] under guidance.
 
     velocity: (x_t, scalar t) to v_t [B, A, M]; the rest as in `guided_velocity`.
     """
 
     def guided(x_t, t):
         at = lambda x: velocity(x, t)  # noqa: E731
-        return guided_velocity(at, x_t, t, previous, weights, max_guidance), ()
+        v_t, plain = guided_velocity(at, x_t, t, previous, weights, max_guidance)
+        return v_t, (plain,)
 
-    return euler_steps(guided, noise, step_times(num_steps), num_steps)
+    times, x_t, v_t, (plain,) = euler_steps(guided, noise, step_times(num_steps), num_steps)
+    return GuidedTrajectory(times, x_t, v_t, plain)
 
 
 class ChunkingPrograms:
@@ -129,7 +141,7 @@ class ChunkingPrograms:
         weights: np.ndarray,
         num_steps: int = 10,
         max_guidance: float = MAX_GUIDANCE,
-    ) -> Trajectory:
+    ) -> GuidedTrajectory:
         """`Pi0.denoise_all` under guidance towards `previous`; with weights of 0 everywhere it is
         that program itself, so that the plain chunk comes out bit for bit.
 
@@ -146,7 +158,8 @@ class ChunkingPrograms:
         if not np.isfinite(previous).all() or not ((weights >= 0) & (weights <= 1)).all():
             raise ValueError("the old chunk must be finite, and its weights between 0 and 1")
         if not weights.any():
-            return self._plain(prefix, observation, noise, num_steps=num_steps)
+            path = self._plain(prefix, observation, noise, num_steps=num_steps)
+            return GuidedTrajectory(path.times, path.x_t, path.v_t, path.v_t)
         return self._guided(
             prefix, observation, noise, previous, weights, max_guidance, num_steps=num_steps
         )

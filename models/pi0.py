@@ -106,7 +106,7 @@ def euler_steps(
     num_steps: int | Array,
 ) -> Trajectory:
     """The steps from x_t [B, A, M] at times[0] to times[-1], of a denoising of `num_steps`.
-    velocity: of (x_t, scalar t), v_t [B, A, M] and what is to be kept as attention."""
+    velocity: of (x_t, scalar t), v_t [B, A, M] and what else is kept of each step, as attention."""
 
     def euler(x_t, time):
         v_t, attention = velocity(x_t, time)

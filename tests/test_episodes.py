@@ -130,10 +130,31 @@ def test_a_seam_is_two_questions_of_which_the_later_is_also_guided(policies):
     np.testing.assert_allclose(found.plain, policy.chunk(now, later)[0][0], atol=2e-5)
     np.testing.assert_array_equal(found.weights, prefix_weights(delay, 30, 50, "exp"))
     assert found.plain_ms > 0 < found.guided_ms
+    assert_steps(found, policy, now, later, since)
     # Where it is held fully, it is the old chunk's plan, nearer than the plain one comes.
     plan = found.old[since : since + delay]
     apart = [np.abs(chunk[:delay] - plan).mean() for chunk in (found.guided, found.plain)]
     assert apart[0] < 0.5 * apart[1]
+
+
+def assert_steps(found, policy, now, later, since):
+    """The Euler steps of the guided chunk, as the denoising player shows them: integrated by hand
+    in units that are linear in the model's, they end at the chunk; the first estimate before its
+    correction is the plain run's own; and the correction goes towards the old chunk."""
+    times, steps = found.times, len(found.times) - 1
+    np.testing.assert_allclose(times, 1 - np.arange(steps + 1) / steps, atol=1e-6)
+    assert found.before.shape == found.after.shape == (steps, 50, 14)
+    *_, done = policy.infer(now, later)
+    np.testing.assert_allclose(found.before[0], done.trace.estimates[0, 0], atol=2e-4)
+    noise = policy.to_robot(done.trace.x_t[0, :1], now)[0]
+    x_t = noise.astype(np.float64)
+    for t, to, estimate in zip(times, times[1:], found.after, strict=False):
+        x_t = estimate + (to / t) * (x_t - estimate)  # a straight line from x_t to the estimate
+    np.testing.assert_allclose(x_t, found.guided, atol=2e-4)
+    held = found.weights == 1
+    plan = found.old[since:][: held.sum()]
+    apart = [np.abs(one[:, held] - plan).mean() for one in (found.before, found.after)]
+    assert apart[1] < apart[0]
 
 
 @pytest.mark.parametrize(
@@ -419,7 +440,9 @@ def test_errors_over_time_are_means_of_their_steps(policies):
 def test_a_seam_is_drawn_over_the_steps_of_both_chunks(policies):
     info = policies[PI0].info
     old, plain, guided = (np.full((50, 14), x, np.float32) for x in (0.0, 1.0, 0.25))
-    chunks = SeamChunks(old, plain, guided, np.linspace(1, 0, 50).astype("f4"), 21.0, 62.0)
+    times, before = np.linspace(1, 0, 3).astype("f4"), np.stack([plain, 2 * plain])
+    weights, after = np.linspace(1, 0, 50).astype("f4"), 0.5 * before
+    chunks = SeamChunks(old, plain, guided, weights, times, before, after, 21.0, 62.0)
     recorded = np.repeat(np.arange(60)[:, None] * 0.5, 14, axis=1)
     shown = seam_view.payload(info, chunks, recorded, frame=30, since=20, delay=5)
     assert (shown["first"], shown["span"]) == (10, 70)
@@ -432,3 +455,8 @@ def test_a_seam_is_drawn_over_the_steps_of_both_chunks(policies):
     jumps = {way["way"]: (way["change"], way["steps"]) for way in shown["ways"]}
     assert jumps == {"plain": (1.0, 2.0), "guided": (0.25, 0.5)}
     assert [one["steps"] for one in shown["latency"]] == [2, 4]
+    steps = {k: theme.unpacked(shown[k]) for k in ("before", "after", "planned")}
+    np.testing.assert_array_equal(steps["before"], before)
+    np.testing.assert_array_equal(steps["after"], after)
+    np.testing.assert_array_equal(np.isfinite(steps["planned"][:, 0]), np.arange(50) < 30)
+    assert shown["times"] == [1.0, 0.5, 0.0]

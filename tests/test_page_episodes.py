@@ -77,6 +77,11 @@ def test_an_episode_is_opened_scrubbed_evaluated_and_joined(visit, policies):
     ways = page.locator("#seam .seam-ways li")
     expect(ways).to_have_count(2)
     expect(ways.last).to_contain_text("by real-time chunking: largest jump")
+    step = page.get_by_label("Euler step of real-time chunking")
+    step.fill("0")
+    words = page.locator("#seam .correction-words")
+    expect(words).to_contain_text("Step 0 of 10: the correction moves the estimate by up to")
+    assert page.locator("#seam .correction .corrected").first.get_attribute("d").endswith("Z")
     page.get_by_role("button", name="Compare statistics").click()
     expect(page.locator("#own-stats-report")).to_contain_text("all 3 episodes")
 

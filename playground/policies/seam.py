@@ -1,7 +1,7 @@
 """Where two successive chunks meet: two questions to a flow policy, the later one answered plainly
 and by real-time chunking.
 
-H horizon, D the robot's action dimensions.
+H horizon, D the robot's action dimensions, S Euler steps.
 """
 
 import dataclasses
@@ -20,14 +20,24 @@ _ASK_S = 1200.0  # another number of observations is a program to compile
 @codec.register
 @dataclasses.dataclass(frozen=True, slots=True)
 class SeamChunks:
-    """old: of the earlier question; plain, guided: of the later one, without and with real-time
-    chunking; each float32 [H, D] in the robot's units. weights: float32 [H], how strongly the
-    guided one was held; plain_ms, guided_ms: what one answer takes once it is compiled."""
+    """Everything in the robot's units.
+
+    old: of the earlier question; plain, guided: of the later one, without and with real-time
+        chunking; each float32 [H, D]
+    weights: float32 [H], how strongly the guided one was held
+    times: float32 [S + 1], t of the guided one's Euler steps
+    before, after: float32 [S, H, D], its estimate x_t - t v_t at each of them, without and with
+        the correction
+    plain_ms, guided_ms: what one answer takes once it is compiled
+    """
 
     old: np.ndarray
     plain: np.ndarray
     guided: np.ndarray
     weights: np.ndarray
+    times: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
     plain_ms: float
     guided_ms: float
 
@@ -76,7 +86,8 @@ def join(
     plain, plain_ms = _timed(ask(np.zeros_like(weights)))
     yield Phase(name, "the new chunk by real-time chunking", _ASK_S)
     guided, guided_ms = _timed(ask(weights))
-    return SeamChunks(old, plain, guided, weights, plain_ms, guided_ms)
+    steps = policy.guided_steps(now, later, previous, weights, MAX_GUIDANCE)
+    return SeamChunks(old, plain, guided, weights, *steps, plain_ms, guided_ms)
 
 
 def _timed(ask: Callable[[], np.ndarray]) -> tuple[np.ndarray, float]:

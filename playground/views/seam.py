@@ -10,7 +10,7 @@ from playground.trace import PolicyInfo
 from playground.views import theme
 
 # gr.HTML(value, **COMPONENT) with value None or `payload(...)`.
-COMPONENT = theme.component("panels.js", "seam.js")
+COMPONENT = theme.component("player.js", "panels.js", "correction.js", "seam.js")
 
 
 def payload(
@@ -30,8 +30,10 @@ def payload(
     whether it is a rollout.
 
     span: steps that are drawn, the first is that of the earlier question; old, plain, guided,
-    recorded packed [span, D], NaN where there is nothing; weights [span]; order: dimensions, that
-    with the largest jump first; ways: what jumps.
+    recorded packed [span, D], NaN where there is nothing; weights [H]; order: dimensions, that
+    with the largest jump first; ways: what jumps; times [S + 1]; before, after packed [S, H, D]:
+    the guided chunk's estimates at each Euler step, without and with the correction; planned packed
+    [H, D]: what the old chunk says for its steps.
     """
     typical = typical_step(recorded)
     plain, guided = (
@@ -58,7 +60,11 @@ def payload(
         "delay": delay,
         "span": span,
         **{name: theme.packed(values) for name, values in lines.items()},
-        "weights": [0.0] * since + chunks.weights.tolist(),
+        "weights": chunks.weights.tolist(),
+        "times": chunks.times.tolist(),
+        "before": theme.packed(chunks.before),
+        "after": theme.packed(chunks.after),
+        "planned": theme.packed(_placed(chunks.old[since:], 0, horizon)),
         "order": order.tolist(),
         "ways": [_way(info, name, j) for name, j in (("plain", plain), ("guided", guided))],
         "latency": [

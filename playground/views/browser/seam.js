@@ -55,6 +55,7 @@ begin("The old chunk, the new one without and with real-time chunking, and the j
     panels.grid,
     panels.reader,
     make("details", {}, make("summary", {}, "Jumps by dimension"), table(value)),
+    new Correction(value).node,
   );
 });
 
