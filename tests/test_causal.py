@@ -273,8 +273,33 @@ def test_of_ranked_patches_the_first_are_run_and_the_rest_estimated(family):
     assert np.abs(values[~ran]).max() <= np.abs(values).max()
     slot, row, column, _ = causal.top_patch(some)
     assert some.exact[slot][row][column]
-    assert " calls of " in some.plan
+    calls = 8 if family == "pi0_fast" else 16
+    assert f" calls of {calls}, 0 MB of keys and values at once, about " in some.plan
     assert every.recovered[-1][-1] == pytest.approx(some.recovered[-1][-1], abs=1e-4)
+
+
+@pytest.mark.parametrize("family", ["pi0", "pi0_fast"])
+def test_calls_fit_the_memory_plan(family, monkeypatch):
+    """With room for one patch a call the numbers are the same as with sixteen rows a call."""
+    net, raw = policy(family), small.observe(RED)
+    how = {"noises": 2, "patches": False}
+    want = patching.trace(net, raw, BLUE, QUICK, **how)
+    size = pairs.pair(net, raw, BLUE, QUICK, noises=2).row_bytes()
+    monkeypatch.setattr(patching, "_MOST_BYTES", 3 * size)
+    got = patching.trace(net, raw, BLUE, QUICK, **how)
+    assert " calls of 8, " in want.plan
+    assert " calls of 1, " in got.plan
+    np.testing.assert_allclose(got.recovered, want.recovered, atol=1e-4)
+
+
+def test_a_large_model_runs_few_patches_a_call():
+    """At pi0's full size: 18 layers, 3 cameras of 256 patches and 48 tokens of text, one head of
+    256 numbers, in bfloat16. Four patches of four noises fit into 2 GB; of larger keys and values
+    fewer do, and one always runs."""
+    row = 18 * (3 * 256 + 48) * 256 * 2 * 2
+    assert patching.variants_per_call(4, row) == 4
+    assert 4 * (1 + 4) * row < 2 * 2**30
+    assert [patching.variants_per_call(4, n * row) for n in (10, 30, 1000)] == [2, 1, 1]
 
 
 # --- cut connections, hidden patches, guidance ----------------------------------------------------

@@ -2,7 +2,9 @@
 
 import dataclasses
 import io
+import itertools
 import json
+import types
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from playground.datasets.job import EpisodeRequest, Predicted, Recorded, SeamReq
 from playground.datasets.lerobot import BUNDLED, open_dataset
 from playground.datasets.matching import Choice, match
 from playground.datasets.open_loop import Asking, Prediction, evaluate
+from playground.policies import seam as joining
 from playground.policies.seam import SeamChunks
 from playground.robots.builtin import TABLETOP
 from playground.serving.events import Phase, Result
@@ -135,6 +138,20 @@ def test_a_seam_is_two_questions_of_which_the_later_is_also_guided(policies):
     plan = found.old[since : since + delay]
     apart = [np.abs(chunk[:delay] - plan).mean() for chunk in (found.guided, found.plain)]
     assert apart[0] < 0.5 * apart[1]
+
+
+def test_a_delay_can_be_the_measured_one(policies, monkeypatch):
+    """By a clock of which every look takes 50 ms: 2.5 control steps, so the third."""
+    looks = itertools.count()
+    clock = types.SimpleNamespace(perf_counter=lambda: 0.05 * next(looks))
+    monkeypatch.setattr(joining, "time", clock)
+    request = SeamRequest(PI0, recorded(), 45, 25, None, None, OPTIONS)
+    (found,) = results(job.seam(policies, request))
+    assert (found.delay, found.guided_ms) == (3, pytest.approx(50))
+    np.testing.assert_array_equal(found.weights, prefix_weights(3, 25, 50, "exp"))
+    short = dataclasses.replace(request, since=2)
+    with pytest.raises(ValueError, match="the answer takes 3; expected"):
+        list(job.seam(policies, short))
 
 
 def assert_steps(found, policy, now, later, since):
@@ -442,9 +459,9 @@ def test_a_seam_is_drawn_over_the_steps_of_both_chunks(policies):
     old, plain, guided = (np.full((50, 14), x, np.float32) for x in (0.0, 1.0, 0.25))
     times, before = np.linspace(1, 0, 3).astype("f4"), np.stack([plain, 2 * plain])
     weights, after = np.linspace(1, 0, 50).astype("f4"), 0.5 * before
-    chunks = SeamChunks(old, plain, guided, weights, times, before, after, 21.0, 62.0)
+    chunks = SeamChunks(old, plain, guided, 5, weights, times, before, after, 21.0, 62.0)
     recorded = np.repeat(np.arange(60)[:, None] * 0.5, 14, axis=1)
-    shown = seam_view.payload(info, chunks, recorded, frame=30, since=20, delay=5)
+    shown = seam_view.payload(info, chunks, recorded, frame=30, since=20)
     assert (shown["first"], shown["span"]) == (10, 70)
     drawn = {k: theme.unpacked(shown[k])[:, 0] for k in ("old", "plain", "guided", "recorded")}
     assert np.isfinite(drawn["old"]).sum() == 50

@@ -65,7 +65,7 @@ class CausalTrace(Measured):
     notes: plain sentences on what does not line up
     warnings: the policy's own
     failure: why there is no number, or None
-    plan: how many patches, in how many calls, with how much memory
+    plan: how many patches, in how many calls, with how much memory, in how many seconds at most
     seconds_left: as the last calls went; None while that is not known
     """
 

@@ -6,6 +6,7 @@ layers, C variants, J columns that both runs share.
 """
 
 import dataclasses
+import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -47,11 +48,13 @@ class Pair:
 
     distinguished: whether the two answers differ by more than rounding
     effect: how far they are apart, in `unit`
+    patch_s: seconds of one patch by itself, its program compiled
     """
 
     distinguished: bool
     effect: float
     unit: str
+    patch_s: float
 
     def __init__(self, policy: Policy, raw: RawObservation, counterfactual: str, options: Options):
         self.depth = policy.config.language.depth
@@ -180,7 +183,9 @@ class FlowPair(Pair):
         self._prefixes: list[Prefix] = []
         super().__init__(policy, raw, counterfactual, options)
         self.own = self.patched([NOTHING])[0]
+        began = time.monotonic()
         self.source = self._plain()
+        self.patch_s = time.monotonic() - began
         apart = np.abs(self.source - self.own)
         self.distinguished = bool(apart.max() > _ROUNDING[config.dtype])
         self.effect = float(np.nanmean(apart * share_of_range(policy.info)))
@@ -252,7 +257,9 @@ class FastPair(Pair):
         chunks = [policy.written(state, options) for state in self._states]
         self._written = in_rows(chunks, options.max_tokens)
         self.own = float(self.patched([NOTHING])[0])
+        began = time.monotonic()
         self.effect = self._plain() - self.own
+        self.patch_s = time.monotonic() - began
         self.distinguished = chunks[0] != chunks[1] and abs(self.effect) >= _LEAST_NATS
 
     def _run(self, prepared: Prepared) -> KVCache:

@@ -201,7 +201,9 @@ def _measured(report: CausalTrace, runs: Pair, wanted: _Wanted) -> Iterator[Caus
     to_run = [place for place, known in enumerate(found) if known is None]
     rows = 2 if report.family == "pi0_fast" else report.noises
     per_call = variants_per_call(rows, runs.row_bytes())
-    report = dataclasses.replace(report, plan=plan(len(to_run), per_call, rows, runs.row_bytes()))
+    size = per_call * (1 + rows) * runs.row_bytes()
+    said = plan(len(to_run), per_call, size, runs.patch_s * len(to_run))
+    report = dataclasses.replace(report, plan=said)
     yield wanted.filled(report, found)
     warm: list[float] = []  # seconds of calls; the first one compiles
     for start in range(0, len(to_run), per_call):
@@ -239,12 +241,13 @@ def variants_per_call(rows: int, row_bytes: int) -> int:
     return max(1, min(_ROWS // rows, _MOST_BYTES // (row_bytes * (1 + rows))))
 
 
-def plan(patches: int, per_call: int, rows: int, row_bytes: int) -> str:
-    """What is said before the first call. The rest is as in `variants_per_call`."""
-    size = per_call * (1 + rows) * row_bytes / 2**20
+def plan(patches: int, per_call: int, size: int, seconds: float) -> str:
+    """What is said before the first call. size: bytes of one call's keys and values; seconds: of
+    all patches one by one, which calls of several can only better."""
     return (
         f"{patches:,} patches in {-(-patches // per_call)} calls of {per_call}, "
-        f"{size:,.0f} MB of keys and values at once"
+        f"{size / 2**20:,.0f} MB of keys and values at once, about {max(1, round(seconds)):,} s "
+        "at most once compiled"
     )
 
 

@@ -25,7 +25,7 @@ class RolloutSeamRequest(PolicyRequest):
     prompt, scene: as in `job.RolloutRequest`
     since: steps of each chunk that are done before the next question
     question: number of the seam's later question, from 1 (0 is the rollout's first)
-    delay: control steps that its answer takes
+    delay: control steps that its answer takes; None: as many as are measured
     options: of the first question; each later one has the next seed
     """
 
@@ -33,7 +33,7 @@ class RolloutSeamRequest(PolicyRequest):
     scene: int
     since: int
     question: int
-    delay: int
+    delay: int | None
     options: Options
 
 

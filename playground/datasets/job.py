@@ -127,7 +127,7 @@ class SeamRequest(PolicyRequest):
     recorded: the episode
     frame: of the later question
     since: control steps from the earlier question to it
-    delay: control steps that the later answer takes
+    delay: control steps that the later answer takes; None: as many as are measured
     prompt: in place of the recorded task, or None
     options: of the earlier question; the later one has the next seed
     """
@@ -135,7 +135,7 @@ class SeamRequest(PolicyRequest):
     recorded: Recorded
     frame: int
     since: int
-    delay: int
+    delay: int | None
     prompt: str | None
     options: Options
 

@@ -36,13 +36,13 @@ def wire(part: Part, rollout: list, setups: Setups, worker: Worker, runs: Runs) 
     """rollout: the components with its policy, prompt and scene."""
 
     @errors.for_page
-    def join(request: gr.Request, since, delay, question, policy, prompt, scene):
+    def join(request: gr.Request, since, delay, measured, question, policy, prompt, scene):
         infos = setups.infos()
         if policy not in infos:
             raise ValueError("choose a policy; they are loaded when the page says Ready")
         asked = RolloutSeamRequest(
             policy, prompt or "", scenes.number(scene), int(since or 1), int(question or 1),
-            int(delay or 0), Options(),
+            seam.chosen(delay, measured), Options(),
         )  # fmt: skip
         stream = worker.call("rollout_seam", asked, owner=visitors.of(request))
         joined = Joined(infos[policy], asked)
@@ -56,7 +56,7 @@ def wire(part: Part, rollout: list, setups: Setups, worker: Worker, runs: Runs) 
 
     part.start.click(
         join,
-        [part.since, part.delay, *part.extra, *rollout],
+        [part.since, part.delay, part.measured, *part.extra, *rollout],
         [part.status, part.result, part.start],
         **appearance.PRIVATE,
     )
@@ -67,13 +67,12 @@ class Joined(seam.Joined[RolloutSeam]):
     """Of a rollout."""
 
     def __init__(self, info: PolicyInfo, asked: RolloutSeamRequest):
-        super().__init__()
+        super().__init__(info)
         self._info, self._asked = info, asked
 
     def payload(self, found: RolloutSeam) -> dict:
         asked = self._asked
         at = asked.question * asked.since
         return view.payload(
-            self._info, found.chunks, found.commands, at, asked.since, asked.delay,
-            done=True,
-        )  # fmt: skip
+            self._info, found.chunks, found.commands, at, asked.since, done=True
+        )

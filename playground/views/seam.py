@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from playground.datasets.seams import Jump, jump, typical_step
-from playground.policies.seam import SeamChunks
+from playground.policies.seam import SeamChunks, delay_of
 from playground.trace import PolicyInfo
 from playground.views import theme
 
@@ -19,15 +19,14 @@ def payload(
     recorded: np.ndarray,
     frame: int,
     since: int,
-    delay: int,
     *,
     done: bool = False,
 ) -> dict[str, object]:
     """What the browser draws, as plain JSON.
 
     recorded: actions of the whole episode [n, D], or of a rollout those that were done so far;
-    frame: of the later question; since, delay: as in `playground.datasets.job.SeamRequest`; done:
-    whether it is a rollout.
+    frame: of the later question; since: as in `playground.datasets.job.SeamRequest`; done: whether
+    it is a rollout.
 
     span: steps that are drawn, the first is that of the earlier question; old, plain, guided,
     recorded packed [span, D], NaN where there is nothing; weights [H]; order: dimensions, that
@@ -35,7 +34,7 @@ def payload(
     the guided chunk's estimates at each Euler step, without and with the correction; planned packed
     [H, D]: what the old chunk says for its steps.
     """
-    typical = typical_step(recorded)
+    delay, typical = chunks.delay, typical_step(recorded)
     plain, guided = (
         jump(chunks.old, new, since, delay, typical) for new in (chunks.plain, chunks.guided)
     )
@@ -48,8 +47,6 @@ def payload(
         "recorded": _placed(recorded[first : first + span], 0, span),
     }
     order = np.argsort(-np.nan_to_num(plain.steps, nan=-1.0), kind="stable")
-    # A warm answer's time in control steps: until then the old chunk goes on.
-    steps = [int(np.ceil(ms / 1e3 * info.control_hz)) for ms in (chunks.plain_ms, chunks.guided_ms)]
     return {
         "policy": theme.identity(info),
         "dims": theme.dimensions(info.actions),
@@ -68,8 +65,8 @@ def payload(
         "order": order.tolist(),
         "ways": [_way(info, name, j) for name, j in (("plain", plain), ("guided", guided))],
         "latency": [
-            {"ms": ms, "steps": count}
-            for ms, count in zip((chunks.plain_ms, chunks.guided_ms), steps, strict=True)
+            {"ms": ms, "steps": delay_of(ms, info.control_hz)}
+            for ms in (chunks.plain_ms, chunks.guided_ms)
         ],
     }
 

@@ -9,12 +9,12 @@ import gradio as gr
 
 from playground.datasets.job import SeamRequest
 from playground.policies.seam import SeamChunks
-from playground.serving.events import Failed, Phase, Queued, Result
 from playground.serving.worker import Worker
-from playground.trace import Options
-from playground.ui import appearance, errors, progress
+from playground.trace import Options, PolicyInfo
+from playground.ui import appearance, errors
 from playground.ui.episodes.asked import Asked
 from playground.ui.guard import visitors
+from playground.ui.measuring import Measuring
 from playground.ui.runs import Runs
 from playground.views import seam as view
 from playground.views.episode import frame_of
@@ -33,6 +33,7 @@ _INTRODUCTION = (
 class Part:
     since: gr.Slider
     delay: gr.Slider
+    measured: gr.Checkbox
     start: gr.Button
     status: gr.HTML
     result: gr.HTML
@@ -51,6 +52,7 @@ def build(what: str = "Join two chunks at this frame", prefix: str = "", more=()
         delay = gr.Slider(
             0, 25, 5, step=1, label="Steps that an answer takes", elem_id=f"{prefix}delay"
         )
+        measured = gr.Checkbox(label="as long as it takes here", elem_id=f"{prefix}measured-delay")
         extra = tuple(build_one() for build_one in more)
     with gr.Row(elem_classes="buttons"):
         start = gr.Button(
@@ -58,7 +60,7 @@ def build(what: str = "Join two chunks at this frame", prefix: str = "", more=()
         )
     status = gr.HTML("", apply_default_css=False, elem_id=f"{prefix}seam-status")
     result = gr.HTML(None, **view.COMPONENT, elem_id=f"{prefix}seam")
-    return Part(since, delay, start, status, result, extra)
+    return Part(since, delay, measured, start, status, result, extra)
 
 
 def outputs(part: Part) -> list:
@@ -82,8 +84,8 @@ def wire(
     the values of."""
 
     @errors.for_page
-    def join(request: gr.Request, since, delay, frame, *values):
-        wanted = _Seam(asked(*values), int(since or 1), int(delay or 0), frame_of(frame))
+    def join(request: gr.Request, since, delay, measured, frame, *values):
+        wanted = _Seam(asked(*values), int(since or 1), chosen(delay, measured), frame_of(frame))
         stream = worker.call("seam", wanted.request, owner=visitors.of(request))
 
         def shown(outcome):
@@ -95,7 +97,7 @@ def wire(
 
     part.start.click(
         join,
-        [part.since, part.delay, at, *question],
+        [part.since, part.delay, part.measured, at, *question],
         [part.status, part.result, part.start],
         **appearance.PRIVATE,
     )
@@ -103,29 +105,27 @@ def wire(
 
 
 def limit_delay(part: Part) -> None:
-    """No answer takes longer than the time to the next question."""
+    """No answer takes longer than the time to the next question; one that is measured is not
+    chosen."""
     limit = "(since, delay) => Math.min(delay, since)"
     part.since.input(None, [part.since, part.delay], part.delay, js=limit, **appearance.PRIVATE)
 
 
-class Joined(Generic[Found]):
-    """What came so far of two questions. say: the line below the button; found: what the job gave,
-    once it has."""
+def chosen(delay: float | None, measured: bool | None) -> int | None:
+    """The delay of a request; None: as many steps as are measured."""
+    return None if measured else int(delay or 0)
 
-    def __init__(self) -> None:
-        self.say = "Starting."
+
+class Joined(Measuring, Generic[Found]):
+    """What came so far of two questions. found: what the job gave, once it has."""
+
+    def __init__(self, info: PolicyInfo):
+        super().__init__({info.name: info})
         self.found: Found | None = None
 
-    def take(self, event) -> None:
-        match event:
-            case Queued():
-                self.say = progress.place(event)
-            case Phase(phase=phase):
-                self.say = f"{phase[0].upper()}{phase[1:]}."
-            case Result(value=found):
-                self.found, self.say = found, ""
-            case Failed(message=message):
-                self.say = message
+    def put(self, value: Found) -> str:
+        self.found = value
+        return ""
 
     def payload(self, found: Found) -> dict:
         """For the view."""
@@ -135,8 +135,7 @@ class Joined(Generic[Found]):
 class _Seam(Joined[SeamChunks]):
     """Two questions to the first flow policy that the episode fits, and what came of them."""
 
-    def __init__(self, question: Asked, since: int, delay: int, frame: int):
-        super().__init__()
+    def __init__(self, question: Asked, since: int, delay: int | None, frame: int):
         question.fit.check()
         flow = [name for name, info in question.infos.items() if info.family != "pi0_fast"]
         if not flow:
@@ -144,8 +143,9 @@ class _Seam(Joined[SeamChunks]):
         length = question.episode.length
         if since >= length:
             raise ValueError(f"the episode has {length} frames: ask again after fewer steps")
+        super().__init__(question.infos[flow[0]])
         self.question, self.name = question, flow[0]
-        self.since, self.delay, self.frame = since, delay, min(max(frame, since), length - 1)
+        self.since, self.frame = since, min(max(frame, since), length - 1)
         recorded = question.opened.recorded(question.episode.index, question.choice)
         self.request = SeamRequest(
             self.name, recorded, self.frame, since, delay, question.prompt, Options()
@@ -155,7 +155,7 @@ class _Seam(Joined[SeamChunks]):
         match = self.question.fit.matches[self.name]
         recorded = match.recorded(self.question.episode)
         info = self.question.infos[self.name]
-        return view.payload(info, found, recorded, self.frame, self.since, self.delay)
+        return view.payload(info, found, recorded, self.frame, self.since)
 
 
 def updates(part: Part, state: Joined, *, running: bool) -> dict:

@@ -39,3 +39,29 @@ function bitmap(width, height, codes, colours) {
   canvas.getContext("2d").putImageData(image, 0, 0);
   return canvas;
 }
+
+/** What a cut calls a block. */
+function nameOf({ name, kind }) {
+  return kind === "generated" ? "actions" : name;
+}
+
+/** Whether a cut, as text like "actions>images:1,3", is of these blocks. */
+function covers(text, query, key) {
+  const [one, other] = text.split(":")[0].split(">");
+  const named = (name, block) => name === nameOf(block) || (name === "images" && block.kind === "image");
+  return named(one, query) && named(other, key);
+}
+
+/** Lines over a rectangle, `apart` pixels apart; the caller clips them to it. */
+function crossHatch(context, x, y, width, height, ink, apart) {
+  context.strokeStyle = ink;
+  context.globalAlpha = 0.75;
+  context.lineWidth = 1.5;
+  context.beginPath();
+  for (let from = x - height; from < x + width; from += apart) {
+    context.moveTo(from, y);
+    context.lineTo(from + height, y + height);
+  }
+  context.stroke();
+  context.globalAlpha = 1;
+}

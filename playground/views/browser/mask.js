@@ -337,7 +337,7 @@ class Mask {
         context.beginPath();
         context.rect(x + 1, y + 1, width - 2, height - 2);
         context.clip();
-        if (ran) crossHatch(context, x, y, width, height, this.ink);
+        if (ran) crossHatch(context, x, y, width, height, this.ink, 8);
         context.lineWidth = 4;
         context.strokeStyle = this.ink;
         context.setLineDash(ran === next ? [] : [5, 4]);
@@ -452,31 +452,6 @@ class Mask {
       ),
     );
   }
-}
-
-/** What a cut calls a block. */
-function nameOf({ name, kind }) {
-  return kind === "generated" ? "actions" : name;
-}
-
-/** Whether a cut, as text like "actions>images:1,3", is of these blocks. */
-function covers(text, query, key) {
-  const [one, other] = text.split(":")[0].split(">");
-  const named = (name, block) => name === nameOf(block) || (name === "images" && block.kind === "image");
-  return named(one, query) && named(other, key);
-}
-
-function crossHatch(context, x, y, width, height, ink) {
-  context.strokeStyle = ink;
-  context.globalAlpha = 0.75;
-  context.lineWidth = 1.5;
-  context.beginPath();
-  for (let from = x - height; from < x + width; from += 8) {
-    context.moveTo(from, y);
-    context.lineTo(from + height, y + height);
-  }
-  context.stroke();
-  context.globalAlpha = 1;
 }
 
 /** First cell, number of cells, place and size of the part of a segment that is in sight. */

@@ -147,10 +147,30 @@ class SmallMask {
       }
     context.globalCompositeOperation = "source-over";
     context.globalAlpha = 1;
+    this.cuts(context);
     if (marked === null || !this.down.rank.has(marked)) return;
     const [from, size] = this.down.span(marked);
     context.fillStyle = getComputedStyle(view).color;
     context.fillRect(0, from, this.across.length, Math.max(2, size));
+  }
+
+  /** Hatches what this run went without, as the large mask does. */
+  cuts(context) {
+    const ink = getComputedStyle(view).color;
+    for (const down of this.down.segments)
+      for (const across of this.across.segments) {
+        if (!this.value.cuts.some((text) => covers(text, down.block, across.block))) continue;
+        const [x, y, width, height] = [across.from, down.from, across.size - 1, down.size - 1];
+        context.save();
+        context.beginPath();
+        context.rect(x, y, width, height);
+        context.clip();
+        crossHatch(context, x, y, width, height, ink, 5);
+        context.strokeStyle = ink;
+        context.lineWidth = 2;
+        context.strokeRect(x, y, width, height);
+        context.restore();
+      }
   }
 }
 
