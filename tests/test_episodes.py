@@ -133,6 +133,10 @@ def test_a_seam_is_two_questions_of_which_the_later_is_also_guided(policies):
     np.testing.assert_allclose(found.plain, policy.chunk(now, later)[0][0], atol=2e-5)
     np.testing.assert_array_equal(found.weights, prefix_weights(delay, 30, 50, "exp"))
     assert found.plain_ms > 0 < found.guided_ms
+    # Step h of the new chunk is step since + h of the old one, whose end is held.
+    planned = np.stack([found.old[min(since + h, 49)] for h in range(50)])
+    want = policy.guided_chunk(now, later, planned, found.weights)
+    np.testing.assert_allclose(found.guided, want, atol=2e-5)
     assert_steps(found, policy, now, later, since)
     # Where it is held fully, it is the old chunk's plan, nearer than the plain one comes.
     plan = found.old[since : since + delay]
@@ -455,8 +459,10 @@ def test_errors_over_time_are_means_of_their_steps(policies):
 
 
 def test_a_seam_is_drawn_over_the_steps_of_both_chunks(policies):
-    info = policies[PI0].info
-    old, plain, guided = (np.full((50, 14), x, np.float32) for x in (0.0, 1.0, 0.25))
+    """Chunks that change with every step: the new one's sixth row follows the old one's 25th."""
+    info, h = policies[PI0].info, np.arange(50)
+    lines = (0.1 * h, 3.4 + 0.3 * (h - 5), 2.65 + 0.2 * (h - 5))
+    old, plain, guided = (np.repeat(x[:, None], 14, axis=1).astype("f4") for x in lines)
     times, before = np.linspace(1, 0, 3).astype("f4"), np.stack([plain, 2 * plain])
     weights, after = np.linspace(1, 0, 50).astype("f4"), 0.5 * before
     chunks = SeamChunks(old, plain, guided, 5, weights, times, before, after, 21.0, 62.0)
@@ -466,14 +472,16 @@ def test_a_seam_is_drawn_over_the_steps_of_both_chunks(policies):
     drawn = {k: theme.unpacked(shown[k])[:, 0] for k in ("old", "plain", "guided", "recorded")}
     assert np.isfinite(drawn["old"]).sum() == 50
     assert np.isnan(drawn["plain"][:20]).all()
-    assert (drawn["plain"][20:] == 1).all()
+    np.testing.assert_array_equal(drawn["plain"][20:], plain[:, 0])
     np.testing.assert_allclose(drawn["recorded"][:50], recorded[10:60, 0])
     assert np.isnan(drawn["recorded"][50:]).all()
     jumps = {way["way"]: (way["change"], way["steps"]) for way in shown["ways"]}
-    assert jumps == {"plain": (1.0, 2.0), "guided": (0.25, 0.5)}
+    assert jumps["plain"] == pytest.approx((1.0, 2.0), abs=1e-5)
+    assert jumps["guided"] == pytest.approx((0.25, 0.5), abs=1e-5)
     assert [one["steps"] for one in shown["latency"]] == [2, 4]
     steps = {k: theme.unpacked(shown[k]) for k in ("before", "after", "planned")}
     np.testing.assert_array_equal(steps["before"], before)
     np.testing.assert_array_equal(steps["after"], after)
-    np.testing.assert_array_equal(np.isfinite(steps["planned"][:, 0]), np.arange(50) < 30)
+    np.testing.assert_array_equal(np.isfinite(steps["planned"][:, 0]), h < 30)
+    np.testing.assert_array_equal(steps["planned"][:30, 0], old[20:, 0])
     assert shown["times"] == [1.0, 0.5, 0.0]
