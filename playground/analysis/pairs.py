@@ -5,6 +5,7 @@ Definitions are at the top of `patching`. N noises, H horizon, D the robot's act
 layers, C variants, J columns that both runs share.
 """
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
@@ -106,6 +107,13 @@ class Pair:
         missing = np.where(where, ~other, ~own) & (own | other)
         return Patches(self._source, where, missing)
 
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Around one run of a program that has run before."""
+        began = time.monotonic()
+        yield
+        self.patch_s = time.monotonic() - began
+
     def _alone(self) -> tuple[np.ndarray, np.ndarray]:
         """The prompt's own run in as many columns as the pair has: (int [J], which of its columns
         stands there, bool [J], whether it is read)."""
@@ -183,9 +191,7 @@ class FlowPair(Pair):
         self._prefixes: list[Prefix] = []
         super().__init__(policy, raw, counterfactual, options)
         self.own = self.patched([NOTHING])[0]
-        began = time.monotonic()
         self.source = self._plain()
-        self.patch_s = time.monotonic() - began
         apart = np.abs(self.source - self.own)
         self.distinguished = bool(apart.max() > _ROUNDING[config.dtype])
         self.effect = float(np.nanmean(apart * share_of_range(policy.info)))
@@ -223,7 +229,8 @@ class FlowPair(Pair):
         nothing = np.zeros((self.depth, 1, len(at)), bool)
         cache = places_of(self._prefixes[0].cache, at)
         prefix = dataclasses.replace(self._prefixes[0], cache=cache, input_mask=valid[None])
-        return self._chunks(prefix, Patches(cache, nothing, nothing))[0]
+        with self._timed():
+            return self._chunks(prefix, Patches(cache, nothing, nothing))[0]
 
     def _chunks(self, prefix: Prefix, patches: Patches) -> np.ndarray:
         observation = self._policy.observation(self.prepared[1], self._columns)
@@ -257,9 +264,7 @@ class FastPair(Pair):
         chunks = [policy.written(state, options) for state in self._states]
         self._written = in_rows(chunks, options.max_tokens)
         self.own = float(self.patched([NOTHING])[0])
-        began = time.monotonic()
         self.effect = self._plain() - self.own
-        self.patch_s = time.monotonic() - began
         self.distinguished = chunks[0] != chunks[1] and abs(self.effect) >= _LEAST_NATS
 
     def _run(self, prepared: Prepared) -> KVCache:
@@ -302,7 +307,8 @@ class FastPair(Pair):
         at, readable = self._alone()
         state = self._state(self._states[0], at, readable, self._written.tokens.shape[1])
         nothing = np.zeros((self.depth, 1, len(at)), bool)
-        return float(self._log_odds(state, Patches(state.cache, nothing, nothing))[0])
+        with self._timed():
+            return float(self._log_odds(state, Patches(state.cache, nothing, nothing))[0])
 
     def recovered(self, outcomes: np.ndarray) -> list[Recovered]:
         if not self.distinguished:

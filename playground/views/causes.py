@@ -59,7 +59,7 @@ def _policy(
         "prompt": theme.plain(report.prompt),
         "counterfactual": theme.plain(report.counterfactual),
         "headline": theme.plain(headline(report, thing)),
-        "effect": None if report.effect is None else f"{abs(report.effect):.1f} {report.unit}",
+        "effect": None if report.effect is None else _effect(report),
         "columns": [*(f"layer {i + 1}" for i in range(layers)), "all layers"],
         "rows": [
             {
@@ -85,6 +85,12 @@ def _policy(
         "done": report.done,
         "of": report.of,
     }
+
+
+def _effect(report: CausalTrace) -> str:
+    """How far the chunks are apart, in words."""
+    of = " of log-likelihood" if report.unit == "nats" else ""
+    return f"{abs(report.effect or 0.0):.1f} {report.unit}{of}"
 
 
 def _map(slot: str, values: Sequence, picture: np.ndarray) -> dict[str, object]:

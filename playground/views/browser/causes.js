@@ -22,8 +22,9 @@ function grid(policy) {
   const rows = policy.rows.map((row) =>
     make("tr", { class: `${row.changed ? "changed" : ""} ${["pictures", "shared text", "everything"].includes(row.kind) ? "together" : ""}` }, make("th", { scope: "row" }, make("bdi", {}, row.label)), ...row.values.map((_, column) => cellOf(policy, row, column))),
   );
-  const caption = make("caption", {}, "The same by place and layer: words, pictures and everything else that the model reads.");
-  return make("div", { class: "table-scroll" }, make("table", { class: "causes-table" }, caption, make("thead", {}, head), make("tbody", {}, ...rows)));
+  const caption = "The same by place and layer: words, pictures and everything else that the model reads.";
+  const table = make("table", { class: "causes-table", "aria-label": caption }, make("thead", {}, head), make("tbody", {}, ...rows));
+  return make("figure", { class: "causes-map" }, make("figcaption", {}, caption), make("div", { class: "table-scroll" }, table));
 }
 
 function map(policy, found) {
@@ -53,7 +54,7 @@ function column(policy) {
     : [
         make("p", { class: "causes-headline" }, policy.headline),
         policy.effect ? make("p", { class: "notice" }, `The two chunks are ${policy.effect} apart. ${policy.done < policy.of ? `${policy.done} of ${policy.of} patches are measured: ${policy.plan}.` : ""}`) : null,
-        make("p", { class: "causes-meaning" }, `Each number: how far “${policy.counterfactual}” does what “${policy.prompt}” would do when it reads, in that one place, what “${policy.prompt}” left there. 0 %: not at all, 100 %: entirely.`),
+        make("p", { class: "causes-meaning" }, `Each number: the policy is asked to “${policy.counterfactual}”, but in this one place of the model it reads what “${policy.prompt}” has left there. 0 %: it does as it is asked. 100 %: it does “${policy.prompt}” after all, so the difference acts here.`),
         ...policy.maps.map((found) => map(policy, found)),
         policy.rows.length ? grid(policy) : null,
         read(policy.read),
