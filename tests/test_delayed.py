@@ -7,6 +7,7 @@ from playground.tabletop import delayed
 from playground.tabletop.delayed import Held, rollout
 from playground.tabletop.scene import HOME, Table, random_scene
 from playground.tabletop.tasks import Task
+from playground.tools.delays import pairs_of
 
 TASK, HORIZON, EXECUTE = Task("touch", "red", "touch the {} cube"), 50, 20
 
@@ -95,3 +96,14 @@ def test_figures_of_a_rollout():
     assert one.shape == commands[0, delayed.ANGLES].shape
     with pytest.raises(ValueError, match="delay is 30, execute 20"):
         rollout(Table(random_scene(3)), TASK, Numbered(), "wait", 30, 20)
+
+
+def test_ways_are_compared_scene_by_scene():
+    """Nine scenes where one way alone succeeded against one: McNemar's exact p is 22 / 1024."""
+    won = [(True, False)] * 9 + [(False, True)] + [(True, True)] * 5 + [(False, False)] * 3
+    rows = [
+        {"delay": 5, "way": way, "episode": episode, "success": success}
+        for episode, both in enumerate(won)
+        for way, success in zip(("rtc", "switch"), both, strict=True)
+    ]
+    assert pairs_of(rows) == "delay 5: rtc alone 9, switch alone 1, p = 0.021"

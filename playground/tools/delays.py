@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import scipy.stats
 
 from models.chunking import MAX_GUIDANCE, Schedule, prefix_weights
 from playground.checkpoints.load import keep_compiled_programs, open_policy
@@ -111,6 +112,23 @@ def table_of(rows: Iterable[dict]) -> str:
     return "\n".join(lines)
 
 
+def pairs_of(rows: Iterable[dict], way: Way = "rtc") -> str:
+    """Where one way succeeded and another did not, episode by episode: lines with the p-value of
+    McNemar's exact test. Its scenes and noise are the same, which two intervals do not use."""
+    known = {(r["delay"], r["way"], r["episode"]): r["success"] for r in rows}
+    lines = []
+    for delay, other in sorted({(d, w) for d, w, _ in known if w != way}):
+        both = [
+            (known[delay, way, episode], success)
+            for (d, w, episode), success in known.items()
+            if (d, w) == (delay, other) and (delay, way, episode) in known
+        ]
+        won, lost = both.count((True, False)), both.count((False, True))
+        p = scipy.stats.binomtest(won, won + lost).pvalue if won + lost else 1.0
+        lines.append(f"delay {delay}: {way} alone {won}, {other} alone {lost}, p = {p:.2g}")
+    return "\n".join(lines)
+
+
 def _mean(values: list[float], digits: int) -> str:
     if len(values) < 2:
         return "–"
@@ -154,6 +172,7 @@ def main() -> None:
         args.out.write_text(json.dumps(rows) + "\n")
         print(f"{index + 1} of {args.episodes} episodes", flush=True)
     print(table_of(rows))
+    print(pairs_of(rows))
 
 
 if __name__ == "__main__":
