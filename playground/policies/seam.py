@@ -105,8 +105,10 @@ def join(
         check(policy, since, delay)
         guided = ask(weights_of(delay))()
     weights = weights_of(delay)
-    steps = policy.guided_steps(now, later, previous, weights, MAX_GUIDANCE)
-    return SeamChunks(old, plain, guided, delay, weights, *steps, plain_ms, guided_ms)
+    times, before, after = policy.guided_steps(now, later, previous, weights, MAX_GUIDANCE)
+    return SeamChunks(
+        old, plain, guided, delay, weights, times, before, after, plain_ms, guided_ms
+    )  # fmt: skip
 
 
 def delay_of(ms: float, control_hz: float) -> int:

@@ -73,6 +73,4 @@ class Joined(seam.Joined[RolloutSeam]):
     def payload(self, found: RolloutSeam) -> dict:
         asked = self._asked
         at = asked.question * asked.since
-        return view.payload(
-            self._info, found.chunks, found.commands, at, asked.since, done=True
-        )
+        return view.payload(self._info, found.chunks, found.commands, at, asked.since, done=True)
