@@ -105,9 +105,9 @@ def join(
         check(policy, since, delay)
         guided = ask(weights_of(delay))()
     weights = weights_of(delay)
-    times, before, after = policy.guided_steps(now, later, previous, weights, MAX_GUIDANCE)
+    times, estimates, corrected = policy.guided_steps(now, later, previous, weights, MAX_GUIDANCE)
     return SeamChunks(
-        old, plain, guided, delay, weights, times, before, after, plain_ms, guided_ms
+        old, plain, guided, delay, weights, times, estimates, corrected, plain_ms, guided_ms
     )  # fmt: skip
 
 
