@@ -116,8 +116,19 @@ def load_lerobot(
 def abstract_model(config: Config) -> Policy:
     """The model with shapes in place of arrays."""
     if isinstance(config, Pi0FastConfig):
-        return nnx.eval_shape(lambda: Pi0Fast(config, rngs=nnx.Rngs(0)))
-    return nnx.eval_shape(lambda: Pi0(config, rngs=nnx.Rngs(0)))
+        return nnx.eval_shape(lambda: Pi0Fast(config, rngs=_NoRandomNumbers()))
+    return nnx.eval_shape(lambda: Pi0(config, rngs=_NoRandomNumbers()))
+
+
+class _NoRandomNumbers(nnx.Rngs):
+    """One key for all parameters: of shapes, no number is ever drawn. nnx's own counts its keys,
+    and counting while shapes are traced takes nearly all the time for a 3B model."""
+
+    def __init__(self):
+        super().__init__()
+
+    def params(self) -> jax.Array:
+        return jax.random.key(0)
 
 
 def random_model(
