@@ -183,7 +183,7 @@ def test_every_run_makes_a_file_that_opens_again(sides, noise, figures, most):
         patch.setattr(run_file, "MAX_FILE", most)
         patch.setattr(run_file, "SLACK", 4_000)
         words = opens_again(pictures, {"figures.html": text, "causes.json": "{}"})
-    if sum(height * width for height, width in sides) < 4_000 and most > 500_000:
+    if sum(height * width for height, width in sides) < 2_000 and most > 500_000:
         assert not words
 
 
