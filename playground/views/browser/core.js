@@ -35,7 +35,7 @@ function begin(waiting, show) {
     const value = resolved(props.value);
     if (!inSight || value === drawn) return;
     drawn = value;
-    if (value) return show(value);
+    if (value) return keepFocus(() => show(value));
     delete view.dataset.family;
     view.replaceChildren(make("p", { class: "waiting" }, waiting));
   };
@@ -47,6 +47,14 @@ function begin(waiting, show) {
   sight.observe(view);
   watch("value", refresh);
   addEventListener("playground-run", refresh);
+}
+
+/** Draws anew. Whoever is at a control by keyboard is then at the one in its place. */
+function keepFocus(draw) {
+  const controls = () => [...view.querySelectorAll("a, button, input, select, summary, [tabindex]")];
+  const place = controls().indexOf(document.activeElement);
+  draw();
+  if (place >= 0) controls()[place]?.focus({ preventScroll: true });
 }
 
 /** What a value stands for; null for nothing. */
