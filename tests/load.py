@@ -637,7 +637,8 @@ class Faults:
         os.kill(pid, number)
         noticed = until(lambda: not self._page.ready())
         ready = until(self._page.ready)
-        return noticed, ready, self._page.worker() != pid and not alive(pid)
+        until(lambda: self._page.worker() != pid)  # it says so in the log a moment later
+        return noticed, ready, not alive(pid)
 
     def closed(self) -> Fault:
         before = self._cancelled()
