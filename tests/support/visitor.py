@@ -75,9 +75,23 @@ def started(folder, *arguments, program=("app.py", "--port"), environment=None):
     assert status == 0, log.read_text()
 
 
-def is_left(text):
-    """Whether it is Gradio's client closing its own stream, as it does when a page is left."""
-    return "AbortError: signal is aborted without reason" in text
+class Leaving:
+    """Tells what a page complains of only because it is being left: Gradio's client (6.31) then
+    closes its own stream, and calls each of its calls that were under way an error."""
+
+    SCRIPT = "addEventListener('beforeunload', () => console.debug('leaving'))"
+    COMPLAINTS = ("AbortError: signal is aborted without reason", "Connection errored out.")
+
+    def __init__(self, page):
+        self._now = False
+        page.on("console", lambda message: message.text == "leaving" and self._is(True))
+        page.on("domcontentloaded", lambda _: self._is(False))  # the next document
+
+    def _is(self, now):
+        self._now = now
+
+    def is_why(self, text):
+        return self._now and any(complaint in text for complaint in self.COMPLAINTS)
 
 
 def until(condition):
@@ -127,17 +141,21 @@ def visit(app, browser):
             }
         ).new_page()
         page.set_default_timeout(LIMIT_MS)
-        page.on(
-            "console",
-            lambda m: m.type == "error" and not is_left(m.text) and complaints.append(m.text),
-        )
-        page.on("pageerror", lambda error: is_left(str(error)) or complaints.append(str(error)))
+        leaving = Leaving(page)
+
+        def complain(text):
+            if not leaving.is_why(text):
+                complaints.append(text)
+
+        page.on("console", lambda m: m.type == "error" and complain(m.text))
+        page.on("pageerror", lambda error: complain(str(error)))
         page.on(
             "request",
             lambda r: r.url.startswith((app, "data:", "blob:")) or complaints.append(r.url),
         )
         if not live:  # or a prompt that a test fills in would run before the test asks
             page.add_init_script(NOT_LIVE)
+        page.add_init_script(Leaving.SCRIPT)
         page.add_init_script(script)
         page.goto(app + query)
         opened.append(page)
