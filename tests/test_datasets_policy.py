@@ -311,10 +311,10 @@ def test_a_guided_chunk_keeps_to_the_old_one(bundled, policy, fit):
     options = Options(num_steps=10, seed=1)
     (before, _), (plain, _) = policy.chunks([old, new], options)
     previous = np.concatenate([before[25:], np.repeat(before[-1:], 25, axis=0)])
-    free = policy.guided_chunk(new, options, previous, prefix_weights(0, 25, 50, "zeros"))
+    free = policy.guided_chunk(new, options, previous, prefix_weights(0, 25, 50, "zeros")).actions
     np.testing.assert_allclose(free, plain, atol=1e-5)
     weights = prefix_weights(10, 25, 50, "exp")
-    held = policy.guided_chunk(new, options, previous, weights)
+    held = policy.guided_chunk(new, options, previous, weights).actions
     apart = [np.abs(chunk - previous)[:10].mean() for chunk in (held, free)]
     assert apart[0] < 0.5 * apart[1]
 

@@ -135,7 +135,7 @@ def test_a_seam_is_two_questions_of_which_the_later_is_also_guided(policies):
     assert found.plain_ms > 0 < found.guided_ms
     # Step h of the new chunk is step since + h of the old one, whose end is held.
     planned = np.stack([found.old[min(since + h, 49)] for h in range(50)])
-    want = policy.guided_chunk(now, later, planned, found.weights)
+    want = policy.guided_chunk(now, later, planned, found.weights).actions
     np.testing.assert_allclose(found.guided, want, atol=2e-5)
     assert_steps(found, policy, now, later, since)
     # Where it is held fully, it is the old chunk's plan, nearer than the plain one comes.

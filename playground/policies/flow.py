@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from models.chunking import MAX_GUIDANCE, ChunkingPrograms, GuidedTrajectory
+from models.chunking import MAX_GUIDANCE, ChunkingPrograms
 from models.config import Pi0Config
 from models.interventions import Pi0Interventions
 from models.matmul import laid_out
@@ -35,6 +35,22 @@ from playground.trace import FlowTrace, Options, PolicyInfo, RawObservation
 # One program for all steps is compiled for their number: the usual one, before anybody waits. Many
 # samples take long enough to be followed.
 _STEPS, _FEW = Options().num_steps, 4
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GuidedChunk:
+    """A chunk by real-time chunking, in the robot's units.
+
+    actions: float32 [H, D]
+    times: float32 [S + 1], t of its Euler steps
+    before, after: float32 [S, H, D], the estimate x_t - t v_t at each step as the model makes it,
+        and with the correction, with which the step is taken
+    """
+
+    actions: np.ndarray
+    times: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
 
 
 class FlowPolicy(Policy):
@@ -209,36 +225,15 @@ class FlowPolicy(Policy):
         previous: np.ndarray,
         weights: np.ndarray,
         max_guidance: float = MAX_GUIDANCE,
-    ) -> np.ndarray:
-        """The chunk by real-time chunking, float32 [H, D] in the robot's units.
+    ) -> GuidedChunk:
+        """The chunk by real-time chunking.
 
         previous: float [H, D], what the chunk under way says for the steps of the new one, in the
-        robot's units; weights: float32 [H], how strongly each is held to it, see
-        `models.chunking.prefix_weights`. Weights of 0 give the plain chunk.
+            robot's units
+        weights: float32 [H], how strongly each is held to it, see
+            `models.chunking.prefix_weights`; 0 everywhere gives the plain chunk
+        Raises ValueError for options with cuts or guidance.
         """
-        path = self._guided(raw, options, previous, weights, max_guidance)
-        return self.to_robot(np.asarray(path.x_t[-1])[0], raw)
-
-    def guided_steps(
-        self,
-        raw: RawObservation,
-        options: Options,
-        previous: np.ndarray,
-        weights: np.ndarray,
-        max_guidance: float = MAX_GUIDANCE,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """How `guided_chunk` comes about: (times, float32 [S + 1]; the estimate x_t - t v_t at each
-        Euler step as the model makes it; and the same with the correction, with which the step is
-        taken), the estimates float32 [S, H, D] in the robot's units."""
-        path = self._guided(raw, options, previous, weights, max_guidance)
-        times, x_t = np.asarray(path.times, np.float32), np.asarray(path.x_t)[:-1, 0]
-        plain, guided = (
-            self.to_robot(x_t - times[:-1, None, None] * np.asarray(v_t)[:, 0], raw)
-            for v_t in (path.plain_v_t, path.v_t)
-        )
-        return times, plain, guided
-
-    def _guided(self, raw, options, previous, weights, max_guidance) -> GuidedTrajectory:
         check_options(options)
         if options.cuts or options.guidance != 1:
             raise ValueError("real-time chunking runs the model as it is: no cuts, guidance 1")
@@ -247,7 +242,7 @@ class FlowPolicy(Policy):
         observation = self._observation(prepared, slots, 1, places)
         tokens = self.image_tokens(prepared, self.kept_of_robots)
         noise = sample_noise(options.seed, 1, self.config.action_horizon, self.config.action_dim)
-        return self._chunking.denoise_all(
+        path = self._chunking.denoise_all(
             self.programs.prefill(observation, tokens),
             observation,
             noise,
@@ -256,6 +251,12 @@ class FlowPolicy(Policy):
             num_steps=options.num_steps,
             max_guidance=max_guidance,
         )
+        times, x_t = np.asarray(path.times, np.float32), np.asarray(path.x_t)[:, 0]
+        before, after = (
+            self.to_robot(x_t[:-1] - times[:-1, None, None] * np.asarray(v_t)[:, 0], raw)
+            for v_t in (path.plain_v_t, path.v_t)
+        )
+        return GuidedChunk(self.to_robot(x_t[-1], raw), times, before, after)
 
     def _to_model(self, actions: np.ndarray, raw: RawObservation) -> np.ndarray:
         """Actions [H, D] in the robot's units in the model's terms: what `to_robot` undoes."""

@@ -8,6 +8,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Generator
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from playground import codec
 from playground.serving.events import Phase
 from playground.trace import Options, RawObservation
 
+T = TypeVar("T")
 _ASK_S = 1200.0  # another number of observations is a program to compile
 
 
@@ -93,22 +95,29 @@ def join(
     def weights_of(delay: int) -> np.ndarray:
         return prefix_weights(delay, horizon - since, horizon, "exp")
 
-    def ask(weights: np.ndarray) -> Callable[[], np.ndarray]:
-        return lambda: policy.guided_chunk(now, later, previous, weights, MAX_GUIDANCE)
+    def ask(weights: np.ndarray):
+        return policy.guided_chunk(now, later, previous, weights, MAX_GUIDANCE)
 
     yield Phase(name, "the new chunk", _ASK_S)
-    plain, plain_ms = _timed(ask(np.zeros(horizon, np.float32)))
+    plain, plain_ms = _timed(ask, np.zeros(horizon, np.float32))
     yield Phase(name, "the new chunk by real-time chunking", _ASK_S)
-    guided, guided_ms = _timed(ask(weights_of(delay or 0)))
+    guided, guided_ms = _timed(ask, weights_of(delay or 0))
     if delay is None:
         delay = delay_of(guided_ms, policy.info.control_hz)
         check(policy, since, delay)
-        guided = ask(weights_of(delay))()
-    weights = weights_of(delay)
-    times, estimates, corrected = policy.guided_steps(now, later, previous, weights, MAX_GUIDANCE)
+        guided = ask(weights_of(delay))
     return SeamChunks(
-        old, plain, guided, delay, weights, times, estimates, corrected, plain_ms, guided_ms
-    )  # fmt: skip
+        old=old,
+        plain=plain.actions,
+        guided=guided.actions,
+        delay=delay,
+        weights=weights_of(delay),
+        times=guided.times,
+        before=guided.before,
+        after=guided.after,
+        plain_ms=plain_ms,
+        guided_ms=guided_ms,
+    )
 
 
 def delay_of(ms: float, control_hz: float) -> int:
@@ -116,9 +125,9 @@ def delay_of(ms: float, control_hz: float) -> int:
     return math.ceil(ms / 1e3 * control_hz)
 
 
-def _timed(ask: Callable[[], np.ndarray]) -> tuple[np.ndarray, float]:
+def _timed(ask: Callable[[np.ndarray], T], weights: np.ndarray) -> tuple[T, float]:
     """The answer, and the milliseconds of a second one: the first may compile."""
-    ask()
+    ask(weights)
     began = time.perf_counter()
-    answer = ask()
+    answer = ask(weights)
     return answer, 1e3 * (time.perf_counter() - began)

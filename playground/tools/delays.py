@@ -45,7 +45,7 @@ def asker(policy: FlowPolicy, delay: int, options: Options = Options()) -> Ask: 
             assert chunk is not None
             return chunk
         weights = prefix_weights(delay, held.overlap, horizon, "exp")
-        return policy.guided_chunk(raw, now, held.chunk, weights, MAX_GUIDANCE)
+        return policy.guided_chunk(raw, now, held.chunk, weights, MAX_GUIDANCE).actions
 
     return ask
 
