@@ -20,7 +20,7 @@ from playground.serving.worker import Worker
 from playground.trace import Options, RawObservation
 
 ROOT = Path(__file__).resolve().parents[1]
-SECRET = "step break_ sesame"  # a script of tests/test_worker.py that fails in the end
+SECRET = "step break_ sesame"  # a script of tests/support/scripted.py that fails in the end
 
 
 def observation(prompt):
@@ -40,7 +40,7 @@ def samples(text):
 def read():
     """What /metrics says after a job that was done and one that failed."""
     traffic = Traffic()
-    with Worker("tests.test_worker:policies", {}) as worker:
+    with Worker("tests.support.scripted:policies", {}) as worker:
         measured = metrics.Metrics(worker, traffic)
         app = FastAPI()
         app.include_router(metrics.routes(measured))
@@ -89,7 +89,7 @@ def test_the_dashboard_asks_for_what_there_is(read):
 
 
 def test_a_cache_that_answered_is_named_without_its_camera():
-    with Worker("tests.test_worker:policies", {}) as worker:
+    with Worker("tests.support.scripted:policies", {}) as worker:
         measured = metrics.Metrics(worker, Traffic())
         about = {"timings_ms": {"vision": 2000}, "reused": ["image embedding of base", "prefix"]}
         fields = {"kind": "infer", "outcome": "done", "waited_s": 1, "ran_s": 2}
@@ -149,6 +149,6 @@ with Worker("tests.test_metrics:warning_policies", {{}}) as worker:
 
 def warning_policies():
     logging.getLogger("a.test").warning("of the worker")
-    from tests.test_worker import policies
+    from tests.support.scripted import policies
 
     return policies()

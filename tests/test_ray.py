@@ -1,39 +1,37 @@
-"""Ray's engines answer as a process does: the worker's own tests once more in a real cluster on
-this machine, and both bundled policies on two replicas that hold one each."""
+"""Ray's engines answer as a process does: all of the worker's own tests once more in a real cluster
+on this machine, and both bundled policies on two replicas that hold one each."""
 
+import contextlib
+import inspect
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
-from playground.serving.events import Failed, Finished, Phase, Result
+from playground.serving.events import Failed, Finished, Result
 from playground.serving.ray import Cluster
-from playground.serving.worker import Worker
 from tests import test_worker as same
-from tests.support.visitor import FAST, PI0
-from tests.test_worker import Given, answer, asked_where, read_until, until
+from tests.support.scripted import Given
+from tests.test_worker import answer, asked_where, page, read_until, start, until
 
 pytest.importorskip("ray")
-pytestmark = [
-    pytest.mark.slow,
-    # Ray starts its processes from this one, in which other tests have imported JAX.
-    pytest.mark.filterwarnings("ignore:os.fork"),
-]
+pytestmark = pytest.mark.slow
 
-test_order = same.test_first_come_first_served_and_everybody_sees_their_place
-test_full_queue = same.test_a_full_queue_says_busy_and_when_to_come_again
-test_urgent = same.test_an_urgent_job_waits_for_no_visitor
-test_leaving = same.test_a_visitor_who_leaves_frees_the_worker_at_the_next_event
-test_flood = same.test_a_visitor_who_stops_reading_holds_nobody_up
-test_fault = same.test_a_failing_policy_fails_alone
-test_crash = same.test_a_killed_worker_comes_back_and_the_queue_stands
-test_hang = same.test_a_hang_ends_at_the_announced_deadline
-test_refusal = same.test_a_factory_that_refuses_is_not_asked_again
-test_closing = same.test_closing_turns_new_jobs_away_and_gives_up_what_takes_too_long
-test_large = same.test_large_arrays_go_through_the_worker_and_back
-test_two_replicas = (
-    same.test_two_replicas_run_two_jobs_at_once_and_the_death_of_one_costs_only_its_own
+PI0, FAST = "pi0_tabletop", "pi0_fast_tabletop"
+
+# The tests of a worker, or of a program that has one, in their order. But one: until Ray kills a
+# stopped process 15 s pass, and what follows when an engine is silent is in the test of a hang too.
+_OF_A_WORKER = {fixture.__name__ for fixture in (start, page)}
+globals().update(
+    {
+        name: test
+        for name, test in vars(same).items()
+        if name.startswith("test_") and _OF_A_WORKER & set(inspect.signature(test).parameters)
+    }
 )
+del test_ready_is_the_heartbeat_of_the_loop_that_runs_the_jobs  # noqa: F821
 
 
 @pytest.fixture(autouse=True)
@@ -42,36 +40,42 @@ def patient(monkeypatch):
     monkeypatch.setattr(same, "LIMIT_S", 180)
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    with Cluster.join(replicas=2) as cluster:
-        yield cluster
+# Ray forks as it starts, which a process in which other tests have loaded JAX had better not do.
+_HEAD = """
+import sys
+from playground.serving.ray import Cluster
+with Cluster.join(replicas=2):
+    import ray
+    print(ray.get_runtime_context().gcs_address, flush=True)
+    sys.stdin.read()
+"""
 
 
-@pytest.fixture
-def start(cluster):
+@contextlib.contextmanager
+def engines_of_a_program():
     """As test_worker's."""
-    workers = []
-
-    def start(factory="policies", arguments=None, queue_size=16, replicas=(1, 1)):
-        named = factory if ":" in factory else f"{same.__name__}:{factory}"
-        how = {"kinds": KINDS, "queue_size": queue_size, "replicas": replicas}
-        workers.append(Worker(named, arguments or {}, start=cluster.start, **how))
-        return workers[-1]
-
-    yield start
-    for worker in workers:
-        worker.close(drain_s=0.0)
+    with Cluster.join(replicas=2) as cluster:
+        yield cluster.start
 
 
-def gate(policies, request):
-    """Says where it is, and waits for a file."""
-    yield Phase(request.policies[0], "at the gate", 60.0)
-    yield Result(os.getpid())
-    same.wait_for_file(request.value)
-
-
-KINDS = {**same.KINDS, "gate": f"{__name__}:gate"}
+@pytest.fixture(scope="module")
+def engines():
+    """Of a cluster joined by its address, as on many machines; another process has started it on
+    this one."""
+    environment = {name: x for name, x in os.environ.items() if name != "RAY_ADDRESS"}
+    environment["RAY_AUTH_MODE"] = "disabled"  # who joins by an address has no token
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", _HEAD]
+    with (
+        subprocess.Popen(command, cwd=same.ROOT, env=environment, **pipes) as head,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        try:
+            patch.setenv("RAY_ADDRESS", head.stdout.readline().strip())
+            with engines_of_a_program() as make:
+                yield make
+        finally:
+            head.communicate()
 
 
 def test_two_replicas_hold_one_policy_each_and_one_of_them_dies(start, tmp_path):

@@ -176,7 +176,9 @@ def test_the_simulated_robot_touches_the_cube_through_the_stock_client(stock_pyt
 
 def test_nobody_connects_before_the_policies_are_loaded(tmp_path):
     """And a port that is taken is known at once."""
-    with Worker("tests.test_worker:policies_behind", {"door": str(tmp_path / "door")}) as worker:
+    with Worker(
+        "tests.support.scripted:policies_behind", {"door": str(tmp_path / "door")}
+    ) as worker:
         server = RobotServer(worker, ROBOTS, "127.0.0.1", 0)
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", server.port)).close()

@@ -4,7 +4,7 @@ The policies here are scripts, not models: what is tested is who gets which answ
 policy's prompt is its script, so that a test decides what happens inside the worker's process.
 """
 
-import dataclasses
+import contextlib
 import gc
 import json
 import logging
@@ -30,183 +30,42 @@ from playground import codec
 from playground.serving import health, queue
 from playground.serving.events import Done, Failed, Finished, Job, Phase, Queued, Result, Step
 from playground.serving.messages import Loading, Setup
+from playground.serving.process import Process
 from playground.serving.queue import Busy
-from playground.serving.shelf import Shelf
 from playground.serving.worker import Down, Worker
 from playground.trace import Options, RawObservation
-from tests.support.traces import pi0_trace, policy_info
+from tests.support import scripted
+from tests.support.scripted import KINDS, Given
+from tests.support.traces import pi0_trace
 
 LIMIT_S = 30  # how long a test waits for what must happen, on however slow a machine
 ROOT = Path(__file__).resolve().parents[1]
 
 
-# --- what runs inside the worker's process ------------------------------------------------------
-
-
-class Scripted:
-    """Does what the words of the prompt say, and answers with the state it was given."""
-
-    def __init__(self, name):
-        self.name = name
-        self.info = policy_info("pi0", title=name)
-
-    def infer(self, observation, options):
-        self.options = options
-        try:
-            for number, word in enumerate(observation.prompt.split()):
-                verb, _, value = word.partition("=")
-                yield from getattr(self, verb)(number, value, observation)
-            trace = pi0_trace(steps=1, horizon=4, patches=1, prompt=observation.prompt)
-            trace.versions["state"] = observation.state.tobytes().hex()
-            yield Done(self.name, trace)
-        finally:
-            if "leaves" in observation.images:  # an observation can say where to note the end
-                note(bytes(observation.images["leaves"]).decode(), "left")
-
-    def step(self, number, value, observation):
-        yield Step(self.name, number, 1, 0.5, observation.state)
-
-    def note(self, number, value, observation):
-        note(value, f"{self.name} {observation.state[0]:g}")
-        yield Phase(self.name, "noted", 60.0)
-
-    def pid(self, number, value, observation):
-        note(value, str(os.getpid()))
-        yield Phase(self.name, "noted", 60.0)
-
-    def gate(self, number, value, observation):
-        yield Phase(self.name, "gate", 60.0)
-        wait_for_file(value)
-
-    def endless(self, number, value, observation):
-        while True:
-            yield Step(self.name, number, 1, 0.5, observation.state)
-            time.sleep(0.05)
-
-    def die(self, number, value, observation):
-        yield Phase(self.name, "die", 60.0)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def hang(self, number, value, observation):
-        yield Phase(self.name, "hang", 0.3)
-        time.sleep(600)
-
-    def silent(self, number, value, observation):
-        time.sleep(2.0)
-        yield Phase(self.name, "brief", 1.5)
-
-    def refuse(self, number, value, observation):
-        yield Phase(self.name, "refuse", 60.0)
-        raise ValueError("the state has 3 values, expected 14")
-
-    def break_(self, number, value, observation):
-        yield Phase(self.name, "break", 60.0)
-        raise RuntimeError("a secret in /etc/passwd")
-
-    def exhaust(self, number, value, observation):
-        """With more samples than that, in the middle of the run."""
-        import jax
-
-        yield Phase(self.name, "exhaust", 60.0)
-        yield Step(self.name, number, 1, 0.5, observation.state)
-        if self.options.num_samples > int(value):
-            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12 B.")
-
-
-def note(path, line):
-    with open(path, "a") as file:
-        file.write(line + "\n")
-
-
-def wait_for_file(path):
-    while not os.path.exists(path):
-        time.sleep(0.01)
-
-
-def policies(names=("pi0", "fast")):
-    return {name: Scripted(name) for name in names}
-
-
-def policies_behind(door):
-    """Announces its loading, which lasts until a file is there."""
-    yield Phase("pi0", "loading", 60.0)
-    wait_for_file(door)
-    return policies()
-
-
-def refusing():
-    raise ValueError("the checkpoint at hand needs 12.3 GB, the device has 8.0 GB")
-
-
-def loading_hangs():
-    yield Phase("pi0", "loading", 0.3)
-    time.sleep(600)
-
-
-def broken():
-    raise RuntimeError("cannot load")
-
-
-def with_jax():
-    import jax
-
-    assert jax.__version__
-    return policies()
-
-
-@codec.register
-@dataclasses.dataclass(frozen=True)
-class Given:
-    """A request of the kinds below."""
-
-    value: object = None
-    policies: tuple[str, ...] = ()
-
-
-def echo(policies, request):
-    yield Result(request.value)
-
-
-def flood(policies, request):
-    for number in range(request.value):
-        yield Result(number)
-
-
-def process_id(policies, request):
-    yield Result((os.getpid(), "jax" in sys.modules))
-
-
-def where(policies, request):
-    """What is held there, and the process."""
-    yield Result((os.getpid(), tuple(policies)))
-
-
-def shelf(most):
-    """Of three policies, in any order so many at once."""
-    infos = {name: policy_info("pi0", title=name) for name in ("a", "b", "c")}
-
-    def open_one(name):
-        yield Phase(name, "loading", 60.0)
-        return Scripted(name)
-
-    return Shelf(infos, open_one, lambda names: len(names) <= most)
-
-
-KINDS = {kind: f"{__name__}:{kind}" for kind in ("echo", "flood", "process_id", "where")}
-
-
 # --- what the tests share -----------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def engines_of_a_program():
+    """Makes engines, as `Worker` takes it. tests/test_ray.py runs these tests with another one."""
+    yield Process
+
+
+@pytest.fixture(scope="module")
+def engines():
+    with engines_of_a_program() as make:
+        yield make
+
+
 @pytest.fixture
-def start():
+def start(engines):
     """Starts workers, and ends them when the test is over."""
     workers = []
 
     def start(factory="policies", arguments=None, queue_size=16, replicas=(1, 1)):
-        named = f"{__name__}:{factory}"
+        named = factory if ":" in factory else f"{scripted.__name__}:{factory}"
         how = {"kinds": KINDS, "queue_size": queue_size, "replicas": replicas}
-        workers.append(Worker(named, arguments or {}, **how))
+        workers.append(Worker(named, arguments or {}, start=engines, **how))
         return workers[-1]
 
     yield start
@@ -981,7 +840,7 @@ def test_ready_is_the_heartbeat_of_the_loop_that_runs_the_jobs(start):
     until(lambda: not worker.ready())
     until(worker.ready)
     assert pid_of(worker) != pid
-    assert not alive(pid)
+    until(lambda: not alive(pid))
 
 
 def test_three_crashes_in_a_row_and_it_stays_down(start):
@@ -1031,52 +890,52 @@ def test_a_factory_that_breaks_is_tried_three_times(start, factory):
 # --- the process and its end --------------------------------------------------------------------
 
 PAGE = """
-import sys
+import importlib, signal, sys, threading
 from playground.serving import health, queue
 from playground.serving.events import Finished
 from playground.serving.worker import Worker
 from tests import test_worker as t
+from tests.support.scripted import KINDS, Given
 
-worker = Worker("tests.test_worker:with_jax", {}, kinds=t.KINDS)
-pid, jax_there = t.read_until(worker.call("process_id", t.Given()), t.Result).value
-stream = worker.infer(t.job(f"gate={sys.argv[1]}"))
-t.read_until(stream, t.Phase)
-print(pid, jax_there, flush=True)
-health.wait_for_signal()
-worker.close(drain_s=60.0)
-print(type(list(stream)[-1]).__name__, "jax" in sys.modules, flush=True)
+def say(*words):  # once a signal means the end
+    t.until(lambda: signal.getsignal(signal.SIGTERM) is not before)
+    print(*words, flush=True)
+
+_, gate, module = sys.argv
+with importlib.import_module(module).engines_of_a_program() as make:
+    worker = Worker("tests.support.scripted:with_jax", {}, kinds=KINDS, start=make)
+    pid, has_jax = t.read_until(worker.call("process_id", Given()), t.Result).value
+    stream = worker.infer(t.job(f"gate={gate}"))
+    t.read_until(stream, t.Phase)
+    before = signal.getsignal(signal.SIGTERM)
+    threading.Thread(target=say, args=(pid, has_jax)).start()
+    health.wait_for_signal()
+    worker.close(drain_s=60.0)
+    print(type(list(stream)[-1]).__name__, "jax" in sys.modules, flush=True)
 """
 
 
 @pytest.fixture
-def page(tmp_path):
+def page(engines, tmp_path, request):
     """A program that runs a worker with one job held by the gate; the program and the gate."""
     gate = tmp_path / "gate"
-    command = [sys.executable, "-c", PAGE, str(gate)]
+    command = [sys.executable, "-c", PAGE, str(gate), request.module.__name__]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as program:
         yield program, gate
         program.kill()
 
 
-def takes_sigterm(pid):
-    """Whether a handler for it is there yet (proc(5))."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
-    return int(caught, 16) >> (signal.SIGTERM - 1) & 1
-
-
 def test_sigterm_drains_and_exits_with_0_and_only_the_worker_imports_jax(page):
     program, gate = page
-    pid, jax_there = program.stdout.readline().split()
-    assert jax_there == "True"
-    until(lambda: takes_sigterm(program.pid))
+    pid, has_jax = program.stdout.readline().split()
+    assert has_jax == "True"
     program.send_signal(signal.SIGTERM)
     with pytest.raises(subprocess.TimeoutExpired):
         program.wait(timeout=0.5)  # it waits for the job
     gate.touch()
     assert program.stdout.readline().split() == ["Finished", "False"]
     assert program.wait(LIMIT_S) == 0
-    assert not alive(int(pid))
+    until(lambda: not alive(int(pid)))
 
 
 def test_a_killed_page_leaves_no_orphan(page):
@@ -1095,7 +954,7 @@ def test_a_closed_connection_ends_the_process_whatever_it_does(tmp_path):
         with subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()]) as process:
             try:
                 arguments = {"door": str(tmp_path / "never")}
-                setup = Setup(f"{__name__}:policies_behind", arguments, {}, 60.0)
+                setup = Setup(f"{scripted.__name__}:policies_behind", arguments, {}, 60.0)
                 ours.sendall(codec.encode(setup))
                 assert isinstance(in_time(lambda: codec.receive(ours)).body, Loading)
                 ours.shutdown(socket.SHUT_WR)

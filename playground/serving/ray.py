@@ -59,6 +59,7 @@ class Cluster:
         import ray
 
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray reports to its makers
+        os.environ.setdefault("RAY_worker_niceness", "0")  # by Ray's 15 all else goes first
         common = {"log_to_driver": True, "logging_level": "warning", "configure_logging": False}
         if os.environ.get("RAY_ADDRESS"):
             ray.init(**common)
@@ -144,12 +145,15 @@ class Replica:
             os.environ.setdefault(name, value)
         logs.configure_process()
         self._ours, theirs = socket.socketpair()
-        # What it raises ends the stream, and so is noticed.
         threading.Thread(target=self._run, args=(theirs,), daemon=True).start()
 
     def _run(self, connection: socket.socket) -> None:
+        """What the engine raises ends the stream, and so is noticed."""
         with connection:
-            Engine(connection).run()
+            try:
+                Engine(connection).run()
+            finally:  # closing says nothing to the other end while a thread of the engine reads
+                connection.shutdown(socket.SHUT_WR)
 
     def send(self, piece: bytes) -> None:
         """Bytes for the engine."""
