@@ -1,7 +1,7 @@
 """The simulated table as a robot: it asks a policy server for chunks as any openpi robot does.
 
-python app.py --robots
-python -m playground.tabletop.robot --connect ws://127.0.0.1:8000
+    python app.py --robots
+    python -m playground.tabletop.robot --connect ws://127.0.0.1:8000
 """
 
 import argparse
@@ -96,7 +96,7 @@ def drive(infer, prompt: str, scene: int, execute: int = EXECUTE) -> tuple[Outco
     return episode.outcome, waits
 
 
-def main() -> None:
+def settings() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--connect", default="ws://127.0.0.1:8000", help="(%(default)s)")
     parser.add_argument("--prompt", default="touch the red cube", help="(%(default)s)")
@@ -104,7 +104,11 @@ def main() -> None:
     parser.add_argument(
         "--episodes", type=int, default=1, help="as many scenes, one after the other"
     )
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = settings().parse_args()
     try:
         server = PolicyServer(args.connect, os.environ.get("PI0_PLAYGROUND_ROBOT_KEY", ""))
         print(f"connected: {dict(server.metadata)}", flush=True)

@@ -59,10 +59,14 @@ def measure(requests: int) -> dict[str, float]:
     return {what: statistics.median(values) for what, values in times.items()}
 
 
-def main() -> None:
+def settings() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="What the robots' socket costs.")
     parser.add_argument("--requests", type=int, default=100, help="(%(default)s)")
-    for what, median_ms in measure(parser.parse_args().requests).items():
+    return parser
+
+
+def main() -> None:
+    for what, median_ms in measure(settings().parse_args().requests).items():
         print(f"{what:8}{median_ms:8.2f} ms")
 
 
