@@ -2,6 +2,8 @@
 
     python app.py --robots
     python -m playground.tabletop.robot --connect ws://127.0.0.1:8000
+
+It waits for a server that is still loading.
 """
 
 import argparse
