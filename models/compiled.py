@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import jax
 from flax import nnx
+from jax.sharding import SingleDeviceSharding
 
 from models.config import Config
 
@@ -35,10 +36,11 @@ class Model(Protocol):
 
 
 def device_of(model) -> Device:
-    """Where a model's weights lie; of shapes without weights, where JAX would put them."""
+    """Where a model's weights lie, or are to lie; of shapes that do not say, where JAX would put
+    them."""
     for leaf in jax.tree.leaves(nnx.state(model)):
-        if isinstance(leaf, jax.Array):
-            return next(iter(leaf.devices()))
+        if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) and leaf.sharding is not None:
+            return next(iter(leaf.sharding.device_set))
     return jax.devices()[0]
 
 
@@ -66,24 +68,56 @@ def options(device: Device) -> dict[str, str] | None:
     return _CPU
 
 
-def compiled(model: Model, method: Callable, static: tuple[str, ...] = ()) -> Callable:
-    """`method(model, ...)` as a compiled function of the remaining arguments, on the device where
-    the model's weights lie.
+class Program:
+    """A compiled function of a model, of the arguments that its method has behind the model.
 
     The model is split once and its state is an argument: closed over, its weights would be copied
     into the program as constants; split at every call, the host would spend milliseconds.
-    `static` names the keyword arguments that the program is specialised to.
     """
-    graphdef, state = nnx.split(model)
-    exactness = precision(model.config.dtype)
 
-    @functools.partial(jax.jit, static_argnames=static, compiler_options=options(device_of(model)))
+    def __init__(self, run: Callable, state, device: Device):
+        self.run, self.state, self._device = run, state, device
+
+    def __call__(self, *args, **kwargs):
+        return self.run(self.state, *args, **kwargs)
+
+    def ahead(self, *args, **kwargs):
+        """Compiles it for arguments like these, of which any may be a shape alone, as may the
+        model's weights. Returns the shapes of the result, on the model's device."""
+        self.run.lower(self.state, *args, **kwargs).compile()
+        result = self.run.eval_shape(self.state, *args, **kwargs)
+        return jax.tree.map(lambda x: on_device(x, x.dtype, self._device), result)
+
+
+def on_device(like, dtype, device: Device) -> jax.ShapeDtypeStruct:
+    """The shape of an array on a device."""
+    where = SingleDeviceSharding(device)
+    weak = getattr(like, "weak_type", False)
+    return jax.ShapeDtypeStruct(like.shape, dtype, sharding=where, weak_type=weak)
+
+
+# Of models of shapes, while they live: what was compiled for one serves that whose weights came.
+_AHEAD: weakref.WeakValueDictionary[tuple, Callable] = weakref.WeakValueDictionary()
+
+
+def compiled(model: Model, method: Callable, static: tuple[str, ...] = ()) -> Program:
+    """`method(model, ...)` as a program, on the device where the model's weights lie. `static`
+    names the keyword arguments that it is specialised to."""
+    graphdef, state = nnx.split(model)
+    device, exactness = device_of(model), precision(model.config.dtype)
+    key = (graphdef, method, static, exactness, device)
+
     def run(state, *args, **kwargs):
         with jax.default_matmul_precision(exactness):
             return method(nnx.merge(graphdef, state), *args, **kwargs)
 
-    _functions.add(run)
-    return functools.partial(run, state)
+    jitted = _AHEAD.get(key)
+    if jitted is None:
+        jitted = jax.jit(run, static_argnames=static, compiler_options=options(device))
+    if not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state)):
+        _AHEAD[key] = jitted
+    _functions.add(jitted)
+    return Program(jitted, state, device)
 
 
 def num_programs() -> int:

@@ -335,13 +335,17 @@ class Pi0(nnx.Module):
         return self.action_out_proj(suffix_out[:, -self.config.action_horizon :])
 
 
+def _prefix_alone(model: Pi0, *args) -> Prefix:
+    return model.prefill(*args)[0]
+
+
 class Pi0Programs:
     """The compiled entry points of one model."""
 
     def __init__(self, model: Pi0):
         model = laid_out(model)
         self.embed_images = compiled(model, Pi0.embed_images)
-        self.prefill = compiled(model, lambda model, *args: model.prefill(*args)[0])
+        self.prefill = compiled(model, _prefix_alone)
         self.prefill_attention = compiled(model, Pi0.prefill)
         self.sample_actions = compiled(model, Pi0.sample_actions, ("num_steps",))
         self.sample_trajectory = compiled(model, Pi0.sample_trajectory, ("num_steps",))
@@ -374,6 +378,11 @@ class Pi0Programs:
             return self._steps(prefix, observation, x_t, times, num_steps, attention=attention)
 
         return parts(run, noise, num_steps, at_once)
+
+    def denoise_ahead(self, prefix, observation, noise, num_steps: int, *, at_once: bool) -> None:
+        """Compiles what `denoise` runs, of shapes."""
+        times = step_times(num_steps)[: num_steps + 1 if at_once else 2]
+        self._steps.ahead(prefix, observation, noise, times, num_steps, attention=False)
 
 
 def parts(

@@ -256,6 +256,10 @@ def _or_any(key: Array | None) -> Array:
     return jax.random.key(0) if key is None else key
 
 
+def _state_alone(model: Pi0Fast, *args, **how) -> DecodeState:
+    return model.prefill(*args, **how, last_only=True)[0]
+
+
 class Pi0FastPrograms:
     """The compiled entry points of one model."""
 
@@ -263,9 +267,7 @@ class Pi0FastPrograms:
         model = laid_out(model)
         size = ("max_decoding_steps",)
         self.embed_images = compiled(model, Pi0Fast.embed_images)
-        self.prefill = compiled(
-            model, lambda model, *a, **k: model.prefill(*a, **k, last_only=True)[0], size
-        )
+        self.prefill = compiled(model, _state_alone, size)
         self.prefill_attention = compiled(model, Pi0Fast.prefill, size)
         self.sample_actions = compiled(model, Pi0Fast.sample_actions, size)
         self.decode_all = compiled(model, Pi0Fast.decode_all)
@@ -283,10 +285,22 @@ class Pi0FastPrograms:
         """The tokens of `decode_all` one by one, each as it is written, or BLOCK by one program at
         once; NumPy's arrays."""
         how = {"size": BLOCK if at_once else 1, "attention": attention}
-        buffer = TokenBuffer.empty(len(state.logits), state.max_steps, options)
-        # Placed like what a part leaves to the next: else that would be a program of its own.
-        buffer, key = jax.device_put((buffer, _or_any(key)), state.logits.sharding)
+        buffer, key = self._begun(state, key, options)
         while bool(buffer.unfinished):
             state, buffer, key, written, count = self._some(state, buffer, key, options, **how)
             count = int(count)
             yield jax.tree.map(lambda x: np.asarray(x)[:count], written)  # noqa: B023
+
+    def decode_ahead(self, state: DecodeState, options: DecodeOptions, *, at_once: bool) -> None:
+        """Compiles what `decode` runs, of shapes."""
+        buffer, key = self._begun(state, None, options)
+        size = BLOCK if at_once else 1
+        self._some.ahead(state, buffer, key, options, size=size, attention=False)
+
+    @staticmethod
+    def _begun(
+        state: DecodeState, key: Array | None, options: DecodeOptions
+    ) -> tuple[TokenBuffer, Array]:
+        """Placed like what a part leaves to the next: else that would be a program of its own."""
+        buffer = TokenBuffer.empty(len(state.logits), state.max_steps, options)
+        return jax.device_put((buffer, _or_any(key)), state.logits.sharding)

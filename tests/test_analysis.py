@@ -1,6 +1,7 @@
 """What matters: constructed models whose answer is known, variants as promised, and sentences that
 claim no more than was measured."""
 
+import copy
 import dataclasses
 import functools
 import html
@@ -152,10 +153,9 @@ def flow(change=nothing, pi05=False):
     policy = assemble(name, config, model, tokenizer(), None)
     if change is not nothing:  # the same programs over other weights: nothing compiles again
         programs = vars(flow(pi05=pi05).programs)
-        weights = nnx.split(model)[1]
         for name, program in programs.items():
-            if isinstance(program, functools.partial):
-                setattr(policy.programs, name, functools.partial(program.func, weights))
+            setattr(policy.programs, name, copy.copy(program))
+            getattr(policy.programs, name).state = nnx.split(model)[1]
     return policy
 
 

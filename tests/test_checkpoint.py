@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import threading
 import weakref
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from models.checkpoints import assembly, openpi
 from models.checkpoints import digests as files
 from models.checkpoints.arrays import DTYPES, Stored, check_files, has_nonfinite
 from models.checkpoints.bundled import load_bundled, save_bundled
+from models.checkpoints.staging import Piece, take_all
 from models.pi0 import Pi0
 from models.pi0_fast import Pi0Fast
 from tests.support.golden_models import CONFIGS
@@ -217,27 +219,64 @@ def test_progress(goldens):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", None])
-def test_one_array_at_a_time(dtype):
-    """When an array is read, none read before it is still held, by us or by JAX."""
-    arrays, read = random_arrays(SMALL["pi05"]), []
+def test_several_arrays_at_a_time_hold_no_more_than_one_by_one(dtype):
+    """When an array is read, those still held, by us or by JAX, and the parameters placed by then
+    come to no more than with one array after the other."""
+    arrays, read, held = random_arrays(SMALL["pi05"]), {}, []
+    lock = threading.Lock()
 
     def stored(path):
-        def layers():
-            assert [ref for ref in read if ref() is not None] == [], path
+        def layers(*_):
             array = arrays[path].copy()
-            read.append(weakref.ref(array))
+            with lock:
+                read[path] = weakref.ref(array)
+                held.append([name for name, ref in read.items() if ref() is not None])
             if openpi.is_stacked(path):
                 yield from array
             else:
                 yield array
 
-        return Stored(arrays[path].shape, arrays[path].dtype, layers)
+        count = len(arrays[path]) if openpi.is_stacked(path) else 1
+        return Stored(arrays[path].shape, arrays[path].dtype, layers, count, count)
 
     opened = {path: stored(path) for path in arrays}
     model = assembly.assemble(SMALL["pi05"], opened, where="memory", dtype=dtype)
     assert len(read) == len(arrays)
-    sizes = [opened[path].nbytes for path in arrays]
-    assert sum(sizes) == sum(4 * v.size for v in assembly.parameters_of(model).values())
+    sizes = {path: array.nbytes for path, array in opened.items()}
+    assert sum(sizes.values()) == sum(4 * v.size for v in assembly.parameters_of(model).values())
+    share, placed, most = 0.5 if dtype == "bfloat16" else 1.0, 0.0, 0.0
+    for size in sorted(sizes.values(), reverse=True):
+        most = max(most, placed + 2 * size)
+        placed += share * size
+    for count, (path, at_once) in enumerate(zip(read, held, strict=True)):
+        staged = sum(sizes[name] for name in at_once)
+        taken = sum(share * sizes[name] for name in [*read][:count] if name not in at_once)
+        assert taken + 2 * staged <= max(most, placed), path
+
+
+def test_pieces_are_taken_several_at_a_time_and_the_first_error_ends_it():
+    """Two that fit beside each other meet; what does not fit waits; after a failure no other piece
+    begins."""
+    meeting, begun, taken, calls = threading.Barrier(2), threading.Event(), [], []
+    large = Piece("large", 100, 50, lambda: taken.append(begun.wait(0.2)))
+    next_ = Piece("next", 70, 35, begun.set)
+    pair = [Piece(name, 10, 5, lambda: meeting.wait(60) and None) for name in "ab"]
+    take_all([large, next_, *pair], lambda *call: calls.append(call))
+    assert taken.pop() is False
+    assert [done for done, *_ in calls] == sorted(done for done, *_ in calls)
+    assert calls[-1][:2] == (190, 190)
+
+    def fail():
+        raise ValueError("b is damaged")
+
+    def take(name):
+        return lambda: taken.append(name)
+
+    pieces = [Piece("a", 100, 100, take("a")), Piece("b", 100, 100, fail)]
+    pieces += [Piece("c", 200, 100, take("c"))]
+    with pytest.raises(ValueError, match="b is damaged"):
+        take_all(pieces, lambda *_: None)
+    assert taken == ["a"]
 
 
 def test_largest_arrays_come_first(goldens):

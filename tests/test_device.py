@@ -66,7 +66,7 @@ def test_float32_is_multiplied_in_float32(dtype):
     """What is said to the compiler, which on a GPU would take TF32 otherwise."""
     config = dataclasses.replace(CONFIGS["pi0"], dtype=dtype)
     prefill = Pi0Programs(random_model(config, dtype=dtype)).prefill
-    program = prefill.func.lower(*prefill.args, example_observation(config)).as_text()
+    program = prefill.run.lower(prefill.state, example_observation(config)).as_text()
     products = [line for line in program.splitlines() if "dot_general" in line]
     exact = ["precision = [HIGHEST, HIGHEST]" in line for line in products]
     assert len(products) > 20

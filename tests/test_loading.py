@@ -4,15 +4,20 @@ import gc
 import os
 import subprocess
 import sys
+import threading
 
 import jax
 import numpy as np
 import pytest
 
-from models.checkpoints.assembly import random_model
+from models.checkpoints.assembly import model_of_shapes, random_model
 from models.config import PI0_FAST_TABLETOP, PI0_TABLETOP
 from playground.checkpoints import catalog, load, memory_plan
+from playground.policies.warm_up import CompiledAhead, grey_picture
+from playground.robots.builtin import TABLETOP
 from playground.serving.events import Phase, TokenEvent
+from playground.tools import bench_full_size
+from playground.tools.bench_answers import policy_of
 from playground.trace import Options, RawObservation
 from tests.conftest import ROOT
 
@@ -81,6 +86,64 @@ def test_a_warm_up_compiles_all_that_a_default_run_needs(name, monkeypatch):
     phases = [event.phase for event in written if isinstance(event, Phase)]
     assert phases
     assert not [phase for phase in phases if "compiling" in phase]
+
+
+def compiled_models():
+    """Seconds of each program of a model that was compiled meanwhile, and what stops listening."""
+    seconds = []
+
+    def heard(event, duration, **about):
+        if "backend_compile" in event and about.get("fun_name") == "jit(run)":
+            seconds.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    return seconds, lambda: jax.monitoring.unregister_event_duration_listener(heard)
+
+
+@pytest.mark.parametrize("name", bench_full_size.TEXT)
+def test_what_is_compiled_for_shapes_serves_the_weights_that_come(name):
+    """And the warm-up of the policy with weights compiles nothing of the model any more."""
+    config, device = bench_full_size.config_of(name, tiny=True), jax.devices()[0]
+    with CompiledAhead(lambda: policy_of(model_of_shapes(config, "bfloat16", device))) as ahead:
+        model = random_model(config, 0, "bfloat16", device)
+    assert ahead.compiled is not None
+    policy = policy_of(model)
+    seconds, stop = compiled_models()
+    load.warm_up(policy)
+    stop()
+    assert not seconds
+    # Without weights of its own: each model is asked with those that it has.
+    other = policy_of(random_model(config, 1, "bfloat16", device))
+    raw = grey_picture(policy)
+    one, two = (np.asarray([*p.image_tokens(p.prepare(raw)).values()]) for p in (policy, other))
+    assert not np.array_equal(one, two)
+
+
+def test_compiling_ahead_ends_with_the_loading_and_hides_no_error(caplog):
+    """What fails there is left to the warm-up; a failed loading is raised, and no program is begun
+    after it."""
+    begun, failed = threading.Event(), threading.Event()
+
+    class Slow:
+        info, robot = load.open_policy("pi0_tabletop").info, TABLETOP
+
+        def compile_ahead(self, raw, options, go_on):
+            begun.set()
+            assert failed.wait(60)
+            while go_on():
+                pass
+
+    def loading():
+        with CompiledAhead(Slow):
+            assert begun.wait(60)
+            failed.set()
+            raise ValueError("layer 3 holds NaN")
+
+    with pytest.raises(ValueError, match="layer 3 holds NaN"):
+        loading()
+    with CompiledAhead(lambda: 1 / 0):
+        pass
+    assert "nothing is compiled ahead" in caplog.text
 
 
 def test_policies_of_one_title_are_called_by_their_names():

@@ -27,13 +27,18 @@ DTYPES = {
 class Stored:
     """An array of a checkpoint that has not been read.
 
-    `layers` reads it: along axis 0 if it stacks layers, else once and whole. It may be called again
-    and then reads again, so that no more than a layer or an array is held at a time.
+    layers: reads those from the first number up to the second, which is not included; an array that
+        stacks none is one layer. It may be called again and then reads again, so that no more than
+        a layer or an array is held at a time
+    num_layers: how many it stacks along axis 0, or 1
+    step: so many are decoded together, from a multiple of it on
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype
-    layers: Callable[[], Iterator[np.ndarray]]
+    layers: Callable[[int, int], Iterator[np.ndarray]]
+    num_layers: int = 1
+    step: int = 1
 
     @property
     def nbytes(self) -> int:
@@ -41,7 +46,7 @@ class Stored:
 
     def read(self) -> np.ndarray:
         """The whole array."""
-        layers = list(self.layers())
+        layers = list(self.layers(0, self.num_layers))
         return layers[0] if layers[0].ndim == len(self.shape) else np.stack(layers)
 
 
@@ -89,17 +94,18 @@ def check_files(folder: Path) -> None:
 
 
 def _stored(name: str, array: ts.TensorStore, stacked: bool) -> Stored:
-    def layers() -> Iterator[np.ndarray]:
-        if not stacked:
-            yield _reading(name, lambda: array.read())
-            return
-        # As many layers at a time as one chunk holds: to read one, all of it must be decoded.
-        step = int(np.asarray(array.chunk_layout.read_chunk.shape)[0])
-        for start in range(0, array.shape[0], step):
-            stop = min(start + step, array.shape[0])
-            yield from _reading(name, lambda: array[start:stop].read())  # noqa: B023
+    shape, dtype = tuple(array.shape), array.dtype.numpy_dtype
+    if not stacked:
+        return Stored(shape, dtype, lambda *_: iter([_reading(name, lambda: array.read())]))
+    # As many layers at a time as one chunk holds: to read one, all of it must be decoded.
+    step = int(np.asarray(array.chunk_layout.read_chunk.shape)[0])
 
-    return Stored(tuple(array.shape), array.dtype.numpy_dtype, layers)
+    def layers(start: int, stop: int) -> Iterator[np.ndarray]:
+        for first in range(start, stop, step):
+            last = min(first + step, stop)
+            yield from _reading(name, lambda: array[first:last].read())  # noqa: B023
+
+    return Stored(shape, dtype, layers, shape[0], step)
 
 
 def _reading(what, begin):
@@ -122,16 +128,30 @@ def open_safetensors(path: Path) -> dict[str, Stored]:
     nothing read yet but the headers."""
     if path.suffix == ".json":
         return _open_shards(path)
-    file = _open_file(path)
+    file = _open_file(path)  # which checks that the header is sound and fits the file
+    header, start = _header(path)
+    data = np.memmap(path, np.uint8, "r")
     arrays = {}
-    for name in file.keys():  # noqa: SIM118  (it is no dict)
-        header = file.get_slice(name)
-        kind = header.get_dtype()
-        dtype = DTYPES.get(_SAFETENSORS_TYPES.get(kind, ""), kind)
-        arrays[name] = Stored(
-            tuple(header.get_shape()), dtype, lambda name=name: iter([file.get_tensor(name)])
-        )
+    for name, entry in header.items():
+        kind, shape = entry["dtype"], tuple(entry["shape"])
+        if kind not in _SAFETENSORS_TYPES:  # of norm stats, or to be refused
+            arrays[name] = Stored(shape, kind, lambda *_, name=name: iter([file.get_tensor(name)]))
+            continue
+        # Not by `get_tensor`, which copies an array and holds all of Python up meanwhile.
+        first, last = (start + offset for offset in entry["data_offsets"])
+        dtype = DTYPES[_SAFETENSORS_TYPES[kind]]
+        array = np.asarray(data[first:last]).view(dtype).reshape(shape)
+        arrays[name] = Stored(shape, dtype, lambda *_, array=array: iter([array]))
     return arrays
+
+
+def _header(path: Path) -> tuple[dict, int]:
+    """What a sound safetensors file says of each array, and where the first one begins."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    return header, 8 + length
 
 
 def safetensors_metadata(path: Path) -> dict[str, str]:

@@ -2,7 +2,9 @@
 Never unpickles; never returns a model with anything left out.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import functools
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -18,14 +20,14 @@ from models.checkpoints.digests import (
     weights_file,
 )
 from models.checkpoints.openpi import Row, family_of, open_openpi, rows
-from models.compiled import Device
+from models.checkpoints.staging import Piece, Progress, take_all
+from models.compiled import Device, on_device
 from models.config import Config, DType, Pi0FastConfig
 from models.pi0 import Pi0
 from models.pi0_fast import Pi0Fast
 
 Policy = Pi0 | Pi0Fast
-# bytes done, bytes in all, name of the array at hand
-Progress = Callable[[int, int, str], None]
+_ALIGNMENT = 64  # bytes, XLA's of arrays on a CPU
 
 # --- openpi's folder ----------------------------------------------------------------------------
 
@@ -46,10 +48,10 @@ def load_openpi(
     bytes in all (as stored) and the array at hand. device: where the weights go, None for the
     default one.
 
-    Array by array: beside the model, the host holds the largest array twice at most (its compressed
-    and its decoded bytes). Raises ValueError, naming what is wrong, for another kind of folder, a
-    missing or damaged file, arrays that do not fit the config, NaN or infinity, and files that
-    differ from the folder's `SHA256SUMS` if it has them.
+    Several arrays at a time, in the host's memory that one after the other would take: beside the
+    model, the largest array twice (its compressed and its decoded bytes). Raises ValueError, naming
+    what is wrong, for another kind of folder, a missing or damaged file, arrays that do not fit the
+    config, NaN or infinity, and files that differ from the folder's `SHA256SUMS` if it has them.
     """
     folder = Path(folder)
     params = params_folder(folder)
@@ -120,6 +122,13 @@ def abstract_model(config: Config) -> Policy:
     return nnx.eval_shape(lambda: Pi0(config, rngs=_NoRandomNumbers()))
 
 
+def model_of_shapes(config: Config, dtype: DType, device: Device) -> Policy:
+    """The model as it will be with its parameters in `dtype` on the device: for compiling."""
+    graphdef, state = nnx.split(abstract_model(config))
+    place = lambda x: on_device(x, DTYPES[dtype], device)  # noqa: E731
+    return nnx.merge(graphdef, jax.tree.map(place, state))
+
+
 class _NoRandomNumbers(nnx.Rngs):
     """One key for all parameters: of shapes, no number is ever drawn. nnx's own counts its keys,
     and counting while shapes are traced takes nearly all the time for a 3B model."""
@@ -165,7 +174,7 @@ def assemble(
     """The model that openpi's arrays make, its parameters in `dtype` (None: as stored).
 
     Everything is checked before the first array is read; each array is then read, checked for NaN
-    and infinity, cast and put on the device (None: the default one) before the next. The largest
+    and infinity, cast and put on the device (None: the default one), several at a time. The largest
     come first, while there is the most room. Raises ValueError; never returns a model with anything
     left out.
     """
@@ -181,28 +190,33 @@ def assemble(
         {path: (stored.shape, stored.dtype) for path, stored in arrays.items()},
         hint,
     )
-    return fill(abstract_model(config), _values(table, arrays, where, progress), dtype, device)
-
-
-def _values(
-    table: tuple[Row, ...], arrays: Mapping[str, Stored], where: str, progress: Progress | None
-) -> Iterator[tuple[str, np.ndarray]]:
-    """(nnx path, array with its axes in our order) of everything, the largest first."""
-    done, total = 0, sum(stored.nbytes for stored in arrays.values())
-    report = progress or (lambda *_: None)
+    filling = Filling(abstract_model(config), dtype, device)
+    pieces: list[Piece] = []
     for row in sorted(table, key=lambda row: -arrays[row.path].nbytes):
-        report(done, total, row.path)
-        for index, layer in enumerate(arrays[row.path].layers()):
+        pieces += _pieces(row, arrays[row.path], filling, where)
+    take_all(pieces, progress or (lambda *_: None))
+    return filling.model()
+
+
+def _pieces(row: Row, stored: Stored, filling: "Filling", where: str) -> Iterator[Piece]:
+    """What is decoded together of one array, on its way into the model."""
+
+    def take(start: int, stop: int) -> None:
+        for index, layer in enumerate(stored.layers(start, stop), start):
             if has_nonfinite(layer):
                 which = row.path if row.layers is None else f"{row.path}, layer {index}"
                 raise ValueError(
                     f"{where}: {which} holds NaN or infinity, so the training run that wrote it "
                     "diverged or the file is damaged; use an earlier step or copy it again"
                 )
-            yield from zip(row.module_paths(index), row.unpack(layer), strict=True)
-            done += layer.nbytes
-            report(done, total, row.path)
-            del layer  # a view of an array that the next one's place is needed for
+            for name, value in zip(row.module_paths(index), row.unpack(layer), strict=True):
+                filling.put(name, value)
+
+    for start in range(0, stored.num_layers, stored.step):
+        stop = min(start + stored.step, stored.num_layers)
+        size = stored.nbytes * (stop - start) // stored.num_layers
+        placed = size * filling.itemsize(stored.dtype) // stored.dtype.itemsize
+        yield Piece(row.path, size, placed, functools.partial(take, start, stop))
 
 
 def fill(
@@ -211,22 +225,51 @@ def fill(
     dtype: DType | None,
     device: Device | None = None,
 ) -> Policy:
-    """The model whose parameters are the values, by nnx path.
-
-    Each is reshaped to its parameter, cast and put on the device as it comes (None: the default
-    one).
-    """
-    graphdef, state = nnx.split(abstract)
-    parameters = {_name(path): (path, parameter) for path, parameter in nnx.to_flat_state(state)}
-    filled = {}
+    """The model whose parameters are the values, by nnx path, each put in as it comes."""
+    filling = Filling(abstract, dtype, device)
     for name, value in values:
-        path, parameter = parameters[name]
-        # Always a copy: JAX lets go late of what it was given, and a view would keep all of the
-        # array it belongs to while the next is read.
-        value = np.array(value, dtype=dtype and DTYPES[dtype], order="C")
-        filled[path] = parameter.replace(jax.device_put(value.reshape(parameter.shape), device))
-    assert len(filled) == len(parameters), "the caller checks that every parameter has a value"
-    return nnx.merge(graphdef, nnx.from_flat_state(filled.items()))
+        filling.put(name, value)
+    return filling.model()
+
+
+class Filling:
+    """A model whose parameters come one by one, from any thread: each is reshaped, cast (None: as
+    it is) and put on the device (None: the default one)."""
+
+    def __init__(self, abstract: Policy, dtype: DType | None, device: Device | None):
+        self._graphdef, state = nnx.split(abstract)
+        flat = nnx.to_flat_state(state)
+        self._parameters = {_name(path): (path, parameter) for path, parameter in flat}
+        self._dtype, self._device = dtype and DTYPES[dtype], device
+        self._filled: dict[str, nnx.Variable] = {}
+
+    def itemsize(self, dtype: np.dtype) -> int:
+        """Bytes of the host's memory that a number, which comes as `dtype`, keeps."""
+        on_host = (self._device or jax.devices()[0]).platform == "cpu"
+        return (self._dtype or dtype).itemsize if on_host else 0
+
+    def put(self, name: str, value: np.ndarray) -> None:
+        """Returns when the array is on the device and `value` is needed no longer."""
+        _, parameter = self._parameters[name]
+        # Always a copy: a view would keep all of the array that it belongs to.
+        copy = _empty(value.shape, self._dtype or value.dtype)
+        copy[...] = value
+        array = jax.device_put(copy.reshape(parameter.shape), self._device)
+        self._filled[name] = parameter.replace(jax.block_until_ready(array))
+
+    def model(self) -> Policy:
+        missing = self._parameters.keys() - self._filled.keys()
+        assert not missing, "the caller checks that every parameter has a value"
+        flat = [(path, self._filled[name]) for name, (path, _) in self._parameters.items()]
+        return nnx.merge(self._graphdef, nnx.from_flat_state(flat))
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array at a place in memory that JAX takes over on a CPU: of any other it makes a copy."""
+    size = math.prod(shape) * dtype.itemsize
+    buffer = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -buffer.ctypes.data % _ALIGNMENT
+    return buffer[start : start + size].view(dtype).reshape(shape)
 
 
 def _name(path: tuple) -> str:

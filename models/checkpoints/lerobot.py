@@ -85,13 +85,13 @@ def open_lerobot(path: Path, config: Config, adapters: Path | None = None) -> di
 def _joined(row: Row, theirs: tuple[str, ...], turn: Turn, found: Mapping[str, Stored]) -> Stored:
     """One of openpi's arrays, made of LeRobot's a layer at a time."""
 
-    def layers() -> Iterator[np.ndarray]:
-        for layer in range(row.layers or 1):
+    def layers(start: int, stop: int) -> Iterator[np.ndarray]:
+        for layer in range(start, stop):
             shares = [turn.change(found[x.format(layer)].read(), row.shape) for x in theirs]
             yield shares[0] if len(shares) == 1 else np.stack(shares)
 
     dtypes = {found[x.format(i)].dtype for x in theirs for i in range(row.layers or 1)}
-    return Stored(row.stored_shape, np.result_type(*dtypes), layers)
+    return Stored(row.stored_shape, np.result_type(*dtypes), layers, row.layers or 1)
 
 
 def _canonical_names(path: Path, found: dict[str, Stored], config: Config) -> dict[str, Stored]:

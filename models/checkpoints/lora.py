@@ -92,15 +92,17 @@ def merge(
 def _sum(target: _Target, scale: float, arrays: Mapping[str, Stored]) -> Stored:
     base, a, b = (arrays[path] for path in (target.base, target.a, target.b))
 
-    def layers() -> Iterator[np.ndarray]:
-        for w, left, right in zip(base.layers(), a.layers(), b.layers(), strict=True):
+    def layers(start: int, stop: int) -> Iterator[np.ndarray]:
+        summands = (array.layers(start, stop) for array in (base, a, b))
+        for w, left, right in zip(*summands, strict=True):
             w, left, right = (x.astype(np.float32, copy=False) for x in (w, left, right))
             if target.name == "attn_vec_einsum":
                 right = right.sum(axis=0)
             yield w + np.float32(scale) * (left @ right)
 
     # In full precision whatever the base's: rounding the sum to bfloat16 would lose small updates.
-    return Stored(base.shape, np.dtype(np.float32), layers)
+    step = math.lcm(base.step, a.step, b.step)
+    return Stored(base.shape, np.dtype(np.float32), layers, base.num_layers, step)
 
 
 def _is_adapter(path: str) -> bool:

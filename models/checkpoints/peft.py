@@ -106,7 +106,7 @@ def _replace(merged: dict[str, Stored], name: str, stored: Stored) -> list[str]:
 
 
 def _sum(weight: Stored, a: Stored, b: Stored, scale: float) -> Stored:
-    def layers() -> Iterator[np.ndarray]:
+    def layers(*_) -> Iterator[np.ndarray]:
         w, left, right = (x.read().astype(np.float32, copy=False) for x in (weight, b, a))
         yield w + np.float32(scale) * (left @ right)
 

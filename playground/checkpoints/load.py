@@ -15,7 +15,12 @@ import numpy as np
 import tokenizers
 
 from models.byte_alphabet import CHARACTER_OF_BYTE
-from models.checkpoints.assembly import load_lerobot, load_openpi, random_model
+from models.checkpoints.assembly import (
+    load_lerobot,
+    load_openpi,
+    model_of_shapes,
+    random_model,
+)
 from models.checkpoints.bundled import load_bundled
 from models.checkpoints.digests import revision
 from models.config import Config, DType, to_dict
@@ -32,7 +37,7 @@ from playground.checkpoints.stats import norm_stats, stats_notes
 from playground.policies.base import Policy, computation
 from playground.policies.fast import FastPolicy
 from playground.policies.flow import FlowPolicy
-from playground.policies.warm_up import warm_up
+from playground.policies.warm_up import CompiledAhead, warm_up
 from playground.serving.compile_cache import keep_compiled_programs
 from playground.serving.events import Phase
 from playground.serving.shelf import Shelf
@@ -202,22 +207,38 @@ def open_steps(entry: Entry) -> Generator[Phase, None, Policy]:
         text = TOKENIZER
     else:
         entry, text = yield from _reported(entry.name, "downloading", lambda p: _fetch(entry, p))
-        model = yield from _reported(entry.name, "loading", lambda p: _load(entry, p))
-    info = card(entry, model.config)
+        ahead = CompiledAhead(lambda: _of_shapes(entry, text))
+        with ahead:
+            model = yield from _reported(entry.name, "loading", lambda p: _load(entry, p))
+            yield Phase(entry.name, "compiling", WARM_UP_DEADLINE_S)
+            info = card(entry, model.config)
+        return _assembled(info, entry, model, text)  # while `ahead` holds what it compiled
+    return _assembled(card(entry, model.config), entry, model, text)
+
+
+def _of_shapes(entry: Entry, text: Path) -> Policy:
+    """The policy with shapes in place of its weights, to be compiled."""
+    config, storage = precision(entry)
+    model = model_of_shapes(config, storage, device_for(config))
+    return _assembled(card(entry, config, weights=""), entry, model, text)
+
+
+def _assembled(info: PolicyInfo, entry: Entry, model: Pi0 | Pi0Fast, text: Path) -> Policy:
     named = entry.action_tokenizer
     actions = None if named is None else FastActionTokenizer.load(named)
     return assemble(info, entry, model, PaligemmaTokenizer(text, entry.convention), actions)
 
 
-def card(entry: Entry, config: Config) -> PolicyInfo:
-    """What a policy says of itself, from its files but for the weights. config: its model's."""
+def card(entry: Entry, config: Config, weights: str | None = None) -> PolicyInfo:
+    """What a policy says of itself, from its files but for the weights. config: its model's;
+    weights: their revision, None to compute it from the files."""
     if entry.kind == "untrained":
         return untrained(entry.name).info
     bundled = entry.kind == "bundled"
     return describe(
         entry,
         config,
-        revision=revision(entry.params or entry.here),
+        revision=revision(entry.params or entry.here) if weights is None else weights,
         badge=BUNDLED_BADGE if bundled else REAL_BADGE,
         notice=BUNDLED_NOTICE if bundled else entry.notice,
         stats=norm_stats(entry),

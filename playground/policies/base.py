@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -212,6 +212,25 @@ class Policy:
         rows = jnp.split(tokens, len(pixels)) if len(pixels) > 1 else [tokens]
         for (digest, _), row in zip(new, rows, strict=False):
             kept.image_tokens.put(digest, row)
+
+    def compile_ahead(
+        self, raw: RawObservation, options: Options, go_on: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Compiles what `infer` runs, without running it: the weights may be shapes alone. Ends
+        before the next program when `go_on` says no."""
+        prepared = self.prepare(raw)
+        slots = self._attended_images(prepared)
+        if not (slots and go_on()):
+            return
+        pixels = np.stack([self.pixels(prepared, next(iter(slots)))] * self.pictures_a_call)
+        rows = self.programs.embed_images.ahead(pixels)
+        row = jax.ShapeDtypeStruct((1, *rows.shape[1:]), rows.dtype, sharding=rows.sharding)
+        if go_on():
+            self._compile_loop(prepared, options, dict.fromkeys(slots, row), go_on)
+
+    def _compile_loop(self, prepared, options, tokens, go_on):
+        """The rest of it. tokens: the shapes by slot."""
+        raise NotImplementedError
 
     def text_columns(self, prepared: Prepared) -> int:
         """How many columns of text run."""

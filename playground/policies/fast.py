@@ -158,6 +158,14 @@ class FastPolicy(Policy):
                 ),
             )
 
+    def _compile_loop(self, prepared, options, tokens, go_on):
+        observation = self.observation(prepared, self._text_places(prepared, False))
+        size = {"max_decoding_steps": options.max_tokens}
+        state = self.programs.prefill.ahead(observation, tokens, None, **size)
+        if go_on():
+            how = self.decode_options(options)
+            self.programs.decode_ahead(state, how, at_once=self.at_once)
+
     def _prefill(self, prepared, options, tokens, places, timer, reused):
         slots = tuple(tokens)
         size = {"max_decoding_steps": options.max_tokens}

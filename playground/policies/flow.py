@@ -142,6 +142,18 @@ class FlowPolicy(Policy):
         given = (prefix, empty, observation, noise, options.guidance, options.num_steps)
         return self.interventions.denoise(*given, at_once=at_once)
 
+    def _compile_loop(self, prepared, options, tokens, go_on):
+        slots, n = tuple(tokens), options.num_samples
+        places = self._text_places(prepared, False)
+        one = self._observation(prepared, slots, 1, places)
+        prefix = self.programs.prefill.ahead(one, tokens, None)
+        if not go_on():
+            return
+        observation = self._observation(prepared, slots, n, places)
+        noise = sample_noise(options.seed, n, self.config.action_horizon, self.config.action_dim)
+        given = (prefix, observation, noise, options.num_steps)
+        self.programs.denoise_ahead(*given, at_once=self.at_once)
+
     def _prefill(self, prepared, options, tokens, places, timer, reused):
         """(prefix, its attention), announced and timed."""
         slots = tuple(tokens)
