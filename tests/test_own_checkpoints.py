@@ -205,7 +205,11 @@ def ask_for(page, *files):
 def test_what_is_told_while_a_folder_opens(goldens, described):
     steps = load.open_steps(local.open_folder(goldens / "pi0", described["mine"]))
     events, policy = finish(steps)
-    assert {event.phase.split(" (")[0] for event in events} == {"downloading", "loading"}
+    assert {event.phase.split(" (")[0] for event in events} == {
+        "downloading",
+        "loading",
+        "compiling",
+    }
     info = policy.info
     assert (info.name, info.badge, info.robot) == ("mine", "real checkpoint", "aloha")
     assert (info.normalisation, info.default_prompt) == ("z-score", PROMPT)
