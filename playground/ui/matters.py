@@ -6,14 +6,14 @@ import gradio as gr
 
 from playground.analysis.sensitivity import NOISES, SensitivityReport
 from playground.analysis.variants import GROUPS
-from playground.serving.events import Failed, Phase, Queued, Result
 from playground.serving.worker import Worker
-from playground.ui import appearance, controls, errors, observation, progress
+from playground.ui import appearance, controls, errors, observation
 from playground.ui.controls import Controls
 from playground.ui.guard import visitors
+from playground.ui.measuring import Measuring
 from playground.ui.observation import Form
 from playground.ui.runs import STOPPED, Runs
-from playground.ui.setup import Setup, Setups
+from playground.ui.setup import Setups
 from playground.views import matters
 
 _UPDATE_EVERY_S = 0.4
@@ -64,7 +64,7 @@ def wire(tab: Tab, form: Form, setups: Setups, worker: Worker, runs: Runs) -> No
         asked = observation.request(setups, inputs, noises=noises, groups=groups, prompts=own)
         wanted = asked.measurement(setups)
         stream = worker.call("what_matters", wanted, owner=visitors.of(request))
-        state = _Measurement(setups.of(asked.robot))
+        state = _Measurement(setups.of(asked.robot).infos)
 
         def shown(outcome):
             if outcome == "stopped":
@@ -95,24 +95,11 @@ def run_of(request: gr.Request) -> str:
     return f"{request.session_hash} matters"
 
 
-class _Measurement:
-    """Where the measurement stands: a sentence, and the report so far."""
+class _Measurement(Measuring):
+    """The report so far."""
 
-    def __init__(self, setup: Setup):
-        self._setup = setup
-        self.say = "Starting."
-        self.report: SensitivityReport | None = None
+    report: SensitivityReport | None = None
 
-    def take(self, event) -> None:
-        match event:
-            case Queued():
-                self.say = progress.place(event)
-            case Phase(policy=name, phase=phase):
-                infos = self._setup.infos
-                self.say = f"{infos[name].title if name in infos else name}: {phase}."
-            case Result(value=SensitivityReport() as report):
-                self.report = report
-                if report.done == report.of:
-                    self.say = "Done."
-            case Failed(message=message):
-                self.say = message
+    def put(self, value: SensitivityReport) -> str:
+        self.report = value
+        return "Done." if value.done == value.of else self.say

@@ -7,11 +7,12 @@ from gradio.events import Dependency
 
 from playground.analysis.prompts import MAX_PROMPTS, PromptAnswer, PromptsRequest, useful_prompts
 from playground.robots.transforms import resize_with_pad
-from playground.serving.events import Failed, Queued, Result
+from playground.serving.events import Event, Phase
 from playground.serving.worker import Worker
 from playground.tabletop import camera
-from playground.ui import appearance, errors, observation, progress
+from playground.ui import appearance, errors, observation
 from playground.ui.guard import visitors
+from playground.ui.measuring import Measuring
 from playground.ui.observation import Form
 from playground.ui.runs import STOPPED, Runs
 from playground.ui.setup import Setup, Setups
@@ -103,13 +104,14 @@ def wire(board: Board, form: Form, setups: Setups, worker: Worker, runs: Runs) -
     return board.board.select(None, board.board, form.prompt, js=chosen, **appearance.PRIVATE)
 
 
-class _Comparison:
+class _Comparison(Measuring):
     """What is compared, and the answers so far. Raises ValueError for what cannot be asked."""
 
     def __init__(self, setups: Setups, texts: str | None, inputs):
         asked = observation.request(setups, inputs)
         jobs = asked.jobs(setups)
         self._setup: Setup = setups.of(asked.robot)
+        super().__init__(self._setup.infos)
         self._raws = {name: job.observation for job in jobs for name in job.policies}
         first = next(iter(self._raws.values()))
         lines = [line.strip() for line in (texts or "").splitlines()]
@@ -123,20 +125,17 @@ class _Comparison:
             options=jobs[0].options,
             prompts=tuple(prompt for _, prompt in self.labelled),
         )
-        self.say = "Starting."
         self._answers: list[PromptAnswer] = []
         pictures = [p for p in first.images.values() if camera.shows_table(p)]
         self._picture = resize_with_pad(pictures[0], 224, 224) if pictures else None
 
-    def take(self, event) -> None:
-        match event:
-            case Queued():
-                self.say = progress.place(event)
-            case Result(value=PromptAnswer() as value):
-                self._answers.append(value)
-                self.say = ""
-            case Failed(message=message):
-                self.say = message
+    def take(self, event: Event) -> None:
+        if not isinstance(event, Phase):  # the board itself shows how far it is
+            super().take(event)
+
+    def put(self, value: PromptAnswer) -> str:
+        self._answers.append(value)
+        return ""
 
     def updates(self, board: Board, *, running: bool) -> dict:
         infos = {name: self._setup.infos[name] for name in self.request.policies

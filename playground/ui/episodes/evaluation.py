@@ -9,12 +9,13 @@ import numpy as np
 from playground.datasets import open_loop
 from playground.datasets.job import Predicted
 from playground.datasets.open_loop import Evaluation, Prediction
-from playground.serving.events import Failed, Phase, Queued, Result
+from playground.serving.events import Event, Failed
 from playground.serving.worker import Worker
-from playground.ui import appearance, errors, progress
+from playground.ui import appearance, errors
 from playground.ui.episodes.asked import Asked
 from playground.ui.episodes.store import Recordings
 from playground.ui.guard import visitors
+from playground.ui.measuring import Measuring
 from playground.ui.runs import STOPPED, Runs
 from playground.views import open_loop as report_view
 from playground.views import worms
@@ -106,11 +107,12 @@ def wire(part: Part, question: list, asked: Callable[..., Asked], worker: Worker
     part.stop.click(stop, None, None, **appearance.PRIVATE)
 
 
-class Running:
+class Running(Measuring):
     """An evaluation under way: the recorded task, and another prompt where one is given."""
 
     def __init__(self, question: Asked, every: int, executed: int, most: int):
         question.fit.check()
+        super().__init__(question.infos)
         self.question, self.executed = question, executed
         self.frames = list(range(0, question.episode.length, max(1, every)))
         if len(self.frames) > most:
@@ -122,29 +124,21 @@ class Running:
             )
         prompts = [None, *([question.prompt] if question.prompt else [])]
         self.requests = [question.request(self.frames, _BATCH, prompt) for prompt in prompts]
-        self.say, self.failed = "Starting.", False
+        self.failed = False
         self.files: str | None = None
         self._predictions: dict[tuple[str | None, str], Prediction] = {}
 
-    def take(self, event) -> None:
-        infos = self.question.infos
-        match event:
-            case Queued():
-                self.say = progress.place(event)
-            case Phase(policy=name, phase=phase):
-                who = f"{infos[name].title}: " if name in infos else ""
-                self.say = f"{who}{phase}."
-            case Result(value=Predicted() as found):
-                self._put(found)
-            case Failed(message=message):
-                self.say, self.failed = message, True
+    def take(self, event: Event) -> None:
+        super().take(event)
+        self.failed = self.failed or isinstance(event, Failed)
 
-    def _put(self, found: Predicted) -> None:
-        key = (found.prompt, found.policy)
-        before = self._predictions.get(key) or self._empty(found.policy)
-        before.chunks[[self.frames.index(int(frame)) for frame in found.frames]] = found.chunks
-        failures = (*before.failures, *found.failures)
+    def put(self, value: Predicted) -> str:
+        key = (value.prompt, value.policy)
+        before = self._predictions.get(key) or self._empty(value.policy)
+        before.chunks[[self.frames.index(int(frame)) for frame in value.frames]] = value.chunks
+        failures = (*before.failures, *value.failures)
         self._predictions[key] = dataclasses.replace(before, failures=failures)
+        return self.say
 
     def _empty(self, policy: str) -> Prediction:
         question, info = self.question, self.question.infos[policy]

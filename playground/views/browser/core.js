@@ -148,6 +148,11 @@ function iconButton(label, path, onclick) {
   return button;
 }
 
+/** Rows and columns that an arrow key leads on by; null of any other key. */
+function arrow({ key }) {
+  return { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[key] || null;
+}
+
 const knownPixels = (window.playgroundPixels ??= new Map()); // by CSS colour: reading a canvas back takes long
 
 /** [red, green, blue, alpha] of a CSS colour, 0 to 255. */

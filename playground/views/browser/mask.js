@@ -240,7 +240,7 @@ class Mask {
   }
 
   key(event) {
-    const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+    const step = arrow(event);
     const zoom = { "+": 2, "=": 2, "-": 1 / 2, 0: 0 }[event.key];
     if (zoom !== undefined && !event.ctrlKey && !event.metaKey) {
       event.preventDefault();

@@ -96,7 +96,7 @@ function readable(grid, cells, side, reading) {
   grid.addEventListener("focus", () => read(at));
   grid.addEventListener("pointerover", (event) => cells.includes(event.target) && read(cells.indexOf(event.target)));
   grid.addEventListener("keydown", (event) => {
-    const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+    const move = arrow(event);
     if (!move) return;
     event.preventDefault();
     read(within(Math.floor(at / side) + move[0]) * side + within((at % side) + move[1]));
