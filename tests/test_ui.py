@@ -337,6 +337,14 @@ def test_a_run_is_told_from_its_events():
     ]
 
 
+def test_an_answer_from_the_cache_has_no_time_that_it_took():
+    setup = setup_of(TABLETOP, "pi0")
+    for cached, stages in ((True, 0), (False, 4)):
+        notes = Progress(setup, ["pi0"], cached=cached)
+        notes.take(Done("pi0", pi0_trace()))
+        assert len(card(notes, "pi0")["stages"]) == stages
+
+
 def test_policies_that_cannot_be_opened_are_not_said_to_be_loading():
     robots = {"mine": TABLETOP}
     notes = Progress(Setups(Loaded({}), robots).of("tabletop"))

@@ -210,13 +210,16 @@ def _lines(traces, panel, place, normalised):
 def _title(panel, place, rates):
     rate = f"{panel.hz:g} steps a second" if len(rates) > 1 else ""
     note = " · ".join(filter(None, (panel.unit, _MEANINGS[panel.meaning], rate)))
+    # On a phone a title of one line has room for some 22 letters.
+    apart = "  " if len(panel.name) + len(note) <= 22 else "<br>"
     return {
-        "text": f"<b>{_safe(panel.name)}</b>  {_safe(note)}",
+        "text": f"<b>{_safe(panel.name)}</b>{apart}{_safe(note)}",
         "x": 0,
         "y": 1,
         "xref": f"x{place} domain",
         "yref": f"y{place} domain",
         "xanchor": "left",
+        "align": "left",
         "yanchor": "bottom",
         "showarrow": False,
         "font": {"size": 11},

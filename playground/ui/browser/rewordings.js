@@ -84,9 +84,10 @@ function refresh() {
   const key = JSON.stringify([props.words, value.prompt]);
   if (key === drawn) return;
   drawn = key;
+  const found = rewordings(props.words, value.prompt);
   list.replaceChildren(
-    make("span", { class: "lead-in" }, "Try"),
-    ...rewordings(props.words, value.prompt).map(([label, text]) => {
+    found.length ? make("span", { class: "lead-in" }, "Try") : "",
+    ...found.map(([label, text]) => {
       const button = make("button", { type: "button", title: text || "no words at all", "aria-label": `${label}: Run “${text}”` }, label);
       button.addEventListener("click", () => {
         props.value = { ...props.value, chosen: text };

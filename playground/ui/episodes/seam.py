@@ -49,9 +49,7 @@ def build(what: str = "Join two chunks at this frame", prefix: str = "", more=()
         since = gr.Slider(
             1, 49, 25, step=1, label="Steps between questions", elem_id=f"{prefix}since"
         )
-        delay = gr.Slider(
-            0, 25, 5, step=1, label="Steps that an answer takes", elem_id=f"{prefix}delay"
-        )
+        delay = gr.Slider(0, 25, 5, step=1, label="Steps an answer takes", elem_id=f"{prefix}delay")
         measured = gr.Checkbox(label="as long as it takes here", elem_id=f"{prefix}measured-delay")
         extra = tuple(build_one() for build_one in more)
     with gr.Row(elem_classes="buttons"):
