@@ -425,6 +425,14 @@ def test_a_run_ends_as_what_ended_it_says():
     assert (stopped.outcome, taken[2:]) == ("stopped", ["c"])
 
 
+def test_what_is_to_show_at_once_waits_for_no_clock():
+    runs, taken = Runs(), []
+    events = Streamed("a", "b", "answer", "c", "d")
+    following = runs.follow("me", [events], taken.append, 1e6, lambda event: event == "answer")
+    assert [list(taken) for _ in following] == [["a"], ["a", "b", "answer"]]
+    assert taken == ["a", "b", "answer", "c", "d"]
+
+
 def test_two_runs_that_start_at_once_are_never_asked_for_at_once():
     """However many calls of a visitor come together, each is asked for after the one before was
     ended, and only the last goes on."""

@@ -39,7 +39,8 @@ _STAMPS = """
   new PerformanceObserver((list) => list.getEntries().forEach((entry) => { window.shift += entry.value; }))
     .observe({ type: "layout-shift", buffered: true });
   const stamp = (name) => requestAnimationFrame(() => setTimeout(() => { window.stamps[name] = performance.now(); }));
-  addEventListener("playground-run", () => window.playgroundRun && stamp("path"));
+  addEventListener("playground-row", () => window.stamps.path || stamp("path"));
+  addEventListener("playground-run", () => window.playgroundRun && (window.stamps.path || stamp("path")));
   addEventListener("click", () => { window.stamps = { begun: performance.now() }; }, true);
   addEventListener("input", (event) => { if (event.isTrusted) window.stamps = { begun: performance.now() }; }, true);
   addEventListener("DOMContentLoaded", () => new MutationObserver(() => {

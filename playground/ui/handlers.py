@@ -284,13 +284,18 @@ class Handlers:
                 notes.know(known)
             notes.take(event)
 
-        following = self.runs.follow(run_of(request), streams, take, _UPDATE_EVERY_S)
-        began, live = time.monotonic(), False
+        def answers(event) -> bool:
+            return isinstance(event, Done) and bool(notes.pending)
+
+        following = self.runs.follow(run_of(request), streams, take, _UPDATE_EVERY_S, answers)
+        began, live, rows = time.monotonic(), False, tabs.rows()
         for count, _ in enumerate(following):
             updates = {self.strip: notes.payload()} if count else self._running(notes, True)
             if time.monotonic() - began > _LIVE_AFTER_S:
                 live = live or any(notes.live().values())
                 updates |= tabs.live(notes.live(), self.shown) if live else {}
+            if notes.pending and not (chunk.is_open(wanted) or all(map(rows.has, notes.traces))):
+                updates |= tabs.answered(notes.traces, notes.pending, rows, self.shown)
             yield updates
         if following.outcome == "replaced":  # the page shows the newer run
             yield {self.strip: gr.skip()}
@@ -300,7 +305,7 @@ class Handlers:
         if notes.failures:
             text = " ".join(errors.escaped(failure) for failure in notes.failures)
             gr.Warning(text, title="Not every policy answered")
-        yield self._over(notes, jobs, key, wanted)
+        yield self._over(notes, jobs, key, wanted, rows)
 
     def run_typed(self, request: gr.Request, key, measure, wanted, *inputs):
         """As `run`, while the prompt is typed: not when others wait in line, and looks again at the
@@ -330,7 +335,7 @@ class Handlers:
         notes = Progress(setup, found, cached=True)
         for name, trace in found.items():
             notes.take(Done(name, trace))
-        return self._over(notes, jobs, key, wanted)
+        return self._over(notes, jobs, key, wanted, tabs.rows())
 
     def _keep(self, notes, jobs, before) -> str:
         """The key of the run's result, which takes the place of the one before."""
@@ -346,13 +351,13 @@ class Handlers:
             self.form.stop: gr.update(interactive=on),
         }
 
-    def _over(self, notes, jobs, key, wanted) -> dict:
+    def _over(self, notes, jobs, key, wanted, rows) -> dict:
         """Updates for the end of a run, with its result where there is any. key: of the result
-        before, which gives way."""
+        before, which gives way. rows: of this run, as far as they were shown."""
         updates = tabs.live({}, self.shown)
         if notes.traces:
             key = self._keep(notes, jobs, key)
-            updates |= tabs.drawn(notes.traces, key, wanted, self.shown)
+            updates |= tabs.drawn(notes.traces, key, wanted, rows, self.shown)
             # An answer from the cache took its time when the program started.
             reason = "" if notes.cached else prompt_bar.slow(notes.traces)
             updates[self.form.rewordings] = gr.update(slow=reason, waiting=False)

@@ -57,6 +57,11 @@ class Progress:
         return {name: p.trace for name, p in self._policies.items() if p.trace is not None}
 
     @property
+    def pending(self) -> list[str]:
+        """Policies that were asked and have not answered yet."""
+        return [n for n, p in self._policies.items() if p.state in ("waiting", "running")]
+
+    @property
     def failures(self) -> list[str]:
         failures = [
             f"{self._title(n)}: {p.failure}" for n, p in self._policies.items() if p.failure

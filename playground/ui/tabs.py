@@ -205,12 +205,27 @@ def cleared(shown: Shown) -> dict:
     return {shown.overview: None, shown.recipe.status: ""}
 
 
-def drawn(traces: Mapping[str, Trace], key: str, wanted: object, shown: Shown) -> dict:
+def rows() -> overview.Rows:
+    """For one run."""
+    return overview.Rows(scenes.objects)
+
+
+def answered(
+    traces: Mapping[str, Trace], pending: Sequence[str], made: overview.Rows, shown: Shown
+) -> dict:
+    """The overview's rows of the policies that have answered, while others are `pending`."""
+    return {shown.overview: overview.sent(made.payload(_played(traces), pending=pending))}
+
+
+def drawn(
+    traces: Mapping[str, Trace], key: str, wanted: object, made: overview.Rows, shown: Shown
+) -> dict:
     """Everything that shows a finished run: the overview is sent it, and the other components draw
-    theirs from there. wanted: which plot of the chunk, see `chunk.Panel`; none while its tab is
-    closed."""
-    played = {name: playable(trace) for name, trace in traces.items()}
-    objects = scenes.objects(next(iter(traces.values())))
+    theirs from there.
+
+    wanted: which plot of the chunk, see `chunk.Panel`; none while its tab is closed
+    made: the rows of this run, of which some may have been shown
+    """
     parts = {
         name: {
             "attention": attention.payload(trace) if trace.attention else None,
@@ -218,7 +233,7 @@ def drawn(traces: Mapping[str, Trace], key: str, wanted: object, shown: Shown) -
         }
         for name, trace in traces.items()
     }
-    run = overview.payload(played, key, objects, parts) | {
+    run = made.payload(_played(traces), key, parts) | {
         "recipe": recipe.payload(traces, key),
         "measure": {
             "key": key,
@@ -232,6 +247,10 @@ def drawn(traces: Mapping[str, Trace], key: str, wanted: object, shown: Shown) -
     }
     plot = chunk.drawn(traces, key, wanted, shown.chunk) if chunk.is_open(wanted) else {}
     return {shown.overview: overview.sent(run), shown.recipe.status: ""} | plot
+
+
+def _played(traces: Mapping[str, Trace]) -> dict[str, Trace]:
+    return {name: playable(trace) for name, trace in traces.items()}
 
 
 def playable(trace: Trace) -> Trace:

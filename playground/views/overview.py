@@ -2,7 +2,8 @@
 the mask, side by side, and one scrubber that moves all of them."""
 
 import json
-from collections.abc import Mapping
+import secrets
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -19,30 +20,46 @@ GLANCE = theme.component("camera.js", "glance.js")
 Objects = Mapping[str, tuple[float, float]]
 
 
-def payload(
-    traces: Mapping[str, Trace],
-    key: str,
-    objects: Objects | None = None,
-    parts: Mapping[str, dict[str, object]] | None = None,
-) -> dict[str, object]:
-    """What the component draws, as plain JSON; the other tabs draw from it too.
+class Rows:
+    """The rows of one run, each made once, as its policy answers.
 
-    traces: by policy. key: the run's. objects: by name,
-    where things lie on the table (x, y in metres), where that is known. parts: by policy, further
-    payloads for `reference`.
-
-    policies: by name, with what `parts` has of each, {policy, sentence, foreign, path, picture,
-    flow, fast, mask}: flow as `denoising.payload`, fast as `tokens.payload`, mask as
-    `mask.payload`; path {image, grippers} of the finished chunk where the former two have none;
-    picture where there is no path at all.
+    objects: of a trace, by name, where things lie on the table (x, y in metres), where that is
+    known.
     """
-    return {
-        "key": key,
-        "policies": {
-            name: _row(trace, objects or {}) | (parts or {}).get(name, {})
-            for name, trace in traces.items()
-        },
-    }
+
+    def __init__(self, objects: Callable[[Trace], Objects]):
+        self._objects = objects
+        self._known: dict[str, dict[str, object]] = {}
+        self._run = secrets.token_hex(4)  # the browser keeps the rows of one run that it has
+
+    def has(self, name: str) -> bool:
+        return name in self._known
+
+    def payload(
+        self,
+        traces: Mapping[str, Trace],
+        key: str = "",
+        parts: Mapping[str, dict[str, object]] | None = None,
+        pending: Sequence[str] = (),
+    ) -> dict[str, object]:
+        """What the component draws, as plain JSON; the other tabs draw from it too, once nothing is
+        pending.
+
+        traces: by policy
+        key: the run's
+        parts: by policy, further payloads for `reference`
+        pending: policies that have not answered yet
+
+        policies: by name, None of those that are pending; else, with what `parts` has of it,
+        {policy, sentence, foreign, path, picture, flow, fast, mask}: flow as `denoising.payload`,
+        fast as `tokens.payload`, mask as `mask.payload`; path {image, grippers} of the finished
+        chunk where the former two have none; picture where there is no path at all.
+        """
+        for name, trace in traces.items():
+            if name not in self._known:
+                self._known[name] = _row(trace, self._objects(trace))
+        rows = {n: self._known[n] | (parts or {}).get(n, {}) for n in traces}
+        return {"key": key, "run": self._run, "policies": rows | dict.fromkeys(pending)}
 
 
 def sent(payload: dict[str, object]) -> str:

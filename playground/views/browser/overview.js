@@ -331,8 +331,8 @@ class Fast {
 }
 
 class Row {
-  constructor(name, value, onstep) {
-    this.value = value;
+  constructor(name, value, run, onstep) {
+    Object.assign(this, { name, value, of: run });
     this.run = value.flow ? new Flow(value.flow) : value.fast ? new Fast(value.fast) : null;
     const { policy } = value;
     const camera = (value.flow || value.fast || {}).camera || value.path;
@@ -400,11 +400,21 @@ class Row {
 
 let rows = [];
 
+/** A run, or as much of one as there is: without a value, a policy has not answered yet. */
 function draw(run) {
-  publish(run);
-  const before = Object.fromEntries(rows.map((row) => [row.node.dataset.policy, row]));
-  for (const row of rows) row.mask.close();
-  rows = Object.entries(run.policies).map(([name, value]) => new Row(name, value, (step) => rows.forEach((row) => row.hover(step))));
+  const asked = Object.entries(run.policies);
+  const whole = asked.every(([, value]) => value);
+  if (whole) publish(run);
+  const before = Object.fromEntries(rows.map((row) => [row.name, row]));
+  const mark = (step) => rows.forEach((row) => row.hover(step));
+  rows = asked.flatMap(([name, value]) => {
+    const old = before[name];
+    if (old && (!value || old.of === run.run)) return [old];
+    return value ? [new Row(name, value, run.run, mark)] : [];
+  });
+  for (const old of Object.values(before)) if (!rows.includes(old)) old.mask.close();
+  for (const row of rows) row.node.classList.toggle("stale", !run.policies[row.name]);
+  const missing = Array.from({ length: asked.length - rows.length }, () => make("i"));
   const last = Math.max(1, ...rows.map((row) => row.last));
   const words = () => rows.map((row) => `${row.value.policy.title}: ${row.readout.textContent}`).join("; ");
   const player = new Player({
@@ -423,21 +433,23 @@ function draw(run) {
   view.replaceChildren(
     make("div", { class: "scrubber" }, player.node, make("ul", { class: "legend" }, ...entries.map(([kind, text]) => make("li", {}, swatch(kind), text)))),
     ...rows.map((row) => row.node),
+    missing.length ? make("div", { class: "skeleton", "aria-hidden": "true" }, ...missing) : "",
   );
   player.setLooping(kept.looping);
   player.setSpeed(kept.speed);
   player.move(kept.share === null ? last : Math.round(kept.share * last));
   if (kept.share === null)
     for (const row of rows) {
-      const old = before[row.node.dataset.policy];
-      if (old && old.camera && row.camera) row.camera.comeFrom(old.camera);
+      const old = before[row.name];
+      if (old && old !== row && old.camera && row.camera) row.camera.comeFrom(old.camera);
     }
+  if (!whole) dispatchEvent(new CustomEvent("playground-row"));
 }
 
 // Not `begin`: what the other tabs show comes from here, whether or not this one is in sight.
 const waiting = make("div", { class: "skeleton", "aria-hidden": "true" }, make("i"), make("i"));
 function refresh() {
-  if (props.value) return draw(JSON.parse(props.value));
+  if (props.value) return keepFocus(() => draw(JSON.parse(props.value)));
   publish(null);
   rows = [];
   view.replaceChildren(waiting, make("p", { class: "hidden", role: "status" }, "The answers appear here."));
