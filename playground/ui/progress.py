@@ -196,9 +196,9 @@ class Progress:
             "share": policy.share,
             "failure": theme.plain(policy.failure),
             "decode_failure": theme.plain((trace and trace.decode_failure) or ""),
-            # An answer from the cache took its time when the program started.
-            "stages": [] if trace is None or self.cached else _stages(trace),
-            "reused": [] if trace is None or self.cached else list(trace.reused),
+            "stages": [] if trace is None else _stages(trace),
+            "cached": self.cached,
+            "reused": [] if trace is None else list(trace.reused),
             "warnings": [] if trace is None else [theme.plain(w) for w in trace.warnings],
             "link": results.link(self._key, name) if self._key and trace else "",
         }

@@ -50,7 +50,8 @@ function state(card) {
   if (card.state === "waiting") return make("span", { class: "state" }, "waiting");
   if (card.state === "stopped") return make("span", { class: "state" }, "stopped");
   if (card.state === "failed") return make("span", { class: "state" }, "failed");
-  return card.stages.length ? make("span", { class: "state number" }, took(card)) : "";
+  // An answer from the cache took its time when the program started.
+  return card.stages.length && !card.cached ? make("span", { class: "state number" }, took(card)) : "";
 }
 
 function details(card) {
