@@ -70,13 +70,18 @@ class Constraint:
 
 
 @functools.partial(
-    _pytree, data_fields=("constraint", "draft_ids"), meta_fields=("temperature", "stop")
+    _pytree,
+    data_fields=("temperature", "max_tokens", "constraint", "draft_ids"),
+    meta_fields=("stop",),
 )
 @dataclasses.dataclass(frozen=True)
 class DecodeOptions:
-    """How tokens are chosen.
+    """How tokens are chosen. One program serves every temperature above 0 and every number of
+    tokens; that nothing is drawn makes it another.
 
-    temperature: 0 takes the likeliest token, above it one is drawn from softmax(logits / t)
+    temperature: None takes the likeliest token; else, above 0, one is drawn from
+        softmax(logits / temperature)
+    max_tokens: how many are written at most; None for as many as the state has room for
     stop: ends each row by itself. Without it all rows go on until they write the end token in the
         same step (PARITY: openpi does not remember rows that ended before)
     constraint: each token is chosen among those that it allows; needs `stop`
@@ -84,7 +89,8 @@ class DecodeOptions:
         chunks is quicker with them, and its tokens are the same whatever they are
     """
 
-    temperature: float = 0.0
+    temperature: float | Array | None = None
+    max_tokens: int | Array | None = None
     stop: StopAfter | None = None
     constraint: Constraint | None = None
     draft_ids: Array | None = None
@@ -92,6 +98,10 @@ class DecodeOptions:
     def __post_init__(self):
         if self.constraint is not None and self.stop is None:
             raise ValueError("constrained decoding needs `stop`; got a constraint without it")
+        if isinstance(self.temperature, int | float) and not self.temperature > 0:
+            raise ValueError(
+                f"temperature is {self.temperature}; it is above 0, or None for the likeliest token"
+            )
 
 
 GREEDY = DecodeOptions()
@@ -136,6 +146,7 @@ class TokenBuffer:
     """The tokens written so far, and how far each row is.
 
     tokens: int32 [B, M], zeros behind the written ones
+    limit: int32, how many may be written
     count: int32, how many are written
     started: bool [B], rows that have written `StopAfter.start`
     done: bool [B], rows that have ended
@@ -145,6 +156,7 @@ class TokenBuffer:
     """
 
     tokens: Array
+    limit: Array
     count: Array
     started: Array
     done: Array
@@ -156,8 +168,10 @@ class TokenBuffer:
     def empty(batch_size: int, max_steps: int, options: DecodeOptions) -> "TokenBuffer":
         starts_at_once = options.stop is not None and not options.stop.start
         zeros = jnp.zeros((batch_size,), jnp.int32)
+        asked = max_steps if options.max_tokens is None else options.max_tokens
         return TokenBuffer(
             tokens=jnp.zeros((batch_size, max_steps), jnp.int32),
+            limit=jnp.minimum(jnp.int32(asked), max_steps),
             count=jnp.int32(0),
             started=jnp.full((batch_size,), starts_at_once),
             done=jnp.zeros((batch_size,), bool),
@@ -168,7 +182,7 @@ class TokenBuffer:
 
     @property
     def unfinished(self) -> Array:
-        return (self.count < self.tokens.shape[1]) & ~self.all_done
+        return (self.count < self.limit) & ~self.all_done
 
     @property
     def last(self) -> Array:
@@ -229,7 +243,7 @@ def next_token(
     key, step_key = jax.random.split(key)
     if options.constraint is not None:
         logits = constrained(logits, buffer, options.constraint)
-    if options.temperature > 0:
+    if options.temperature is not None:
         token = jax.random.categorical(step_key, logits / options.temperature, axis=-1)
     else:
         token = jnp.argmax(logits, axis=-1)
@@ -245,7 +259,7 @@ def constrained(logits: Array, buffer: TokenBuffer, constraint: Constraint) -> A
     left_in_group = constraint.per_group - buffer.completed[:, None] % constraint.per_group
     fits = (completed >= 0) & (taken <= left) & ((taken <= left_in_group) | constraint.zeros)
     ids = jnp.arange(logits.shape[1])
-    is_complete = (left == 0) & (buffer.missing == 0)[:, None]
+    is_complete = left == 0  # a begun coefficient would still be left
     fits = jnp.where(is_complete, ids == constraint.end, fits)
     start = jnp.array(constraint.start)[jnp.minimum(buffer.count, len(constraint.start) - 1)]
     fits = jnp.where(buffer.started[:, None], fits, ids == start)
@@ -274,7 +288,7 @@ def decode_all(model: Decoder, state: DecodeState, key: Array, options: DecodeOp
     """All tokens over a prefix that has run: int32 [B, M], zeros after the end."""
     buffer = TokenBuffer.empty(len(state.logits), state.max_steps, options)
     buffer, key = next_token(state.logits, buffer, key, options)
-    if options.draft_ids is not None and options.temperature == 0:
+    if options.draft_ids is not None and options.temperature is None:
         state, buffer = _speculate(model, state, buffer, options, options.draft_ids)
 
     def write(carry):

@@ -250,7 +250,7 @@ def _saved_trace(trace: Trace) -> bytes | None:
     return data.getvalue()
 
 
-SLACK = 64 << 10  # of names, and what stands at a ZIP's end
+_SLACK = 64 << 10  # of names, and what stands at a ZIP's end
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes | None, how: int) -> list[str]:
@@ -258,7 +258,7 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes | None, how: int) -> l
     none."""
     if data is not None:
         assert archive.fp is not None, "the ZIP is being written"
-        room = MAX_FILE - archive.fp.tell() - SLACK
+        room = MAX_FILE - archive.fp.tell() - _SLACK
         packed = how == zipfile.ZIP_DEFLATED and len(data) > room
         if (len(zlib.compress(data)) if packed else len(data)) <= room:
             archive.writestr(name, data, how)

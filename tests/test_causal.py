@@ -59,7 +59,7 @@ class Slow:
 
     def __init__(self, policy, raw):
         self.policy, self.prepared = policy, policy.prepare(raw)
-        self.model, self.depth = policy._model, policy.config.language.depth
+        self.model, self.depth = policy.model, policy.config.language.depth
         columns = policy.text_columns(self.prepared)
         self.observation = policy.observation(self.prepared, columns)
         fast = policy.info.family == "pi0_fast"
@@ -188,11 +188,11 @@ def test_patches_are_those_of_the_slow_path(family, lengths):
     for found, (_, hide, show, layers) in zip(got, cases, strict=True):
         visible = slow.visible(hide, show, layers)
         if family == "pi0_fast":
-            written = [ids[:n] for ids, n in zip(*runs._written, strict=True)]
+            written = [ids[:n] for ids, n in zip(*runs.written, strict=True)]
             want = own.log_odds(slow.memories, visible, [list(map(int, w)) for w in written])
             assert abs(found - want) < 2e-3
         else:
-            want = [own.chunk(slow.memories, visible, noise) for noise in runs._noise]
+            want = [own.chunk(slow.memories, visible, noise) for noise in runs.noise]
             close(found, np.array(want)[..., :14], 1e-3)
             assert np.abs(found - runs.own).max() > 1e-2  # it does something
 
@@ -239,19 +239,17 @@ def test_slopes_are_those_of_a_small_step(family):
     runs = pairs.pair(policy(family), small.observe(RED), BLUE, QUICK, noises=2)
     slopes, step = runs.slopes(), 0.01
     assert slopes.shape == (3, len(runs.joined.own))
-    whole = runs._source
+    whole = runs.source_cache
     word, patch = group(runs, "red / blue"), runs.joined.patches[small.SLOTS[0]][[2]]
     cases = [Variant(word, 0), Variant(word, 2), Variant(patch, 1)]
 
     def part(own, source):
         return own + step * (source - own)
 
-    runs._source = jax.tree.map(part, runs._own, whole)
+    runs.source_cache = jax.tree.map(part, runs.own_cache, whole)
     if family == "pi0_fast":  # reads the source's state
-        own, source = (state.cache for state in (runs._states[1], runs._states[0]))
-        runs._states[0] = dataclasses.replace(
-            runs._states[0], cache=jax.tree.map(part, own, source)
-        )
+        own, source = (state.cache for state in (runs.states[1], runs.states[0]))
+        runs.states[0] = dataclasses.replace(runs.states[0], cache=jax.tree.map(part, own, source))
     moved = [found for found, _ in runs.recovered(runs.patched(cases))]
     want = [slopes[case.layer, case.places].sum() for case in cases]
     np.testing.assert_allclose(np.array(moved) / step, want, rtol=0.1, atol=5e-4)
@@ -343,7 +341,7 @@ def test_cuts_are_those_of_the_slow_path(family):
         written = [[5, 9, 300, 12, 7]]
         state = net.prefilled_state(slow.prepared, options, net.text_columns(slow.prepared))
         counted = Written(np.array(written, np.int32), np.array([5], np.int32))
-        got = interventions.log_likelihoods(net._model, state, counted)
+        got = interventions.log_likelihoods(net.model, state, counted)
         assert float(got[0, 0]) == pytest.approx(
             slow.log_likelihood(memories, visible, written[0]), abs=1e-3
         )

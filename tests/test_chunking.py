@@ -121,6 +121,8 @@ def test_what_cannot_be(small):
     weights = prefix_weights(2, 8, 10, "linear")
     with pytest.raises(ValueError, match=r"the old chunk is .*; expected"):
         programs.denoise_all(*small.given[:3], small.previous[:, :5], weights)
+    with pytest.raises(ValueError, match=r"its weights \[9\]; expected .* and \[10\]"):
+        programs.denoise_all(*small.given, weights[:9])
     with pytest.raises(ValueError, match="finite"):
         programs.denoise_all(*small.given[:3], small.previous * np.nan, weights)
     with pytest.raises(ValueError, match="schedule is 'cosine'"):

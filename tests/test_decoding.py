@@ -68,6 +68,12 @@ def test_a_constraint_without_a_stop_is_refused():
         DecodeOptions(constraint=constraint)
 
 
+@pytest.mark.parametrize("temperature", [0, 0.0, -1, float("nan")])
+def test_a_temperature_that_nothing_can_be_drawn_at_is_refused(temperature):
+    with pytest.raises(ValueError, match="above 0, or None for the likeliest"):
+        DecodeOptions(temperature=temperature)
+
+
 @pytest.mark.parametrize("rows", [1, 3])
 def test_a_sample_is_drawn_from_the_logits_at_the_temperature(rows):
     """By Gumbel's trick from the split key's own bits, whatever JAX calls the function."""
@@ -136,6 +142,20 @@ def test_a_draft_feeds_no_token_twice(draft_ids, whole, monkeypatch):
     assert got[0].tolist() == TOKENS
     assert chain.fed == [0, 1, 2, 3]
     assert chain.whole == whole
+
+
+@pytest.mark.parametrize("draft_ids", [None, [2, 3, 5, 0, 4]])
+@pytest.mark.parametrize(("most", "written"), [(1, 1), (3, 3), (5, 5), (9, 5), (None, 5)])
+def test_no_more_tokens_are_written_than_asked_for(draft_ids, most, written, monkeypatch):
+    """However many there is room for, also in the middle of a draft; nothing is fed in vain."""
+    monkeypatch.setattr(decoding, "DRAFT_LENGTH", 2)
+    ids = None if draft_ids is None else jnp.array(draft_ids)
+    chain = Chain(TOKENS)
+    with jax.disable_jit():
+        options = DecodeOptions(max_tokens=most, stop=STOP, draft_ids=ids)
+        got = decoding.decode_all(chain, chain.begin(), jax.random.key(0), options)
+    assert got[0].tolist() == TOKENS[:written] + [0] * (5 - written)
+    assert chain.fed == [*range(written - 1)]
 
 
 class Misled(Chain):

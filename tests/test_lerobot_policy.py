@@ -10,7 +10,7 @@ import pytest
 
 from models.checkpoints.assembly import load_lerobot
 from models.fast_tokenizer import FastActionTokenizer, FastPrompt, FastTokenizer
-from models.tokenizer import BOS, PaligemmaTokenizer
+from models.tokenizer import BOS, UNK, PaligemmaTokenizer
 from playground.checkpoints import catalog, load
 from playground.checkpoints import folder as local
 from playground.checkpoints import stats as stats_of
@@ -106,7 +106,7 @@ def test_ids_stay_ids(texts, actions):
     marker, end = map(texts.encode, ("Action: ", "|"))
     for written in (
         [*marker, *codes, *end, 1],
-        [*marker, *codes, BOS, *end, *codes],  # some versions put one before "|"
+        [*marker, UNK, *codes, BOS, *end, *codes],  # some versions put one before "|"
         [*texts.encode("Hello"), *marker, *codes, 0, 0],
     ):
         got = tokenizer.extract_actions(written, 10, 7)

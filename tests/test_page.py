@@ -290,9 +290,12 @@ def test_markup_in_prompt_and_state_stays_text(visit):
     page.get_by_label("Prompt").fill(attack)
     run(page)
     answered(page)
-    for name in ("Actions and denoising", "Attention"):
+    for name, view in (
+        ("Actions and denoising", "#actions-plot .js-plotly-plot"),
+        ("Attention", "#attention .caveat"),
+    ):
         tab(page, name)
-        page.wait_for_timeout(200)
+        expect(page.locator(view)).to_be_visible()
     tab(page, "Details")
     expect(page.locator("pre.text").first).to_contain_text(attack)
     open_state(page)

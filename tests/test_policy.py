@@ -3,6 +3,7 @@ trace's mask against openpi's recorded ones."""
 
 import dataclasses
 import io
+import itertools
 import math
 import types
 
@@ -14,7 +15,8 @@ from models import compiled
 from models.config import PI0
 from models.fast_tokenizer import FastPrompt
 from models.observation import Observation, uint8_to_float
-from models.tokenizer import Prompt
+from models.pi0 import Pi0
+from models.tokenizer import EOS, Prompt
 from playground import codec, trace
 from playground.checkpoints import load
 from playground.policies import base, token_layout
@@ -25,6 +27,7 @@ from playground.serving.events import Done, Phase, Step, TokenEvent
 from playground.tabletop import camera
 from playground.trace import ALLOWED, PADDING, Options, RawObservation, Stats, token_ids
 from playground.ui.examples import examples
+from tests import test_analysis as small
 from tests.support.golden_models import CONFIGS, case, close, same
 
 QUICK = Options(num_steps=2, max_tokens=4)
@@ -54,12 +57,12 @@ def run(policy, raw, options=QUICK):
 
 def test_a_large_model_on_a_cpu_is_given_time(flow):
     """It is taken for hung later than a small one, whose events announce what it is given."""
-    small = patience_s(flow.config, flow.device)
+    short = patience_s(flow.config, flow.device)
     for seed in range(2):  # the second compiles nothing
         *_, events = run(flow, observe(flow, seed))
     deadlines = {event.deadline_s for event in events if isinstance(event, Phase)}
-    assert deadlines == {CALL_DEADLINE_S + small}
-    assert 0 < small < 30
+    assert deadlines == {CALL_DEADLINE_S + short}
+    assert 0 < short < 30
     assert patience_s(PI0, flow.device) > 600
     assert patience_s(PI0, types.SimpleNamespace(platform="gpu")) == 0
 
@@ -85,8 +88,20 @@ def test_flow_trace_is_the_models_own_run(flow):
     close(got.v_t, want.v_t, 1e-4)
     close(got.actions_normalised, want.x_t[-1], 1e-4)
     close(got.estimates[-1] - got.actions, 0 * got.actions, 1e-4)  # the last step lands on t = 0
-    assert [type(e) for e in events if not isinstance(e, Phase)] == [Step, Step]
+    steps = [e for e in events if not isinstance(e, Phase)]
+    assert [type(e) for e in steps] == [Step, Step]
+    assert [e.t for e in steps] == got.times[1:].tolist() == [0.5, 0.0]
     assert got.info.badge == "untrained weights"
+
+
+def test_a_wider_models_trace_holds_the_robots_own_dimensions():
+    draw, config = np.random.default_rng(3), dataclasses.replace(small.FLOW, action_dim=20)
+    model = small.filled(Pi0, config, lambda shape: 0.1 * draw.normal(size=shape))
+    policy = small.assemble("pi0", config, model, small.tokenizer(), None)
+    got, _ = run(policy, small.observe())
+    assert got.x_t.shape[-1] == 20
+    assert got.actions.shape == (1, 3, 14)
+    same(got.actions_normalised, got.x_t[-1][..., :14])
 
 
 @pytest.mark.parametrize("kind", ["flow", "fast", "guidance"])
@@ -299,14 +314,14 @@ def test_fast_tokens_are_the_models_own(fast):
 
 
 def test_programs_that_visitors_choose_are_bounded(fast, monkeypatch):
-    """Each temperature is another one; what was dropped is announced and compiled again, and gives
-    the same."""
+    """Room for more tokens is another one; what was dropped is announced and compiled again, and
+    gives the same."""
     before, _ = run(fast, observe(fast))
     assert compiled.num_programs() > 0
     dropped = compiled.times_dropped()
     monkeypatch.setattr(compiled, "MAX_PROGRAMS", compiled.num_programs())
-    run(fast, observe(fast), dataclasses.replace(QUICK, temperature=0.123))
-    assert compiled.num_programs() == compiled.MAX_PROGRAMS + 1
+    run(fast, observe(fast), dataclasses.replace(QUICK, max_tokens=65))
+    assert compiled.num_programs() > compiled.MAX_PROGRAMS
     again, events = run(fast, observe(fast))
     assert compiled.times_dropped() == dropped + 1
     assert 0 < compiled.num_programs() <= compiled.MAX_PROGRAMS
@@ -315,6 +330,31 @@ def test_programs_that_visitors_choose_are_bounded(fast, monkeypatch):
     _, events = run(fast, observe(fast))
     assert "decode" in [event.phase for event in events if isinstance(event, Phase)]
     assert compiled.times_dropped() == dropped + 1
+
+
+def test_no_temperature_and_no_number_of_tokens_is_a_program_of_its_own(fast):
+    """Visitors choose them, and a program takes seconds to compile."""
+
+    def written(temperature, max_tokens):
+        options = Options(temperature=temperature, max_tokens=max_tokens, constrained=False)
+        trace, events = run(fast, observe(fast), options)
+        fast.actions(observe(fast), options)
+        phases = [event.phase for event in events if isinstance(event, Phase)]
+        return [token.id for token in trace.tokens], phases
+
+    first, greedy = written(0.3, 4)[0], written(0.0, 4)[0]
+    known = compiled.num_programs()
+    for temperature, max_tokens in itertools.product((0.0, 0.3, 1, 10.0), (1, 5, 31, 32)):
+        tokens, phases = written(temperature, max_tokens)
+        assert compiled.num_programs() == known
+        assert not [phase for phase in phases if phase.startswith("compiling")]
+        assert len(tokens) <= max_tokens
+        if len(tokens) < max_tokens:
+            assert tokens[-1] == EOS
+        if temperature in (0, 0.3):
+            same = greedy if temperature == 0 else first
+            assert tokens[:4] == same[:max_tokens]
+    assert written(10.0, 32)[0] != written(0.0, 32)[0]
 
 
 @pytest.fixture(scope="module")

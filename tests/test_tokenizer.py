@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.fft
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from models.decoding import (
@@ -283,6 +283,7 @@ def test_fast_round_trip_within_rounding(data, scale):
 
 
 @given(st.lists(st.integers(-200, 700), max_size=60))
+@example([400])
 def test_any_ids_decode_or_say_why(fitted, ids):
     decoding = fitted.decode(ids, 4, 3)
     assert (decoding.actions is None) != (decoding.failure is None)
@@ -426,6 +427,25 @@ def test_a_token_that_begins_one_coefficient_too_many_may_not_come():
         buffer = TokenBuffer.empty(1, 4, options).append(jnp.int32([0]), options)
         logits = constrained(jnp.zeros((1, 4)), buffer, constraint)
         assert np.flatnonzero(np.isfinite(logits[0])).tolist() == allowed
+
+
+def test_a_coefficient_in_two_halves_counts_once():
+    """Of seven tokens: start's second, end, both halves of a coefficient, one coefficient, two
+    zeros, start's first. Three coefficients in groups of two; what stands before is none of them,
+    and behind the end everything may come."""
+    completed, missing = np.full((4, 7), -1, np.int32), np.zeros((4, 7), np.int32)
+    completed[0, [0, 2, 4, 5, 6]], missing[0, [0, 2, 6]] = [3, 0, 1, 2, 3], 1
+    completed[1, 3] = 1
+    zeros = np.arange(7) == 5
+    constraint = Constraint(completed, missing, zeros, 3, 2, (6, 0), 1)
+    options = DecodeOptions(stop=StopAfter((6, 0), 1), constraint=constraint)
+    buffer = TokenBuffer.empty(1, 7, options)
+    for token, allowed in ((6, [6]), (0, [0]), (2, [2, 4, 5]), (3, [3]), (5, [2, 4, 5]), (1, [1])):
+        logits = constrained(jnp.zeros((1, 7)), buffer, constraint)
+        assert np.flatnonzero(np.isfinite(logits[0])).tolist() == allowed
+        buffer = buffer.append(jnp.int32([token]), options)
+    assert buffer.all_done
+    assert np.isfinite(constrained(jnp.zeros((1, 7)), buffer, constraint)).all()
 
 
 def test_the_constraint_follows_bytes_as_python_does(recorded_fast):

@@ -173,8 +173,9 @@ class _Fast(_Hidden):
         super().__init__(policy, prepared, options)
         self._policy = policy
         state = policy.prefilled_state(prepared, options, policy.text_columns(prepared))
-        self._written = in_rows([policy.written(state, options)], options.max_tokens)
-        self._base = self._likelihoods(self._nothing(options.max_tokens))
+        self._room = policy.room(prepared, options)
+        self._written = in_rows([policy.written(state, options)], self._room)
+        self._base = self._likelihoods(self._nothing(self._room))
 
     def _likelihoods(self, cuts: Cuts) -> np.ndarray:
         found = self._policy.interventions.cut(
@@ -182,12 +183,12 @@ class _Fast(_Hidden):
             self._tokens,
             cuts,
             self._written,
-            max_decoding_steps=self._options.max_tokens,
+            max_decoding_steps=self._room,
         )
         return np.asarray(found, np.float64)[:, 0]
 
     def change(self, hide: np.ndarray) -> list[float]:
-        cuts = self._cuts(hide, self._options.max_tokens)
+        cuts = self._cuts(hide, self._room)
         return (self._base - self._likelihoods(cuts)).tolist()
 
 

@@ -240,6 +240,10 @@ class Policy:
         """What the models' programs take beside `image_tokens`: one row, with `columns` of text."""
         return self._observation(prepared, tuple(self._attended_images(prepared)), 1, columns)
 
+    def room(self, prepared: Prepared, options: Options) -> int:
+        """How many places the cache has behind the prefix."""
+        raise NotImplementedError
+
     def places(self, prepared: Prepared, columns: int) -> Places:
         """Where its parts stand in such a run."""
         raise NotImplementedError
@@ -251,9 +255,7 @@ class Policy:
         places = self.places(prepared, columns)
         width = len(places.valid)
         ar_mask = np.zeros(width, bool)  # cameras and prompt are one block
-        room = options.max_tokens
-        if isinstance(self.config, Pi0Config):
-            room = self.config.suffix_len
+        room = self.room(prepared, options)
         return layout.cuts(options.cuts, places, self.config, ar_mask, room)
 
     def chunks(
@@ -332,8 +334,8 @@ class Policy:
         return (*found, *far_states(self.robot, self.info, raw.state))
 
     def _hold_programs(self) -> None:
-        """Each number of tokens, temperature and number of samples is a program of its own, and
-        visitors choose them: too many of them go, all at once, between two runs."""
+        """Each number of samples and of steps is a program of its own, and visitors choose them:
+        too many of them go, all at once, between two runs."""
         if compiled.num_programs() > compiled.MAX_PROGRAMS:
             compiled.drop_programs()
         if self._dropped != compiled.times_dropped():

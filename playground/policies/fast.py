@@ -19,7 +19,13 @@ from models.matmul import laid_out
 from models.pi0_fast import Pi0Fast, Pi0FastPrograms
 from models.tokenizer import ACTION_END, ACTION_MARKER
 from playground.policies import token_layout
-from playground.policies.base import Policy, Prepared, first_sample, prefix_digest
+from playground.policies.base import (
+    MAX_TOKENS,
+    Policy,
+    Prepared,
+    first_sample,
+    prefix_digest,
+)
 from playground.policies.places import Places, fast, text_parts
 from playground.robots.robot import Robot
 from playground.robots.transforms import OPENPI_RULES, InputRules
@@ -34,6 +40,7 @@ from playground.trace import (
 )
 
 _UNGUIDED = "Guidance weighs velocities: pi0-FAST writes tokens, and ran without it."
+_ROOM = 32  # the least number of places for tokens; then its doubles
 _DOERS = {"openpi": "openpi", "lerobot": "LeRobot"}
 
 
@@ -50,8 +57,8 @@ class FastPolicy(Policy):
         tokenizer: FastTokenizer,
         rules: InputRules = OPENPI_RULES,
     ):
-        self._model = laid_out(model)  # one layout in memory for all its programs
-        super().__init__(info, robot, self._model, Pi0FastPrograms(self._model), rules)
+        self.model = laid_out(model)  # one layout in memory for all its programs
+        super().__init__(info, robot, self.model, Pi0FastPrograms(self.model), rules)
         self.tokenizer = tokenizer
         encode = tokenizer.paligemma.encode
         end = encode(ACTION_END)
@@ -81,7 +88,8 @@ class FastPolicy(Policy):
                 f'"{ACTION_END}" of its own; decode freely instead'
             )
         return DecodeOptions(
-            temperature=options.temperature,
+            temperature=float(options.temperature) or None,
+            max_tokens=options.max_tokens,
             stop=self._stop,
             constraint=self._constraint if constrained else None,
             draft_ids=self._draft_ids,
@@ -97,10 +105,19 @@ class FastPolicy(Policy):
         return {slot: prepared.images[slot] for slot in self.config.image_slots}
 
     def _text_places(self, prepared: Prepared, attention: bool) -> int:
-        # PARITY: behind a masked camera generated tokens see rows that see every place alike, those
-        # of the padding included.
-        alike = self.config.convention == "openpi" and "masked" in prepared.modes.values()
-        return super()._text_places(prepared, attention or alike)
+        return super()._text_places(prepared, attention or self._sees_alike(prepared))
+
+    def room(self, prepared: Prepared, options: Options) -> int:
+        """For how many tokens the cache has places: one of few sizes, since each is a program to
+        compile. Nobody attends to a place before its token is written."""
+        if self._sees_alike(prepared):
+            return options.max_tokens
+        return min(max(_ROOM, 1 << (options.max_tokens - 1).bit_length()), MAX_TOKENS)
+
+    def _sees_alike(self, prepared: Prepared) -> bool:
+        """PARITY: behind a masked camera generated tokens see rows that see every place alike,
+        those of padding and of tokens to come included."""
+        return self.config.convention == "openpi" and "masked" in prepared.modes.values()
 
     def places(self, prepared: Prepared, columns: int) -> Places:
         ids = prepared.prompt.tokens[prepared.prompt.mask]
@@ -110,7 +127,7 @@ class FastPolicy(Policy):
     @functools.cached_property
     def interventions(self) -> Pi0FastInterventions:
         """Compiled programs that change what the model reads."""
-        return Pi0FastInterventions(self._model)
+        return Pi0FastInterventions(self.model)
 
     def _run(self, raw, prepared, options, tokens, timer, reused):
         decode_options = self.decode_options(options)
@@ -118,7 +135,8 @@ class FastPolicy(Policy):
         state, prefix_attention = yield from self._prefill(
             prepared, options, tokens, places, timer, reused
         )
-        program = ("step", places, options.max_tokens, options.temperature, options.attention)
+        room = self.room(prepared, options)
+        program = ("step", places, room, options.temperature > 0, options.attention)
         program += (decode_options.constraint is not None, bool(options.cuts))
         yield (phase := self._phase("decode", program))
         key = jax.random.key(options.seed)
@@ -141,6 +159,7 @@ class FastPolicy(Policy):
             warnings = (*prepared.warnings, *self._decoding_warnings(written, result, options))
             warnings += (_UNGUIDED,) * (options.guidance != 1)
             prepared = dataclasses.replace(prepared, warnings=warnings)
+            shown = state.prefix_len + options.max_tokens  # of columns; room for more is not
             return FastTrace(
                 **self._shared(raw, prepared, options),
                 actions=None if actions is None else self.to_robot(actions, raw),
@@ -148,7 +167,10 @@ class FastPolicy(Policy):
                 tokens=tuple(written),
                 partial_actions=self._stack(partials),
                 decode_failure=result.failure,
-                attention=token_layout.attention(attention, prefix_attention),
+                attention=token_layout.attention(
+                    [weights[..., :shown] for weights in attention],
+                    [layer[..., :shown] for layer in prefix_attention],
+                ),
                 **token_layout.fast(
                     self.config,
                     prepared.prompt,
@@ -168,7 +190,8 @@ class FastPolicy(Policy):
 
     def _prefill(self, prepared, options, tokens, places, timer, reused):
         slots = tuple(tokens)
-        size = {"max_decoding_steps": options.max_tokens}
+        room = self.room(prepared, options)
+        size = {"max_decoding_steps": room}
         key = self._prefix_key(prepared, slots, options, options.attention, places)
         cut = self._cuts(prepared, options, places)
 
@@ -178,11 +201,11 @@ class FastPolicy(Policy):
                 return self.programs.prefill_attention(observation, tokens, cut, **size)
             return self.programs.prefill(observation, tokens, cut, **size), ()
 
-        program = ("prefix", places, options.max_tokens, options.attention, cut is None)
+        program = ("prefix", places, room, options.attention, cut is None)
         return (yield from self._prefix(key, program, prefill, timer, reused))
 
     def _prefix_key(self, prepared, slots, options, attention: bool, places: int) -> str:
-        more = (attention, options.max_tokens, options.cuts, places)
+        more = (attention, self.room(prepared, options), options.cuts, places)
         return prefix_digest(prepared, slots, self.rules, *more)
 
     def _decoding_warnings(
@@ -207,7 +230,7 @@ class FastPolicy(Policy):
         key = self._prefix_key(prepared, tuple(tokens), options, False, columns)
         if (known := prefixes.get(key)) is None:
             observation = self.observation(prepared, columns)
-            size = {"max_decoding_steps": options.max_tokens}
+            size = {"max_decoding_steps": self.room(prepared, options)}
             cut = self._cuts(prepared, options, columns)
             known = (self.programs.prefill(observation, tokens, cut, **size), ())
             prefixes.put(key, known)

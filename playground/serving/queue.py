@@ -31,7 +31,7 @@ _MAX_UNREAD = 2000  # events; a client this far behind has stopped reading
 MAX_WAITING_BYTES = 1 << 30  # on disk, but for small ones, see `playground.spilled`
 _SHARE = 4  # a visitor's part of the places and bytes is one in so many
 _AT_ONCE = 2  # jobs that one request may make
-TURN_S = 20.0
+_TURN_S = 20.0
 LATEST_S = 120.0  # how much later whoever took much time counts as come
 _FREE_S = 4.0  # of a replica's time, which everybody may take
 HALF_LIFE_S = 60.0  # of the time that somebody took
@@ -251,7 +251,7 @@ class Queue:
             last.put(Failed(None, str(busy), last.id))
             last.end()
             self.waiting.remove(last)
-        ticket.turns_s = TURN_S * max(0, len(own) + 1 - _AT_ONCE)
+        ticket.turns_s = _TURN_S * max(0, len(own) + 1 - _AT_ONCE)
         self.waiting.append(ticket)
         self.order(ticket.owner)
         self.announce()

@@ -28,7 +28,6 @@ from playground.serving.replica import SHUTTING_DOWN, Replica, Shared, State
 from playground.trace import PolicyInfo
 
 _CROWD = 2  # jobs waiting for each replica that make one more worth its start
-IDLE_S = 600.0  # without a job, a replica beyond the fewest goes
 _REPLACE_S = 60.0  # between two replacements of replicas that stay down
 
 
@@ -65,7 +64,8 @@ class Worker:
     and giving a generator of events.
     queue_size: jobs that may wait. load_deadline_s: until the factory's first Phase, or its return.
     start: makes an engine; a process of this machine by itself.
-    replicas: (fewest, most); more than the fewest run while many wait.
+    replicas: (fewest, most); more than the fewest run while many wait, and go when they had no job
+    for `idle_s`.
     """
 
     def __init__(
@@ -78,12 +78,13 @@ class Worker:
         load_deadline_s: float = 600.0,
         start: Callable[[socket.socket], Link] = Process,
         replicas: tuple[int, int] = (1, 1),
+        idle_s: float = 600.0,
     ):
         setup = Setup(factory, arguments, kinds or {}, load_deadline_s)
         self._shared = Shared(setup, start, Queue(queue_size))
         self._shared.may_retire = self._may_retire
         self._queue, self._lock = self._shared.queue, self._shared.lock
-        self._fewest, self._most = replicas
+        (self._fewest, self._most), self._idle_s = replicas, idle_s
         self._added = 0
         self._last_added = time.monotonic()
         self._replicas: tuple[Replica, ...] = ()  # replaced as a whole, under the lock
@@ -236,7 +237,7 @@ class Worker:
 
     def _may_retire(self, slot: Slot, idle_s: float) -> bool:
         """Asked by a replica of itself. Takes the lock, and the slot out of use."""
-        if self._most == self._fewest or idle_s < IDLE_S:
+        if self._most == self._fewest or idle_s < self._idle_s:
             return False
         with self._lock:
             slot.up = sum(s.up for s in self._queue.slots) <= self._fewest

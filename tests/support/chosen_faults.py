@@ -6,14 +6,18 @@ file of `tests/`, or one with pytest's `-k` behind it.
 
 ENDS = "test_decoding.py -k row_ends or same_step"
 DRAWN = "test_decoding.py -k drawn_from"
+LIMIT = "test_decoding.py -k asked_for"
 DRAFT = "test_decoding.py -k draft"
-CONSTRAINT = "test_tokenizer.py -k whatever_is_drawn or too_many"
+CONSTRAINT = "test_tokenizer.py -k whatever_is_drawn or too_many or halves"
 GUIDED = "test_chunking.py -k authors"
-HELD = "test_chunking.py -k pi0- or cannot"
+HELD = "test_chunking.py -k (held or zero or cannot) and not 05"
 RULES = "test_properties.py -k block_mask or docstring or right_alignment"
 LAYOUT = "test_policy.py -k mask_is_openpis or goes_on or spread or averaged"
 PROMPTS = "test_tokenizer.py -k prompt or newline or bins or any_text or halves"
-ACTIONS = "test_tokenizer.py -k fast_ or openpi or each_action or partial or halves or zeros_are"
+ACTIONS = (
+    "test_tokenizer.py -k fast_ or openpi or each_action or partial or halves or zeros_are "
+    "or any_ids"
+)
 LEROBOT = "test_lerobot_policy.py"
 NUMBERS = "test_transforms.py"
 ROBOTS = "test_robots.py"
@@ -44,8 +48,8 @@ CHOSEN: dict[str, tuple[tuple[str, str, str], ...]] = {
             ENDS,
         ),
         (
-            "(self.count < self.tokens.shape[1]) & ~self.all_done",
-            "self.count < self.tokens.shape[1]",
+            "(self.count < self.limit) & ~self.all_done",
+            "self.count < self.limit",
             ENDS,
         ),
         ("(padded, count, length, axis=1)", "(padded, count - 1, length, axis=1)", ENDS),
@@ -73,7 +77,9 @@ CHOSEN: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("(completed >= 0) & (taken <= left)", "taken <= left", CONSTRAINT),
         (" - buffer.completed[:, None] % constraint.per_group", "", CONSTRAINT),
         ("((taken <= left_in_group) | constraint.zeros)", "(taken <= left_in_group)", CONSTRAINT),
-        ("(left == 0) & (buffer.missing == 0)[:, None]", "left == 0", CONSTRAINT),
+        ("is_complete = left == 0", "is_complete = left < 0", CONSTRAINT),
+        ("(self.count < self.limit)", "(self.count <= self.limit)", LIMIT),
+        ("jnp.minimum(jnp.int32(asked), max_steps)", "jnp.int32(asked)", LIMIT),
         ("jnp.minimum(buffer.count, len(constraint.start) - 1)", "0 * buffer.count", CONSTRAINT),
         ("fits | buffer.done[:, None]", "fits", CONSTRAINT),
         ("missing=jnp.where(in_chunk, missing, self.missing)", "missing=missing", CONSTRAINT),
@@ -177,7 +183,7 @@ CHOSEN: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("loss_mask=padded(in_postfix,", "loss_mask=padded([True] * len(kept),", PROMPTS),
         ("*ids, *encode(ACTION_END), EOS]", "*ids, *encode(ACTION_END)]", PROMPTS),
         ("zeros[token] = not any", "zeros[token] = any", ACTIONS),
-        ("dim if self.fast.row == dim else horizon * dim", "dim", ACTIONS),
+        ("dim if self.fast.row == dim else horizon * dim", "dim", CONSTRAINT),
         ("if i >= self.vocab_size)", "if i > self.vocab_size)", ACTIONS),
         ("if len(text) != expected:", "if len(text) < expected:", ACTIONS),
         ("if token > UNK]", "if token >= UNK]", LEROBOT),
@@ -281,7 +287,7 @@ CHOSEN: dict[str, tuple[tuple[str, str, str], ...]] = {
         (
             "state = np.zeros(config.action_dim)",
             "state = transforms.pad(prepared.state, config.action_dim)",
-            TRACE,
+            LEROBOT,
         ),
         (
             "np.pad(given.state, (0, missing))",
@@ -396,7 +402,7 @@ CHOSEN: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("        self.config_values.clear()\n", "        pass\n", SESSIONS),
     ),
     "playground/serving/queue.py": (
-        ("TURN_S * max(0, len(own) + 1 - _AT_ONCE)", "0.0", QUEUE),
+        ("_TURN_S * max(0, len(own) + 1 - _AT_ONCE)", "0.0", QUEUE),
         ("len(own) >= most or _too_large(own", "_too_large(own", QUEUE),
         ("_too_large(own, ticket, MAX_WAITING_BYTES // _SHARE)", "False", QUEUE),
         ("last = _last_of_most(alike, len(own))", "last = None", QUEUE),
