@@ -19,6 +19,7 @@ from models.gemma import Gemma, KVCache
 from models.tokenizer import EOS
 
 DRAFT_LENGTH = 64  # tokens between two verifications, each of which reads the token table once
+LEAST_TEMPERATURE = 1e-6  # below it logits overflow, and nothing but the likeliest is drawn there
 
 _pytree = jax.tree_util.register_dataclass
 
@@ -244,7 +245,8 @@ def next_token(
     if options.constraint is not None:
         logits = constrained(logits, buffer, options.constraint)
     if options.temperature is not None:
-        token = jax.random.categorical(step_key, logits / options.temperature, axis=-1)
+        temperature = jnp.maximum(options.temperature, LEAST_TEMPERATURE)
+        token = jax.random.categorical(step_key, logits / temperature, axis=-1)
     else:
         token = jnp.argmax(logits, axis=-1)
     return buffer.append(token.astype(jnp.int32), options), key

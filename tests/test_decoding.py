@@ -89,6 +89,16 @@ def test_a_sample_is_drawn_from_the_logits_at_the_temperature(rows):
         np.testing.assert_array_equal(jax.random.key_data(key), jax.random.key_data(following))
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-40, 1e-20, 1e-6])
+def test_the_likeliest_is_drawn_from_logits_at_next_to_no_temperature(temperature):
+    """Numbers that float32 does not hold, or whose logits it does not."""
+    logits = 100 * jax.random.normal(jax.random.key(1), (50, VOCABULARY))
+    options = DecodeOptions(temperature=temperature)
+    buffer = TokenBuffer.empty(50, 1, options)
+    buffer, _ = jax.jit(next_token)(logits, buffer, jax.random.key(8), options)
+    np.testing.assert_array_equal(buffer.tokens[:, 0], np.argmax(logits, axis=-1))
+
+
 # --- speculative decoding -----------------------------------------------------------------------
 
 
