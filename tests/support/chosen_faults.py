@@ -58,7 +58,7 @@ CHOSEN: dict[str, tuple[tuple[str, str, str], ...]] = {
             "(self.tokens, token[:, None], (0, 0))",
             ENDS,
         ),
-        ("logits / temperature", "logits * temperature", DRAWN),
+        ("logits / temperature, axis", "logits * temperature, axis", DRAWN),
         ("jnp.maximum(options.temperature, LEAST_TEMPERATURE)", "options.temperature", DRAWN),
         ("jax.random.categorical(step_key,", "jax.random.categorical(key,", DRAWN),
         ("key, step_key = jax.random.split(key)", "step_key, key = jax.random.split(key)", DRAWN),
