@@ -427,6 +427,16 @@ def test_an_episode_is_sent_in_the_robot_s_units(setup, recordings):
     json.dumps([shown, alien])
 
 
+def test_a_frame_that_the_episode_does_not_have_is_refused(setup, recordings):
+    """Before anything is looked up by it: the last one's state is not that of frame -1."""
+    question = question_on(setup, recordings.open(BUNDLED))
+    length = question.episode.length
+    for frame in (-1, length, 2**53):
+        with pytest.raises(ValueError, match=f"frames 0 to {length - 1}; {frame} was asked"):
+            question.request([0, frame], 1, None)
+    assert question.request([0, 5], 1, None).frames == (0, 5)
+
+
 def test_what_a_component_sends_is_a_frame_or_the_first():
     assert episode_view.frame_of({"values": [7]}) == 7
     for other in (None, "x", {"values": []}, {"values": ["a"]}, {}):

@@ -311,7 +311,21 @@ def test_one_address_has_few_large_answers_made_at_a_time(page, path):
 @pytest.mark.parametrize("place", range(9))
 @pytest.mark.parametrize(
     "value",
-    [[1], {"a": 1}, "text", 5, True, [["a"]], {"values": [[]]}, 1e400, float("nan"), 10**400],
+    [
+        [1],
+        {"a": 1},
+        "text",
+        5,
+        True,
+        [["a"]],
+        {"values": [[]]},
+        {"values": [1e400]},
+        {"values": [10**400]},
+        {"values": [None]},
+        1e400,
+        float("nan"),
+        10**400,
+    ],
 )
 def test_a_component_s_value_is_of_its_kind(client, reached, place, value):
     taken = {

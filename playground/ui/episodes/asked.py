@@ -24,6 +24,10 @@ class Asked:
     fit: Fit
 
     def request(self, frames: Sequence[int], batch: int, prompt: str | None) -> EpisodeRequest:
+        """Raises ValueError for frames that the episode does not have."""
+        if beyond := [frame for frame in frames if not 0 <= frame < self.episode.length]:
+            last = self.episode.length - 1
+            raise ValueError(f"the episode has frames 0 to {last}; {beyond[0]} was asked")
         recorded = self.opened.recorded(self.episode.index, self.choice)
         names = tuple(self.fit.matches)
         return EpisodeRequest(names, recorded, tuple(frames), batch, prompt, Options())

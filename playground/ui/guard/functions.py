@@ -46,7 +46,9 @@ def _is_shown(value: Any) -> bool:
 
 def _is_table(value: Any) -> bool:
     cells = value.get("values") if isinstance(value, dict) else None
-    return isinstance(cells, list) and all(isinstance(c, str) or _is_number(c) for c in cells)
+    return isinstance(cells, list) and all(
+        isinstance(cell, str) or (cell is not None and _is_set(cell)) for cell in cells
+    )
 
 
 # What a component sends, in words, and whether a value is that. Files have been looked up before.
