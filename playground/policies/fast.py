@@ -182,7 +182,7 @@ class FastPolicy(Policy):
 
     def _compile_loop(self, prepared, options, tokens, go_on):
         observation = self.observation(prepared, self._text_places(prepared, False))
-        size = {"max_decoding_steps": options.max_tokens}
+        size = {"max_decoding_steps": self.room(prepared, options)}
         state = self.programs.prefill.ahead(observation, tokens, None, **size)
         if go_on():
             how = self.decode_options(options)
