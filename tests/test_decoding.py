@@ -160,12 +160,13 @@ def test_no_more_tokens_are_written_than_asked_for(draft_ids, most, written, mon
     """However many there is room for, also in the middle of a draft; nothing is fed in vain."""
     monkeypatch.setattr(decoding, "DRAFT_LENGTH", 2)
     ids = None if draft_ids is None else jnp.array(draft_ids)
-    chain = Chain(TOKENS)
-    with jax.disable_jit():
-        options = DecodeOptions(max_tokens=most, stop=STOP, draft_ids=ids)
-        got = decoding.decode_all(chain, chain.begin(), jax.random.key(0), options)
-    assert got[0].tolist() == TOKENS[:written] + [0] * (5 - written)
-    assert chain.fed == [*range(written - 1)]
+    options = DecodeOptions(max_tokens=most, stop=STOP, draft_ids=ids)
+    for tokens in (TOKENS, [*TOKENS[:4], 5]):  # the second has no end of its own
+        chain = Chain(tokens)
+        with jax.disable_jit():
+            got = decoding.decode_all(chain, chain.begin(), jax.random.key(0), options)
+        assert got[0].tolist() == tokens[:written] + [0] * (5 - written)
+        assert chain.fed == [*range(written - 1)]
 
 
 class Misled(Chain):

@@ -140,7 +140,9 @@ def opens_again(pictures, figures=None):
         np.testing.assert_array_equal(before, after)
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
+        inputs = [i.file_size for i in archive.infolist() if i.filename.startswith("inputs/")]
         words = archive.read("left-out.txt").decode() if "left-out.txt" in names else ""
+    assert sum(inputs) <= run_file.MAX_INPUTS  # what is left is the traces'
     scaled = [slot for slot, p in pictures.items() if found_again[slot].shape != p.shape]
     assert bool(scaled) == ("as the models saw it" in words)
     for name in (*(figures or ()), "traces/pi0-untrained-weights.npz"):

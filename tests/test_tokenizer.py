@@ -434,7 +434,7 @@ def test_a_coefficient_in_two_halves_counts_once():
     zeros, start's first. Three coefficients in groups of two; what stands before is none of them,
     and behind the end everything may come."""
     completed, missing = np.full((4, 7), -1, np.int32), np.zeros((4, 7), np.int32)
-    completed[0, [0, 2, 4, 5, 6]], missing[0, [0, 2, 6]] = [3, 0, 1, 2, 3], 1
+    completed[0, [0, 2, 4, 5, 6]], missing[0, 2], missing[:, [0, 6]] = [3, 0, 1, 2, 3], 1, 1
     completed[1, 3] = 1
     zeros = np.arange(7) == 5
     constraint = Constraint(completed, missing, zeros, 3, 2, (6, 0), 1)
