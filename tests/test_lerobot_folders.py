@@ -168,13 +168,16 @@ def tokenised_left(description):
     step_of(description, "tokenizer_processor")["config"]["padding_side"] = "left"
 
 
-def other_order(description):
-    steps = description["steps"]
-    steps.append(steps.pop(3))  # the state would be written before it is normalised
+def normalised_last(description):
+    """The state would be written before it is normalised."""
+    step = step_of(description, NORMALISER)
+    description["steps"].remove(step)
+    description["steps"].append(step)
 
 
 def missing(description):
-    description["steps"].pop(4)
+    prepare = "pi05_prepare_state_tokenizer_processor_step"
+    description["steps"].remove(step_of(description, prepare))
 
 
 def setting(step, **values):
@@ -193,7 +196,7 @@ NORMALISER, TOKENISER = "normalizer_processor", "tokenizer_processor"
         (unknown_setting, r"its setting clip = 5\.0 is not known here"),
         (episode_metadata, "use_episode_metadata is True; only False is supported"),
         (tokenised_left, "padding_side is 'left'; only 'right' is supported"),
-        (other_order, "the steps come in the order"),
+        (normalised_last, "the steps come in the order"),
         (setting("relative_actions_processor", enabled="yes"), "enabled is 'yes'; expected true"),
         (setting("relative_actions_processor", action_names=5), "action_names is 5; expected a l"),
         (setting("rename_observations_processor", rename_map=[]), r"rename_map is \[\]; expected"),
@@ -631,8 +634,20 @@ def renumbered(folder):
     path.write_text(path.read_text().replace(old, "other.safetensors"))
 
 
+def without_unnormaliser(description):
+    description["steps"].remove(step_of(description, "unnormalizer_processor"))
+
+
+def absolute_first(folder):
+    """The state would be added to actions that are normalised yet."""
+    switch_relative(folder)
+    step = "absolute_actions_processor"
+    steps_of(folder / POST, lambda s: s.sort(key=lambda one: one["registry_name"] != step))
+
+
 # What says the same in other words, and what says something else, each of which may come in any
-# number and order. Only the second kind may be refused, and all of it must be.
+# number and order. Only the second kind may be refused, and all of it must be. Steps are named, not
+# counted: after another change, a place may hold a step that means nothing.
 HARMLESS = [
     named_delta,
     renumbered,
@@ -651,8 +666,9 @@ HARMFUL = [
     lambda folder: edit(folder / PRE, episode_metadata),
     lambda folder: edit(folder / PRE, tokenised_left),
     lambda folder: edit(folder / POST, extra),
-    lambda folder: steps_of(folder / POST, lambda s: s.pop(0)),
-    lambda folder: steps_of(folder / POST, lambda s: s.insert(0, s.pop(1))),
+    lambda folder: edit(folder / POST, without_unnormaliser),
+    absolute_first,
+    lambda folder: edit(folder / PRE, normalised_last),
     lambda folder: steps_of(
         folder / PRE, lambda s: s.append({"registry_name": "pi0_new_line_processor"})
     ),
@@ -673,11 +689,13 @@ def check_meanings(goldens, folder, same, other):
     safetensors.numpy.save_file({"a": np.zeros(1, np.float32)}, folder / "model.safetensors")
     plain = local.open_folder(folder, robot="libero")
     expected = plain, stats_of.norm_stats(plain)
-    for change in [*same, *other[:1]]:
+    for change in other[:1]:
         change(folder)
     for change in other[1:]:
         with contextlib.suppress(ValueError):  # the first took the step that this one changes
             change(folder)
+    for change in same:
+        change(folder)
     try:
         entry = local.open_folder(folder, robot="libero")
         opened = entry, stats_of.norm_stats(entry)
