@@ -22,7 +22,7 @@ LEROBOT = "test_lerobot_policy.py"
 NUMBERS = "test_transforms.py"
 ROBOTS = "test_robots.py"
 FLOW = "test_parity_flow.py -k time_embedding or norms or loss or (chunk and leftmasked)"
-FAST = "test_parity_fast.py -k (loss or training or prefill or decoding_step) and (basemasked or lens)"
+FAST = "test_parity_fast.py -k (loss or training or prefill or decoding_step) and (masked or lens)"
 TRACE = "test_policy.py -k models_own or sample_is or black_is or robots_own or offsets"
 
 SHARES = "test_guard_shares.py -k "
