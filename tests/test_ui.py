@@ -425,7 +425,7 @@ def test_a_run_ends_as_what_ended_it_says():
     assert (stopped.outcome, taken[2:]) == ("stopped", ["c"])
 
 
-def test_what_is_to_show_at_once_waits_for_no_clock():
+def test_what_is_urgent_waits_for_no_clock():
     runs, taken = Runs(), []
     events = Streamed("a", "b", "answer", "c", "d")
     following = runs.follow("me", [events], taken.append, 1e6, lambda event: event == "answer")

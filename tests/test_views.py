@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from playground.tabletop import camera
 from playground.trace import DecodedToken, Dimension
-from playground.views import actions, attention, denoising, mask, theme, tokens
+from playground.views import actions, attention, denoising, mask, overview, theme, tokens
 from tests.support import traces
 
 FAILURE = "expected 700 coefficients, found 655"
@@ -382,3 +382,21 @@ def test_any_text_reaches_the_browser_as_valid_json():
         assert as_json(payload)["policy"]["title"] == traces.HOSTILE.replace("\ud800", "?")
     for text in (*mask.compare(flow, failed), actions.describe([flow, failed])):
         text.encode("utf-8")
+
+
+def test_of_a_run_each_row_is_sent_once():
+    """Gradio sends the end alone of a text that begins as the one before."""
+    found = {"pi0": traces.pi0_trace(), "fast": traces.fast_trace()}
+    run = overview.Rows(lambda trace: {})
+    first = run.add({"pi0": found["pi0"]}, pending=["fast"])
+    text = run.add(found, {"pi0": {"received": "x"}}, key="k")
+    assert text == run.text
+    assert text.startswith(first)
+    early, late = map(json.loads, text.splitlines())
+    assert early["run_id"] == late["run_id"]
+    assert late["key"] == "k"
+    assert early["policies"]["pi0"]["flow"]
+    assert early["policies"]["fast"] is None
+    assert late["policies"]["pi0"] == {"received": "x"}  # of a row that is known, what is new
+    assert late["policies"]["fast"]["fast"]
+    assert [*early["policies"]] == [*late["policies"]] == ["pi0", "fast"]

@@ -294,7 +294,7 @@ class Handlers:
             if time.monotonic() - began > _LIVE_AFTER_S:
                 live = live or any(notes.live().values())
                 updates |= tabs.live(notes.live(), self.shown) if live else {}
-            if notes.pending and not (chunk.is_open(wanted) or all(map(rows.has, notes.traces))):
+            if notes.pending and not chunk.is_open(wanted):
                 updates |= tabs.answered(notes.traces, notes.pending, rows, self.shown)
             yield updates
         if following.outcome == "replaced":  # the page shows the newer run
@@ -353,7 +353,7 @@ class Handlers:
 
     def _over(self, notes, jobs, key, wanted, rows) -> dict:
         """Updates for the end of a run, with its result where there is any. key: of the result
-        before, which gives way. rows: of this run, as far as they were shown."""
+        before, which gives way. rows: of this run, as far as they were sent."""
         updates = tabs.live({}, self.shown)
         if notes.traces:
             key = self._keep(notes, jobs, key)

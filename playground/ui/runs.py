@@ -119,10 +119,10 @@ class Runs:
         streams: list[Stream],
         take: Callable[[Event], object],
         every_s: float,
-        at_once: Callable[[Event], bool] = lambda event: False,
+        urgent: Callable[[Event], bool] = lambda event: False,
     ) -> "Following":
         """The run of these streams as the visitor's own, see `Following`."""
-        return Following(self, visitor, streams, take, every_s, at_once)
+        return Following(self, visitor, streams, take, every_s, urgent)
 
     def updates(
         self,
@@ -195,7 +195,7 @@ class Runs:
 class Following:
     """A visitor's run from beginning to end, to be iterated once: it hands every event to `take`,
     and gives control back after the first event, and then at most every `every_s` seconds, but for
-    events that are to show `at_once`. What is shown in between costs more than the model's step:
+    events that are `urgent`. What is shown in between costs more than the model's step:
     the clock runs from when that is done.
 
     outcome: how it ended, once it has. A handler whose run was "replaced" must still yield an
@@ -210,10 +210,10 @@ class Following:
         streams: list[Stream],
         take: Callable[[Event], object],
         every_s: float,
-        at_once: Callable[[Event], bool],
+        urgent: Callable[[Event], bool],
     ):
         self._runs, self._visitor, self._streams = runs, visitor, streams
-        self._take, self._every_s, self._at_once = take, every_s, at_once
+        self._take, self._every_s, self._urgent = take, every_s, urgent
         self.outcome: Outcome | None = None
 
     def __iter__(self) -> Iterator[None]:
@@ -222,7 +222,7 @@ class Following:
             for stream in self._streams:
                 for event in stream:
                     self._take(event)
-                    if self._at_once(event) or time.monotonic() - given >= self._every_s:
+                    if self._urgent(event) or time.monotonic() - given >= self._every_s:
                         yield
                         given = time.monotonic()
             self.outcome = self._runs.outcome(self._visitor, self._streams)

@@ -60,6 +60,14 @@ def seed_of(image: np.ndarray) -> int | None:
     return _known.get(image_digest(image))
 
 
+@functools.lru_cache(maxsize=64)
+def _cubes(seed: int) -> dict[str, tuple[float, float, float]]:
+    """By colour, x, y and yaw in a scene, which each policy of a run asks for."""
+    from playground.tabletop.scene import random_scene
+
+    return random_scene(seed).cubes
+
+
 def objects(trace: Trace) -> dict[str, tuple[float, float]]:
     """By name, where the cubes lie (x, y in metres) in the scene that a run was shown; {} where it
     is not known."""
@@ -67,10 +75,7 @@ def objects(trace: Trace) -> dict[str, tuple[float, float]]:
     seed = next((_known[digest] for digest in digests if digest in _known), None)
     if seed is None or not job.available():
         return {}
-    from playground.tabletop.scene import random_scene
-
-    cubes = random_scene(seed).cubes
-    return {f"{colour} cube": (x, y) for colour, (x, y, _) in cubes.items()}
+    return {f"{colour} cube": (x, y) for colour, (x, y, _) in _cubes(seed).items()}
 
 
 def thing_in(image: np.ndarray, row: int, column: int, side: int) -> str:
@@ -80,9 +85,8 @@ def thing_in(image: np.ndarray, row: int, column: int, side: int) -> str:
     if seed is None or not job.available():
         return ""
     from playground.tabletop.patches import cubes_in
-    from playground.tabletop.scene import random_scene
 
-    found = cubes_in(random_scene(seed).cubes, row, column, side)
+    found = cubes_in(_cubes(seed), row, column, side)
     return " and ".join(f"the {colour} cube" for colour in found)
 
 

@@ -213,8 +213,12 @@ def rows() -> overview.Rows:
 def answered(
     traces: Mapping[str, Trace], pending: Sequence[str], made: overview.Rows, shown: Shown
 ) -> dict:
-    """The overview's rows of the policies that have answered, while others are `pending`."""
-    return {shown.overview: overview.sent(made.payload(_played(traces), pending=pending))}
+    """The overview's rows of the policies that have answered, while others are `pending`; {} as
+    long as none has. In every update until the run is drawn: a value is sent by what it has more
+    than the one in the update before."""
+    if not all(map(made.has, traces)):
+        made.add(_played(traces), pending=pending)
+    return {shown.overview: made.text} if made.text else {}
 
 
 def drawn(
@@ -224,7 +228,7 @@ def drawn(
     theirs from there.
 
     wanted: which plot of the chunk, see `chunk.Panel`; none while its tab is closed
-    made: the rows of this run, of which some may have been shown
+    made: the rows of this run, of which some may have been sent
     """
     parts = {
         name: {
@@ -233,20 +237,23 @@ def drawn(
         }
         for name, trace in traces.items()
     }
-    run = made.payload(_played(traces), key, parts) | {
-        "recipe": recipe.payload(traces, key),
-        "measure": {
+    run = made.add(
+        _played(traces),
+        parts,
+        key=key,
+        recipe=recipe.payload(traces, key),
+        measure={
             "key": key,
             "measured": all(trace.attention for trace in traces.values()),
             "little": all(map(attention.costs_little, traces.values())),
         },
-        "cuts": cuts.payload(traces, key),
-        "chunk_height": actions.height(list(traces.values())),
-        "compare": _compare(traces),
-        "shortened": [text for trace in traces.values() if (text := _left_out(trace))],
-    }
+        cuts=cuts.payload(traces, key),
+        chunk_height=actions.height(list(traces.values())),
+        compare=_compare(traces),
+        shortened=[text for trace in traces.values() if (text := _left_out(trace))],
+    )
     plot = chunk.drawn(traces, key, wanted, shown.chunk) if chunk.is_open(wanted) else {}
-    return {shown.overview: overview.sent(run), shown.recipe.status: ""} | plot
+    return {shown.overview: run, shown.recipe.status: ""} | plot
 
 
 def _played(traces: Mapping[str, Trace]) -> dict[str, Trace]:

@@ -10,7 +10,7 @@ import numpy as np
 from playground.trace import FastTrace, FlowTrace, Trace
 from playground.views import denoising, mask, paths, theme, tokens
 
-# gr.HTML(value, **COMPONENT) with value None or `sent(payload(...))`.
+# gr.HTML(value, **COMPONENT) with value None or the `text` of some `Rows`.
 COMPONENT = theme.component(
     "axis.js", "cells.js", "panels.js", "player.js", "camera.js", "overview.js"
 )
@@ -21,7 +21,13 @@ Objects = Mapping[str, tuple[float, float]]
 
 
 class Rows:
-    """The rows of one run, each made once, as its policy answers.
+    """The rows of one run, each made once, as its policy answers, and the text that the browser is
+    sent of them.
+
+    The text is the value of the component: lines of JSON, each of which adds to those before. What
+    was sent stands at the beginning of the next value, of which Gradio then sends the end alone;
+    and whichever value the browser reads first, all of the run is in it. A text, since Gradio
+    (6.31) copies and watches every part of an object, which took a browser longer than drawing it.
 
     objects: of a trace, by name, where things lie on the table (x, y in metres), where that is
     known.
@@ -29,43 +35,42 @@ class Rows:
 
     def __init__(self, objects: Callable[[Trace], Objects]):
         self._objects = objects
-        self._known: dict[str, dict[str, object]] = {}
-        self._run = secrets.token_hex(4)  # the browser keeps the rows of one run that it has
+        self._run_id = secrets.token_hex(4)  # the browser keeps the rows of one run that it has
+        self._sent: set[str] = set()
+        self.text = ""
 
     def has(self, name: str) -> bool:
-        return name in self._known
+        return name in self._sent
 
-    def payload(
+    def add(
         self,
         traces: Mapping[str, Trace],
-        key: str = "",
         parts: Mapping[str, dict[str, object]] | None = None,
         pending: Sequence[str] = (),
-    ) -> dict[str, object]:
-        """What the component draws, as plain JSON; the other tabs draw from it too, once nothing is
-        pending.
+        **fields: object,
+    ) -> str:
+        """One line more, and the text with it. The component draws what has come of a run; the
+        other tabs draw from it too, once nothing is pending.
 
-        traces: by policy
-        key: the run's
+        traces: by policy, all that there are
         parts: by policy, further payloads for `reference`
         pending: policies that have not answered yet
+        fields: of the whole run, as plain JSON; `key` the run's
 
-        policies: by name, None of those that are pending; else, with what `parts` has of it,
-        {policy, sentence, foreign, path, picture, flow, fast, mask}: flow as `denoising.payload`,
-        fast as `tokens.payload`, mask as `mask.payload`; path {image, grippers} of the finished
-        chunk where the former two have none; picture where there is no path at all.
+        A line: {run_id, policies, ...fields}. policies: by name, None of those that are pending;
+        else what no line before has of {policy, sentence, foreign, path, picture, flow, fast,
+        mask}, and `parts`: flow as `denoising.payload`, fast as `tokens.payload`, mask as
+        `mask.payload`; path {image, grippers} of the finished chunk where the former two have
+        none; picture where there is no path at all.
         """
+        rows: dict[str, dict[str, object] | None] = dict.fromkeys([*traces, *pending])
         for name, trace in traces.items():
-            if name not in self._known:
-                self._known[name] = _row(trace, self._objects(trace))
-        rows = {n: self._known[n] | (parts or {}).get(n, {}) for n in traces}
-        return {"key": key, "run": self._run, "policies": rows | dict.fromkeys(pending)}
-
-
-def sent(payload: dict[str, object]) -> str:
-    """The payload as one text: Gradio (6.31) copies and watches every part of an object, which took
-    a browser longer than drawing it."""
-    return json.dumps(payload, allow_nan=False, separators=(",", ":"))
+            row = {} if self.has(name) else _row(trace, self._objects(trace))
+            rows[name] = row | (parts or {}).get(name, {})
+        self._sent.update(traces)
+        line = {"run_id": self._run_id, "policies": rows, **fields}
+        self.text += json.dumps(line, allow_nan=False, separators=(",", ":")) + "\n"
+        return self.text
 
 
 def reference(policy: str = "", part: str = "") -> str:

@@ -331,8 +331,8 @@ class Fast {
 }
 
 class Row {
-  constructor(name, value, run, onstep) {
-    Object.assign(this, { name, value, of: run });
+  constructor(name, value, runId, onstep) {
+    Object.assign(this, { name, value, runId });
     this.run = value.flow ? new Flow(value.flow) : value.fast ? new Fast(value.fast) : null;
     const { policy } = value;
     const camera = (value.flow || value.fast || {}).camera || value.path;
@@ -409,8 +409,8 @@ function draw(run) {
   const mark = (step) => rows.forEach((row) => row.hover(step));
   rows = asked.flatMap(([name, value]) => {
     const old = before[name];
-    if (old && (!value || old.of === run.run)) return [old];
-    return value ? [new Row(name, value, run.run, mark)] : [];
+    if (old && (!value || old.runId === run.run_id)) return [old];
+    return value ? [new Row(name, value, run.run_id, mark)] : [];
   });
   for (const old of Object.values(before)) if (!rows.includes(old)) old.mask.close();
   for (const row of rows) row.node.classList.toggle("stale", !run.policies[row.name]);
@@ -446,10 +446,27 @@ function draw(run) {
   if (!whole) dispatchEvent(new CustomEvent("playground-row"));
 }
 
+let known = { text: "", run: null };
+
+/** The run of a text, see playground/views/overview.py, Rows: each line adds to those before it. */
+function runOf(text) {
+  let run = null;
+  let from = 0;
+  if (known.run && text.startsWith(known.text)) [run, from] = [known.run, known.text.length];
+  for (const line of text.slice(from).split("\n").filter(Boolean)) {
+    const next = JSON.parse(line);
+    for (const [name, value] of Object.entries(next.policies))
+      next.policies[name] = value && { ...run?.policies[name], ...value };
+    run = { ...run, ...next };
+  }
+  known = { text, run };
+  return run;
+}
+
 // Not `begin`: what the other tabs show comes from here, whether or not this one is in sight.
 const waiting = make("div", { class: "skeleton", "aria-hidden": "true" }, make("i"), make("i"));
 function refresh() {
-  if (props.value) return keepFocus(() => draw(JSON.parse(props.value)));
+  if (props.value) return keepFocus(() => draw(runOf(props.value)));
   publish(null);
   rows = [];
   view.replaceChildren(waiting, make("p", { class: "hidden", role: "status" }, "The answers appear here."));
