@@ -45,7 +45,6 @@ LONGEST = (
     "test_training.py",
     "test_views_browser.py",
     "test_worker.py",
-    "test_ray.py",
     "test_parity_flow.py",
     "test_page_table.py",
     "test_page_first.py",

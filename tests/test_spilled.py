@@ -16,8 +16,8 @@ from playground.serving.messages import Start
 from playground.trace import Options, RawObservation, image_digest
 from playground.ui import decoding, results
 from tests.support.traces import pi0_trace
+from tests.test_queue import ticket_of
 from tests.test_transforms import encoded
-from tests.test_worker import ticket_of
 
 SIDE = 4000  # of a picture: 48 MB
 

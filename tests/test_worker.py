@@ -1,7 +1,9 @@
-"""The worker seen from the page: order, isolation, and what happens when things break.
+"""The worker seen from the page: order, isolation, and what happens when things break. Every test
+runs with engines that are processes of this machine, and again with actors of a real Ray cluster.
 
 The policies here are scripts, not models: what is tested is who gets which answer, and when. A
-policy's prompt is its script, so that a test decides what happens inside the worker's process.
+policy's prompt is its script, so that a test decides what happens inside the engine. Last, both
+bundled policies on two of Ray's engines that hold one each.
 """
 
 import contextlib
@@ -9,7 +11,6 @@ import gc
 import json
 import logging
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -22,55 +23,143 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as st_np
 
 from playground import codec
-from playground.serving import health, queue
+from playground.serving import health
 from playground.serving.events import Done, Failed, Finished, Job, Phase, Queued, Result, Step
 from playground.serving.messages import Loading, Setup
 from playground.serving.process import Process
 from playground.serving.queue import Busy
+from playground.serving.ray import Cluster
 from playground.serving.worker import Down, Worker
 from playground.trace import Options, RawObservation
 from tests.support import scripted
 from tests.support.scripted import KINDS, Given
 from tests.support.traces import pi0_trace
 
-LIMIT_S = 30  # how long a test waits for what must happen, on however slow a machine
+LIMIT_S = 180  # how long a test waits for what must happen, on however slow a machine
 ROOT = Path(__file__).resolve().parents[1]
+PLACES = 16
+PI0, FAST = "pi0_tabletop", "pi0_fast_tabletop"
 
 
-# --- what the tests share -----------------------------------------------------------------------
+# --- both kinds of engines ----------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def engines_of_a_program():
-    """Makes engines, as `Worker` takes it. tests/test_ray.py runs these tests with another one."""
+def processes():
+    """Makes engines, as `Worker` takes it."""
     yield Process
 
 
+@contextlib.contextmanager
+def actors():
+    """The same on a Ray cluster: that of RAY_ADDRESS."""
+    with Cluster.join(replicas=2) as cluster:
+        yield cluster.start
+
+
+ENGINES = {"process": processes, "ray": actors}
+only_processes = pytest.mark.parametrize("kind", ["process"], indirect=True)
+only_ray = pytest.mark.parametrize(
+    "kind", [pytest.param("ray", marks=pytest.mark.slow)], indirect=True
+)
+
+
+@pytest.fixture(scope="module", params=["process", pytest.param("ray", marks=pytest.mark.slow)])
+def kind(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def engines():
-    with engines_of_a_program() as make:
-        yield make
+def engines(kind):
+    with contextlib.ExitStack() as held:
+        if kind == "ray":
+            pytest.importorskip("ray")
+            held.enter_context(ray_on_this_machine())
+        yield held.enter_context(ENGINES[kind]())
+
+
+# Ray forks as it starts, which a process in which other tests have loaded JAX had better not do.
+HEAD = """
+import sys
+from playground.serving.ray import Cluster
+with Cluster.join(replicas=3):  # that of all tests, and two of one test
+    import ray
+    print(ray.get_runtime_context().gcs_address, flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def ray_on_this_machine():
+    """A cluster that another process has started, in RAY_ADDRESS, as where there are many
+    machines."""
+    environment = {name: x for name, x in os.environ.items() if name != "RAY_ADDRESS"}
+    environment["RAY_AUTH_MODE"] = "disabled"  # who joins by an address has no token
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", HEAD]
+    with (
+        subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as head,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        try:
+            patch.setenv("RAY_ADDRESS", head.stdout.readline().strip())
+            yield
+        finally:
+            head.communicate()
+
+
+def new_worker(
+    engines, factory="policies", arguments=None, *, queue_size=PLACES, replicas=(1, 1), idle_s=600.0
+):
+    named = factory if ":" in factory else f"{scripted.__name__}:{factory}"
+    how = {"kinds": KINDS, "queue_size": queue_size, "replicas": replicas, "idle_s": idle_s}
+    return Worker(named, arguments or {}, start=engines, **how)
 
 
 @pytest.fixture
 def start(engines):
     """Starts workers, and ends them when the test is over."""
-    workers = []
+    with contextlib.ExitStack() as workers:
 
-    def start(factory="policies", arguments=None, queue_size=16, replicas=(1, 1), idle_s=600.0):
-        named = factory if ":" in factory else f"{scripted.__name__}:{factory}"
-        how = {"kinds": KINDS, "queue_size": queue_size, "replicas": replicas, "idle_s": idle_s}
-        workers.append(Worker(named, arguments or {}, start=engines, **how))
-        return workers[-1]
+        def start(*args, **how):
+            return workers.enter_context(new_worker(engines, *args, **how))
 
-    yield start
-    for worker in workers:
-        worker.close(drain_s=0.0)
+        yield start
+
+
+@pytest.fixture(scope="module")
+def shared(engines):
+    """Gives the worker of all tests that leave it as it was."""
+    with contextlib.ExitStack() as workers:
+        started = []
+
+        def shared():
+            if not started or not comes_to_rest(started[-1]):
+                started.append(workers.enter_context(new_worker(engines)))
+            return started[-1]
+
+        yield shared
+
+
+def comes_to_rest(worker):
+    """Whether it is well and idle, as after all tests but one that fails."""
+    with contextlib.suppress(AssertionError):
+        until(lambda: not worker.status().running and not worker.status().waiting, 10.0)
+        return worker.live()
+    return False
+
+
+@pytest.fixture
+def worker(shared):
+    """One that is up and idle, with `PLACES` places. A test may kill its engine."""
+    worker = shared()
+    worker.metadata(LIMIT_S)
+    return worker
+
+
+# --- what the tests share -----------------------------------------------------------------------
 
 
 def job(script, *names, state=0.0, leaves=None, samples=1):
@@ -79,9 +168,9 @@ def job(script, *names, state=0.0, leaves=None, samples=1):
     return Job(names or ("pi0",), observation, Options(num_samples=samples))
 
 
-def until(condition):
+def until(condition, limit_s=LIMIT_S):
     """Waits for what must become true."""
-    end = time.monotonic() + LIMIT_S
+    end = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end, "it never happened"
         time.sleep(0.01)
@@ -111,10 +200,10 @@ def read_until(stream, wanted):
     return in_time(lambda: next(event for event in stream if isinstance(event, wanted)))
 
 
-def held(worker, tmp_path, name="gate"):
+def held(worker, tmp_path, name="gate", **how):
     """A job that runs, and goes on once the file it hands back is made."""
     gate = tmp_path / name
-    stream = worker.infer(job(f"gate={gate}"))
+    stream = worker.infer(job(f"gate={gate}", **how))
     read_until(stream, Phase)
     return stream, gate
 
@@ -135,8 +224,7 @@ def alive(pid):
 # --- answers ------------------------------------------------------------------------------------
 
 
-def test_a_job_is_queued_runs_and_finishes(start):
-    worker = start()
+def test_a_job_is_queued_runs_and_finishes(worker):
     assert set(worker.metadata(LIMIT_S)) == {"pi0", "fast"}
     assert worker.metadata()["fast"].title == "fast"
     events = answer(worker.infer(job("step step", "pi0", "fast", state=3.0)))
@@ -150,8 +238,7 @@ def test_a_job_is_queued_runs_and_finishes(start):
     assert worker.live()
 
 
-def test_first_come_first_served_and_everybody_sees_their_place(start, tmp_path):
-    worker = start()
+def test_first_come_first_served_and_everybody_sees_their_place(worker, tmp_path):
     first, gate = held(worker, tmp_path)
     notes = tmp_path / "notes"
     waiting = [worker.infer(job(f"note={notes}", state=float(i))) for i in range(4)]
@@ -165,23 +252,23 @@ def test_first_come_first_served_and_everybody_sees_their_place(start, tmp_path)
     assert notes.read_text().split("\n")[:-1] == ["pi0 0", "pi0 2", "pi0 3"]
 
 
-def test_the_expected_wait_comes_from_jobs_of_the_same_kind(start, tmp_path):
-    worker = start()
-    worker.metadata(LIMIT_S)
-    first, gate = held(worker, tmp_path)
-    assert next(worker.infer(job("step"))).expected_wait_s is None
+def test_the_expected_wait_comes_from_jobs_of_the_same_kind(worker, tmp_path):
+    how = {"samples": 4}  # as no other job here
+    first, gate = held(worker, tmp_path, **how)
+    with worker.infer(job("step", **how)) as unforeseen:
+        assert next(unforeseen).expected_wait_s is None
     gate.touch()
     answer(first)
-    second, gate = held(worker, tmp_path, "second")
-    ahead = worker.infer(job("step"))
-    behind = worker.infer(job("step"))
+    second, gate = held(worker, tmp_path, "second", **how)
+    ahead = worker.infer(job("step", **how))
+    behind = worker.infer(job("step", **how))
     assert 0 <= next(ahead).expected_wait_s < next(behind).expected_wait_s
     gate.touch()
-    answer(second)
+    for stream in (second, ahead, behind):
+        answer(stream)
 
 
-def test_no_visitor_gets_another_ones_answer(start):
-    worker = start(queue_size=64)
+def test_no_visitor_gets_another_ones_answer(worker):
     answers = {}
 
     def visit(visitor):
@@ -206,269 +293,50 @@ def test_no_visitor_gets_another_ones_answer(start):
             assert event.trace.versions["state"] == given_state.tobytes().hex()
 
 
-def test_a_full_queue_says_busy_and_when_to_come_again(start, tmp_path):
-    worker = start(queue_size=2)
+def test_a_full_queue_says_busy_and_when_to_come_again(worker, tmp_path):
+    before = worker.status().completed
     first, gate = held(worker, tmp_path)
-    second, third = worker.infer(job("step")), worker.infer(job("step"))
+    *waiting, last = [worker.infer(job("step")) for _ in range(PLACES)]
     with pytest.raises(Busy) as busy:
         worker.infer(job("step"))
     assert busy.value.retry_s >= 1
     assert str(busy.value.retry_s) in str(busy.value)
-    third.close()  # which makes a place at once
-    fourth = worker.infer(job("step"))
+    last.close()  # which makes a place at once
+    waiting.append(worker.infer(job("step")))
     gate.touch()
-    for stream in (first, second, fourth):
+    for stream in (first, *waiting):
         assert isinstance(answer(stream)[-1], Finished)
-    assert worker.status().completed == 3
+    assert worker.status().completed == before + 1 + PLACES
 
 
-def ticket_of(owner):
-    """All of this is used with the lock held."""
-    lock = threading.RLock()
-    lock.acquire()
-    return queue.Ticket(lock, "infer", job("step"), owner=owner)
-
-
-def queued(*owners, size=64):
-    """A queue that these visitors' jobs joined in this order, and their tickets."""
-    waiting = queue.Queue(size)
-    waiting.slots.append(queue.Slot(up=True))
-    tickets = [ticket_of(owner) for owner in owners]
-    for ticket in tickets:
-        waiting.join(ticket)
-    return waiting, tickets
-
-
-def test_who_sends_many_jobs_holds_others_up_by_two():
-    waiting, tickets = queued("a", "a", "a", "a", "b", "c", "b", "b", "", "", "")
-    served = []
-    (slot,) = waiting.slots
-    while ticket := waiting.next(slot):
-        served.append(ticket)
-        waiting.end(slot, ticket, done=True)
-    assert "".join(ticket.owner or "-" for ticket in served) == "aabcb---aba"
-    own = [ticket for ticket in served if ticket.owner == "a"]
-    assert own == [ticket for ticket in tickets if ticket.owner == "a"]
-
-
-def test_who_came_long_before_is_not_overtaken():
-    waiting, (*_, third) = queued("a", "a", "a")
-    third.due -= 3600.0  # s ago
-    late = ticket_of("b")
-    waiting.join(late)
-    assert list(waiting.waiting).index(third) < list(waiting.waiting).index(late)
-
-
-def ran(waiting, ticket, seconds):
-    """The one replica runs this job, which is next, for so long."""
-    (slot,) = waiting.slots
-    assert waiting.next(slot) is ticket
-    ticket.started -= seconds
-    waiting.end(slot, ticket, done=True)
-
-
-def test_who_took_much_time_goes_behind_who_had_little():
-    waiting, (first, again, little) = queued("a", "a", "b")
-    ran(waiting, first, 30.0)
-    assert list(waiting.waiting) == [little, again]
-    assert 0 < again.due - again.queued <= 30.0
-    waiting.join(ticket_of("c"))
-    waiting.join(more := ticket_of("a"))  # now there are two who had less
-    assert 30.0 < more.due - more.queued <= 60.0
-    more.queued -= queue.LATEST_S + 1  # nobody waits for ever, whatever they took
-    waiting.used["a"] = 1e6, time.monotonic()
-    waiting.order("a")
-    assert waiting.waiting[0] is more
-
-
-def test_who_took_as_much_as_the_others_keeps_their_place():
-    waiting, tickets = queued("a", "b", "a", "b", "c")
-    ran(waiting, tickets[0], 30.0)
-    waiting.used["b"] = waiting.used["c"] = 20.0, time.monotonic()
-    waiting.order("a")
-    assert list(waiting.waiting) == tickets[1:]
-    waiting.next(waiting.slots[0])
-    waiting.used.clear()
-    waiting.join(last := ticket_of("a"))  # what runs counts, too, and nothing that was long ago
-    assert last.due == last.queued
-    waiting.end(waiting.slots[0], tickets[1], done=True)
-    waiting.used["a"] = 30.0, time.monotonic() - 10 * queue.HALF_LIFE_S
-    waiting.order("a")
-    assert last.due == last.queued
-
-
-def long_run(seconds, *owners):
-    """A queue whose replica has run a job of "a" for so long, and the tickets of these visitors,
-    whose jobs take a second."""
-    waiting, (running,) = queued("a")
-    (slot,) = waiting.slots
-    assert waiting.next(slot) is running
-    running.started -= seconds
-    tickets = [ticket_of(owner) for owner in owners]
-    for ticket in tickets:
-        ticket.label = "short"
-        waiting.join(ticket)
-    waiting.typical_s["short"] = 1.0
-    return waiting, slot, running, tickets
-
-
-def test_short_jobs_pass_a_long_one_which_keeps_a_quarter_of_the_time():
-    waiting, slot, running, tickets = long_run(10.0, *"bcdefghijk" * 4)
-    passed = 0
-    while ticket := waiting.next(slot):
-        assert ticket is tickets[passed]  # in their order
-        assert slot.active() == [ticket, running]
-        assert waiting.next(slot) is None  # one at a time
-        ticket.started -= 1.0
-        running.started -= 1.0
-        waiting.end(slot, ticket, done=True)
-        passed += 1
-    assert passed == queue.PASSING * 10
-    assert waiting.next(slot) is None
-    running.started -= 1.0  # it goes on
-    assert waiting.next(slot) is tickets[passed]
-    assert waiting.end(slot, tickets[passed], done=True) < 1
-    assert 11 <= waiting.end(slot, running, done=True) < 12  # without those that passed
-    assert waiting.next(slot) is tickets[passed + 1]
-
-
-def test_only_another_s_short_job_passes_and_only_a_long_one():
-    waiting, slot, running, (own, nobodys) = long_run(10.0, "a", "")
-    assert waiting.next(slot) is None
-    waiting.join(unknown := ticket_of("b"))
-    unknown.label = "unknown"
-    assert waiting.next(slot) is None
-    unknown.label = "short"
-    assert waiting.next(slot) is unknown
-    assert list(waiting.waiting) == [own, nobodys]
-    robot = ticket_for("pi0", urgent=True)  # passes both
-    waiting.join(robot)
-    assert waiting.next(slot) is robot
-    assert slot.active() == [robot, unknown, running]
-    robot.started -= 2.0
-    unknown.started -= 2.0
-    waiting.end(slot, robot, done=True)
-    assert waiting.end(slot, unknown, done=True) < 1
-    waiting, slot, running, _ = long_run(3.0, "b")  # not four times as long as the other takes
-    assert waiting.next(slot) is None
-    waiting, slot, running, _ = long_run(10.0, "b")
-    waiting.typical_s[running.label] = 3.0  # nor is it as a rule
-    assert waiting.next(slot) is None
-    waiting.typical_s[running.label] = 4.0
-    assert waiting.next(slot)
-    waiting, slot, running, _ = long_run(3.0, "b")
-    waiting.slots.append(other := queue.Slot(up=True))
-    running.started -= 10.0
-    assert waiting.next(slot) is None  # it goes where nothing runs
-    assert waiting.next(other)
-
-
-def test_what_waited_for_the_event_at_which_it_begins_did_not_run():
-    waiting, slot, running, (short,) = long_run(10.0, "b")
-    assert waiting.next(slot) is short
-    short.started -= 5.0
-    waiting.spoke(slot, short)
-    assert short.ran_s(time.monotonic()) >= 5.0
-    waiting.spoke(slot, running)
-    assert waiting.end(slot, short, done=True) < 5.0
-
-
-def test_jobs_of_different_lengths_are_told_apart():
-    labels = {
-        queue.Ticket(threading.Lock(), "infer", Job(("pi0",), job("step").observation, how)).label
-        for how in (
-            Options(),
-            Options(num_samples=32),
-            Options(num_steps=100),
-            Options(max_tokens=8),
-            Options(attention=True),
-            Options(seed=3),
-        )
-    }
-    assert len(labels) == 5
-
-
-def test_a_visitor_s_short_job_does_not_wait_for_another_s_long_one(start):
+def test_a_visitor_s_short_job_does_not_wait_for_another_s_long_one(worker):
     """In the engine, too, which then goes on with that one."""
-    worker = start()
+    how = {"samples": 2}  # as no other job here
     for owner in "bc":
-        answer(worker.infer(job("step"), owner=owner))
+        answer(worker.infer(job("step", **how), owner=owner))
     long = worker.infer(job("endless", samples=32), owner="a")
     read_until(long, Step)
     for owner in "bcb":
-        events = answer(worker.infer(job("step", state=2.0), owner=owner))
+        events = answer(worker.infer(job("step", state=2.0, **how), owner=owner))
         assert isinstance(events[-1], Finished)
         np.testing.assert_array_equal(of(events, Step)[0].actions, np.full(3, 2.0))
     read_until(long, Step)
     long.close()
 
 
-def test_a_visitor_holds_a_quarter_of_the_places(monkeypatch):
-    with pytest.raises(queue.Busy, match=r"^16 of your runs are waiting already. .* in \d+ s\.$"):
-        queued(*["a"] * 17)
-    waiting, tickets = queued(*["a"] * 15, *[""] * 49)
-    waiting.check("a")
-    last = ticket_of("a")
-    waiting.join(last)
-    with pytest.raises(queue.Busy, match=r"^16 of your runs are waiting already"):
-        waiting.check("a")
-    for owner in ("b", ""):
-        waiting.check(owner)
-    assert waiting.count() == 65  # one of them is next
-    tickets[0].closed = True  # who left holds none
-    waiting.join(ticket_of("a"))
-    assert waiting.count() == 65
-    size = tickets[0].payload.size
-    monkeypatch.setattr(queue, "MAX_WAITING_BYTES", 12 * size)
-    with pytest.raises(queue.Busy, match="3 of your runs"):
-        queued("b", *["a"] * 4)
-    with pytest.raises(queue.Busy, match="All places"):
-        queued(*[""] * 13)
-
-
-def test_the_last_job_of_who_has_most_gives_way_to_who_has_fewer(monkeypatch):
-    waiting, tickets = queued(*"aaaabbb", *[""] * 10, size=16)
-    last = tickets[3]
-    assert waiting.join(ticket_of("c")) == [last]
-    assert (last.ended, last in waiting.waiting, waiting.count()) == (True, False, 17)
-    assert re.search(r"Others came .* try again in \d+ s", last.events[-1].message)
-    assert waiting.join(ticket_of("c")) == [tickets[2]]  # of equals, of whoever comes first
-    assert waiting.join(ticket_of("")) == [tickets[6]]
-    # Two are what one request makes; neither those nor the page's own jobs give way.
-    with pytest.raises(queue.Busy, match="All places"):
-        waiting.join(ticket_of("d"))
-    assert [t.owner for t in waiting.waiting].count("c") == 2
-
-    size = tickets[0].payload.size
-    monkeypatch.setattr(queue, "MAX_WAITING_BYTES", 12 * size)
-    waiting, tickets = queued("a", "b", *["a"] * 2, *[""] * 8)  # full by their bytes
-    assert waiting.join(ticket_of("c")) == [tickets[3]]
-
-
-def test_who_has_most_pushes_nobody_out():
-    waiting, _ = queued(*"aaabb", *[""] * 12, size=16)
-    with pytest.raises(queue.Busy, match="All places"):
-        waiting.join(ticket_of("b"))  # with it, both would have three
-    with pytest.raises(queue.Busy):
-        waiting.join(ticket_of("a"))
-    assert waiting.count() == 17
-
-
-def test_a_job_that_gave_way_ends_and_is_logged(start, tmp_path, caplog):
+def test_a_job_that_gave_way_ends_and_is_logged(worker, tmp_path, caplog):
     caplog.set_level(logging.INFO, "playground.serving")
-    worker = start(queue_size=12)
-    _, gate = held(worker, tmp_path)
-    *_, last = [worker.infer(job("step"), owner=owner) for owner in "bbccddeefaaa"]
-    streams = [worker.infer(job("step"), owner="g")]
+    first, gate = held(worker, tmp_path)
+    *waiting, last = [worker.infer(job("step"), owner=owner) for owner in "bbccddeeffgghaaa"]
+    waiting.append(worker.infer(job("step"), owner="i"))
     assert "Others came" in answer(last)[-1].message
     assert any('"gave way"' in message for message in caplog.messages)
     gate.touch()
-    assert isinstance(answer(streams[0])[-1], Finished)
+    for stream in (first, *waiting):
+        assert isinstance(answer(stream)[-1], Finished)
 
 
-def test_what_cannot_run_is_refused_before_the_queue(start):
-    worker = start()
-    worker.metadata(LIMIT_S)
+def test_what_cannot_run_is_refused_before_the_queue(worker):
     with pytest.raises(ValueError, match=r"no policy is called pi9; loaded: pi0, fast"):
         worker.infer(job("step", "pi0", "pi9"))
     with pytest.raises(ValueError, match="names no policy"):
@@ -558,89 +426,11 @@ def test_a_job_goes_where_its_weights_are(start):
         assert asked_where(worker, name) == ((places[name], (name,)), [])
 
 
-def placed(*held, size=64):
-    """A queue before replicas that hold these."""
-    waiting = queue.Queue(size)
-    waiting.slots += [queue.Slot(up=True, held=frozenset(names)) for names in held]
-    return waiting
-
-
-def ticket_for(policy, digest=b"", urgent=False):
-    lock = threading.RLock()
-    lock.acquire()
-    return queue.Ticket(lock, "infer", job("step", policy), digest=digest, urgent=urgent)
-
-
-def test_a_job_waits_for_its_weights_no_longer_than_they_take_to_load():
-    waiting = placed({"a"}, {"b"})
-    with_a, with_b = waiting.slots
-    waiting.join(first := ticket_for("a"))
-    waiting.join(second := ticket_for("a"))
-    waiting.join(third := ticket_for("b"))
-    waiting.load_s["a"] = 1000.0
-    assert waiting.next(with_b) is third  # overtakes none: the others are not to come here
-    assert waiting.next(with_a) is first
-    waiting.end(with_b, third, done=True)
-    assert waiting.next(with_b) is None
-    second.queued -= 1000.0
-    assert waiting.next(with_b) is second
-
-
-def test_a_job_goes_where_its_picture_was_seen_if_that_one_is_free():
-    waiting = placed({"a"}, {"a"})
-    one, other = waiting.slots
-    waiting.join(first := ticket_for("a", b"picture"))
-    assert waiting.next(other) is first
-    waiting.end(other, first, done=True)
-    waiting.join(again := ticket_for("a", b"picture"))
-    assert waiting.next(one) is None
-    waiting.join(another := ticket_for("a", b"other"))
-    assert waiting.next(one) is another
-    assert waiting.next(other) is again
-    waiting.end(one, another, done=True)
-    waiting.join(last := ticket_for("a", b"picture"))
-    assert waiting.next(one) is last  # the other one is busy
-
-
-def test_a_robot_s_job_interrupts_only_where_nothing_is_free_and_nothing_is_loaded():
-    waiting = placed({"a"}, {"b"}, {"a"})
-    first, with_b, second = waiting.slots
-    for slot in (first, with_b):
-        waiting.join(ticket_for(*slot.held))
-        assert waiting.next(slot)
-    waiting.join(robot := ticket_for("a", urgent=True))
-    assert waiting.next(first) is None  # the third is free
-    assert waiting.next(second) is robot
-    waiting.join(robot := ticket_for("a", urgent=True))
-    assert waiting.next(with_b) is None
-    assert waiting.next(second) is None  # at a robot's job itself
-    assert waiting.next(first) is robot
-    assert first.passing is robot
-
-
-def test_a_place_is_how_many_must_end_before():
-    waiting = placed({"a"}, {"a"})
-    waiting.join(earlier := ticket_for("a"))
-    assert waiting.next(waiting.slots[0]) is earlier
-    earlier.started -= 10.0
-    waiting.end(waiting.slots[0], earlier, done=True)
-    tickets = [ticket_for("a") for _ in range(5)]
-    for slot, ticket in zip(waiting.slots, tickets, strict=False):
-        waiting.join(ticket)
-        waiting.next(slot)
-    for ticket in tickets[2:]:
-        waiting.join(ticket)
-    events = [ticket.events[-1] for ticket in tickets[2:]]
-    assert [event.position for event in events] == [1, 2, 3]
-    assert [round(event.expected_wait_s) for event in events] == [10, 10, 20]
-
-
 # --- robots -------------------------------------------------------------------------------------
 
 
-def test_an_urgent_job_waits_for_no_visitor(start, tmp_path):
+def test_an_urgent_job_waits_for_no_visitor(worker, tmp_path):
     """It runs inside the running job, at its next event, and that one goes on."""
-    worker = start()
     notes = tmp_path / "notes"
     first = worker.infer(job("endless"))
     read_until(first, Step)
@@ -659,25 +449,24 @@ def test_an_urgent_job_waits_for_no_visitor(start, tmp_path):
     assert notes.read_text().split()[-2:] == ["pi0", "1"]
 
 
-def test_both_jobs_of_a_killed_worker_fail_and_urgent_ones_have_places_of_their_own(start):
-    worker = start(queue_size=1)
+def test_both_jobs_of_a_killed_worker_fail_and_urgent_ones_have_places_of_their_own(worker):
     first = worker.infer(job("endless"))
     read_until(first, Step)
-    behind = worker.infer(job("step"))
+    waiting = [worker.infer(job("step")) for _ in range(PLACES)]
     with pytest.raises(Busy):
         worker.infer(job("step"))
     urgent = worker.infer(job("step die", "fast"), urgent=True)
     for stream in (first, urgent):
         assert stream.job_id in answer(stream)[-1].message
-    assert isinstance(answer(behind)[-1], Finished)
+    for stream in waiting:
+        assert isinstance(answer(stream)[-1], Finished)
 
 
 # --- leaving ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("way", ["close", "cancel", "drop"])
-def test_a_visitor_who_leaves_frees_the_worker_at_the_next_event(start, tmp_path, way):
-    worker = start()
+def test_a_visitor_who_leaves_frees_the_worker_at_the_next_event(worker, tmp_path, way):
     notes = tmp_path / "notes"
     stream = worker.infer(job("endless", "pi0", "fast", leaves=notes))
     read_until(stream, Step)
@@ -694,8 +483,7 @@ def test_a_visitor_who_leaves_frees_the_worker_at_the_next_event(start, tmp_path
     assert notes.read_text() == "left\n"  # once: the job's second policy never ran
 
 
-def test_a_visitor_who_leaves_the_queue_costs_nothing(start, tmp_path):
-    worker = start()
+def test_a_visitor_who_leaves_the_queue_costs_nothing(worker, tmp_path):
     first, gate = held(worker, tmp_path)
     notes = tmp_path / "notes"
     with worker.infer(job(f"note={notes}")) as second:
@@ -709,8 +497,7 @@ def test_a_visitor_who_leaves_the_queue_costs_nothing(start, tmp_path):
     assert not notes.exists()
 
 
-def test_a_visitor_who_stops_reading_holds_nobody_up(start):
-    worker = start()
+def test_a_visitor_who_stops_reading_holds_nobody_up(worker):
     unread = worker.call("flood", Given(100_000))
     assert isinstance(answer(worker.infer(job("step")))[-1], Finished)
     left = answer(unread)
@@ -721,8 +508,7 @@ def test_a_visitor_who_stops_reading_holds_nobody_up(start):
 # --- faults -------------------------------------------------------------------------------------
 
 
-def test_a_failing_policy_fails_alone(start, caplog):
-    worker = start()
+def test_a_failing_policy_fails_alone(worker, caplog):
     refused = answer(worker.infer(job("step refuse", "pi0", "fast")))
     assert [(e.policy, e.message) for e in of(refused, Failed)] == [
         (name, "the state has 3 values, expected 14") for name in ("pi0", "fast")
@@ -743,9 +529,8 @@ def test_a_failing_policy_fails_alone(start, caplog):
     assert worker.status().crashes == 0
 
 
-def test_without_memory_for_all_samples_the_first_is_answered(start):
-    worker = start()
-    pid = pid_of(worker)
+def test_without_memory_for_all_samples_the_first_is_answered(worker):
+    pid, before = pid_of(worker), worker.status().exhausted
     events = answer(worker.infer(job("exhaust=1", "pi0", "fast", samples=8)))
     assert of(events, Failed) == []
     assert isinstance(events[-1], Finished)
@@ -753,21 +538,20 @@ def test_without_memory_for_all_samples_the_first_is_answered(start):
         (warning,) = done.trace.warnings
         assert "ran out of memory with 8 samples at once: this is the first of them" in warning
     assert [event.policy for event in of(events, Done)] == ["pi0", "fast"]
-    assert worker.status().exhausted == 2
+    assert worker.status().exhausted == before + 2
 
     (failed,) = of(answer(worker.infer(job("exhaust=0", samples=8))), Failed)
     assert "ran out of memory. Fewer samples" in failed.message
     assert "RESOURCE" not in failed.message
-    assert worker.status().exhausted == 4  # with all samples, and with one
+    assert worker.status().exhausted == before + 4  # with all samples, and with one
     assert answer(worker.infer(job("step")))[-2].trace.warnings == pi0_trace().warnings
     assert pid_of(worker) == pid
     assert worker.status().crashes == 0
 
 
-def test_a_job_is_one_line_of_the_log(start, caplog):
+def test_a_job_is_one_line_of_the_log(worker, caplog):
     """With its id, its times, each policy's stages and what came from caches; nothing private."""
     caplog.set_level("INFO")
-    worker = start()
     stream = worker.infer(job("step note=/dev/null", "pi0", "fast"))
     answer(stream)
     until(lambda: any(stream.job_id in record.message for record in caplog.records))
@@ -804,16 +588,15 @@ def test_a_killed_worker_comes_back_and_the_queue_stands(start, tmp_path):
     assert not alive(pid)
 
 
-def test_an_idle_worker_that_is_killed_comes_back(start):
-    worker = start()
+def test_an_idle_worker_that_is_killed_comes_back(worker):
     pid = pid_of(worker)
     os.kill(pid, signal.SIGKILL)
     until(lambda: worker.status().crashes == 1)
     assert isinstance(answer(worker.infer(job("step")))[-1], Finished)
+    assert worker.status().crashes == 0  # since the last one done
 
 
-def test_a_hang_ends_at_the_announced_deadline(start, caplog):
-    worker = start()
+def test_a_hang_ends_at_the_announced_deadline(worker, caplog):
     pid = pid_of(worker)
     first, second = worker.infer(job("hang", "pi0", "fast")), worker.infer(job("step"))
     assert isinstance(answer(first)[-1], Failed)
@@ -824,46 +607,41 @@ def test_a_hang_ends_at_the_announced_deadline(start, caplog):
     assert "hung" in line["reason"]
 
 
-def test_a_deadline_ends_with_the_run_of_its_policy(start):
+def test_a_deadline_ends_with_the_run_of_its_policy(worker):
     """The second policy is silent for longer than the first one's last phase might have been."""
-    events = answer(start().infer(job("silent", "pi0", "fast")))
+    events = answer(worker.infer(job("silent brief", "pi0", "fast")))
     assert [event.policy for event in of(events, Done)] == ["pi0", "fast"]
     assert isinstance(events[-1], Finished)
 
 
-def test_ready_is_the_heartbeat_of_the_loop_that_runs_the_jobs(start):
-    worker = start()
+@only_processes  # until Ray kills one that is stopped 15 s pass; its silence is in the test above
+def test_ready_is_the_heartbeat_of_the_loop_that_runs_the_jobs(worker):
     pid = pid_of(worker)
     assert worker.ready()
-    os.kill(pid, signal.SIGSTOP)  # alive, its connection open, and silent
+    stopped = worker.infer(job("brief stop"))  # alive, its connection open, and silent
     until(lambda: not worker.ready())
+    assert isinstance(answer(stopped)[-1], Failed)
     until(worker.ready)
     assert pid_of(worker) != pid
     until(lambda: not alive(pid))
 
 
-def test_three_crashes_in_a_row_and_it_stays_down(start):
+def test_three_crashes_without_a_completed_job_between_and_it_stays_down(start):
     worker = start()
-    jobs = [worker.infer(job("die")) for _ in range(3)]
-    late = worker.infer(job("step"))
-    for stream in jobs:
-        assert "quote job" in answer(stream)[-1].message
+    scripts = ["die", "die", "refuse", "step", "die", "die"]
+    ends = [answer(worker.infer(job(script)))[-1] for script in scripts]
+    assert [type(end) for end in ends] == [Failed, Failed, Finished, Finished, Failed, Failed]
+    assert all("quote job" in end.message for end in ends if isinstance(end, Failed))
+    assert worker.live()
+
+    third, late = worker.infer(job("die")), worker.infer(job("step"))
+    assert "quote job" in answer(third)[-1].message
     assert "crashed 3 times" in answer(late)[-1].message
     with pytest.raises(Down, match="crashed 3 times"):
         worker.infer(job("step"))
     assert not worker.live()
     assert not worker.ready()
     assert worker.status().state == "down"
-
-
-def test_a_completed_job_between_crashes_counts_them_anew(start):
-    worker = start()
-    scripts = ["die", "die", "refuse", "step", "die", "die", "step"]
-    ends = [answer(worker.infer(job(script)))[-1] for script in scripts]
-    assert [type(end) for end in ends] == [
-        Failed, Failed, Finished, Finished, Failed, Failed, Finished
-    ]  # fmt: skip
-    assert worker.live()
 
 
 def test_a_factory_that_refuses_is_not_asked_again(start, caplog):
@@ -879,30 +657,29 @@ def test_a_factory_that_refuses_is_not_asked_again(start, caplog):
     assert "Traceback" not in logged
 
 
-@pytest.mark.parametrize("factory", ["broken", "loading_hangs"])
-def test_a_factory_that_breaks_is_tried_three_times(start, factory):
-    worker = start(factory)
+def test_a_factory_that_breaks_or_hangs_is_tried_three_times(start, tmp_path):
+    tries = tmp_path / "tries"
+    worker = start("broken", {"tries": str(tries)})
     with pytest.raises(Down, match="crashed 3 times"):
         worker.metadata(LIMIT_S)
+    assert tries.read_text() == "raised\nhung\nraised\n"
 
 
 # --- the process and its end --------------------------------------------------------------------
 
 PAGE = """
-import importlib, signal, sys, threading
-from playground.serving import health, queue
-from playground.serving.events import Finished
-from playground.serving.worker import Worker
+import signal, sys, threading
+from playground.serving import health
 from tests import test_worker as t
-from tests.support.scripted import KINDS, Given
+from tests.support.scripted import Given
 
 def say(*words):  # once a signal means the end
     t.until(lambda: signal.getsignal(signal.SIGTERM) is not before)
     print(*words, flush=True)
 
-_, gate, module = sys.argv
-with importlib.import_module(module).engines_of_a_program() as make:
-    worker = Worker("tests.support.scripted:with_jax", {}, kinds=KINDS, start=make)
+_, gate, kind, factory = sys.argv
+with t.ENGINES[kind]() as make:
+    worker = t.new_worker(make, factory)
     pid, has_jax = t.read_until(worker.call("process_id", Given()), t.Result).value
     stream = worker.infer(t.job(f"gate={gate}"))
     t.read_until(stream, t.Phase)
@@ -915,17 +692,24 @@ with importlib.import_module(module).engines_of_a_program() as make:
 
 
 @pytest.fixture
-def page(engines, tmp_path, request):
-    """A program that runs a worker with one job held by the gate; the program and the gate."""
+def page(engines, kind, tmp_path):
+    """Starts a program that runs a worker of this factory with one job held by the gate; gives the
+    program and the gate."""
     gate = tmp_path / "gate"
-    command = [sys.executable, "-c", PAGE, str(gate), request.module.__name__]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as program:
-        yield program, gate
-        program.kill()
+    with contextlib.ExitStack() as held:
+
+        def page(factory):
+            command = [sys.executable, "-c", PAGE, str(gate), kind, factory]
+            program = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+            held.enter_context(program)
+            held.callback(program.kill)
+            return program, gate
+
+        yield page
 
 
 def test_sigterm_drains_and_exits_with_0_and_only_the_worker_imports_jax(page):
-    program, gate = page
+    program, gate = page("with_jax")
     pid, has_jax = program.stdout.readline().split()
     assert has_jax == "True"
     program.send_signal(signal.SIGTERM)
@@ -938,7 +722,7 @@ def test_sigterm_drains_and_exits_with_0_and_only_the_worker_imports_jax(page):
 
 
 def test_a_killed_page_leaves_no_orphan(page):
-    program, _ = page
+    program, _ = page("policies")
     pid = int(program.stdout.readline().split()[0])
     assert alive(pid)
     program.kill()
@@ -994,41 +778,11 @@ def test_health_routes_follow_the_worker(start, tmp_path):
         assert client.get("/readyz").status_code == 503
 
 
-# --- the wire -----------------------------------------------------------------------------------
-
-
-def travelled(value):
-    """What comes out at the other end of a socket."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        sender = threading.Thread(target=lambda: ours.sendall(codec.encode(value)))
-        sender.start()
-        received = codec.receive(theirs)
-        sender.join()
-    return received
-
-
 def same_bits(a, b):
     return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
-DTYPES = st.one_of(
-    st_np.boolean_dtypes(),
-    st_np.integer_dtypes(endianness="?"),
-    st_np.unsigned_integer_dtypes(endianness="?"),
-    st_np.floating_dtypes(endianness="?"),
-    st_np.complex_number_dtypes(endianness="?"),
-)
-
-
-@given(st_np.arrays(DTYPES, st_np.array_shapes(min_dims=0, min_side=0, max_dims=4)))
-@settings(max_examples=200)
-def test_arrays_travel_bit_for_bit(array):
-    assert same_bits(travelled({"x": array})["x"], array)
-    assert same_bits(travelled((array.T,))[0], np.asarray(array.T))
-
-
-def test_large_arrays_go_through_the_worker_and_back(start):
+def test_large_arrays_go_through_the_worker_and_back(worker):
     rng = np.random.default_rng(0)
     arrays = {
         "image": rng.integers(0, 256, (2160, 3840, 3), np.uint8),
@@ -1042,7 +796,7 @@ def test_large_arrays_go_through_the_worker_and_back(start):
         "bits": np.array([0x7FC00001, 0x80000000, 0xFF800000], np.uint32).view(np.float32),
     }
     value = read_until(
-        start().call("echo", Given({"arrays": arrays, "of": (1, "two", None)})), Result
+        worker.call("echo", Given({"arrays": arrays, "of": (1, "two", None)})), Result
     ).value
     assert value["of"] == (1, "two", None)
     assert list(value["arrays"]) == list(arrays)
@@ -1050,51 +804,29 @@ def test_large_arrays_go_through_the_worker_and_back(start):
         assert same_bits(value["arrays"][name], array), name
 
 
-@pytest.mark.parametrize(
-    "array",
-    [np.array([object()]), np.array(["text"]), np.zeros(2, "i4,f4"), np.zeros(2, "M8[s]")],
-    ids=["objects", "text", "records", "dates"],
-)
-def test_arrays_of_anything_but_numbers_do_not_travel(array):
-    with pytest.raises(TypeError, match="arrays of numbers travel"):
-        codec.encode(array)
+# --- real policies ------------------------------------------------------------------------------
 
 
-def frame(header, body=b""):
-    header = json.dumps(header).encode()
-    return len(header).to_bytes(4, "little") + header + body
+@only_ray
+def test_two_replicas_hold_one_policy_each_and_one_of_them_dies(start, tmp_path):
+    """Weights are loaded where they are asked for, in place of the others; later jobs go there."""
+    arguments = {"policies": [PI0, FAST], "most": 1}
+    worker = start("playground.checkpoints.load:shelf", arguments, replicas=(2, 2))
+    assert set(worker.metadata()) == {PI0, FAST}
+    until(lambda: worker.status().replicas == 2)
+    (home, held), loaded = asked_where(worker, FAST)
+    assert (held, loaded[0]) == ((FAST,), FAST)  # in place of pi0, with which both began
+    (other, held), loaded = asked_where(worker, PI0)
+    assert (held, loaded) == ((PI0,), [])
+    assert other != home
 
-
-@pytest.mark.parametrize(
-    "sent",
-    [
-        b"\xff\xff\xff\xff",
-        b"\x04\x00\x00\x00\x80\x04N.",  # a pickle
-        frame([]),
-        frame({"tree": None}),
-        frame({"tree": None, "arrays": [["a0", "|O", [1]]]}, bytes(8)),
-        frame({"tree": None, "arrays": [["a0", "<f4", [1 << 40]]]}),
-        frame({"tree": None, "arrays": [["a0", "<f4", [-1]]]}),
-        frame({"tree": {"$array": "a7"}, "arrays": []}),
-        frame({"tree": {"$class": "Popen", "args": "true"}, "arrays": []}),
-    ],
-)
-def test_what_is_no_frame_is_a_value_error(sent):
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        ours.sendall(sent)
-        with pytest.raises(ValueError, match="not a"):
-            codec.receive(theirs)
-
-
-@settings(max_examples=100)
-@given(st.data())
-def test_a_frame_cut_short_is_the_end_of_the_stream(data):
-    sent = codec.encode({"x": np.arange(10), "y": "text"})
-    cut = data.draw(st.integers(0, len(sent) - 1))
-    ours, theirs = socket.socketpair()
-    with theirs:
-        with ours:
-            ours.sendall(sent[:cut])
-        with pytest.raises(EOFError):
-            codec.receive(theirs)
+    open_ = tmp_path / "open"
+    lost, kept = (worker.call("gate", Given(str(open_), (name,))) for name in (FAST, PI0))
+    assert [read_until(stream, Result).value for stream in (lost, kept)] == [home, other]
+    os.kill(home, signal.SIGKILL)
+    failed = answer(lost)[-1]
+    assert isinstance(failed, Failed)
+    assert lost.job_id in failed.message
+    open_.touch()
+    assert isinstance(answer(kept)[-1], Finished)
+    until(lambda: worker.status().replicas == 2)

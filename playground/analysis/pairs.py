@@ -49,7 +49,6 @@ class Pair:
 
     distinguished: whether the two answers differ by more than rounding
     effect: how far they are apart, in `unit`
-    own_cache, source_cache: B's and A's keys and values over the J columns
     patch_s: seconds of one patch by itself, its program compiled
     """
 
@@ -75,8 +74,8 @@ class Pair:
             (source >= 0) & places[0].readable[source],
         )
         caches = [self._run(prepared) for prepared in self.prepared]
-        self.own_cache = places_of(caches[1], np.maximum(own, 0))
-        self.source_cache = places_of(caches[0], np.maximum(source, 0))
+        self._own_cache = places_of(caches[1], np.maximum(own, 0))
+        self._source_cache = places_of(caches[0], np.maximum(source, 0))
 
     def _run(self, prepared: Prepared) -> KVCache:
         """Runs the prefix and keeps what else is needed of it."""
@@ -106,7 +105,7 @@ class Pair:
             where[layers, row, variant.places] = True
         own, other = self._readable
         missing = np.where(where, ~other, ~own) & (own | other)
-        return Patches(self.source_cache, where, missing)
+        return Patches(self._source_cache, where, missing)
 
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:
@@ -127,15 +126,15 @@ class Pair:
         the counterfactual's own chunk: layer 1 differs in the changed words alone."""
         own, other = self._readable
         found = np.tile(own != other, (self.depth, 1))
-        caches = (self.own_cache.k, self.source_cache.k), (self.own_cache.v, self.source_cache.v)
-        for ours, theirs in caches:
-            for layer, (x, y) in enumerate(zip(ours, theirs, strict=True)):
+        ours, theirs = self._own_cache, self._source_cache
+        for layers in ((ours.k, theirs.k), (ours.v, theirs.v)):
+            for layer, (x, y) in enumerate(zip(*layers, strict=True)):
                 found[layer] |= (np.asarray(x) != np.asarray(y)).any(axis=(0, 2, 3)) & own & other
         return found
 
     def row_bytes(self) -> int:
         """Of the keys and values of one run's prefix."""
-        return sum(x.nbytes for x in (*self.own_cache.k, *self.own_cache.v))
+        return sum(x.nbytes for x in (*self._own_cache.k, *self._own_cache.v))
 
     def read(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """|V_A - V_B| / |V_B| for each layer: over image columns, over text columns."""
@@ -149,7 +148,7 @@ class Pair:
         return found[0], found[1]
 
     def _distances(self, columns: np.ndarray) -> Iterator[float]:
-        for own, source in zip(self.own_cache.v, self.source_cache.v, strict=True):
+        for own, source in zip(self._own_cache.v, self._source_cache.v, strict=True):
             a, b = (np.asarray(x[:, columns], np.float64) for x in (source, own))
             size = np.linalg.norm(b)
             yield float(np.linalg.norm(a - b) / size) if size else 0.0
@@ -188,7 +187,7 @@ class FlowPair(Pair):
     ):
         config, self._policy = policy.config, policy
         size = (config.action_horizon, config.action_dim)
-        self.noise = sample_noise(options.seed, noises, *size)
+        self._noise = sample_noise(options.seed, noises, *size)
         self._prefixes: list[Prefix] = []
         super().__init__(policy, raw, counterfactual, options)
         self.own = self.patched([NOTHING])[0]
@@ -205,20 +204,20 @@ class FlowPair(Pair):
     def _prefix(self) -> Prefix:
         """The counterfactual's, with room for what only the prompt has."""
         readable = np.logical_or(*self._readable)[None]
-        return dataclasses.replace(self._prefixes[1], cache=self.own_cache, input_mask=readable)
+        return dataclasses.replace(self._prefixes[1], cache=self._own_cache, input_mask=readable)
 
     def patched(self, variants: Sequence[Variant]) -> np.ndarray:
         return self._chunks(self._prefix(), self._patches(variants))
 
     def slopes(self) -> np.ndarray:
-        towards = np.zeros_like(self.noise)
+        towards = np.zeros_like(self._noise)
         moved = self.source - self.own
         towards[..., : moved.shape[-1]] = moved / (moved**2).sum()
         found = self._policy.interventions.slopes(
             self._prefix(),
             self._patches([NOTHING]),
             self._policy.observation(self.prepared[1], self._columns),
-            self.noise,
+            self._noise,
             towards,
             num_steps=self.options.num_steps,
         )
@@ -236,7 +235,7 @@ class FlowPair(Pair):
     def _chunks(self, prefix: Prefix, patches: Patches) -> np.ndarray:
         observation = self._policy.observation(self.prepared[1], self._columns)
         chunks = self._policy.interventions.patched(
-            prefix, patches, observation, self.noise, num_steps=self.options.num_steps
+            prefix, patches, observation, self._noise, num_steps=self.options.num_steps
         )
         return np.asarray(chunks, np.float64)[..., : len(self._policy.info.actions)]
 
@@ -260,18 +259,18 @@ class FastPair(Pair):
         self, policy: FastPolicy, raw: RawObservation, counterfactual: str, options: Options
     ):
         self._policy = policy
-        self.states: list[DecodeState] = []
+        self._states: list[DecodeState] = []
         super().__init__(policy, raw, counterfactual, options)
-        chunks = [policy.written(state, options) for state in self.states]
+        chunks = [policy.written(state, options) for state in self._states]
         self._room = policy.room(self.prepared[1], options)
-        self.written = in_rows(chunks, self._room)
+        self._written = in_rows(chunks, self._room)
         self.own = float(self.patched([NOTHING])[0])
         self.effect = self._plain() - self.own
         self.distinguished = chunks[0] != chunks[1] and abs(self.effect) >= _LEAST_NATS
 
     def _run(self, prepared: Prepared) -> KVCache:
         state = self._policy.prefilled_state(prepared, self.options, self._columns)
-        self.states.append(state)
+        self._states.append(state)
         return state.cache
 
     @staticmethod
@@ -287,27 +286,27 @@ class FastPair(Pair):
     def _patched(self, variants: Sequence[Variant], room: int) -> tuple[DecodeState, Patches]:
         """The counterfactual's state, and the patches of the variants."""
         own, source = (np.maximum(x, 0) for x in (self.joined.own, self.joined.source))
-        state = self._state(self.states[1], own, np.logical_or(*self._readable), room)
-        cache = self._state(self.states[0], source, self._readable[1], room).cache
+        state = self._state(self._states[1], own, np.logical_or(*self._readable), room)
+        cache = self._state(self._states[0], source, self._readable[1], room).cache
         return state, self._patches(variants)._replace(source=cache)
 
     def patched(self, variants: Sequence[Variant]) -> np.ndarray:
-        return self._log_odds(*self._patched(variants, self.written.tokens.shape[1]))
+        return self._log_odds(*self._patched(variants, self._written.tokens.shape[1]))
 
     def slopes(self) -> np.ndarray:
-        state, patches = self._patched([NOTHING], self.written.tokens.shape[1])
-        found = self._policy.interventions.slopes(state, patches, self.written)
+        state, patches = self._patched([NOTHING], self._written.tokens.shape[1])
+        found = self._policy.interventions.slopes(state, patches, self._written)
         return np.asarray(found, np.float64) / self.effect
 
     def _log_odds(self, state: DecodeState, patches: Patches) -> np.ndarray:
-        found = self._policy.interventions.patched(state, patches, self.written)
+        found = self._policy.interventions.patched(state, patches, self._written)
         found = np.asarray(found, np.float64)
         return found[:, 0] - found[:, 1]
 
     def _plain(self) -> float:
         """The prompt's own, by the same program with nothing patched."""
         at, readable = self._alone()
-        state = self._state(self.states[0], at, readable, self.written.tokens.shape[1])
+        state = self._state(self._states[0], at, readable, self._written.tokens.shape[1])
         nothing = np.zeros((self.depth, 1, len(at)), bool)
         with self._timed():
             return float(self._log_odds(state, Patches(state.cache, nothing, nothing))[0])

@@ -57,8 +57,8 @@ class FastPolicy(Policy):
         tokenizer: FastTokenizer,
         rules: InputRules = OPENPI_RULES,
     ):
-        self.model = laid_out(model)  # one layout in memory for all its programs
-        super().__init__(info, robot, self.model, Pi0FastPrograms(self.model), rules)
+        self._model = laid_out(model)  # one layout in memory for all its programs
+        super().__init__(info, robot, self._model, Pi0FastPrograms(self._model), rules)
         self.tokenizer = tokenizer
         encode = tokenizer.paligemma.encode
         end = encode(ACTION_END)
@@ -127,7 +127,7 @@ class FastPolicy(Policy):
     @functools.cached_property
     def interventions(self) -> Pi0FastInterventions:
         """Compiled programs that change what the model reads."""
-        return Pi0FastInterventions(self.model)
+        return Pi0FastInterventions(self._model)
 
     def _run(self, raw, prepared, options, tokens, timer, reused):
         decode_options = self.decode_options(options)

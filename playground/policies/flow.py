@@ -68,8 +68,8 @@ class FlowPolicy(Policy):
         state_in_prompt: bool,
         rules: InputRules = OPENPI_RULES,
     ):
-        self.model = laid_out(model)  # one layout in memory for all its programs
-        super().__init__(info, robot, self.model, Pi0Programs(self.model), rules)
+        self._model = laid_out(model)  # one layout in memory for all its programs
+        super().__init__(info, robot, self._model, Pi0Programs(self._model), rules)
         self.tokenizer, self._state_in_prompt = tokenizer, state_in_prompt
 
     def tokenize(self, prompt: str, state: np.ndarray) -> Prompt:
@@ -207,7 +207,7 @@ class FlowPolicy(Policy):
     @functools.cached_property
     def interventions(self) -> Pi0Interventions:
         """Compiled programs that change what the model reads."""
-        return Pi0Interventions(self.model)
+        return Pi0Interventions(self._model)
 
     def chunks(self, raws, options):
         """As one batch: the whole way from pictures to actions runs once for all. They must have
@@ -284,7 +284,7 @@ class FlowPolicy(Policy):
 
     @functools.cached_property
     def _chunking(self) -> ChunkingPrograms:
-        return ChunkingPrograms(self.model)
+        return ChunkingPrograms(self._model)
 
     def _actions(self, prepared, options, tokens, prefixes):
         slots, n = tuple(tokens), options.num_samples

@@ -23,8 +23,8 @@ from playground.trace import Options
 POLICY = "pi0_tabletop"
 
 
-def measure(requests: int) -> dict[str, float]:
-    """Medians in milliseconds: "relay", "socket", "job" and "policy"."""
+def measure(requests: int) -> dict[str, tuple[float, float]]:
+    """By "relay", "socket", "job" and "policy": the median and the 95th percentile, in ms."""
     asked = resolve.requests([POLICY], None, None, None)
     robots = {entry.name: entry.robot for entry in resolve.resolve_all(asked)}
     arguments = {"policies": [dataclasses.asdict(request) for request in asked]}
@@ -56,7 +56,10 @@ def measure(requests: int) -> dict[str, float]:
             client.close()
         copies.close()
         server.close()
-    return {what: statistics.median(values) for what, values in times.items()}
+    return {
+        what: (statistics.median(values), statistics.quantiles(values, n=20)[-1])
+        for what, values in times.items()
+    }
 
 
 def settings() -> argparse.ArgumentParser:
@@ -66,8 +69,9 @@ def settings() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    for what, median_ms in measure(settings().parse_args().requests).items():
-        print(f"{what:8}{median_ms:8.2f} ms")
+    print("ms        median     p95")
+    for what, (median_ms, p95_ms) in measure(settings().parse_args().requests).items():
+        print(f"{what:8}{median_ms:8.2f}{p95_ms:8.2f}")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ TRACE = "test_policy.py -k models_own or sample_is or black_is or robots_own or 
 SHARES = "test_guard_shares.py -k "
 SESSIONS = "test_guard_sessions.py -k read_is_gone or message_held or nobody_reads or state_lasts"
 QUEUE = (
-    "test_worker.py -k who_sends_many or long_before or quarter or gives_way or pushes_nobody "
+    "test_queue.py -k who_sends_many or long_before or quarter or gives_way or pushes_nobody "
     "or who_took or pass or waited_for_the_event"
 )
 READERS = "test_strangers_files.py -k processes or wait or turn"

@@ -64,9 +64,17 @@ class Scripted:
         yield Phase(self.name, "hang", 0.3)
         time.sleep(600)
 
-    def silent(self, number, value, observation):
-        time.sleep(2.0)
+    def brief(self, number, value, observation):
         yield Phase(self.name, "brief", 1.5)
+
+    def silent(self, number, value, observation):
+        """For a while, before fast's run says its first word."""
+        time.sleep(2.0 if self.name == "fast" else 0.0)
+        yield Phase(self.name, "silent", 60.0)
+
+    def stop(self, number, value, observation):
+        os.kill(os.getpid(), signal.SIGSTOP)
+        yield Phase(self.name, "stopped", 60.0)
 
     def refuse(self, number, value, observation):
         yield Phase(self.name, "refuse", 60.0)
@@ -111,13 +119,18 @@ def refusing():
     raise ValueError("the checkpoint at hand needs 12.3 GB, the device has 8.0 GB")
 
 
+def broken(tries):
+    """Hangs the second time, and breaks at all others."""
+    if not os.path.exists(tries) or os.path.getsize(tries) != len("raised\n"):
+        note(tries, "raised")
+        raise RuntimeError("cannot load")
+    note(tries, "hung")
+    return loading_hangs()
+
+
 def loading_hangs():
     yield Phase("pi0", "loading", 0.3)
     time.sleep(600)
-
-
-def broken():
-    raise RuntimeError("cannot load")
 
 
 def with_jax():
