@@ -4,10 +4,8 @@ claim no more than was measured."""
 import copy
 import dataclasses
 import functools
-import html
 import itertools
 import json
-import re
 
 import jax
 import jax.numpy as jnp
@@ -683,31 +681,34 @@ def test_reports_travel_and_come_back(full_report):
     assert len(json.dumps(dataclasses.asdict(report), allow_nan=False)) < 100_000
 
 
-def test_page_draws_every_number_and_escapes_the_prompt(full_report):
+def test_the_report_is_drawn_with_every_number(full_report):
     report = full_report[-1].value
-    drawn = matters.page(report)
-    assert "<img" not in drawn
-    assert html.escape('<img src=x onerror="x()">') in drawn
-    assert drawn.count("untrained weights") >= 2 + len(report.changes)
-    assert len(re.findall(r'<span class="word"', drawn)) == 2 * 5
-    rows = re.findall(r'<tr data-family="(\w+)">(.*?)</tr>', drawn)
+    drawn = matters.payload(report)
+    json.dumps(drawn, allow_nan=False)
+    variants = [one for group in drawn["groups"] for one in group["variants"]]
+    rows = {(one["name"], row["policy"]): row for one in variants for row in one["rows"]}
     assert len(rows) == len(report.changes)
-    shown = [
-        float(w)
-        for _, row in rows
-        for w in re.findall(r'"bar" style="left:0.00%;width:([\d.]+)%', row)
-    ]
-    known = sorted(c.percent for c in report.changes if c.percent is not None)
-    scale = max(shown) / known[-1]
-    np.testing.assert_allclose(sorted(shown), np.array(known) * scale, atol=0.01)
-    assert drawn.count("no number") >= 1
-    assert "not at all" in drawn
-    hostile = dataclasses.replace(report, prompt="<b>up</b> & <i>", changes=report.changes[:4])
-    assert "<b>up" not in matters.page(hostile)
-    halfway = matters.page(full_report[7].value)
-    assert f"Measured 4 of {report.of} answers" in halfway
-    assert "<progress" in halfway
-    assert "<progress" not in drawn
+    bases = {base.policy: base for base in report.bases}
+    for change in report.changes:
+        row, base = rows[change.variant, change.policy], bases[change.policy]
+        assert row["sentence"] == matters.sentence(base, change)
+        assert row["percent"] == (None if change.same_input else change.percent)
+        assert row["spread"] == (base.spread or 0)
+        assert (row["short"] == "no number") == (change.failure is not None)
+        if row["percent"]:
+            assert row["amount"] == matters.percent(change.percent)
+            assert (row["interval"], max(row["dimensions"])[0]) == (change.interval, 1)
+            assert max(change.interval or [0]) <= drawn["widest"]
+    assert {row["short"] for row in rows.values()} >= {"no number", "not at all", None}
+    for name, said in drawn["policies"].items():
+        assert said["policy"]["badge"] == "untrained weights"
+        assert "".join(text for text, *_ in said["words"]) == report.prompt
+        own = [c for c in report.changes if c.policy == name and c.word is not None]
+        amounts = [amount for _, amount, effect, _ in said["words"] if effect is not None]
+        assert amounts == [None if c.percent is None else matters.percent(c.percent) for c in own]
+        assert len(said["sentences"]) == 1 + sum(c.policy == name for c in report.changes)
+    halfway = matters.payload(full_report[7].value)
+    assert (halfway["done"], halfway["policies"]["pi0"]["sentences"]) == (4, [])
 
 
 def test_what_matters_refuses_what_it_cannot_take():

@@ -280,7 +280,7 @@ class _Following(Measuring):
             f"“{self.request.counterfactual}”": cell.counterfactual,
             "the second with this place taken over": cell.patched,
         }
-        share = f"{100 * cell.recovered:.0f} %"
+        share = f"{round(100 * cell.recovered)} %"
         words = f"With the first noise, {share} of the first prompt's behaviour is back."
         what = f"{where if cell.patch is not None else f'“{place}”'} taken over"
         return view.lines(

@@ -22,7 +22,6 @@ _INTRODUCTION = (
     "One observation against variants of it, with the same noise: how much does the chunk change? "
     "Words left out or swapped, cameras blanked, the state moved."
 )
-_WAITING = "<p class='waiting'>What each policy listens to appears here.</p>"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ def build() -> Tab:
     row = controls.build(
         "Measure what matters", "measure-matters", "stop-matters", "matters-status"
     )
-    report = gr.HTML(_WAITING, apply_default_css=False, elem_id="matters")
+    report = gr.HTML(None, **matters.COMPONENT, elem_id="matters")
     return Tab(groups, noises, prompts, row, report)
 
 
@@ -69,7 +68,7 @@ def wire(tab: Tab, form: Form, setups: Setups, worker: Worker, runs: Runs) -> No
         def shown(outcome):
             if outcome == "stopped":
                 state.say = STOPPED
-            report = gr.skip() if state.report is None else matters.page(state.report)
+            report = gr.skip() if state.report is None else matters.payload(state.report)
             rest = tab.controls.updates(state.say, running=outcome is None)
             return rest | {tab.report: report}
 

@@ -362,7 +362,13 @@ def _axes(count, rates):
     rows = _rows(count)
     gap = 0.3 / rows
     width, height = (1 - _GAP) / COLUMNS, (1 - gap * (rows - 1)) / rows
-    common = {"gridcolor": theme.FAINT, "zeroline": False, "tickfont": {"size": 10}}
+    common = {
+        "gridcolor": theme.FAINT,
+        "zeroline": False,
+        "tickfont": {"size": 10},
+        # There is room for them all; else a browser would measure each label of each axis.
+        "ticklabeloverflow": "allow",
+    }
     lowest = _place(rows - 1, count)
     axes = {}
     for index in range(rows * COLUMNS):

@@ -39,6 +39,7 @@ function go(to) {
 }
 
 start.addEventListener("click", () => go(0));
+addEventListener("resize", () => card.hidden || go(place));
 back.addEventListener("click", () => go(place - 1));
 next.addEventListener("click", () => go(place + 1));
 end.addEventListener("click", () => go(-1));

@@ -89,6 +89,16 @@ class SmallMask {
     this.sizes.observe(this.canvas);
     this.themes = new MutationObserver(() => this.lay());
     this.themes.observe(document.body, { attributes: true, attributeFilter: ["class"] });
+    this.canvas.addEventListener("pointermove", ({ offsetX, offsetY }) => this.read(offsetX, offsetY));
+  }
+
+  /** Says as a hover text which block may attend to which, at a place on the canvas. */
+  read(x, y) {
+    if (!this.across) return;
+    const [row, column] = [this.down.cellAt(y), this.across.cellAt(x)];
+    const [query, key] = [this.down.segmentOf(row).block.label, this.across.segmentOf(column).block.label];
+    const code = this.codes[row * this.columns + column];
+    this.canvas.title = [`${query} may not attend to ${key}`, `${query} may attend to ${key}`, `${key}: padding, which nobody attends to`][code];
   }
 
   close() {
@@ -403,8 +413,6 @@ let rows = [];
 /** A run, or as much of one as there is: without a value, a policy has not answered yet. */
 function draw(run) {
   const asked = Object.entries(run.policies);
-  const whole = asked.every(([, value]) => value);
-  if (whole) publish(run);
   const before = Object.fromEntries(rows.map((row) => [row.name, row]));
   const mark = (step) => rows.forEach((row) => row.hover(step));
   rows = asked.flatMap(([name, value]) => {
@@ -443,7 +451,7 @@ function draw(run) {
       const old = before[row.name];
       if (old && old !== row && old.camera && row.camera) row.camera.comeFrom(old.camera);
     }
-  if (!whole) dispatchEvent(new CustomEvent("playground-row"));
+  if (!isWhole(run)) dispatchEvent(new CustomEvent("playground-row"));
 }
 
 let known = { text: "", run: null };
@@ -463,13 +471,34 @@ function runOf(text) {
   return run;
 }
 
+const isWhole = (run) => Object.values(run.policies).every(Boolean);
+
 // Not `begin`: what the other tabs show comes from here, whether or not this one is in sight.
 const waiting = make("div", { class: "skeleton", "aria-hidden": "true" }, make("i"), make("i"));
+let inSight = true; // until the browser says otherwise
+let undrawn = null; // a run that came while another tab was open
+
+function drawOnceInSight() {
+  const run = undrawn;
+  if (!run || !inSight) return;
+  undrawn = null;
+  keepFocus(() => draw(run));
+}
+
 function refresh() {
-  if (props.value) return keepFocus(() => draw(runOf(props.value)));
+  if (props.value) {
+    undrawn = runOf(props.value);
+    if (isWhole(undrawn)) publish(undrawn);
+    return drawOnceInSight();
+  }
   publish(null);
   rows = [];
+  undrawn = null;
   view.replaceChildren(waiting, make("p", { class: "hidden", role: "status" }, "The answers appear here."));
 }
 watch("value", refresh);
 refresh();
+new IntersectionObserver((entries) => {
+  inSight = entries.at(-1).isIntersecting;
+  drawOnceInSight();
+}, { rootMargin: "4000px 0px" }).observe(view);
