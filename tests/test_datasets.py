@@ -5,16 +5,20 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from playground.datasets import video
 from playground.datasets.info import read_info
 from playground.datasets.lerobot import open_dataset
 from playground.datasets.source import Folder
 from playground.datasets.video import FrameError
 from tests.conftest import GOLDENS
+from tests.test_strangers_files import many_scans
 
 GOOD = (
     *("v30_table", "v21_table", "v30_small", "v30_png", "v30_two_cameras", "v30_tasks"),
@@ -78,7 +82,7 @@ def test_frames_in_any_order_are_the_same(datasets):
         np.testing.assert_array_equal(again.picture(CAMERA, frame), forward[frame])
 
 
-def test_hevc(tmp_path, datasets):
+def test_hevc(tmp_path, datasets, monkeypatch):
     """A third codec that LeRobot writes: the same frames, encoded anew."""
     av = pytest.importorskip("av")
     root = shutil.copytree(datasets / "v30_small", tmp_path / "hevc", copy_function=shutil.copy)
@@ -99,6 +103,11 @@ def test_hevc(tmp_path, datasets):
     decoded = open_dataset(str(root)).episode(1).pictures(CAMERA, range(24))
     for got, want in zip(decoded, frames[20:], strict=True):
         assert np.abs(got.astype(np.int16) - want).mean() < 4
+    # No frame that is reached from a key frame only by decoding for long.
+    monkeypatch.setattr(video, "MOST_PIXELS", 30 * frames[0].shape[0] * frames[0].shape[1])
+    assert open_dataset(str(root)).episode(1).picture(CAMERA, 5).shape == frames[0].shape
+    with pytest.raises(FrameError, match="no key frame for long before"):
+        open_dataset(str(root)).episode(1).picture(CAMERA, 23)
 
 
 # --- broken ones --------------------------------------------------------------------------------
@@ -167,6 +176,25 @@ def test_a_damaged_video_costs_its_frames(datasets, name, lost, message):
     assert len(failures) == lost
     with pytest.raises(FrameError, match=message):
         raise failures[0]
+
+
+def test_a_recorded_jpeg_has_few_scans(tmp_path, datasets):
+    """As a visitor's picture: each scan decodes the whole."""
+    root = shutil.copytree(datasets / "v30_png", tmp_path / "jpeg", copy_function=shutil.copy)
+    (data,) = (root / "data").rglob("*.parquet")
+    data.parent.chmod(0o755)
+    table = pq.read_table(data)
+    place = table.column_names.index(CAMERA)
+    rows = table.column(CAMERA).to_pylist()
+    for frame, count in enumerate((10, 2000)):
+        rows[frame]["bytes"] = many_scans(count, side=112)
+    data.unlink()
+    changed = pa.array(rows, table.schema.field(place).type)
+    pq.write_table(table.set_column(place, table.schema.field(place), changed), data)
+    episode = open_dataset(str(root)).episode(0)
+    assert episode.picture(CAMERA, 0).shape == (112, 112, 3)
+    with pytest.raises(FrameError, match="more than 100 scans"):
+        episode.picture(CAMERA, 1)
 
 
 def test_links_do_not_lead_out(tmp_path, datasets):

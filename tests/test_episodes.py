@@ -4,9 +4,12 @@ import dataclasses
 import io
 import itertools
 import json
+import shutil
 import types
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -15,11 +18,12 @@ from PIL import Image
 from models.chunking import prefix_weights
 from playground.analysis.rollout_seam import RolloutSeamRequest, of_rollout
 from playground.datasets import evaluate as command
-from playground.datasets import job, seams
+from playground.datasets import job, lerobot, seams
 from playground.datasets.job import EpisodeRequest, Predicted, Recorded, SeamRequest
 from playground.datasets.lerobot import BUNDLED, open_dataset
 from playground.datasets.matching import Choice, match
 from playground.datasets.open_loop import Asking, Prediction, evaluate
+from playground.datasets.source import Folder
 from playground.policies import seam as joining
 from playground.policies.seam import SeamChunks
 from playground.robots.builtin import TABLETOP
@@ -300,6 +304,62 @@ def test_pictures_are_served_by_frame(recordings, client):
     for _ in range(40):  # an opening too many; the oldest go
         recordings.open(BUNDLED)
     assert client.get(f"/episode/{opened.key}/1/0/30").status_code == 404
+
+
+def test_nobody_s_openings_push_out_those_of_others(recordings):
+    """Nor reports: whoever keeps most gives way."""
+    opened, key = recordings.open(BUNDLED, "one"), recordings.keep_report({"a.csv": "a"}, "one")
+    for _ in range(70):
+        last = recordings.open(BUNDLED, "another")
+        recordings.keep_report({"a.csv": "b"}, "another")
+    assert recordings.find(opened.key) is opened
+    assert recordings.find(last.key) is last
+    assert recordings.report(key, "a.csv") == "a"
+
+
+@pytest.fixture
+def strangers(goldens, monkeypatch):
+    """Those of a public page. Datasets of the Hub, by name, are folders."""
+    places = {"someone/usual": goldens / "datasets" / "v30_two_cameras"}
+
+    def hub(repository, revision=None, *, public):
+        assert public
+        return Folder(places[repository])
+
+    monkeypatch.setattr(lerobot, "Hub", hub)
+    return places, store.Recordings(public=True)
+
+
+def test_a_stranger_s_dataset_is_read_as_any_other(strangers):
+    places, recordings = strangers
+    opened = recordings.open("someone/usual")
+    plain = store.Recordings(public=False).open(str(places["someone/usual"]))
+    assert opened.dataset.info == plain.dataset.info
+    for index in (1, 0):
+        for name, values in plain.episode(index).values.items():
+            np.testing.assert_array_equal(opened.episode(index).values[name], values)
+        for camera in (1, 0):
+            assert opened.picture(index, camera, 3) == plain.picture(index, camera, 3)
+    with pytest.raises(ValueError, match=r"the episode has frames 0 to \d+; 999 was asked"):
+        opened.picture(0, 0, 999)
+    assert opened.size < 64 << 20
+
+
+def test_a_small_file_of_much_memory_is_refused_before_the_page_reads_it(strangers, tmp_path):
+    """4.5 KB that are 1.6 GB of text."""
+    places, recordings = strangers
+    root = tmp_path / "large"
+    shutil.copytree(places["someone/usual"], root, copy_function=shutil.copy)
+    (root / "meta").chmod(0o755)
+    (root / "meta/tasks.parquet").unlink()
+    tasks = pa.DictionaryArray.from_arrays(pa.array(np.zeros(1500, np.int32)), ["a" * (1 << 20)])
+    table = pa.table({"task_index": np.arange(1500), "task": tasks})
+    pq.write_table(table, root / "meta/tasks.parquet", compression="zstd", store_schema=False)
+    assert (root / "meta/tasks.parquet").stat().st_size < 5000
+    places["someone/large"] = root
+    with pytest.raises(ValueError, match=r"tasks.parquet cannot be read|too much memory"):
+        recordings.open("someone/large")
+    assert recordings.open("someone/usual").dataset.info.total_episodes
 
 
 def test_a_damaged_video_costs_its_pictures(goldens, recordings, client):

@@ -18,6 +18,7 @@ import pytest
 from gradio.routes import App
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse
 from starlette.routing import compile_path
 from starlette.testclient import TestClient
 
@@ -308,6 +309,23 @@ def test_one_address_has_few_large_answers_made_at_a_time(page, path):
     assert ask("203.0.113.7") == 200
 
 
+def test_who_asks_most_waits_before_anything_is_read(page, monkeypatch):
+    monkeypatch.setattr(shares, "CALLS_AT_ONCE", 2)
+    monkeypatch.setattr(shares, "LATEST_S", 0.0)
+
+    async def inner(scope, receive, send):
+        await PlainTextResponse("well")(scope, receive, send)
+
+    guard = door.Guard(inner, page, Hosts("127.0.0.1"))
+
+    def ask(address):
+        client = TestClient(guard, "http://127.0.0.1:7860", client=(address, 50000))
+        return client.post("/gradio_api/queue/join", json=join(WELL)).status_code
+
+    assert [ask("203.0.113.7") for _ in range(3)] == [200, 200, 429]
+    assert [ask("203.0.113.8"), ask("127.0.0.1")] == [200, 200]
+
+
 @pytest.mark.parametrize("place", range(9))
 @pytest.mark.parametrize(
     "value",
@@ -367,6 +385,10 @@ REFUSED = {
     "too few values": (json.dumps(join(WELL[1:])).encode(), 422),
     "no values": (json.dumps({"fn_index": 0}).encode(), 422),
     "a field that is none": (json.dumps(join(WELL, batched=True)).encode(), 422),
+    "a text longer than its field": (
+        json.dumps(join([None, "a" * 1001, *WELL[2:]])).encode(),
+        422,
+    ),
     "a session that is no text": (json.dumps(join(WELL) | {"session_hash": [1]}).encode(), 422),
 }
 

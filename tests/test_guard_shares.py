@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse, StreamingResponse
 
 from playground.ui.guard import connections, shares, visitors
 from playground.ui.guard.refused import Refused
-from playground.ui.guard.shares import Bounds, Open, Uploaded
+from playground.ui.guard.shares import Bounds, Open, Pace, Uploaded
 from tests.support.visitor import until
 from tests.test_guard_sessions import in_a_thread
 
@@ -78,6 +78,21 @@ def test_one_address_holds_few_open_and_all_together_not_too_many():
             held.enter_context(streams.one(""))
         with pytest.raises(Refused), streams.one("a"):
             pass
+
+
+def test_who_asks_more_often_than_others_waits_and_others_do_not():
+    pace, often, at_once = Pace(), shares.CALLS_S, shares.CALLS_AT_ONCE
+    assert [pace.wait_s("a", 1, 100.0) for _ in range(at_once)] == pytest.approx([0] * at_once)
+    waits = [pace.wait_s("a", 1, 100.0) for _ in range(int(shares.LATEST_S * often))]
+    assert waits == pytest.approx([(i + 1) / often for i in range(len(waits))])
+    with pytest.raises(Refused, match="Too much is asked") as refused:
+        pace.wait_s("a", 1, 100.0)
+    assert refused.value.status == 429
+    assert pace.wait_s("b", at_once, 100.0) == pytest.approx(0)
+    assert pace.wait_s("b", 3, 100.0) == pytest.approx(3 / often)
+    assert pace.wait_s("a", 1, 103.0) == pytest.approx(waits[-1] - 3 + 1 / often)
+    assert [pace.wait_s("", 1, 100.0) for _ in range(9 * at_once)] == [0] * 9 * at_once
+    assert pace.wait_s("a", at_once, 1000.0) == pytest.approx(0)  # all again, after a while
 
 
 def test_what_an_address_uploads_is_counted_for_some_hours(monkeypatch):

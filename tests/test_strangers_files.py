@@ -27,9 +27,9 @@ def decoders():
     shared.close()
 
 
-def many_scans(count):
+def many_scans(count, side=64):
     """A progressive JPEG whose last scan comes again and again."""
-    data = encoded(Image.fromarray(photo(64, 64)), "JPEG", progressive=True)
+    data = encoded(Image.fromarray(photo(side, side)), "JPEG", progressive=True)
     last = data.rindex(b"\xff\xda")
     return data[:last] + data[last:-2] * count + data[-2:]
 

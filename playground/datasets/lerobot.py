@@ -17,6 +17,7 @@ from playground.datasets.info import NAME, Feature, Info, read_info
 from playground.datasets.source import Folder, Hub, Source, is_repository
 from playground.datasets.tables import Table, numbers
 from playground.datasets.video import FrameError, Video
+from playground.robots.transforms import check_scans
 
 BUNDLED = "episodes_tabletop"
 _ASSETS = Path(__file__).resolve().parents[2] / "assets"
@@ -34,8 +35,13 @@ def open_dataset(word: str, revision: str | None = None, *, public: bool = False
     revision: of the Hub. public: strangers choose the word, so that no folder is opened, and of the
     Hub only what everybody may read. Raises ValueError that names file and field.
     """
+    return Dataset(source_of(word, revision, public=public))
+
+
+def source_of(word: str, revision: str | None = None, *, public: bool = False) -> Source:
+    """Where the files of that dataset come from; of it, nothing is read. As `open_dataset`."""
     if word == BUNDLED and revision is None:
-        return Dataset(Folder(_ASSETS / BUNDLED))
+        return Folder(_ASSETS / BUNDLED)
     if public:
         # Before any look at the disk: the answer must not tell which folders there are.
         if not is_repository(word):
@@ -44,16 +50,16 @@ def open_dataset(word: str, revision: str | None = None, *, public: bool = False
                 f"opens the bundled {BUNDLED} and datasets of the Hub (owner/name), no folders. "
                 "Start the page on your own machine to open a folder"
             )
-        return Dataset(Hub(word, revision, public=True))
+        return Hub(word, revision, public=True)
     if Path(word).is_dir():
         if revision is not None:
             raise ValueError(f"{word} is a folder here: a revision belongs to a name of the Hub")
-        return Dataset(Folder(word))
+        return Folder(word)
     if word.startswith((".", "/", "~")) or word.count("/") != 1:
         raise ValueError(
             f"there is no folder {word}; a name of the Hub is owner/name, the bundled one {BUNDLED}"
         )
-    return Dataset(Hub(word, revision))
+    return Hub(word, revision)
 
 
 class Dataset:
@@ -223,6 +229,7 @@ class Episode:
             raise FrameError(f"{where} holds no picture")
         try:
             picture = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
+            check_scans(picture, data)
             if picture.size[::-1] != tuple(feature.picture_size):
                 raise FrameError(
                     f"{where} is {picture.height} x {picture.width} (rows x columns), {NAME} says "

@@ -16,6 +16,8 @@ TOLERANCE_S = 1e-4
 CODECS = ("av1", "libdav1d", "h264", "hevc")
 # Frames up to this far ahead are reached by decoding on; further ones by a key frame.
 _AHEAD_S = 1.0
+# Decoded for one picture: 3,400 frames of 640 x 480. Between key frames there are a few hundred.
+MOST_PIXELS = 1 << 30
 _FAILURES = (av.error.FFmpegError, OSError, EOFError, IndexError)
 
 
@@ -64,8 +66,11 @@ class Video:
         if file.at is None or not TOLERANCE_S < time_s - file.at < _AHEAD_S:
             self._seek(file, time_s)
         nearest = None
-        for frame in file.frames:
+        for decoded, frame in enumerate(file.frames, start=1):
             self._check_size(frame.height, frame.width)
+            if decoded * frame.height * frame.width > MOST_PIXELS:
+                self.close()
+                raise FrameError(f"{self._name} has no key frame for long before {time_s:.4f} s")
             if frame.time is None:
                 raise FrameError(f"{self._name} has a frame without a time")
             file.at = nearest = frame.time
@@ -87,6 +92,8 @@ class Video:
         if codec not in CODECS:
             raise FrameError(f"{self._name} is coded as {codec}; expected AV1, H.264 or HEVC")
         self._check_size(stream.height, stream.width)
+        # A frame in the middle may be larger; what is decoded is a little more than what is shown.
+        stream.codec_context.options = {"max_pixels": str(4 * stream.height * stream.width + 65536)}
         stream.thread_type = "AUTO"
         return _Open(container, stream, iter(()))
 

@@ -106,9 +106,7 @@ def load_image(source: bytes | str | Path | BinaryIO) -> np.ndarray:
         source = Path(source).read_bytes()
     data = source if isinstance(source, bytes) else source.read()
     with _opened(data) as image:
-        # The marker of a scan stands for nothing else in a JPEG's pixels.
-        if image.format in _JPEG and data.count(b"\xff\xda") > _MAX_SCANS:
-            raise ValueError(f"the image has more than {_MAX_SCANS} scans: export it again")
+        check_scans(image, data)
         try:
             _halve_if_large(image)
             return _rgb(ImageOps.exif_transpose(image))
@@ -116,6 +114,13 @@ def load_image(source: bytes | str | Path | BinaryIO) -> np.ndarray:
             raise ValueError(
                 f"the {_KINDS} image is damaged or cut off: export it again"
             ) from error
+
+
+def check_scans(image: "Image.Image", data: bytes) -> None:
+    """Raises ValueError for a JPEG, opened and not yet decoded, that takes long. data: its file."""
+    # The marker of a scan stands for nothing else in a JPEG's pixels.
+    if image.format in _JPEG and data.count(b"\xff\xda") > _MAX_SCANS:
+        raise ValueError(f"the image has more than {_MAX_SCANS} scans: export it again")
 
 
 def image_size(data: bytes) -> tuple[int, int]:

@@ -15,6 +15,8 @@ import numpy as np
 
 MAX_BYTES = 64 << 20  # of one message
 _MAX_AXES = 8
+_MAX_VALUES = 1_000_000  # in lists and maps; an array is one
+_MAX_LENGTH = 1 << 16  # of a list or map
 _KINDS = "biufUS"  # numbers, booleans and text: no objects, records or complex numbers
 
 
@@ -26,9 +28,25 @@ def pack(value) -> bytes:
 
 
 def unpack(data: bytes):
-    """Raises ValueError for anything but one whole message."""
+    """Raises ValueError for anything but one whole message, and for one of so many values that
+    Python would need many times its bytes for them."""
+    found = 0
+
+    def counted(values):
+        nonlocal found
+        found += 1 + len(values)
+        if found > _MAX_VALUES:
+            raise ValueError(f"more than {_MAX_VALUES:,} values")
+        return values
+
     try:
-        return msgpack.unpackb(data, object_hook=_from_map)
+        return msgpack.unpackb(
+            data,
+            object_hook=lambda values: _from_map(counted(values)),
+            list_hook=counted,
+            max_array_len=_MAX_LENGTH,
+            max_map_len=_MAX_LENGTH,
+        )
     except _MALFORMED as error:
         raise ValueError(f"not a msgpack message with numpy arrays: {error!s:.200}") from error
 

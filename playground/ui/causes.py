@@ -32,6 +32,7 @@ from playground.ui.controls import Controls
 from playground.ui.guard import visitors
 from playground.ui.measuring import Measuring, MeasuringPatches
 from playground.ui.observation import Form
+from playground.ui.request import MAX_PROMPT
 from playground.ui.results import Results
 from playground.ui.runs import STOPPED, Runs, submit
 from playground.ui.setup import Setup, Setups
@@ -68,6 +69,7 @@ def build() -> Tab:
             label="Compare the prompt above with",
             placeholder="Left empty: its nearest rewording",
             lines=1,
+            max_length=MAX_PROMPT,
             elem_id="counterfactual",
             scale=3,
         )

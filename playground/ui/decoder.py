@@ -1,4 +1,4 @@
-"""What reads a visitor's picture or run file, in a process of its own.
+"""What reads a visitor's picture, run file or dataset, in a process of its own.
 
 `playground.ui.decoding` starts it. It imports no more than it needs, for what it takes by itself
 is not bounded.
@@ -20,10 +20,19 @@ from playground import codec, run_file
 from playground.robots import transforms
 
 _NICE = 10  # the page's own work, which all visitors share, goes first
+
+
+def _recorded(question: bytes) -> object:
+    from playground.datasets import apart  # only the processes that read datasets need all that
+
+    return apart.read(question)
+
+
 _READ: dict[str, Callable[[bytes], object]] = {
     "picture": transforms.load_image,
     "read_size": transforms.read_size,
     "run_file": run_file.read,
+    "recorded": _recorded,
 }
 
 

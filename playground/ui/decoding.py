@@ -1,4 +1,4 @@
-"""Pictures and run files of visitors, taken apart in processes of their own.
+"""Pictures, run files and datasets of visitors, taken apart in processes of their own.
 
 A file can be made to take long, or much memory, to read; and the libraries that read pictures have
 had faults. So each is read by one of a few processes with bounds of its own, which is ended when it
@@ -27,6 +27,8 @@ from playground.ui.guard import visitors
 PROCESSES = 2
 CPU_S = 10.0  # for one file; 16 million pixels take one
 MEMORY = 1 << 30  # bytes beside what the process takes by itself
+# The same for what is read of a dataset that a stranger chose. Libraries take 200 MB of it.
+RECORDED_CPU_S, RECORDED_MEMORY = 20.0, 1 << 30
 _WAIT_S = 300.0  # however busy the machine is
 _PROCESS = "playground.ui.decoder"
 _ROOT = Path(__file__).resolve().parents[2]
@@ -57,6 +59,13 @@ def opened(source: Source) -> Opened:
     assert isinstance(found, Opened)
     pictures = {digest: _spilled(one) for digest, one in found.pictures.items()}
     return dataclasses.replace(found, pictures=pictures)
+
+
+def recorded(question: bytes) -> tuple[str, object]:
+    """As `playground.datasets.apart.read`; raises ValueError as `picture` does."""
+    found = _recordings.read("recorded", question, visitors.current())
+    assert isinstance(found, tuple)
+    return found
 
 
 def _spilled(found: np.ndarray) -> np.ndarray:
@@ -194,4 +203,6 @@ class _Process:
 
 
 _shared = Decoders()
+_recordings = Decoders(cpu_s=RECORDED_CPU_S, memory=RECORDED_MEMORY)
 atexit.register(_shared.close)
+atexit.register(_recordings.close)

@@ -12,6 +12,7 @@ from playground.ui.controls import Controls
 from playground.ui.guard import visitors
 from playground.ui.measuring import Measuring
 from playground.ui.observation import Form
+from playground.ui.request import MAX_PROMPTS_TEXT
 from playground.ui.runs import STOPPED, Runs
 from playground.ui.setup import Setups
 from playground.views import matters
@@ -44,8 +45,9 @@ def build() -> Tab:
         )
         noises = gr.Slider(1, 16, NOISES, step=1, label="Noises (pi0)", elem_id="noises")
     prompts = gr.Textbox(
-        label="Prompts of your own, one a line", lines=1, max_lines=8, elem_id="own-prompts"
-    )
+        label="Prompts of your own, one a line", lines=1, max_lines=8, max_length=MAX_PROMPTS_TEXT,
+        elem_id="own-prompts",
+    )  # fmt: skip
     row = controls.build(
         "Measure what matters", "measure-matters", "stop-matters", "matters-status"
     )

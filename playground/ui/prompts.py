@@ -14,6 +14,7 @@ from playground.ui import appearance, errors, observation
 from playground.ui.guard import visitors
 from playground.ui.measuring import Measuring
 from playground.ui.observation import Form
+from playground.ui.request import MAX_PROMPTS_TEXT
 from playground.ui.runs import STOPPED, Runs
 from playground.ui.setup import Setup, Setups
 from playground.views import prompts as view
@@ -39,6 +40,7 @@ def build() -> Board:
         "word left out, shuffled, garbled, empty",
         lines=2,
         max_lines=12,
+        max_length=MAX_PROMPTS_TEXT,
         elem_id="board-prompts",
     )
     with gr.Row(elem_classes="buttons"):

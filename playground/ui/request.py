@@ -25,6 +25,7 @@ from playground.ui.setup import Setup, Setups, numbers
 AS_TRAINED = "as trained"
 MAX_PICTURE = 20 << 20  # bytes of a file; a telephone's photo has about ten
 MAX_PROMPT = 10_000  # characters
+MAX_PROMPTS_TEXT = 4 * MAX_PROMPT  # of several prompts, one a line
 
 _DATA_URL = re.compile("data:image/(png|jpeg|webp);base64,")  # RFC 2397
 _TEXTS = "a list of texts, or null"
@@ -146,6 +147,11 @@ class RunRequest(BaseModel):
         groups = GROUPS if self.groups is None else checked_groups(self.groups)
         if not groups:
             raise ValueError("choose something to vary: the prompt, the cameras or the state")
+        alternatives = tuple(filter(None, (text.strip() for text in self.prompts or ())))
+        if sum(map(len, alternatives)) > MAX_PROMPTS_TEXT:
+            raise ValueError(
+                f"prompts hold more than {MAX_PROMPTS_TEXT:,} characters: shorten them"
+            )
         observations, options = self._observed(setups)
         return SensitivityRequest(
             policies=tuple(observations),
@@ -153,7 +159,7 @@ class RunRequest(BaseModel):
             options=options,
             noises=self.noises,
             groups=groups,
-            alternatives=tuple(filter(None, (text.strip() for text in self.prompts or ()))),
+            alternatives=alternatives,
         )
 
     def tracing(self, setups: Setups) -> CausalRequest:

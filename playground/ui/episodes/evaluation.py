@@ -179,7 +179,7 @@ class Running(Measuring):
             "errors.csv": report_view.table_csv(evaluations),
             "report.html": report_view.report(title, evaluations, notes),
         }
-        return f"evaluation/{recordings.keep_report(files)}"
+        return f"evaluation/{recordings.keep_report(files, visitors.current())}"
 
 
 def _updates(part: Part, state: Running, *, running: bool) -> dict:

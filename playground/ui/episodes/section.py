@@ -108,7 +108,7 @@ def wire(
         return Asked(setup, opened, found, (prompt or "").strip() or None, choice, fit)
 
     def opening(word, robot, kept):
-        opened = recordings.open(word)
+        opened = recordings.open(word, visitors.current())
         if not len(opened.dataset):
             raise ValueError(f"{opened.dataset.title} has no episodes")
         choice = reading.remembered(kept, opened.dataset.title)

@@ -27,6 +27,12 @@ _MAX_TEXT = 128  # characters of a session's or a call's name
 # What a message to a function may say beside its number and what it is given.
 _JOIN_KEYS = {"data", "fn_index", "session_hash", "event_data", "trigger_id", "event_id"}
 _CALL_KEYS = {"data", "session_hash"}
+# What a request counts as; a download is made of a whole run, and a browser asks for many frames.
+_CALLS = {
+    **dict.fromkeys((Kind.UPLOAD, Kind.JOIN, Kind.CALL, Kind.CALL_BY_NAME, Kind.TOOLS), 1.0),
+    Kind.DOWNLOAD: 6.0,
+    Kind.FRAME: 0.2,
+}
 # What an MCP client asks (MCP 2025-11-25: Lifecycle, Tools, Utilities). Of the lists only that of
 # the tools holds anything.
 _TOOL_METHODS = {
@@ -49,7 +55,7 @@ class Guard:
             Kind.DOWNLOAD: shares.Open(shares.DOWNLOADS, "downloads"),
             Kind.FRAME: shares.Open(shares.FRAMES, "pictures"),
         }
-        self._uploaded = shares.Uploaded()
+        self._uploaded, self._pace = shares.Uploaded(), shares.Pace()
         self._folder = shares.Folder(page)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,6 +69,8 @@ class Guard:
             try:
                 self._hosts.check(Headers(scope=scope), scope["method"] not in ("GET", "HEAD"))
                 served, params = routes.find(scope)
+                if calls := _CALLS.get(served.kind):
+                    await self._pace.turn(_address(scope), calls)
                 held.enter_context(self._share(served, scope))
                 receive = await self._checked(served, params, scope, receive)
             except Refused as refused:

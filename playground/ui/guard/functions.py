@@ -17,6 +17,7 @@ from gradio.utils import get_type_hints
 from playground.ui.guard.refused import Refused
 
 _MAX_CHOICES = 256
+_MAX_TEXT = 1000  # characters, where a field has no bound of its own; a browser minds that one
 
 
 _LARGEST = 2**53  # to a browser, numbers beyond are no whole ones
@@ -95,6 +96,8 @@ class Functions:
             raise Refused(422, f"{len(parts)} values are expected, in a list.")
         for part, value in zip(parts, given, strict=True):
             words, well = _kind(part)
+            if isinstance(part, gr.Textbox) and len(str(value)) > (part.max_length or _MAX_TEXT):
+                raise Refused(422, f"{part.label}: this text is too long.")
             if not well(value):
                 name = getattr(part, "label", None) or type(part).__name__
                 raise Refused(422, f"{name}: {words} is expected, {value!r:.60} came.")

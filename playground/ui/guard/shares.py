@@ -1,8 +1,9 @@
-"""How much one address may hold open, and leave here, so that there is room for others.
+"""How much one address may hold open, ask for, and leave here, so that there is room for others.
 
 Where addresses tell nobody apart, only the bounds of all together count.
 """
 
+import asyncio
 import collections
 import contextlib
 import dataclasses
@@ -32,7 +33,12 @@ class Bounds:
 STREAMS = Bounds(each=64, all=1024)  # a page holds up to three
 UPLOADS = Bounds(each=8, all=32)  # at one time
 DOWNLOADS = Bounds(each=2, all=8)  # each is made in memory, up to 64 MB, and lies there until read
-FRAMES = Bounds(each=16, all=64)  # of videos; a browser asks for six at a time
+# Of videos; a browser asks for six at a time. All of them wait in threads, of which there are 40.
+FRAMES = Bounds(each=16, all=24)
+# Two cores give some 12 answers a second, each for an upload and a message.
+CALLS_S = 6.0  # calls of one address in a second, beyond a first CALLS_AT_ONCE
+CALLS_AT_ONCE = 60
+LATEST_S = 5.0  # that a call may have to wait until it is begun
 KEPT_BYTES = Bounds(each=512 << 20, all=4 << 30)  # of uploads
 FILES_BYTES = 8 << 30  # of uploads and of what the page makes for visitors, drawn scenes for one
 _EVERY_S = 60.0  # how often these are looked at
@@ -58,6 +64,33 @@ class Open:
             self._open[address] -= 1
             if not self._open[address]:
                 del self._open[address]
+
+
+class Pace:
+    """How often an address may ask for work: whoever asks more often waits, and beyond LATEST_S is
+    refused. Used on the event loop alone."""
+
+    def __init__(self):
+        self._due: collections.OrderedDict[str, float] = collections.OrderedDict()
+
+    def wait_s(self, address: str, calls: float, now: float) -> float:
+        """How long a request that counts as so many calls is to wait; now: in seconds. Raises
+        Refused where that is too long."""
+        if not address:
+            return 0.0
+        idle = now - CALLS_AT_ONCE / CALLS_S  # whoever asked for nothing since has all at once
+        while self._due and next(iter(self._due.values())) < idle:
+            self._due.popitem(last=False)
+        due = max(self._due.get(address, idle), idle) + calls / CALLS_S
+        if due - now > LATEST_S:
+            raise Refused(429, "Too much is asked for from here. Please try again in a minute.")
+        self._due[address] = due
+        self._due.move_to_end(address)
+        return max(0.0, due - now)
+
+    async def turn(self, address: str, calls: float) -> None:
+        """Waits for it. Raises Refused."""
+        await asyncio.sleep(self.wait_s(address, calls, time.monotonic()))
 
 
 class Uploaded:
