@@ -54,8 +54,8 @@ class Apart:
             }
             kind, found = decoding.recorded(json.dumps(question).encode())
             if kind == "file":
-                self._files[found] = str(self._source.path(found))
+                self._files[str(found)] = str(self._source.path(str(found)))
             elif kind == "folder":
-                self._listings[found] = self._source.listing(found)
+                self._listings[str(found)] = self._source.listing(str(found))
             else:
                 return found
