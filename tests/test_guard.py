@@ -172,6 +172,7 @@ def test_tools_are_served_where_they_were_asked_for(client, page, reached, path,
     assert [at for at, _ in reached] == [path]
     refused = [
         (rpc("prompts/get", name="double"), {}, 404),
+        (rpc(["tools/call"], name="double"), {}, 404),
         ([called], {}, 400),
         (rpc("tools/call", arguments={"images": {"path": "/etc/passwd"}}), {}, 403),
         (rpc("tools/call", arguments={"text": "x" * messages.MAX_BYTES}), {}, 413),

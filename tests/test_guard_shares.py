@@ -258,29 +258,63 @@ def test_who_does_not_read_is_given_up(server):
         until(lambda: not server.server_state.connections)
 
 
+class Timer:
+    is_over = False
+
+    def cancel(self):
+        self.is_over = True
+
+
+class Loop:
+    def __init__(self):
+        self.timers = []
+
+    def call_later(self, seconds, function):
+        self.timers.append(Timer())
+        return self.timers[-1]
+
+
+class Protocol(asyncio.Protocol):
+    transport, cycle = asyncio.Transport(), None
+
+    def __init__(self):
+        self.loop = Loop()
+
+
+class From(asyncio.Transport):
+    """A connection from an address."""
+
+    def __init__(self, host):
+        super().__init__({"peername": (host, 50000)})
+        self.is_aborted = False
+
+    def abort(self):
+        self.is_aborted = True
+
+
+def test_one_address_has_few_connections_and_a_proxy_as_many_as_it_likes(monkeypatch):
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 2)
+    monkeypatch.delenv("FORWARDED_ALLOW_IPS", raising=False)
+    kind = connections.hurried(Protocol)
+
+    def connect(host):
+        made, transport = kind(), From(host)
+        made.connection_made(transport)
+        if transport.is_aborted:
+            made.connection_lost(None)
+        return made, transport.is_aborted
+
+    found = [connect("203.0.113.7") for _ in range(4)]
+    assert [aborted for _, aborted in found] == [False, False, True, True]
+    assert [connect(host)[1] for host in ["203.0.113.8", *["127.0.0.1"] * 9]] == [False] * 10
+    found[0][0].connection_lost(None)
+    assert [connect("203.0.113.7")[1] for _ in range(2)] == [False, True]
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "203.0.113.7")
+    assert [connect("203.0.113.7")[1] for _ in range(9)] == [False] * 9
+
+
 def test_a_wait_that_is_over_ends_no_connection():
     """However long it is read for afterwards."""
-
-    class Timer:
-        is_over = False
-
-        def cancel(self):
-            self.is_over = True
-
-    class Loop:
-        def __init__(self):
-            self.timers = []
-
-        def call_later(self, seconds, function):
-            self.timers.append(Timer())
-            return self.timers[-1]
-
-    class Protocol(asyncio.Protocol):
-        transport, cycle = asyncio.Transport(), None
-
-        def __init__(self):
-            self.loop = Loop()
-
     protocol = connections.hurried(Protocol)()
     for _ in range(2):
         protocol.pause_writing()

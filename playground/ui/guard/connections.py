@@ -1,9 +1,16 @@
 """Connections that stand still are ended: uvicorn (0.54) waits for the end of a request's head, and
-for a client that does not read, without limit."""
+for a client that does not read, without limit. One address has so many of them, for each takes one
+of the files that a process may have open."""
 
 import asyncio
+import collections
+import os
+import resource
 from typing import Protocol
 
+from playground.ui.guard import visitors
+
+MAX_CONNECTIONS = 256  # of one address; a browser takes up to six, and the page's streams 64
 HEAD_S = 20.0  # from a connection's begin, or a request's first byte, to the end of its head
 STALL_S = 60.0  # that what was sent may lie unread
 
@@ -20,6 +27,8 @@ def hurried(
     """One of uvicorn's HTTP protocols with these limits, for `http_protocol_class` of its Config.
     It need not be uvicorn's own, but has its `loop`, `transport` and `cycle`."""
 
+    connected: collections.Counter[str] = collections.Counter()
+
     class Hurried(protocol):
         loop: asyncio.AbstractEventLoop
         transport: asyncio.Transport
@@ -27,10 +36,15 @@ def hurried(
 
         _head: asyncio.TimerHandle | None = None
         _stall: asyncio.TimerHandle | None = None
+        _address = ""
 
         def connection_made(self, transport):
             super().connection_made(transport)
             self._expect_head()
+            self._address = _address(transport)
+            connected[self._address] += 1
+            if self._address and connected[self._address] > _most():
+                transport.abort()
 
         def data_received(self, data):
             super().data_received(data)
@@ -39,6 +53,9 @@ def hurried(
         def connection_lost(self, exc):
             self._head = _stopped(self._head)
             self._stall = _stopped(self._stall)
+            connected[self._address] -= 1
+            if not connected[self._address]:
+                del connected[self._address]
             super().connection_lost(exc)
 
         def pause_writing(self):
@@ -57,6 +74,19 @@ def hurried(
                 self._head = self.loop.call_later(head_s, self.transport.abort)
 
     return Hurried
+
+
+def _address(transport: asyncio.Transport) -> str:
+    """Of who is connected; "" for a proxy, whose connections are those of many."""
+    if os.environ.get("FORWARDED_ALLOW_IPS"):
+        return ""
+    peer = transport.get_extra_info("peername")
+    return visitors.address(peer[0] if isinstance(peer, tuple) else None)
+
+
+def _most() -> int:
+    """Others have three quarters of the files that may be open."""
+    return min(MAX_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
 
 
 def _stopped(timer: asyncio.TimerHandle | None) -> None:

@@ -145,8 +145,9 @@ class Guard:
             case Kind.TOOLS:
                 if not self._page.mcp_server:
                     raise Refused(404, "The tools are off here; app.py --mcp turns them on.")
-                if message.get("method") not in _TOOL_METHODS:
-                    raise Refused(404, f"There is no method {message.get('method')!r:.60} here.")
+                method = message.get("method")
+                if not isinstance(method, str) or method not in _TOOL_METHODS:
+                    raise Refused(404, f"There is no method {method!r:.60} here.")
 
     def _check_session(self, session: str | None) -> None:
         """Gradio answers a stream of an unknown session with an exception."""
