@@ -10,6 +10,7 @@ import gradio as gr
 import pytest
 from gradio.routes import App
 from gradio.server_messages import ProcessCompletedMessage
+from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
 from playground.ui.guard import door, sessions
@@ -103,6 +104,31 @@ def test_a_state_lasts_from_call_to_call(client):
     join(client, 0, [None], "two")
     assert read(client, "two")[-2]["output"]["data"][1] == "1 clicks"
     assert client.app.state_holder["one"].config_values == {}
+
+
+def test_the_state_of_who_is_here_is_not_pushed_out(client):
+    """By ever so many sessions of which no page is open."""
+    holder = client.app.state_holder
+    asked = []
+
+    async def inner(scope, receive, send):
+        asked.append(clicks(client, "here"))
+        for number in range(4):
+            clicks(client, f"passing by {number}")
+        asked.append(clicks(client, "here"))
+        await PlainTextResponse("ALIVE")(scope, receive, send)
+
+    guard = door.Guard(inner, client.app.blocks, Hosts("127.0.0.1"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(holder, "capacity", 2)
+        TestClient(guard, "http://127.0.0.1").get("/gradio_api/heartbeat/here")
+    assert asked == ["1 clicks", "2 clicks"]
+
+
+def clicks(client, session):
+    """What the counter of a session says after one more."""
+    join(client, 0, [None], session)
+    return read(client, session)[-2]["output"]["data"][1]
 
 
 def test_answers_that_nobody_reads_are_bounded(client):

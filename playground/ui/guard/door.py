@@ -72,6 +72,8 @@ class Guard:
                 if calls := _CALLS.get(served.kind):
                     await self._pace.turn(_address(scope), calls)
                 held.enter_context(self._share(served, scope))
+                if served.kind is Kind.PRESENCE:
+                    held.enter_context(self._present(params["session_hash"]))
                 receive = await self._checked(served, params, scope, receive)
             except Refused as refused:
                 await refused.response()(scope, receive, headers.sending(send))
@@ -100,6 +102,11 @@ class Guard:
                 held.enter_context(self._streams.one(_address(scope)))
             yield
 
+    def _present(self, session: str) -> contextlib.AbstractContextManager[None]:
+        holder = getattr(self._page, "state_holder", None)
+        known = isinstance(holder, sessions.Sessions)
+        return holder.page_open(session) if known else contextlib.nullcontext()
+
     async def _checked(
         self, served: Served, params: Mapping[str, str], scope: Scope, receive: Receive
     ) -> Receive:
@@ -117,7 +124,7 @@ class Guard:
                 messages.check_length(scope, _MAX_UPLOAD)
                 receive = messages.only_files(messages.in_time(receive), scope)
                 return self._uploaded.counted(receive, _address(scope))
-            case Kind.PLAIN | Kind.DOWNLOAD | Kind.FRAME:
+            case Kind.PLAIN | Kind.PRESENCE | Kind.DOWNLOAD | Kind.FRAME:
                 pass
             case _:
                 messages.check_length(scope, messages.MAX_BYTES)

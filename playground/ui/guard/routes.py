@@ -18,6 +18,7 @@ class Kind(enum.Enum):
     PLAIN = "nothing"
     FILE = "the path of a file that was handed out"
     STREAM = "a session whose messages are read"
+    PRESENCE = "a session whose page is open"
     RESULT = "a call whose result is read"
     UPLOAD = "files"
     JOIN = "a function's number and what it is given"
@@ -56,7 +57,7 @@ GRADIO = (
     Served("GET", f"{_API}/openapi.json"),
     Served("GET", f"{_API}/app_id"),
     Served("GET", f"{_API}/startup-events"),
-    Served("GET", f"{_API}/heartbeat/{{session_hash}}", lasts=True),
+    Served("GET", f"{_API}/heartbeat/{{session_hash}}", Kind.PRESENCE, lasts=True),
     Served("GET", f"{_API}/queue/data", Kind.STREAM, lasts=True),
     Served("GET", f"{_API}/upload_progress", lasts=True),
     Served("GET", f"{_API}/file={{path_or_url:path}}", Kind.FILE),

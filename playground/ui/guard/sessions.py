@@ -7,6 +7,8 @@ that is, for the last 2,000 sessions.
 
 import asyncio
 import collections
+import contextlib
+from collections.abc import Iterator
 
 import orjson
 from gradio.blocks import Blocks
@@ -34,7 +36,34 @@ def hold(app: App, page: Blocks) -> None:
 
 
 class Sessions(StateHolder):
-    """Keeps what `gr.State` holds, and how components were updated, but no values."""
+    """Keeps what `gr.State` holds, and how components were updated, but no values. Of too many
+    sessions the one goes whose page is not open, and that was used longest ago: one visitor's many
+    sessions push out nobody who is here."""
+
+    def __init__(self):
+        super().__init__()
+        self._open: collections.Counter[str] = collections.Counter()
+
+    @contextlib.contextmanager
+    def page_open(self, session: str) -> Iterator[None]:
+        """For as long as its page is open. On the event loop alone."""
+        self._open[session] += 1
+        try:
+            yield
+        finally:
+            self._open[session] -= 1
+            if not self._open[session]:
+                del self._open[session]
+
+    def update(self, session_id: str) -> None:
+        with self.lock:
+            if session_id in self.session_data:
+                self.session_data.move_to_end(session_id)
+            if len(self.session_data) > self.capacity:
+                *older, _ = self.session_data
+                gone = next((one for one in older if one not in self._open), older[0])
+                del self.session_data[gone]
+                self.time_last_used.pop(gone, None)
 
     def __getitem__(self, session_id: str) -> SessionState:
         if session_id not in self.session_data:
