@@ -280,6 +280,9 @@ class Protocol(asyncio.Protocol):
     def __init__(self):
         self.loop = Loop()
 
+    def connection_made(self, transport):
+        self.transport = transport
+
 
 class From(asyncio.Transport):
     """A connection from an address."""

@@ -44,7 +44,7 @@ def hurried(
             self._address = _address(transport)
             connected[self._address] += 1
             if self._address and connected[self._address] > _most():
-                transport.abort()
+                self.transport.abort()
 
         def data_received(self, data):
             super().data_received(data)
@@ -76,7 +76,7 @@ def hurried(
     return Hurried
 
 
-def _address(transport: asyncio.Transport) -> str:
+def _address(transport: asyncio.BaseTransport) -> str:
     """Of who is connected; "" for a proxy, whose connections are those of many."""
     if os.environ.get("FORWARDED_ALLOW_IPS"):
         return ""
