@@ -29,7 +29,7 @@ def database(params) -> dict[str, bytes]:
 @FAMILIES
 def test_the_folder_is_as_orbax_writes_it(family, tmp_path):
     """Keys and zarr metadata of the same arrays, written by Orbax; and a loader finds them."""
-    path = full_size.write(family, tmp_path / "ours", small=True)
+    path = full_size.write(family, tmp_path / "ours", sizes=full_size.SMALL)
     config = read_openpi_file(path).config
     arrays = to_openpi(load_openpi(path.parent, config, dtype="float32"))
     write_openpi({f"{name}/value": array for name, array in arrays.items()}, tmp_path / "orbax")
@@ -46,7 +46,7 @@ def test_the_folder_is_as_orbax_writes_it(family, tmp_path):
 @FAMILIES
 def test_small_sizes(family, tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))  # it is added to
-    path = full_size.write(family, tmp_path / family, small=True)
+    path = full_size.write(family, tmp_path / family, sizes=full_size.SMALL)
     report = full_size.serve(path)
     assert report["answered"]
     exact = full_size.stages(path, "float32", "float32")
@@ -60,7 +60,7 @@ def test_small_sizes(family, tmp_path, monkeypatch):
 @FAMILIES
 def test_full_size(family, tmp_path):
     """Loading holds less than 1.3 times what is stored; nothing strays in bfloat16."""
-    report = full_size.measure(tmp_path, family, small=False, keep=False)
+    report = full_size.measure(tmp_path, family, sizes=None, keep=False)
     full_size.show(family, report)
     # What is stored is compressed a little.
     whole = named(full_size.BASES[family]).num_bytes / 1e9

@@ -1,11 +1,15 @@
 """The plan of docs/scaling.md: its simulation against what is known of queues, and its figures."""
 
 import re
+import shlex
+import subprocess
 
 import numpy as np
 import pytest
+import yaml
 
 from playground.tools import scaling
+from playground.ui import arguments
 from tests.conftest import ROOT
 
 
@@ -30,3 +34,17 @@ def test_the_plan_is_what_the_command_prints():
     text = (ROOT / "docs" / "scaling.md").read_text()
     rows = re.findall(r"^\| [\d,]+ \| [\d,]+ \| \d+ \|.*$", text, re.MULTILINE)
     assert rows == scaling.rows(scaling.settings().parse_args([]))
+
+
+def test_the_head_s_command_can_stand_before_ray_start():
+    """KubeRay joins what a container is to run and its own command to one line of bash."""
+    head = yaml.safe_load((ROOT / "docs" / "kuberay-values.yaml").read_text())["head"]
+    ours = " ".join([*head["command"], *head.get("args", [])])
+    assert "ray start" not in ours  # or KubeRay would add nothing
+    line = f" {ours}  && ulimit -n 65536; ray start --head --num-cpus=0 --block"
+    subprocess.run(["bash", "-n", "-c", line], check=True)
+    asked = shlex.split(re.search(r"python app\.py (.*)\) & true", ours)[1])
+    args = arguments.checked(arguments.settings().parse_args(asked))
+    assert (args.engine, args.replicas) == ("ray", (2, 24))
+    ports = {port["name"]: port["containerPort"] for port in head["ports"]}
+    assert (ports["page"], ports["gcs-server"]) == (args.port, 6379)

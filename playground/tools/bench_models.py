@@ -11,7 +11,6 @@ import dataclasses
 import itertools
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -46,7 +45,7 @@ from playground.robots.builtin import TABLETOP
 from playground.serving.compile_cache import keep_compiled_programs
 from playground.serving.events import Done, Job
 from playground.serving.worker import Worker
-from playground.tools import floors, optimizations
+from playground.tools import floors, memory, optimizations
 from playground.tools.floors import Rates, Work
 from playground.trace import Options, PolicyInfo, RawObservation, Trace
 
@@ -402,8 +401,7 @@ def child(subject: Subject, repeats: int) -> dict:
     call = whole_chunk(subject)
     first = once(call)
     warm = measure(call, repeats)
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"first": first, "warm": warm, "peak_mb": peak_mb}
+    return {"first": first, "warm": warm, "peak_mb": memory.peak_bytes() / 1e6}
 
 
 # --- from the command line ----------------------------------------------------------------------

@@ -1,12 +1,16 @@
 """The real 3B shapes on this machine: random weights in openpi's layout, opened as a user's folder.
 
-    python -m playground.tools.full_size FOLDER            # pi0, then pi0-FAST: 12 GB each
-    python -m playground.tools.full_size FOLDER --small    # the same at small sizes, to try it
+    python -m playground.tools.full_size FOLDER                 # pi0, then pi0-FAST: 12 GB each
+    python -m playground.tools.full_size FOLDER --small         # the same at small sizes, to try it
+    python -m playground.tools.full_size FOLDER --layers 4 9 --loads 2
+                                        # 4 of Gemma's 18 layers and 9 of SigLIP's 27; only opened
+                                        # and asked, twice
 
 For each policy, in processes of their own so that their memory is measured apart: the folder is
 written, opened by the path that `app.py --checkpoint` takes, and asked; and a few stages are
 computed with float32 weights and with bfloat16 weights, and compared. Answers of random weights
-mean nothing; loading, memory, time and rounding are those of the real ones.
+mean nothing; loading, memory, time and rounding are those of the real ones. Every process compiles
+anew.
 """
 
 import argparse
@@ -14,10 +18,9 @@ import dataclasses
 import json
 import math
 import multiprocessing
-import resource
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
@@ -37,6 +40,7 @@ from playground.checkpoints.schema import read_openpi_file
 from playground.policies.base import sample_noise
 from playground.robots.norm_stats import write_norm_stats
 from playground.serving.events import Done
+from playground.tools import memory
 from playground.trace import Options, RawObservation, Stats
 from playground.training.tokenizers import filled_up, fit_action_tokenizer
 
@@ -53,9 +57,16 @@ SMALL = {
 # --- a folder of random weights -----------------------------------------------------------------
 
 
-def write(family: str, folder: Path, *, small: bool = False, seed: int = 0) -> Path:
+def layers(language: int, vision: int) -> dict:
+    """Sizes for `write`: the real widths with fewer layers."""
+    depth = {"depth": language}
+    return {"vision": {"depth": vision}, "language": depth, "action_expert": depth}
+
+
+def write(family: str, folder: Path, *, sizes: Mapping | None = None, seed: int = 0) -> Path:
     """A checkpoint folder as openpi's training leaves it, and the JSON config that opens it, whose
-    path is returned. The host holds one array at a time, and its compressed bytes."""
+    path is returned. The host holds one array at a time, and its compressed bytes. sizes: what the
+    config says of them, such as `SMALL`; the real ones without."""
     folder.mkdir(parents=True)
     fast = family == "pi0_fast"
     asked: dict = {"base": BASES[family], "name": f"random_{family}", "folder": "."}
@@ -64,8 +75,8 @@ def write(family: str, folder: Path, *, small: bool = False, seed: int = 0) -> P
         asked["action_tokenizer"] = "fast"
         chunks = np.random.default_rng(seed).normal(size=(64, 10, 8)).cumsum(axis=1) / 4
         fit_action_tokenizer(chunks, vocab_size=512).save(folder / "fast")
-    if small:
-        asked |= {key: value for key, value in SMALL.items() if key != "action_expert" or not fast}
+    given = sizes or {}
+    asked |= {key: value for key, value in given.items() if key != "action_expert" or not fast}
     path = folder / "config.json"
     path.write_text(json.dumps(asked, indent=1) + "\n")
     entry = read_openpi_file(path)
@@ -115,7 +126,7 @@ def write_params(config: Config, params: Path, seed: int = 0) -> None:
 
 def peak_gb() -> float:
     """The most memory that this process has held so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    return memory.peak_bytes() / 1e9
 
 
 def serve(config: Path) -> dict:
@@ -144,7 +155,8 @@ def serve(config: Path) -> dict:
     trace = done.trace
     finite = trace.tokens if trace.actions is None else np.isfinite(trace.actions).all()
     report["answered"] = bool(finite)
-    return report | {"peak_gb": peak_gb(), "device": jax.devices()[0].device_kind}
+    used = {"cpu_s": time.process_time(), "peak_gb": peak_gb()}
+    return report | used | {"device": jax.devices()[0].device_kind}
 
 
 # --- stages in two precisions -------------------------------------------------------------------
@@ -196,11 +208,19 @@ def deviations(config: Path, exact: dict[str, np.ndarray], weights: DType, arith
 # --- all of it ----------------------------------------------------------------------------------
 
 
-def measure(folder: Path, family: str, *, small: bool, keep: bool) -> dict:
+def opened(folder: Path, family: str, *, sizes: Mapping, loads: int) -> list[dict]:
+    """Writes the folder unless it is there, and opens and asks it so many times."""
+    config = folder / family / "config.json"
+    if not config.exists():
+        _alone(write, family, folder / family, sizes=sizes)
+    return [_alone(serve, config) for _ in range(loads)]
+
+
+def measure(folder: Path, family: str, *, sizes: Mapping | None, keep: bool) -> dict:
     """Writes, opens, asks and compares; removes the folder unless it is to be kept."""
     place = folder / family
     began = time.perf_counter()
-    config = _alone(write, family, place, small=small)
+    config = _alone(write, family, place, sizes=sizes)
     report = {"write_s": time.perf_counter() - began, **_alone(serve, config)}
     exact = _alone(stages, config, "float32", "float32")
     report["deviations"] = {
@@ -222,12 +242,14 @@ def show(family: str, report: dict) -> None:
     """For people."""
     share = report["peak_load_gb"] / report["stored_gb"]
     print(f"\n{family} on {report['device']}")
-    print(f"  stored {report['stored_gb']:.1f} GB, written in {report['write_s']:.0f} s")
+    written = f", written in {report['write_s']:.0f} s" if "write_s" in report else ""
+    print(f"  stored {report['stored_gb']:.1f} GB{written}")
     peak = f"{report['peak_load_gb']:.1f} GB ({share:.2f} x)"
-    print(f"  loaded in {report['load_s']:.0f} s, peak {peak}")
-    print(f"  ready after {report['ready_s']:.0f} s, which compile and run it once")
-    print(f"  answered in {report['answer_s']:.1f} s, peak {report['peak_gb']:.1f} GB")
-    for arithmetic, found in report["deviations"].items():
+    print(f"  loaded in {report['load_s']:.1f} s, peak {peak}")
+    print(f"  ready after {report['ready_s']:.1f} s, which compile and run it once")
+    used = f"{report['cpu_s']:.1f} CPU-seconds in all"
+    print(f"  answered in {report['answer_s']:.1f} s, peak {report['peak_gb']:.1f} GB; {used}")
+    for arithmetic, found in report.get("deviations", {}).items():
         line = ", ".join(f"{name} {share:.2%}" for name, share in found.items())
         print(f"  weights in bfloat16, arithmetic in {arithmetic}, against float32: {line}")
 
@@ -237,6 +259,10 @@ def settings() -> argparse.ArgumentParser:
     parser.add_argument("folder", type=Path, help="where to write, 13 GB at a time")
     parser.add_argument("--families", nargs="+", choices=BASES, default=list(BASES))
     parser.add_argument("--small", action="store_true", help="small sizes")
+    parser.add_argument(
+        "--layers", nargs=2, type=int, metavar=("GEMMA", "SIGLIP"), help="so many, of full width"
+    )
+    parser.add_argument("--loads", type=int, help="only open and ask, so many times; keeps them")
     parser.add_argument("--keep", action="store_true", help="leave the folders there")
     return parser
 
@@ -244,12 +270,15 @@ def settings() -> argparse.ArgumentParser:
 def main() -> None:
     arguments = settings().parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    found = {}
+    sizes = layers(*arguments.layers) if arguments.layers else SMALL if arguments.small else {}
+    found: dict = {}
     for family in arguments.families:
-        found[family] = measure(
-            arguments.folder, family, small=arguments.small, keep=arguments.keep
-        )
-        show(family, found[family])
+        if arguments.loads:
+            found[family] = opened(arguments.folder, family, sizes=sizes, loads=arguments.loads)
+        else:
+            found[family] = measure(arguments.folder, family, sizes=sizes, keep=arguments.keep)
+        for report in found[family] if arguments.loads else [found[family]]:
+            show(family, report)
         (arguments.folder / "full_size.json").write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -77,10 +77,11 @@ function table(value) {
   );
 }
 
-/** One panel a dimension. lines: {kind, family, start, values}; from, to: steps. */
-function multiples(dims, lines, from, to) {
+/** One panel a dimension. lines: {kind, family, start, values}; from, to: steps; lowest: where every
+ * axis begins, null for a little below its values; notes: a text beside each name. */
+function multiples(dims, lines, from, to, lowest = null, notes = []) {
   const fields = lines.map((line) => ({ ...line, ...unpack(line.values) }));
-  const around = ranges(fields.map((field) => field.values), dims.length);
+  const around = ranges(fields.map((field) => field.values), dims.length).map(([low, high]) => [lowest ?? low, high]);
   return make("div", { class: "panels" }, ...dims.map((dim, d) => {
     const range = around[d];
     const svg = shape("svg", { viewBox: `${from} 0 ${Math.max(1, to - from)} 100`, preserveAspectRatio: "none", "aria-hidden": "true" });
@@ -92,9 +93,9 @@ function multiples(dims, lines, from, to) {
     }
     const span = range[1] - range[0];
     const tick = (kind, text) => make("span", { class: `tick ${kind}` }, text);
-    const plot = make("div", { class: "plot" }, svg, tick("high", number(range[1], span)), tick("low", number(range[0], span)), tick("unit", unitOf(dim)));
+    const plot = make("div", { class: "plot" }, svg, tick("high", number(range[1], span)), tick("low", range[0] === 0 ? "0" : number(range[0], span)), tick("unit", unitOf(dim)));
     const name = make("button", { type: "button", class: "name", title: `${dim.name}: enlarge or shrink`, "aria-pressed": String(wide.has(dim.name)) }, make("bdi", {}, dim.name));
-    const panel = make("figure", { class: wide.has(dim.name) ? "panel wide" : "panel" }, make("figcaption", {}, name), plot);
+    const panel = make("figure", { class: wide.has(dim.name) ? "panel wide" : "panel" }, make("figcaption", {}, name, ...notes.slice(d, d + 1).map((note) => make("span", { class: "notice number" }, note))), plot);
     name.addEventListener("click", () => {
       if (!wide.delete(dim.name)) wide.add(dim.name);
       panel.classList.toggle("wide", wide.has(dim.name));
@@ -114,7 +115,7 @@ function shownRequest(shown) {
   const { lines } = shown;
   const lengths = lines.map((line) => line.start + line.values.shape[0]);
   const seed = shown.seed === null ? "" : `, noise of seed ${shown.seed}`;
-  const title = shown.policy ? heading(shown.policy) : make("header", { class: "policy" }, make("strong", {}, shown.who));
+  const title = shown.policy ? heading(shown.policy) : make("header", { class: "policy" }, make("strong", {}, "Answered by ", make("bdi", {}, shown.who)));
   if (!shown.policy) delete view.dataset.family;
   return [
     title,
@@ -129,14 +130,14 @@ function shownRequest(shown) {
 
 /** How far a policy's answers lie from the robot's own server's, over the requests kept. */
 function distance({ policy, dims, numbers: at, values, mean }) {
-  const unit = (dim) => (dim.unit.includes(" ") ? `(${dim.unit})` : dim.unit);
-  const means = dims.map((dim, d) => `${dim.name} ${number(mean[d], mean[d])} ${unit(dim)}`);
+  const requests = `request ${at[0]} to ${at.at(-1)}`;
+  const same = mean.every((value) => value === 0);
+  const means = mean.map((value) => `mean ${number(value, value)}`);
   return make(
     "section",
     { "data-family": policy.family },
-    make("h3", {}, `Beside it, ${policy.title}: mean distance over the steps of a chunk, request ${at[0]} to ${at.at(-1)}`),
-    make("p", { class: "notice number" }, `On average ${means.join(", ")}.`),
-    multiples(dims, [{ kind: "now", family: policy.family, start: 0, values }], 0, at.length - 1),
+    make("h3", {}, `Beside it, ${policy.title}: ${same ? "the same actions" : "mean distance over the steps of a chunk"}, ${requests}`),
+    ...(same ? [] : [multiples(dims, [{ kind: "now", family: policy.family, start: 0, values }], 0, at.length - 1, 0, means)]),
   );
 }
 
