@@ -240,6 +240,8 @@ def test_every_route_of_gradio_is_either_served_or_known_not_to_be(page):
         ("POST", "/gradio_api/upload/"),
         ("GET", "/gradio_api/file=https://example.com/"),
         ("GET", "/nothing"),
+        ("GET", "/gradio_api/heartbeat/%00"),
+        ("GET", "/run/%0a"),
     ],
 )
 def test_what_is_not_served_does_not_reach_gradio(client, reached, method, path):

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 
+import gradio as gr
 import numpy as np
 import pytest
 from fastapi import FastAPI
@@ -220,11 +221,17 @@ class Event:
     number: object
 
 
+def test_no_file_is_no_episode():
+    with pytest.raises(ValueError, match="choose the file"):
+        robots.opened(robots.Watch(Traffic(), 8000), None)
+
+
 def test_a_request_that_is_gone_cannot_be_frozen():
     traffic = Traffic()
     traffic.keep(exchange(5))
     watch = robots.Watch(traffic, 8000)
     assert robots.chosen(watch, Event(3, 5)).number == 5
-    for event in (Event(3, 6), Event(None, 5), Event("3", 5), Event(True, 5)):
+    said_nothing = gr.EventData(None, {})
+    for event in (Event(3, 6), Event(None, 5), Event("3", 5), Event(True, 5), said_nothing):
         with pytest.raises(ValueError, match="no longer kept"):
             robots.chosen(watch, event)

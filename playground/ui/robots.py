@@ -4,6 +4,7 @@ the page. Only where the page is this machine's own: a robot's pictures are priv
 
 import dataclasses
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 import gradio as gr
@@ -75,12 +76,7 @@ def wire(tab: Tab, watch: Watch, setups: Setups) -> None:
 
     @errors.for_page
     def open_file(file):
-        path = Path(file["path"])
-        if path.stat().st_size > MAX_FILE:
-            raise ValueError(f"the file is too large: at most {MAX_FILE >> 20} MB are taken")
-        episode = robot_traffic.load(path)
-        number = watch.traffic.open(episode)
-        text = f"{len(episode.policies)} requests of {episode.robot}, opened."
+        number, text = opened(watch, file)
         return errors.status(text), watch.payload(setups, number, 0)
 
     tab.view.input(news, tab.view, tab.view, **appearance.PRIVATE)
@@ -89,9 +85,23 @@ def wire(tab: Tab, watch: Watch, setups: Setups) -> None:
     )
 
 
+def opened(watch: Watch, file: Mapping[str, str] | None) -> tuple[int, str]:
+    """The connection that a saved episode is shown as, and what is said of it. Raises ValueError
+    for no file, and for one that is no episode."""
+    if file is None:
+        raise ValueError("choose the file of a saved episode")
+    path = Path(file["path"])
+    if path.stat().st_size > MAX_FILE:
+        raise ValueError(f"the file is too large: at most {MAX_FILE >> 20} MB are taken")
+    episode = robot_traffic.load(path)
+    text = f"{len(episode.policies)} requests of {episode.robot}, opened."
+    return watch.traffic.open(episode), text
+
+
 def chosen(watch: Watch, event: gr.EventData) -> Exchange:
-    """The request that Freeze names; raises ValueError once it is gone."""
-    connection, number = _whole(event.connection), _whole(event.number)
+    """The request that Freeze names; raises ValueError once it is gone, and where none is named."""
+    connection = _whole(getattr(event, "connection", None))
+    number = _whole(getattr(event, "number", None))
     found = None
     if connection is not None and number is not None:
         found = watch.traffic.find(connection, number)

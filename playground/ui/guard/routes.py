@@ -4,12 +4,15 @@ keeps whole sessions as files, edits the program that runs."""
 
 import dataclasses
 import enum
+import re
 from collections.abc import Mapping
 
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
 from playground.ui.guard.refused import Refused
+
+_PRINTED = re.compile(r"[^\x00-\x1f\x7f]*")
 
 
 class Kind(enum.Enum):
@@ -99,6 +102,8 @@ _ROUTES = [(Route(one.path, _unused, methods=[one.method]), one) for one in (*GR
 def find(scope: Scope) -> tuple[Served, Mapping[str, str]]:
     """The route of an HTTP request, as Starlette would match it, and the path's parameters. Raises
     Refused for every other."""
+    if not _PRINTED.fullmatch(scope["path"]):  # Gradio makes addresses of it, or fails to
+        raise Refused(404, "There is nothing here.")
     for route, served in _ROUTES:
         match, found = route.matches(scope)
         if match is Match.FULL and scope["method"] == served.method:
