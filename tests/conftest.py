@@ -1,11 +1,13 @@
 """Where the reference data lies, and what tests share."""
 
+import gc
 import os
 from pathlib import Path
 
 import jax
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
 from tests.support.stock import stock_python  # noqa: F401
 from tests.support.visitor import app, browser, photo, policies, visit  # noqa: F401
@@ -38,22 +40,46 @@ def pytest_configure(config):
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
-# Files that take longest, first: whoever comes last then has little left to wait for.
-LONGEST = (
-    "test_own_checkpoints.py",
+# What asks the one app, in one worker, so that there is one app.
+OF_THE_APP = (
     "test_page.py",
-    "test_training.py",
-    "test_views_browser.py",
-    "test_worker.py",
-    "test_parity_flow.py",
     "test_page_table.py",
     "test_page_first.py",
-    "test_bench.py",
     "test_page_kept.py",
-    "test_parity_fast.py",
-    "test_policy.py",
-    "test_load.py",
+    "test_page_causes.py",
+    "test_page_episodes.py",
+    "test_page_robots.py",
+    "test_programs.py",
+    "test_bad_input.py",
+    "test_mcp.py",
+    "test_norm_check.py",
 )
+# Files that take longest, first: whoever comes last then has little left to wait for.
+LONGEST = (
+    *OF_THE_APP,
+    "test_own_checkpoints.py",
+    "test_worker.py",
+    "test_training.py",
+    "test_parity_flow.py",
+    "test_causal.py",
+    "test_parity_fast.py",
+    "test_load.py",
+    "test_views_browser.py",
+    "test_bench.py",
+    "test_policy.py",
+)
+
+
+class Together(LoadFileScheduling):
+    """Each file goes to one worker whole, and what asks the app all to one."""
+
+    def _split_scope(self, nodeid):
+        file = super()._split_scope(nodeid)
+        return "app" if Path(file).name in OF_THE_APP else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return Together(config, log)
 
 
 def pytest_collection_modifyitems(config, items):
@@ -62,7 +88,9 @@ def pytest_collection_modifyitems(config, items):
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
     for item in items:
-        if {"browser", "visit"} & set(getattr(item, "fixturenames", ())):
+        asked = set(getattr(item, "fixturenames", ()))
+        assert "app" not in asked or item.path.name in OF_THE_APP, item.path
+        if {"browser", "visit"} & asked:
             item.add_marker(pytest.mark.browser)
     if GOLDENS.is_dir() or os.environ.get("CI") == "true":
         return
@@ -70,6 +98,13 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "goldens" in getattr(item, "fixturenames", ()):
             item.add_marker(skip)
+
+
+def pytest_runtest_teardown(item, nextitem):
+    """What is left of a file (compiled programs above all) is not looked through again."""
+    if nextitem is None or nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session")
