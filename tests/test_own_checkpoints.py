@@ -123,6 +123,13 @@ def client(goldens, described, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """The app on a bundled policy, which opens others as it is asked to on its page."""
+    with started(tmp_path_factory.mktemp("bundled"), "--checkpoint", "pi0_tabletop") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
 def picture(tmp_path_factory):
     """One that needs no resizing: its file and its pixels."""
     pixels = np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)
@@ -237,52 +244,7 @@ def test_a_folder_that_openpi_wrote(goldens, described, texts, client, picture):
 
 @pytest.mark.slow
 @pytest.mark.browser
-def test_folders_chosen_on_the_page(goldens, described, texts, tmp_path, browser, picture):
-    """openpi's, a LoRA one and two of LeRobot's: the program starts anew on them, the page comes
-    back by itself, and each answers for its robot."""
-    fields = json.loads((texts / "mine.json").read_text()) | {"folder": str(goldens / "pi0")}
-    path = texts / "chosen.json"
-    path.write_text(json.dumps(fields))
-    with started(tmp_path, "--checkpoint", "pi0_tabletop") as address:
-        page = with_the_panel_open(browser, address)
-        ask_for(page, "nothing.json", path)
-        expect(page.get_by_test_id("toast-body")).to_contain_text("nothing.json")
-        for _ in range(2):
-            page.locator(CHOSEN).press("Backspace")
-        others = (described[name] for name in ("my_lora", "my_lerobot", "my_lerobot_fast"))
-        ask_for(page, path, *others)
-        expect(page.locator(".card")).to_contain_text("mine · aloha", timeout=300_000)
-        expect(page.locator(".say")).to_have_text(READY, timeout=300_000)
-        expect(page.locator("#prompt textarea")).to_have_attribute(
-            "placeholder", re.compile(PROMPT)
-        )
-        every = (("ALOHA", "mine", 14), ("DROID", "my_lora", 8), ("LIBERO", "my_lerobot", 8))
-        every += (("my_arm", "my_lerobot_fast", 8),)
-        for robot, name, dims in every:
-            if name != "mine":  # which is shown: choosing it again would change nothing to wait for
-                page.get_by_role("combobox", name="Robot").click()
-                page.get_by_role("option", name=robot, exact=True).click()
-                # Part by part: what is put in before the last has come would be taken out again.
-                expect(page.get_by_label("Prompt")).to_have_value("")
-                expect(page.locator("[id^=picture-] img")).to_have_count(0)
-            expect(page.locator(".card")).to_contain_text(f"{name} · ")
-            open_state(page)
-            expect(page.locator(".state input")).to_have_count(dims)
-            page.get_by_label("Prompt").fill(PROMPT)
-            needed = page.locator(".camera-slot").filter(has_text="needed").filter(visible=True)
-            for slot in needed.all():
-                number = slot.locator("[id^=picture-]").first.get_attribute("id").split("-")[1]
-                give(page, picture[0], slot=number)
-                expect(page.locator(f"#picture-{number} img")).to_be_visible()
-            run(page)
-            expect(page.locator(".card")).to_contain_text("Answered in", timeout=300_000)
-            expect(page.locator(".card")).to_contain_text("real checkpoint")
-        page.close()
-
-
-@pytest.mark.slow
-@pytest.mark.browser
-def test_a_damaged_folder_chosen_on_the_page(goldens, described, texts, tmp_path, browser):
+def test_a_damaged_folder_chosen_on_the_page(goldens, described, texts, tmp_path, browser, address):
     """It is refused by name only once it is loaded: the former checkpoints answer again."""
     folder = tmp_path / "damaged"
     shutil.copytree(goldens / "pi0", folder)
@@ -291,16 +253,57 @@ def test_a_damaged_folder_chosen_on_the_page(goldens, described, texts, tmp_path
     (texts / "damaged.json").write_text(
         json.dumps(json.loads((texts / "mine.json").read_text()) | {"folder": str(folder)})
     )
-    with started(tmp_path, "--checkpoint", "pi0_tabletop") as address:
-        page = with_the_panel_open(browser, address)
-        ask_for(page, texts / "damaged.json")
-        refusal = page.locator(".refusal")
-        expect(refusal).to_contain_text("the earlier checkpoints are open again", timeout=300_000)
-        expect(refusal).to_contain_text("cannot read params.PaliGemma")
-        expect(page.locator(".card")).to_contain_text("pi0_tabletop · ")
+    page = with_the_panel_open(browser, address)
+    ask_for(page, texts / "damaged.json")
+    refusal = page.locator(".refusal")
+    expect(refusal).to_contain_text("the earlier checkpoints are open again", timeout=300_000)
+    expect(refusal).to_contain_text("cannot read params.PaliGemma")
+    expect(page.locator(".card")).to_contain_text("pi0_tabletop · ")
+    run(page)
+    expect(page.locator(".card")).to_contain_text("Answered in")
+    page.close()
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_folders_chosen_on_the_page(goldens, described, texts, browser, address, picture):
+    """openpi's, a LoRA one and two of LeRobot's: the program starts anew on them, the page comes
+    back by itself, and each answers for its robot."""
+    fields = json.loads((texts / "mine.json").read_text()) | {"folder": str(goldens / "pi0")}
+    path = texts / "chosen.json"
+    path.write_text(json.dumps(fields))
+    page = with_the_panel_open(browser, address)
+    ask_for(page, "nothing.json", path)
+    expect(page.get_by_test_id("toast-body")).to_contain_text("nothing.json")
+    for _ in range(2):
+        page.locator(CHOSEN).press("Backspace")
+    others = (described[name] for name in ("my_lora", "my_lerobot", "my_lerobot_fast"))
+    ask_for(page, path, *others)
+    expect(page.locator(".card")).to_contain_text("mine · aloha", timeout=300_000)
+    expect(page.locator(".say")).to_have_text(READY, timeout=300_000)
+    expect(page.locator("#prompt textarea")).to_have_attribute("placeholder", re.compile(PROMPT))
+    every = (("ALOHA", "mine", 14), ("DROID", "my_lora", 8), ("LIBERO", "my_lerobot", 8))
+    every += (("my_arm", "my_lerobot_fast", 8),)
+    for robot, name, dims in every:
+        if name != "mine":  # which is shown: choosing it again would change nothing to wait for
+            page.get_by_role("combobox", name="Robot").click()
+            page.get_by_role("option", name=robot, exact=True).click()
+            # Part by part: what is put in before the last has come would be taken out again.
+            expect(page.get_by_label("Prompt")).to_have_value("")
+            expect(page.locator("[id^=picture-] img")).to_have_count(0)
+        expect(page.locator(".card")).to_contain_text(f"{name} · ")
+        open_state(page)
+        expect(page.locator(".state input")).to_have_count(dims)
+        page.get_by_label("Prompt").fill(PROMPT)
+        needed = page.locator(".camera-slot").filter(has_text="needed").filter(visible=True)
+        for slot in needed.all():
+            number = slot.locator("[id^=picture-]").first.get_attribute("id").split("-")[1]
+            give(page, picture[0], slot=number)
+            expect(page.locator(f"#picture-{number} img")).to_be_visible()
         run(page)
-        expect(page.locator(".card")).to_contain_text("Answered in")
-        page.close()
+        expect(page.locator(".card")).to_contain_text("Answered in", timeout=300_000)
+        expect(page.locator(".card")).to_contain_text("real checkpoint")
+    page.close()
 
 
 @pytest.mark.slow
