@@ -13,7 +13,7 @@ def test_few_visitors_and_every_fault():
     """But the hang, which takes longest and ends as the kill does. Whether all was in time is for
     the command to say, on a quiet machine."""
     faults = [fault for fault in load.FAULTS if fault is not Faults.hung]
-    found = list(load.visit([1, 3], 2.0, places=4, questions=6, faults=faults))
+    found = list(load.visit([1, 3], 0.5, places=4, questions=6, faults=faults))
     stages = [one for one in found if isinstance(one, Stage)]
     assert [stage.visitors for stage in stages] == [1, 3]
     for stage in stages:

@@ -241,7 +241,7 @@ def test_closing_the_page_ends_its_run(visit, app):
 
 def test_live_chunk_shows_while_it_is_made_and_then_the_result(visit):
     page = visit()
-    set_options(page, LONG)
+    set_options(page, LONG | {"samples": 8})
     page.get_by_role("checkbox", name="pi0-FAST").uncheck()
     page.evaluate(
         """() => {
