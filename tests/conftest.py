@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 from hypothesis import settings
-from xdist.scheduler import LoadFileScheduling
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.stock import stock_python  # noqa: F401
 from tests.support.visitor import app, browser, photo, policies, visit  # noqa: F401
@@ -70,11 +70,11 @@ LONGEST = (
 )
 
 
-class Together(LoadFileScheduling):
+class Together(LoadScopeScheduling):
     """Each file goes to one worker whole, and what asks the app all to one."""
 
     def _split_scope(self, nodeid):
-        file = super()._split_scope(nodeid)
+        file = nodeid.partition("::")[0]
         return "app" if Path(file).name in OF_THE_APP else file
 
 
