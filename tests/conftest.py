@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
+from models import compiled
 from tests.support.stock import stock_python  # noqa: F401
 from tests.support.visitor import app, browser, photo, policies, visit  # noqa: F401
 
@@ -101,8 +102,11 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_runtest_teardown(item, nextitem):
-    """What is left of a file (compiled programs above all) is not looked through again."""
+    """Each file begins with room for programs, and what is left of those before is not looked
+    through again."""
     if nextitem is None or nextitem.path != item.path:
+        if compiled.num_programs() > compiled.MAX_PROGRAMS // 2:
+            compiled.drop_programs()
         gc.collect()
         gc.freeze()
 
