@@ -53,6 +53,13 @@ def client(app):
     return Client(app, verbose=False)
 
 
+@pytest.fixture(scope="module")
+def web():
+    """One for all: each would read the system's certificates anew."""
+    with httpx.Client(timeout=60) as client:
+        yield client
+
+
 def cut_off(data):
     return data[: len(data) // 2]
 
@@ -125,10 +132,10 @@ def test_odd_prompts_are_answered(client, name):
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.html", "x.svg", "x.pkl", "x.js", "x.pdf"])
-def test_what_was_uploaded_is_never_served_as_a_page(app, name):
+def test_what_was_uploaded_is_never_served_as_a_page(app, name, web):
     sent = {"files": (name, b"<html><script>alert(1)</script></html>")}
-    (path,) = httpx.post(f"{app}/gradio_api/upload", files=sent).json()
-    served = httpx.get(f"{app}/gradio_api/file={path}")
+    (path,) = web.post(f"{app}/gradio_api/upload", files=sent).json()
+    served = web.get(f"{app}/gradio_api/file={path}")
     assert served.content == sent["files"][1]
     kind, how = served.headers["content-type"], served.headers["content-disposition"]
     # As a picture, script in it is dead.
@@ -182,7 +189,7 @@ def test_requests_for_files_that_are_no_uploads_are_refused(app, path):
         {"path": "https://example.com/x.png", "meta": MARK},
     ],
 )
-def test_no_picture_of_this_machine_is_opened_for_a_stranger(app, client, file):
+def test_no_picture_of_this_machine_is_opened_for_a_stranger(app, client, file, web):
     """Not by an event of the page's own either, which anybody can send."""
     path = str(EXAMPLES / "tabletop-red.png")
     file = json.loads(json.dumps(file).replace("PATH", path))
@@ -193,7 +200,7 @@ def test_no_picture_of_this_machine_is_opened_for_a_stranger(app, client, file):
     for event in events:
         given = [file if i == slot else parts[i].get("value") for i in event["inputs"]]
         body = {"fn_index": event["id"], "data": given, "session_hash": f"stranger{event['id']}"}
-        answer = httpx.post(f"{app}/gradio_api/queue/join", json=body)
+        answer = web.post(f"{app}/gradio_api/queue/join", json=body)
         assert (answer.status_code, answer.text) == (403, "Files are uploaded, not named.")
 
 
@@ -211,18 +218,18 @@ def test_what_is_too_large_is_refused_before_it_is_read(app):
 
 
 @pytest.mark.parametrize("way", ["run", "api", "call", "call/v2"])
-def test_programs_reach_the_endpoints_alone_and_by_the_line_alone(app, client, way):
+def test_programs_reach_the_endpoints_alone_and_by_the_line_alone(app, client, way, web):
     """Neither a function of the page's own, under whatever name, nor an endpoint past the queue."""
     for event in client.config["dependencies"]:
         given = [None] * len(event["inputs"])
         body = {"data": given, "fn_index": event["id"], "session_hash": "stranger"}
         for name in (event["api_name"], "upload"):
-            answer = httpx.post(f"{app}/gradio_api/{way}/{name}", json=body)
+            answer = web.post(f"{app}/gradio_api/{way}/{name}", json=body)
             public = way.startswith("call") and event["api_visibility"] == "public"
             assert answer.status_code == (422 if public and name != "upload" else 404), name
 
 
-def test_a_file_that_the_page_is_told_to_remember_was_uploaded(app, client):
+def test_a_file_that_the_page_is_told_to_remember_was_uploaded(app, client, web):
     """Or a second call would hand out any file that lies where the program was started."""
     props = {part["id"]: part["props"] for part in client.config["components"]}
     (slot,) = (i for i, given in props.items() if given.get("elem_id") == "picture-0")
@@ -233,7 +240,7 @@ def test_a_file_that_the_page_is_told_to_remember_was_uploaded(app, client):
             given = [{"path": path} if i == slot else None for i in event["inputs"]]
             body = {"fn_index": event["id"], "data": given, "session_hash": "stranger"}
             for way in ("run/remember", "run/upload", "queue/join", "queue/join/upload"):
-                answer = httpx.post(f"{app}/gradio_api/{way}", json=body)
+                answer = web.post(f"{app}/gradio_api/{way}", json=body)
                 assert answer.status_code in (403, 404), way
 
 
@@ -341,11 +348,11 @@ def test_a_whole_number_may_be_written_with_a_point(client):
     assert pointed["pi0_tabletop"]["actions"] == plain["pi0_tabletop"]["actions"]
 
 
-def test_an_upload_that_says_nothing_of_its_size_ends_where_it_is_too_large(app):
+def test_an_upload_that_says_nothing_of_its_size_ends_where_it_is_too_large(app, web):
     head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="x.png"\r\n\r\n'
     pieces = itertools.chain([head], itertools.repeat(bytes(1 << 20), 70), [b"\r\n--x--\r\n"])
     kind = {"content-type": "multipart/form-data; boundary=x"}
-    answer = httpx.post(f"{app}/gradio_api/upload", content=pieces, headers=kind, timeout=60)
+    answer = web.post(f"{app}/gradio_api/upload", content=pieces, headers=kind, timeout=60)
     assert answer.status_code == 413
 
 
