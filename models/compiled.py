@@ -38,7 +38,11 @@ class Model(Protocol):
 def device_of(model) -> Device:
     """Where a model's weights lie, or are to lie; of shapes that do not say, where JAX would put
     them."""
-    for leaf in jax.tree.leaves(nnx.state(model)):
+    return _device_of(nnx.state(model))
+
+
+def _device_of(state) -> Device:
+    for leaf in jax.tree.leaves(state):
         if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) and leaf.sharding is not None:
             return next(iter(leaf.sharding.device_set))
     return jax.devices()[0]
@@ -104,7 +108,7 @@ def compiled(model: Model, method: Callable, static: tuple[str, ...] = ()) -> Pr
     """`method(model, ...)` as a program, on the device where the model's weights lie. `static`
     names the keyword arguments that it is specialised to."""
     graphdef, state = nnx.split(model)
-    device, exactness = device_of(model), precision(model.config.dtype)
+    device, exactness = _device_of(state), precision(model.config.dtype)
     key = (graphdef, method, static, exactness, device)
 
     def run(state, *args, **kwargs):

@@ -168,15 +168,18 @@ class TokenBuffer:
     @staticmethod
     def empty(batch_size: int, max_steps: int, options: DecodeOptions) -> "TokenBuffer":
         starts_at_once = options.stop is not None and not options.stop.start
-        zeros = jnp.zeros((batch_size,), jnp.int32)
         asked = max_steps if options.max_tokens is None else options.max_tokens
+        whole = isinstance(asked, int)
+        limit = min(asked, max_steps) if whole else jnp.minimum(asked, max_steps)
+        # NumPy's arrays: of JAX's own, outside of a program, each would be a program to compile.
+        zeros = jnp.asarray(np.zeros(batch_size, np.int32))
         return TokenBuffer(
-            tokens=jnp.zeros((batch_size, max_steps), jnp.int32),
-            limit=jnp.minimum(jnp.int32(asked), max_steps),
-            count=jnp.int32(0),
-            started=jnp.full((batch_size,), starts_at_once),
-            done=jnp.zeros((batch_size,), bool),
-            all_done=jnp.bool_(False),
+            tokens=jnp.asarray(np.zeros((batch_size, max_steps), np.int32)),
+            limit=jnp.asarray(limit, jnp.int32),
+            count=jnp.asarray(np.int32(0)),
+            started=jnp.asarray(np.full(batch_size, starts_at_once)),
+            done=jnp.asarray(np.zeros(batch_size, bool)),
+            all_done=jnp.asarray(np.bool_(False)),
             completed=zeros,
             missing=zeros,
         )

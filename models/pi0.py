@@ -397,4 +397,5 @@ def parts(
     for start in range(0, num_steps, size):
         part = run(x_t, times[start : start + size + 1])
         yield part
-        x_t = part.x_t[-1]
+        if start + size < num_steps:  # behind the last part this would be a program for nothing
+            x_t = part.x_t[-1]

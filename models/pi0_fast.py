@@ -286,7 +286,7 @@ class Pi0FastPrograms:
         once; NumPy's arrays."""
         how = {"size": BLOCK if at_once else 1, "attention": attention}
         buffer, key = self._begun(state, key, options)
-        while bool(buffer.unfinished):
+        while bool(jax.device_get(buffer).unfinished):  # on the host: no program
             state, buffer, key, written, count = self._some(state, buffer, key, options, **how)
             count = int(count)
             yield jax.tree.map(lambda x: np.asarray(x)[:count], written)  # noqa: B023

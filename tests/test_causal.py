@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
+import scipy.stats
 
 from models import interventions, masks
 from models.config import Pi0Config
@@ -399,7 +400,19 @@ def test_a_hidden_patch_is_hidden_everywhere(family):
         moved = [slow.chunk(memories, visible, x) - slow.chunk(before, plain, x) for x in noises]
         share = small.share_of_range(net.info)
         assert got == pytest.approx(np.abs(moved * share).mean(), rel=1e-2)
-    assert -1 <= report.rank_correlation <= 1
+    change, looked = (
+        np.concatenate([np.ravel(rows) for rows in maps.values()])
+        for maps in (report.change, report.attention)
+    )
+    want = scipy.stats.spearmanr(change, looked).statistic
+    assert report.rank_correlation == pytest.approx(want)
+
+
+def test_equal_values_share_a_rank():
+    a, b = np.array([0.5, 2, 2, -1, 2, 0.5]), np.array([3, 1, 4, 1, 5, 9])
+    want = scipy.stats.spearmanr(a, b).statistic
+    assert connections.rank_correlation(a, b) == pytest.approx(want)
+    assert connections.rank_correlation(a, np.ones(6)) is None
 
 
 @pytest.mark.parametrize("family", ["pi0", "pi05"])

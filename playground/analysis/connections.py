@@ -19,7 +19,6 @@ import math
 from collections.abc import Generator, Iterator, Mapping
 
 import numpy as np
-import scipy.stats
 
 from models.masks import Cuts
 from playground.analysis.causal import NOISES, ConnectionsRequest, Knockout, Occlusion
@@ -228,16 +227,22 @@ def _filled(report: Occlusion, cameras, found: list[float], attention) -> Occlus
         report,
         change=_maps(cameras, change),
         done=len(found),
-        rank_correlation=_rank_correlation(np.array(found), looked) if whole else None,
+        rank_correlation=rank_correlation(np.array(found), looked) if whole else None,
     )
 
 
-def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float | None:
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float | None:
     """None where one of them is the same all over, or there is too little to rank."""
     if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return None
-    ranks = scipy.stats.rankdata([a, b], axis=1)
-    return float(np.corrcoef(ranks)[0, 1])
+    return float(np.corrcoef(_ranks(a), _ranks(b))[0, 1])
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """From 1 on, equal values sharing their mean: `scipy.stats.rankdata`, whose import takes 0.3 s
+    of each start."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place]
 
 
 # --- for the worker -----------------------------------------------------------------------------

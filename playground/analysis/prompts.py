@@ -15,8 +15,6 @@ import itertools
 from collections.abc import Generator, Mapping, Sequence
 
 import numpy as np
-import scipy.cluster.hierarchy
-import scipy.spatial.distance
 
 from playground import codec
 from playground.analysis.sensitivity import share_of_range
@@ -127,6 +125,9 @@ def clustered(distances: np.ndarray) -> list[int]:
     """An order of prompts [P] that puts those of similar chunks side by side."""
     if len(distances) < 3:
         return list(range(len(distances)))
+    import scipy.cluster.hierarchy  # 0.1 s, which no start needs
+    import scipy.spatial.distance
+
     condensed = scipy.spatial.distance.squareform(distances, checks=False)
     tree = scipy.cluster.hierarchy.linkage(condensed, "average", optimal_ordering=True)
     return scipy.cluster.hierarchy.leaves_list(tree).tolist()

@@ -8,6 +8,7 @@ sum over a large array, measured on this machine just before.
 
 import argparse
 import dataclasses
+import gc
 import itertools
 import json
 import os
@@ -397,6 +398,7 @@ def _in_child(subject: Subject, arguments, cache: str, kept: bool) -> dict:
 
 def child(subject: Subject, repeats: int) -> dict:
     """Runs in the process that `_in_child` starts."""
+    gc.freeze()  # as the worker does: else a collection of all modules falls into some figure
     keep_compiled_programs()
     call = whole_chunk(subject)
     first = once(call)
