@@ -80,7 +80,7 @@ CHOSEN: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("((taken <= left_in_group) | constraint.zeros)", "(taken <= left_in_group)", CONSTRAINT),
         ("is_complete = left == 0", "is_complete = left < 0", CONSTRAINT),
         ("(self.count < self.limit)", "(self.count <= self.limit)", LIMIT),
-        ("jnp.minimum(jnp.int32(asked), max_steps)", "jnp.int32(asked)", LIMIT),
+        ("min(asked, max_steps) if whole else jnp.minimum(asked, max_steps)", "asked", LIMIT),
         ("jnp.minimum(buffer.count, len(constraint.start) - 1)", "0 * buffer.count", CONSTRAINT),
         ("fits | buffer.done[:, None]", "fits", CONSTRAINT),
         ("missing=jnp.where(in_chunk, missing, self.missing)", "missing=missing", CONSTRAINT),
