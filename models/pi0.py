@@ -392,8 +392,7 @@ def parts(
     at_once: bool,
 ) -> Iterator[Trajectory]:
     """A denoising by `run`, which goes from x_t through some times: step by step, or at once."""
-    times, x_t = step_times(num_steps), noise
-    size = num_steps if at_once else 1
+    times, x_t, size = step_times(num_steps), noise, num_steps if at_once else 1
     for start in range(0, num_steps, size):
         part = run(x_t, times[start : start + size + 1])
         yield part
