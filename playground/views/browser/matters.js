@@ -20,7 +20,7 @@ function track({ percent, interval, spread, dimensions, sentence }, widest) {
   const mark = (name, low, high) => make("i", { class: name, style: `left:${(100 * low) / widest}%;width:${(100 * (high - low)) / widest}%` });
   const marks = [mark("seeds", 0, spread), mark("amount", 0, percent), interval ? mark("interval", ...interval) : null];
   const strip = dimensions.map(([effect, title]) => make("i", { style: `--effect:${effect}`, title }));
-  return make("td", { title: sentence }, make("div", { class: "track" }, ...marks), interval ? make("div", { class: "dimensions", "aria-hidden": "true" }, ...strip) : null);
+  return make("td", { title: sentence }, make("div", { class: "track" }, ...marks), percent ? make("div", { class: "dimensions", "aria-hidden": "true" }, ...strip) : null);
 }
 
 function numbers(row) {
