@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from playwright.sync_api import Locator, expect
 
+from playground.analysis.sensitivity import Base, Change, SensitivityReport
 from playground.tabletop.job import RolloutFrame
 from playground.tabletop.outcome import Outcome
-from playground.trace import PADDING
-from playground.views import actions, attention, denoising, mask, rollout, theme, tokens
+from playground.trace import PADDING, Options
+from playground.views import actions, attention, denoising, mask, matters, rollout, theme, tokens
 from tests.support import traces
 
 pytestmark = pytest.mark.browser
@@ -69,6 +70,23 @@ def film_of(trace, prompt="touch it", outcome=None):
     return film.payload()
 
 
+def report_of(*infos):
+    """Of each policy one variant that changes its chunk and one that does not. pi0-FAST runs once,
+    so that its change has no interval."""
+    bases, changes = [], []
+    for info in infos:
+        runs = 1 if info.family == "pi0_fast" else 4
+        names = tuple(dim.name for dim in info.actions)
+        bases.append(Base.on(info, dimensions=names, random=runs > 1, runs=runs))
+        for variant, percent in (("black", 3.0), ("shuffled", 0.0)):
+            bounds = (percent, percent) if runs > 1 else None
+            change = Change(info.name, variant, "camera", info.title, None, percent=percent)
+            each = (percent,) * len(names)
+            changes.append(dataclasses.replace(change, interval=bounds, dimensions=each))
+    found = tuple(bases), tuple(changes)
+    return SensitivityReport("touch it", "ALOHA", Options(), 4, *found, (), done=6, of=6)
+
+
 def build():
     """Every component, empty; buttons fill them the way a run does."""
     with gr.Blocks() as page:
@@ -80,6 +98,7 @@ def build():
                 ("mask", mask),
                 ("attention", attention),
                 ("rollout", rollout),
+                ("matters", matters),
             )
         }
 
@@ -91,8 +110,9 @@ def build():
         film = film_of(FLOW, outcome=Outcome(None, "nobody judged"))
         failed = film_of(FLOW, outcome=Outcome(False, "moved the red cube"))
         flow = (mask.payload(FLOW), attention.payload(FLOW))
-        offer("plain", [denoising.payload(FLOW), *fast, film])
-        offer("failed", [fan, tokens.payload(FAILED), *flow, failed])
+        report = matters.payload(report_of(FLOW.info, FAST.info))
+        offer("plain", [denoising.payload(FLOW), *fast, film, report])
+        offer("failed", [fan, tokens.payload(FAILED), *flow, failed, report])
         offer(
             "hostile",
             [
@@ -101,6 +121,7 @@ def build():
                 mask.payload(EVIL),
                 attention.payload(EVIL_FAST, "prefix"),
                 film_of(EVIL, traces.HOSTILE, Outcome(True, traces.HOSTILE)),
+                matters.payload(report_of(EVIL.info, EVIL_FAST.info)),
             ],
         )
     return page
@@ -464,10 +485,20 @@ def check_attention(page, row):
         np.testing.assert_allclose(np.array(alpha) / 235, expected / scale, atol=0.02)
 
 
+def test_each_change_of_a_chunk_has_a_strip_of_its_dimensions(page):
+    """Without an interval, too; and no change, no strip."""
+    fill(page, "plain")
+    for info in (FLOW.info, FAST.info):
+        rows = page.locator(f"#matters tr[data-family={info.family}]")
+        expect(rows).to_have_count(2)
+        strips = [row.locator(".dimensions i").count() for row in rows.all()]
+        assert strips == [len(info.actions), 0]
+
+
 def test_markup_in_any_text_stays_text(page):
     fill(page, "hostile")
-    for view in ("denoising", "tokens", "mask", "attention", "rollout"):
-        expect(page.locator(f"#{view} .policy strong")).to_contain_text("<img src=x")
+    for view in ("denoising", "tokens", "mask", "attention", "rollout", "matters"):
+        expect(page.locator(f"#{view} .policy strong").first).to_contain_text("<img src=x")
     page.locator("#tokens .token").nth(2).hover()
     page.locator("#mask canvas").focus()
     for key in ("Shift+ArrowRight",) * 3:
@@ -489,7 +520,7 @@ def test_nothing_is_wider_than_the_page(page):
             "[document.documentElement, ...document.querySelectorAll('.view')]"
             ".map((box) => box.scrollWidth - box.clientWidth)"
         )
-        assert over == [0] * 6, name
+        assert over == [0] * 7, name
 
 
 def test_panels_without_a_chunk_keep_their_places(browser, tmp_path):
