@@ -835,9 +835,9 @@ def held(found: Stage | Level | Large | Fault, alone: float | None = None) -> bo
     if isinstance(found, Fault):
         return found.held and found.in_time
     quick = alone is None or found.rate >= 0.95 * alone
-    # Of two that run at once, either may be done first; and what is short passes an attacker's
-    # long job, whoever of the visitors it belongs to.
-    in_order = found.replicas > 1 or found.attacked or not found.overtaken
+    # Of two that run at once, either may be done first. Beside attackers the shares of time move by
+    # which the queue orders turns: 3 in 5,166 were overtaken in ten minutes.
+    in_order = found.replicas > 1 or found.overtaken <= 0.01 * found.asked * found.attacked
     all_right = found.right + found.lost == found.asked and found.lost <= found.killed
     return quick and all_right and in_order
 

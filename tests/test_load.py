@@ -13,7 +13,7 @@ def test_few_visitors_and_every_fault():
     """But the hang, which takes longest and ends as the kill does. Whether all was in time is for
     the command to say, on a quiet machine."""
     faults = [fault for fault in load.FAULTS if fault is not Faults.hung]
-    found = list(load.visit([1, 3], 0.5, places=4, questions=6, faults=faults))
+    found = list(load.visit([1, 3], 2.0, places=4, questions=6, faults=faults))
     stages = [one for one in found if isinstance(one, Stage)]
     assert [stage.visitors for stage in stages] == [1, 3]
     for stage in stages:
@@ -48,6 +48,8 @@ def test_visitors_cost_each_other_nothing():
     for one in ({"wrong": 1}, {"lost": 1}, {}):
         assert not load.held(dataclasses.replace(well, right=99, **one))
     assert not load.held(dataclasses.replace(well, overtaken=1))
+    assert load.held(dataclasses.replace(well, overtaken=1, attacked=True))
+    assert not load.held(dataclasses.replace(well, overtaken=2, attacked=True))
 
 
 def test_memory_that_grows_on_after_the_first_half_is_not_level():
