@@ -6,15 +6,14 @@ once a process that may be ended has read the same of it (`playground.ui.episode
 runs this. It fetches nothing: where a file is missing, it says which.
 """
 
-import contextlib
 import dataclasses
-import gc
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from playground import process_memory
 from playground.datasets.lerobot import Dataset, Episode
 from playground.datasets.source import inside
 
@@ -74,9 +73,9 @@ def read(question: bytes) -> tuple[str, object]:
     try:
         if asked["frame"] is not None:
             return "picture", _picture(opened, asked)
-        before = _begin_measuring()
+        before = process_memory.begin_anew()
         _episode(opened, asked["episode"])
-        return "size", max(0, _memory("VmHWM") - before)
+        return "size", process_memory.peak_bytes() - before
     except Missing as missing:
         return missing.kind, missing.name
 
@@ -108,20 +107,3 @@ def _picture(opened: _Open, asked: dict) -> np.ndarray:
     assert episode is not None
     assert opened.dataset is not None
     return episode.picture(list(opened.dataset.cameras)[asked["camera"]], asked["frame"])
-
-
-def _begin_measuring() -> int:
-    """From now on the process's peak counts anew; bytes that it has now. Needs Linux, elsewhere
-    nothing is measured."""
-    gc.collect()
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-    return _memory("VmRSS")
-
-
-def _memory(what: str) -> int:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(f"{what}:"):
-                return int(line.split()[1]) << 10
-    return 0

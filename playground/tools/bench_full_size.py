@@ -34,7 +34,8 @@ from models.config import PI0, PI0_FAST, Config, ExpertConfig, Pi0Config, Pi0Fas
 from models.observation import Observation
 from models.pi0 import Pi0, Pi0Programs
 from models.pi0_fast import Pi0Fast, Pi0FastPrograms
-from playground.tools import bench_answers, floors, memory
+from playground import process_memory
+from playground.tools import bench_answers, floors
 from playground.tools.floors import Rates, Work
 
 PAGE = "page of "
@@ -158,7 +159,7 @@ def measured_rates(tiny: bool) -> Rates:
 def peak_bytes() -> int:
     """The most memory held so far: of the device, or of this process where it is a CPU."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    return stats.get("peak_bytes_in_use", memory.peak_bytes())
+    return stats.get("peak_bytes_in_use", process_memory.peak_bytes())
 
 
 # --- the parts ----------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ from models.decoding import DecodeOptions
 from models.observation import Observation
 from models.pi0 import Pi0, Pi0Programs
 from models.pi0_fast import Pi0Fast, Pi0FastPrograms
+from playground import process_memory
 from playground.checkpoints import memory_plan
 from playground.checkpoints.catalog import BUNDLED_PAIR
 from playground.checkpoints.load import open_policy
@@ -46,7 +47,7 @@ from playground.robots.builtin import TABLETOP
 from playground.serving.compile_cache import keep_compiled_programs
 from playground.serving.events import Done, Job
 from playground.serving.worker import Worker
-from playground.tools import floors, memory, optimizations
+from playground.tools import floors, optimizations
 from playground.tools.floors import Rates, Work
 from playground.trace import Options, PolicyInfo, RawObservation, Trace
 
@@ -403,7 +404,7 @@ def child(subject: Subject, repeats: int) -> dict:
     call = whole_chunk(subject)
     first = once(call)
     warm = measure(call, repeats)
-    return {"first": first, "warm": warm, "peak_mb": memory.peak_bytes() / 1e6}
+    return {"first": first, "warm": warm, "peak_mb": process_memory.peak_bytes() / 1e6}
 
 
 # --- from the command line ----------------------------------------------------------------------

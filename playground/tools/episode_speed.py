@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from playground import process_memory
 from playground.datasets import job, record
 from playground.datasets.job import EpisodeRequest, Recorded
 from playground.datasets.matching import Choice
@@ -160,21 +161,14 @@ def reading(folder: Path) -> dict[str, float]:
     from playground.datasets.lerobot import open_dataset
 
     # What the process held before it began, and its parent's share, do not count (Linux).
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _most_memory()
+    before = process_memory.begin_anew()
     began = time.perf_counter()
     dataset = open_dataset(str(folder))
     opened = time.perf_counter()
     episode = dataset.episode(len(dataset) - 1)
     assert episode.length == ROWS_OF_AN_EPISODE
     seconds = {"open_s": opened - began, "episode_s": time.perf_counter() - opened}
-    return seconds | {"grown_mb": _most_memory() - before}
-
-
-def _most_memory() -> float:
-    """The most memory that this process ever held, MB."""
-    (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in x)
-    return float(line.split()[1]) / 1024
+    return seconds | {"grown_mb": (process_memory.peak_bytes() - before) / (1 << 20)}
 
 
 def _policies() -> dict:

@@ -34,13 +34,13 @@ from models.config import Config, DType
 from models.observation import example_observation
 from models.pi0 import Pi0, Pi0Programs
 from models.pi0_fast import Pi0FastPrograms
+from playground import process_memory
 from playground.checkpoints import memory_plan
 from playground.checkpoints.load import TOKENIZER, load
 from playground.checkpoints.schema import read_openpi_file
 from playground.policies.base import sample_noise
 from playground.robots.norm_stats import write_norm_stats
 from playground.serving.events import Done
-from playground.tools import memory
 from playground.trace import Options, RawObservation, Stats
 from playground.training.tokenizers import filled_up, fit_action_tokenizer
 
@@ -126,7 +126,7 @@ def write_params(config: Config, params: Path, seed: int = 0) -> None:
 
 def peak_gb() -> float:
     """The most memory that this process has held so far."""
-    return memory.peak_bytes() / 1e9
+    return process_memory.peak_bytes() / 1e9
 
 
 def serve(config: Path) -> dict:
