@@ -357,7 +357,6 @@ CHOSEN: dict[str, tuple[tuple[str, str, str], ...]] = {
             "self._open.total()",
             SHARES + "holds_few",
         ),
-        ("            self._open[address] -= 1", "            pass", SHARES + "holds_few"),
         (
             "if own >= self._bounds.each or self._sizes.total() >= self._bounds.all:",
             "if False:",
@@ -370,6 +369,9 @@ CHOSEN: dict[str, tuple[tuple[str, str, str], ...]] = {
             "if entry.is_file():",
             SHARES + "parts",
         ),
+    ),
+    "playground/ui/guard/present.py": (
+        ("        self[who] -= 1", "        pass", SHARES + "holds_few"),
     ),
     "playground/ui/guard/connections.py": (
         (

@@ -3,12 +3,12 @@ for a client that does not read, without limit. One address has so many of them,
 of the files that a process may have open."""
 
 import asyncio
-import collections
 import os
 import resource
 from typing import Protocol
 
 from playground.ui.guard import visitors
+from playground.ui.guard.present import Present
 
 MAX_CONNECTIONS = 256  # of one address; a browser takes up to six, and the page's streams 64
 HEAD_S = 20.0  # from a connection's begin, or a request's first byte, to the end of its head
@@ -27,7 +27,7 @@ def hurried(
     """One of uvicorn's HTTP protocols with these limits, for `http_protocol_class` of its Config.
     It need not be uvicorn's own, but has its `loop`, `transport` and `cycle`."""
 
-    connected: collections.Counter[str] = collections.Counter()
+    connected = Present()
 
     class Hurried(protocol):
         loop: asyncio.AbstractEventLoop
@@ -42,7 +42,7 @@ def hurried(
             super().connection_made(transport)
             self._expect_head()
             self._address = _address(transport)
-            connected[self._address] += 1
+            connected.come(self._address)
             if self._address and connected[self._address] > _most():
                 self.transport.abort()
 
@@ -53,9 +53,7 @@ def hurried(
         def connection_lost(self, exc):
             self._head = _stopped(self._head)
             self._stall = _stopped(self._stall)
-            connected[self._address] -= 1
-            if not connected[self._address]:
-                del connected[self._address]
+            connected.leave(self._address)
             super().connection_lost(exc)
 
         def pause_writing(self):

@@ -105,7 +105,7 @@ class Guard:
     def _present(self, session: str) -> contextlib.AbstractContextManager[None]:
         holder = getattr(self._page, "state_holder", None)
         known = isinstance(holder, sessions.Sessions)
-        return holder.page_open(session) if known else contextlib.nullcontext()
+        return holder.open_pages.one(session) if known else contextlib.nullcontext()
 
     async def _checked(
         self, served: Served, params: Mapping[str, str], scope: Scope, receive: Receive

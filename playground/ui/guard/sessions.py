@@ -7,8 +7,6 @@ that is, for the last 2,000 sessions.
 
 import asyncio
 import collections
-import contextlib
-from collections.abc import Iterator
 
 import orjson
 from gradio.blocks import Blocks
@@ -16,6 +14,8 @@ from gradio.routes import App
 from gradio.server_messages import EventMessage, ProcessCompletedMessage
 from gradio.state_holder import SessionState, StateHolder
 from gradio.utils import LRUCache
+
+from playground.ui.guard.present import Present
 
 MAX_UNREAD = 64 << 20  # bytes that all sessions' messages take until they are read
 MAX_SESSIONS = 1000  # with messages to come, or read by nobody
@@ -42,18 +42,7 @@ class Sessions(StateHolder):
 
     def __init__(self):
         super().__init__()
-        self._open: collections.Counter[str] = collections.Counter()
-
-    @contextlib.contextmanager
-    def page_open(self, session: str) -> Iterator[None]:
-        """For as long as its page is open. On the event loop alone."""
-        self._open[session] += 1
-        try:
-            yield
-        finally:
-            self._open[session] -= 1
-            if not self._open[session]:
-                del self._open[session]
+        self.open_pages = Present()
 
     def update(self, session_id: str) -> None:
         with self.lock:
@@ -61,7 +50,7 @@ class Sessions(StateHolder):
                 self.session_data.move_to_end(session_id)
             if len(self.session_data) > self.capacity:
                 *older, _ = self.session_data
-                gone = next((one for one in older if one not in self._open), older[0])
+                gone = next((one for one in older if one not in self.open_pages), older[0])
                 del self.session_data[gone]
                 self.time_last_used.pop(gone, None)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import gradio as gr
 from starlette.types import Message, Receive
 
+from playground.ui.guard.present import Present
 from playground.ui.guard.refused import Refused
 
 KEPT_S = 6 * 3600.0  # how long uploads are kept, see `ui.page`
@@ -49,7 +50,7 @@ class Open:
 
     def __init__(self, bounds: Bounds, what: str):
         self._bounds, self._what = bounds, what
-        self._open: collections.Counter[str] = collections.Counter()
+        self._open = Present()
 
     @contextlib.contextmanager
     def one(self, address: str) -> Iterator[None]:
@@ -57,13 +58,8 @@ class Open:
         own = self._open[address] if address else 0
         if own >= self._bounds.each or self._open.total() >= self._bounds.all:
             raise Refused(429, f"Too many {self._what} are open. Please try again in a minute.")
-        self._open[address] += 1
-        try:
+        with self._open.one(address):
             yield
-        finally:
-            self._open[address] -= 1
-            if not self._open[address]:
-                del self._open[address]
 
 
 class Pace:
