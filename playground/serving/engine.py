@@ -93,11 +93,12 @@ class Engine:
         garbage collector need not go through them, neither now nor in the middle of an answer,
         where that took 0.1 s. What is loaded later is collected as ever."""
         gc.disable()
-        self._kinds = {kind: _named(name) for kind, name in setup.kinds.items()}
-        factory = _named(setup.factory)
-        gc.freeze()
-        gc.enable()
-        return factory
+        try:
+            self._kinds = {kind: _named(name) for kind, name in setup.kinds.items()}
+            return _named(setup.factory)
+        finally:
+            gc.freeze()
+            gc.enable()
 
     def _load(self, loading) -> Mapping[str, Any]:
         """The policies; a factory that is a generator announces its phases on the way to them."""

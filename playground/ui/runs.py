@@ -195,8 +195,8 @@ class Runs:
 class Following:
     """A visitor's run from beginning to end, to be iterated once: it hands every event to `take`,
     and gives control back after the first event, and then at most every `every_s` seconds, but for
-    events that are `urgent`. What is shown in between costs more than the model's step:
-    the clock runs from when that is done.
+    events that are `urgent`. What is shown in between costs more than the model's step: the clock
+    runs from when that is done.
 
     outcome: how it ended, once it has. A handler whose run was "replaced" must still yield an
     update, and one that changes nothing: of a generator that yields nothing Gradio (6.31) empties
