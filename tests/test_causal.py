@@ -186,7 +186,7 @@ class SlowPair:
 
 def written(policy, prepared):
     """The tokens that pi0-FAST writes, without padding."""
-    state = policy.prefilled_state(prepared, QUICK, policy.text_columns(prepared))
+    state = policy.prefilled(prepared, policy.text_columns(prepared), QUICK)
     return policy.written(state, QUICK)
 
 
@@ -365,7 +365,7 @@ def test_cuts_are_those_of_the_slow_path(family):
     memories = slow.prefix(cut)
     if family == "pi0_fast":
         ids = [5, 9, 300, 12, 7]
-        state = net.prefilled_state(slow.prepared, options, net.text_columns(slow.prepared))
+        state = net.prefilled(slow.prepared, net.text_columns(slow.prepared), options)
         counted = Written(np.array([ids], np.int32), np.array([5], np.int32))
         got = interventions.log_likelihoods(model(family), state, counted)
         assert float(got[0, 0]) == pytest.approx(

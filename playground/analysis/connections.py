@@ -171,7 +171,7 @@ class _Fast(_Hidden):
     def __init__(self, policy: FastPolicy, prepared: Prepared, options: Options):
         super().__init__(policy, prepared, options)
         self._policy = policy
-        state = policy.prefilled_state(prepared, options, policy.text_columns(prepared))
+        state = policy.prefilled(prepared, policy.text_columns(prepared), options)
         self._room = policy.room(prepared, options)
         self._written = in_rows([policy.written(state, options)], self._room)
         self._base = self._likelihoods(self._nothing(self._room))

@@ -269,7 +269,7 @@ class FastPair(Pair):
         self.distinguished = chunks[0] != chunks[1] and abs(self.effect) >= _LEAST_NATS
 
     def _run(self, prepared: Prepared) -> KVCache:
-        state = self._policy.prefilled_state(prepared, self.options, self._columns)
+        state = self._policy.prefilled(prepared, self._columns, self.options)
         self._states.append(state)
         return state.cache
 

@@ -185,7 +185,7 @@ class Policy:
         self._hold_programs()
         prepared = self.prepare(raw)
         tokens = self.image_tokens(prepared, kept)
-        actions, failure = self._actions(prepared, options, tokens, kept.prefixes)
+        actions, failure = self._actions(prepared, options, tokens, kept)
         return None if actions is None else self._finite(actions), failure
 
     def image_tokens(self, prepared: Prepared, kept: "Kept | None" = None) -> dict[str, jax.Array]:
@@ -232,13 +232,60 @@ class Policy:
         """The rest of it. tokens: the shapes by slot."""
         raise NotImplementedError
 
-    def text_columns(self, prepared: Prepared) -> int:
-        """How many columns of text run."""
-        return self._text_places(prepared, False)
+    def text_columns(self, prepared: Prepared, attention: bool = False) -> int:
+        """How many columns of text run. Measured attention is shown over every one."""
+        mask = prepared.prompt.mask
+        return len(mask) if attention else text_places(mask)
 
-    def observation(self, prepared: Prepared, columns: int) -> Observation:
-        """What the models' programs take beside `image_tokens`: one row, with `columns` of text."""
-        return self._observation(prepared, tuple(self._attended_images(prepared)), 1, columns)
+    def observation(self, prepared: Prepared, columns: int, rows: int = 1) -> Observation:
+        """What the models' programs take beside `image_tokens`, with `columns` of text. NumPy's
+        arrays, which a program takes to its own device at once."""
+        prompt = prepared.prompt
+
+        def repeated(array):
+            return np.repeat(array[None], rows, axis=0)
+
+        def text(array):
+            return repeated(array[:columns])
+
+        fast, config = prompt if isinstance(prompt, FastPrompt) else None, self.config
+        if isinstance(config, Pi0Config) and not config.pi05:
+            state = transforms.pad(prepared.state, config.action_dim)
+        else:  # whose prompt holds it, however many dimensions it has
+            state = np.zeros(config.action_dim)
+        slots, modes = self._attended_images(prepared), prepared.modes
+        return Observation(
+            images={},
+            image_masks={slot: np.full(rows, modes[slot] != "masked") for slot in slots},
+            state=repeated(state.astype(np.float32)),
+            tokens=text(prompt.tokens.astype(np.int32)),
+            token_mask=text(prompt.mask),
+            token_ar_mask=None if fast is None else text(fast.ar_mask.astype(np.int32)),
+            token_loss_mask=None if fast is None else text(fast.loss_mask),
+        )
+
+    def prefilled(
+        self,
+        prepared: Prepared,
+        columns: int,
+        options: Options | None = None,
+        tokens: Mapping[str, jax.Array] | None = None,
+        kept: "Kept | None" = None,
+    ):
+        """The prefix of one row, a `Prefix` or a `DecodeState`: from the last few or run now.
+
+        columns: of text
+        options: of those, what the prefix depends on: cuts, and the room for pi0-FAST's tokens
+        tokens: `image_tokens`, if they are at hand
+        kept: None for the page's visitors'
+        """
+        kept, options = kept or self.kept, options or Options()
+        key = self._prefix_key(prepared, columns, options, False)
+        if (known := kept.prefixes.get(key)) is None:
+            tokens = self.image_tokens(prepared, kept) if tokens is None else tokens
+            known = self._prefill(prepared, columns, options, tokens, False)
+            kept.prefixes.put(key, known)
+        return known[0]
 
     def room(self, prepared: Prepared, options: Options) -> int:
         """How many places the cache has behind the prefix."""
@@ -276,7 +323,7 @@ class Policy:
         actions, failure = self._whole(raw, options, self.kept_of_robots)
         return None if actions is None else self.to_robot(actions, raw), failure
 
-    def _actions(self, prepared, options, tokens, prefixes):
+    def _actions(self, prepared, options, tokens, kept):
         raise NotImplementedError
 
     def pixels(self, prepared: Prepared, slot: str) -> np.ndarray:
@@ -292,16 +339,40 @@ class Policy:
     def _run(self, raw, prepared, options, tokens, timer, reused):
         raise NotImplementedError
 
-    def _prefix(self, key, program, prefill, timer, reused):
-        """What `prefill` gives, (prefix, its attention): from the last few, or run now."""
+    def _prefix(self, prepared, columns, options, tokens, timer, reused):
+        """The prefix and its attention, announced and timed: from the last few, or run now."""
+        key = self._prefix_key(prepared, columns, options, options.attention)
         if (known := self.kept.prefixes.get(key)) is None:
+            shapes = (tuple(tokens), columns, self.room(prepared, options))
+            program = ("prefix", *shapes, options.attention, not options.cuts)
             yield (phase := self._phase("prefix", program))
             with timer(phase.phase):
-                known = jax.block_until_ready(prefill())
+                known = self._prefill(prepared, columns, options, tokens, options.attention)
+                known = jax.block_until_ready(known)
                 self.kept.prefixes.put(key, known)
         else:
             reused.append("prefix")
         return known
+
+    def _prefill(self, prepared, columns, options, tokens, attention: bool):
+        """The prefix of one row, and its attention or ()."""
+        cut, size = self._cuts(prepared, options, columns), self._cache_size(prepared, options)
+        given = (self.observation(prepared, columns), tokens, cut)
+        if attention:
+            return self.programs.prefill_attention(*given, **size)
+        return self.programs.prefill(*given, **size), ()
+
+    def _cache_size(self, prepared: Prepared, options: Options) -> dict[str, int]:
+        """What a prefill needs of it, where that is not always the same."""
+        return {}
+
+    def _prefix_key(self, prepared, columns: int, options: Options, attention: bool) -> str:
+        """A digest of what a prefix depends on."""
+        images, modes = self._picture_digests(prepared), prepared.modes
+        pictures = [(slot, digest, modes[slot]) for slot, digest in images.items()]
+        more = (columns, self.room(prepared, options), options.cuts, attention)
+        what = repr((pictures, more)).encode() + prepared.prompt.tokens.tobytes()
+        return hashlib.sha256(what).hexdigest()
 
     def _measured(self, parts: Iterator, phase: Phase, stage: str, timer: "_Timer") -> Iterator:
         """The parts of a loop, each when it has been computed. The first may compile, as its phase
@@ -349,39 +420,6 @@ class Policy:
             return Phase(self.info.name, what, CALL_DEADLINE_S + self._patience_s)
         self._compiled.add(program)
         return Phase(self.info.name, f"compiling {what}", COMPILE_DEADLINE_S + self._patience_s)
-
-    def _text_places(self, prepared: Prepared, attention: bool) -> int:
-        """How many places of the text run. Measured attention is shown over every one."""
-        mask = prepared.prompt.mask
-        return len(mask) if attention else text_places(mask)
-
-    def _observation(
-        self, prepared: Prepared, slots: tuple[str, ...], batch: int, places: int
-    ) -> Observation:
-        """Without pictures: their tokens travel apart. NumPy's arrays, which a program takes to its
-        own device at once."""
-        prompt = prepared.prompt
-
-        def rows(array):
-            return np.repeat(array[None], batch, axis=0)
-
-        def text(array):
-            return rows(array[:places])
-
-        fast, config = prompt if isinstance(prompt, FastPrompt) else None, self.config
-        if isinstance(config, Pi0Config) and not config.pi05:
-            state = transforms.pad(prepared.state, config.action_dim)
-        else:  # whose prompt holds it, however many dimensions it has
-            state = np.zeros(config.action_dim)
-        return Observation(
-            images={},
-            image_masks={slot: np.full(batch, prepared.modes[slot] != "masked") for slot in slots},
-            state=rows(state.astype(np.float32)),
-            tokens=text(prompt.tokens.astype(np.int32)),
-            token_mask=text(prompt.mask),
-            token_ar_mask=None if fast is None else text(fast.ar_mask.astype(np.int32)),
-            token_loss_mask=None if fast is None else text(fast.loss_mask),
-        )
 
     def to_robot(self, actions: np.ndarray, raw: RawObservation) -> np.ndarray:
         """Model actions [..., H, M] in the robot's units, float32 [..., H, D]."""
@@ -556,11 +594,3 @@ def picture_digest(prepared: Prepared, slot: str, rules: InputRules) -> str:
     if rules.bar_value == transforms.BLACK:
         return digest
     return f"{digest} {hashlib.sha256(prepared.bars[slot].tobytes()).hexdigest()}"
-
-
-def prefix_digest(prepared: Prepared, slots: tuple[str, ...], rules: InputRules, *more) -> str:
-    """What a prefix depends on."""
-    images = [picture_digest(prepared, slot, rules) for slot in slots]
-    modes = [prepared.modes[slot] for slot in slots]
-    what = repr((slots, images, modes, more)).encode() + prepared.prompt.tokens.tobytes()
-    return hashlib.sha256(what).hexdigest()

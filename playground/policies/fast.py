@@ -24,7 +24,6 @@ from playground.policies.base import (
     Policy,
     Prepared,
     first_sample,
-    prefix_digest,
 )
 from playground.policies.places import Places, fast, text_parts
 from playground.robots.robot import Robot
@@ -104,8 +103,8 @@ class FastPolicy(Policy):
     def _attended_images(self, prepared: Prepared) -> dict[str, np.ndarray]:
         return {slot: prepared.images[slot] for slot in self.config.image_slots}
 
-    def _text_places(self, prepared: Prepared, attention: bool) -> int:
-        return super()._text_places(prepared, attention or self._sees_alike(prepared))
+    def text_columns(self, prepared: Prepared, attention: bool = False) -> int:
+        return super().text_columns(prepared, attention or self._sees_alike(prepared))
 
     def room(self, prepared: Prepared, options: Options) -> int:
         """For how many tokens the cache has places: one of few sizes, since each is a program to
@@ -131,13 +130,13 @@ class FastPolicy(Policy):
 
     def _run(self, raw, prepared, options, tokens, timer, reused):
         decode_options = self.decode_options(options)
-        places = self._text_places(prepared, options.attention)
-        state, prefix_attention = yield from self._prefill(
-            prepared, options, tokens, places, timer, reused
+        columns = self.text_columns(prepared, options.attention)
+        state, prefix_attention = yield from self._prefix(
+            prepared, columns, options, tokens, timer, reused
         )
-        room = self.room(prepared, options)
-        program = ("step", places, room, options.temperature > 0, options.attention)
-        program += (decode_options.constraint is not None, bool(options.cuts))
+        program = ("step", columns, self.room(prepared, options), options.attention)
+        program += (options.temperature > 0, decode_options.constraint is not None)
+        program += (bool(options.cuts),)
         yield (phase := self._phase("decode", program))
         key = jax.random.key(options.seed)
         how = {"attention": options.attention, "at_once": self.at_once}
@@ -181,32 +180,15 @@ class FastPolicy(Policy):
             )
 
     def _compile_loop(self, prepared, options, tokens, go_on):
-        observation = self.observation(prepared, self._text_places(prepared, False))
-        size = {"max_decoding_steps": self.room(prepared, options)}
+        observation = self.observation(prepared, self.text_columns(prepared))
+        size = self._cache_size(prepared, options)
         state = self.programs.prefill.ahead(observation, tokens, None, **size)
         if go_on():
             how = self.decode_options(options)
             self.programs.decode_ahead(state, how, at_once=self.at_once)
 
-    def _prefill(self, prepared, options, tokens, places, timer, reused):
-        slots = tuple(tokens)
-        room = self.room(prepared, options)
-        size = {"max_decoding_steps": room}
-        key = self._prefix_key(prepared, slots, options, options.attention, places)
-        cut = self._cuts(prepared, options, places)
-
-        def prefill():
-            observation = self._observation(prepared, slots, 1, places)
-            if options.attention:
-                return self.programs.prefill_attention(observation, tokens, cut, **size)
-            return self.programs.prefill(observation, tokens, cut, **size), ()
-
-        program = ("prefix", places, room, options.attention, cut is None)
-        return (yield from self._prefix(key, program, prefill, timer, reused))
-
-    def _prefix_key(self, prepared, slots, options, attention: bool, places: int) -> str:
-        more = (attention, self.room(prepared, options), options.cuts, places)
-        return prefix_digest(prepared, slots, self.rules, *more)
+    def _cache_size(self, prepared, options):
+        return {"max_decoding_steps": self.room(prepared, options)}
 
     def _decoding_warnings(
         self, written: list[DecodedToken], result: Decoding, options: Options
@@ -221,21 +203,6 @@ class FastPolicy(Policy):
         )
         return (skipped, *warnings)
 
-    def prefilled_state(self, prepared: Prepared, options: Options, columns: int) -> DecodeState:
-        """The prefix of one row with `columns` of text: from the last few, or run now."""
-        tokens = self.image_tokens(prepared)
-        return self._prefilled(prepared, options, tokens, columns, self.kept.prefixes)
-
-    def _prefilled(self, prepared, options, tokens, columns, prefixes) -> DecodeState:
-        key = self._prefix_key(prepared, tuple(tokens), options, False, columns)
-        if (known := prefixes.get(key)) is None:
-            observation = self.observation(prepared, columns)
-            size = {"max_decoding_steps": self.room(prepared, options)}
-            cut = self._cuts(prepared, options, columns)
-            known = (self.programs.prefill(observation, tokens, cut, **size), ())
-            prefixes.put(key, known)
-        return known[0]
-
     def written(self, state: DecodeState, options: Options, seed: int = 0) -> list[int]:
         """The tokens that are written over a prefix, to the last that is not padding."""
         ids = self.programs.decode_all(state, jax.random.key(seed), self.decode_options(options))
@@ -247,9 +214,8 @@ class FastPolicy(Policy):
         result = self.tokenizer.extract_actions(ids, self.config.action_horizon, self._dims)
         return result.actions, result.failure
 
-    def _actions(self, prepared, options, tokens, prefixes):
-        columns = self._text_places(prepared, False)
-        state = self._prefilled(prepared, options, tokens, columns, prefixes)
+    def _actions(self, prepared, options, tokens, kept):
+        state = self.prefilled(prepared, self.text_columns(prepared), options, tokens, kept)
         runs = options.num_samples if options.temperature > 0 else 1
         chunks = []
         for seed in range(options.seed, options.seed + runs):

@@ -14,7 +14,7 @@ from models.chunking import MAX_GUIDANCE, ChunkingPrograms
 from models.config import Pi0Config
 from models.interventions import Pi0Interventions
 from models.matmul import laid_out
-from models.pi0 import Pi0, Pi0Programs, Prefix, Trajectory
+from models.pi0 import Pi0, Pi0Programs, Trajectory
 from models.tokenizer import PaligemmaTokenizer, Prompt
 from playground.policies import token_layout
 from playground.policies.base import (
@@ -22,7 +22,6 @@ from playground.policies.base import (
     Prepared,
     check_options,
     first_sample,
-    prefix_digest,
     sample_noise,
 )
 from playground.policies.places import Places, flow, text_parts
@@ -94,15 +93,14 @@ class FlowPolicy(Policy):
 
     def _run(self, raw, prepared, options, tokens, timer, reused):
         slots, n = tuple(tokens), options.num_samples
-        places = self._text_places(prepared, options.attention)
-        given = (options, tokens, places, timer, reused)
-        prefix, prefix_attention = yield from self._prefill(prepared, *given)
+        columns = self.text_columns(prepared, options.attention)
+        given = (columns, options, tokens, timer, reused)
+        prefix, prefix_attention = yield from self._prefix(prepared, *given)
         empty = None
         if (without := self._without_prompt(prepared, options)) is not None:
-            empty, _ = yield from self._prefill(without, *given)
-        observation = self._observation(prepared, slots, n, places)
-        noise = sample_noise(options.seed, n, self.config.action_horizon, self.config.action_dim)
-        program = ("step", slots, n, places, options.attention, bool(options.cuts))
+            empty, _ = yield from self._prefix(without, *given)
+        observation, noise = self.observation(prepared, columns, n), self._noise(options, n)
+        program = ("step", slots, n, columns, options.attention, bool(options.cuts))
         program += (empty is None,)
         yield (phase := self._phase("denoise", program))
         parts = self._denoise(prefix, empty, observation, noise, options)
@@ -146,39 +144,16 @@ class FlowPolicy(Policy):
         return self.interventions.denoise(*given, at_once=at_once)
 
     def _compile_loop(self, prepared, options, tokens, go_on):
-        slots, n = tuple(tokens), options.num_samples
-        places = self._text_places(prepared, False)
-        one = self._observation(prepared, slots, 1, places)
-        prefix = self.programs.prefill.ahead(one, tokens, None)
-        if not go_on():
-            return
-        observation = self._observation(prepared, slots, n, places)
-        noise = sample_noise(options.seed, n, self.config.action_horizon, self.config.action_dim)
-        given = (prefix, observation, noise, options.num_steps)
-        self.programs.denoise_ahead(*given, at_once=self.at_once)
+        columns, n = self.text_columns(prepared), options.num_samples
+        prefix = self.programs.prefill.ahead(self.observation(prepared, columns), tokens, None)
+        if go_on():
+            observation, noise = self.observation(prepared, columns, n), self._noise(options, n)
+            given = (prefix, observation, noise, options.num_steps)
+            self.programs.denoise_ahead(*given, at_once=self.at_once)
 
-    def _prefill(self, prepared, options, tokens, places, timer, reused):
-        """(prefix, its attention), announced and timed."""
-        slots = tuple(tokens)
-        key = self._key(prepared, slots, options.attention, options.cuts, places)
-        cut = self._cuts(prepared, options, places)
-
-        def prefill():
-            observation = self._observation(prepared, slots, 1, places)
-            if options.attention:
-                return self.programs.prefill_attention(observation, tokens, cut)
-            return self.programs.prefill(observation, tokens, cut), ()
-
-        program = ("prefix", slots, places, options.attention, cut is None)
-        return (yield from self._prefix(key, program, prefill, timer, reused))
-
-    def _key(self, prepared, slots, *more) -> str:
-        return prefix_digest(prepared, slots, self.rules, *more)
-
-    def prefilled(self, prepared: Prepared, columns: int) -> Prefix:
-        """The prefix of one row with `columns` of text: from the last few, or run now."""
-        tokens = self.image_tokens(prepared)
-        return self._prefilled(prepared, Options(), tokens, columns, self.kept.prefixes)
+    def _noise(self, options: Options, samples: int) -> np.ndarray:
+        size = (self.config.action_horizon, self.config.action_dim)
+        return sample_noise(options.seed, samples, *size)
 
     def _without_prompt(self, prepared, options):
         """The observation with an empty prompt, for a guidance other than 1; else None."""
@@ -187,17 +162,6 @@ class FlowPolicy(Policy):
         if options.attention:
             raise ValueError("attention is not measured at a guidance other than 1")
         return self.prepare(dataclasses.replace(prepared.raw, prompt=""))
-
-    def _prefilled(self, prepared, options, tokens, places, prefixes):
-        """The prefix, from the last few or run now."""
-        slots = tuple(tokens)
-        key = self._key(prepared, slots, False, options.cuts, places)
-        if (known := prefixes.get(key)) is None:
-            observation = self._observation(prepared, slots, 1, places)
-            cut = self._cuts(prepared, options, places)
-            known = (self.programs.prefill(observation, tokens, cut), ())
-            prefixes.put(key, known)
-        return known[0]
 
     def places(self, prepared: Prepared, columns: int) -> Places:
         ids = prepared.prompt.tokens[prepared.prompt.mask]
@@ -219,16 +183,15 @@ class FlowPolicy(Policy):
         slots = tuple(self._attended_images(prepared[0])) if prepared else ()
         if any(tuple(self._attended_images(p)) != slots for p in prepared):
             return super().chunks(raws, options)
-        places = max((self._text_places(p, False) for p in prepared), default=0)
-        parts = [self._observation(p, slots, 1, places) for p in prepared]
+        columns = max(map(self.text_columns, prepared), default=0)
+        parts = [self.observation(p, columns) for p in prepared]
         observation = jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
         tokens = {
             slot: self.programs.embed_images(np.stack([self.pixels(p, slot) for p in prepared]))
             for slot in slots
         }
         prefix = self.programs.prefill(observation, tokens)
-        noise = sample_noise(options.seed, 1, self.config.action_horizon, self.config.action_dim)
-        noise = np.repeat(noise, len(raws), axis=0)
+        noise = np.repeat(self._noise(options, 1), len(raws), axis=0)
         path = self.programs.denoise_all(prefix, observation, noise, num_steps=options.num_steps)
         actions = np.asarray(path.x_t[-1])
         return [(self.to_robot(a, raw), "") for a, raw in zip(actions, raws, strict=True)]
@@ -253,14 +216,12 @@ class FlowPolicy(Policy):
         if options.cuts or options.guidance != 1:
             raise ValueError("real-time chunking runs the model as it is: no cuts, guidance 1")
         prepared = self.prepare(raw)
-        slots, places = tuple(self._attended_images(prepared)), self._text_places(prepared, False)
-        observation = self._observation(prepared, slots, 1, places)
+        observation = self.observation(prepared, self.text_columns(prepared))
         tokens = self.image_tokens(prepared, self.kept_of_robots)
-        noise = sample_noise(options.seed, 1, self.config.action_horizon, self.config.action_dim)
         path = self._chunking.denoise_all(
             self.programs.prefill(observation, tokens),
             observation,
-            noise,
+            self._noise(options, 1),
             transforms.pad(self._to_model(previous, raw), self.config.action_dim)[None],
             weights,
             num_steps=options.num_steps,
@@ -286,17 +247,15 @@ class FlowPolicy(Policy):
     def _chunking(self) -> ChunkingPrograms:
         return ChunkingPrograms(self._model)
 
-    def _actions(self, prepared, options, tokens, prefixes):
-        slots, n = tuple(tokens), options.num_samples
-        places = self._text_places(prepared, False)
-        prefix = self._prefilled(prepared, options, tokens, places, prefixes)
-        observation = self._observation(prepared, slots, n, places)
-        noise = sample_noise(options.seed, n, self.config.action_horizon, self.config.action_dim)
+    def _actions(self, prepared, options, tokens, kept):
+        columns, n = self.text_columns(prepared), options.num_samples
+        prefix = self.prefilled(prepared, columns, options, tokens, kept)
+        observation, noise = self.observation(prepared, columns, n), self._noise(options, n)
         without, steps = self._without_prompt(prepared, options), options.num_steps
         if without is None:
             path = self.programs.denoise_all(prefix, observation, noise, steps)
         else:
-            empty = self._prefilled(without, options, tokens, places, prefixes)
+            empty = self.prefilled(without, columns, options, tokens, kept)
             given = (prefix, empty, observation, noise, options.guidance, steps)
             (path,) = self.interventions.denoise(*given, at_once=True)
         return np.asarray(path.x_t[-1])[..., : len(self.info.actions)], None
