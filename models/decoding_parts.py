@@ -48,9 +48,9 @@ def decode_some(
     *,
     size: int,
     attention: bool,
-) -> tuple[DecodeState, TokenBuffer, Array, WrittenTokens, Array]:
+) -> tuple[DecodeState, TokenBuffer, Array, WrittenTokens, Array, Array]:
     """Up to `size` more tokens of a chunk: (state, buffer and key after them, the tokens, how many
-    of those [size] are written).
+    of those [size] are written, whether more are to come).
 
     With attention the last token of a chunk is fed as well, so that its row can be shown.
     """
@@ -75,4 +75,6 @@ def decode_some(
 
     one = jax.eval_shape(write, state, buffer, key)[-1]
     none = jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), one)
-    return jax.lax.while_loop(goes_on, write_into, (state, buffer, key, none, jnp.int32(0)))
+    begun = (state, buffer, key, none, jnp.int32(0))
+    state, buffer, key, written, count = jax.lax.while_loop(goes_on, write_into, begun)
+    return state, buffer, key, written, count, buffer.unfinished

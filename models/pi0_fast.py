@@ -286,10 +286,11 @@ class Pi0FastPrograms:
         once; NumPy's arrays."""
         how = {"size": BLOCK if at_once else 1, "attention": attention}
         buffer, key = self._begun(state, key, options)
-        while bool(jax.device_get(buffer).unfinished):  # on the host: no program
-            state, buffer, key, written, count = self._some(state, buffer, key, options, **how)
-            count = int(count)
-            yield jax.tree.map(lambda x: np.asarray(x)[:count], written)  # noqa: B023
+        unfinished = True
+        while unfinished:
+            state, buffer, key, *part = self._some(state, buffer, key, options, **how)
+            written, count, unfinished = jax.device_get(part)
+            yield jax.tree.map(lambda x: x[:count], written)  # noqa: B023
 
     def decode_ahead(self, state: DecodeState, options: DecodeOptions, *, at_once: bool) -> None:
         """Compiles what `decode` runs, of shapes."""
