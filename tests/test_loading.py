@@ -1,5 +1,6 @@
 """From a name or a folder to a policy that answers."""
 
+import dataclasses
 import gc
 import os
 import subprocess
@@ -12,14 +13,19 @@ import pytest
 
 from models.checkpoints.assembly import model_of_shapes, random_model
 from models.config import PI0_FAST_TABLETOP, PI0_TABLETOP
+from playground.analysis import prompts, sensitivity
 from playground.checkpoints import catalog, load, memory_plan
 from playground.policies.warm_up import CompiledAhead, grey_picture
 from playground.robots.builtin import TABLETOP
-from playground.serving.events import Phase, TokenEvent
+from playground.serving.events import Phase, Step, TokenEvent
 from playground.tools import bench_full_size
 from playground.tools.bench_answers import policy_of
 from playground.trace import Options, RawObservation
+from playground.ui import example_cache
+from playground.ui.examples import examples
+from playground.ui.setup import Setups
 from tests.conftest import ROOT
+from tests.test_ui import Loaded
 
 
 def finish(steps):
@@ -98,6 +104,36 @@ def compiled_models():
 
     jax.monitoring.register_event_duration_secs_listener(heard)
     return seconds, lambda: jax.monitoring.unregister_event_duration_listener(heard)
+
+
+@pytest.mark.parametrize("name", catalog.BUNDLED_PAIR)
+def test_what_runs_while_the_page_is_idle_leaves_no_click_to_compile(name):
+    """Of the default comparison, of cameras and state measured, and of any prompt compared."""
+    policy = load.open_policy(name)
+    policies = {name: policy}
+    setup = Setups(Loaded({name: policy.info}), {name: TABLETOP}).of()
+    (job,) = example_cache.asked_by(setup, examples(TABLETOP)[0])
+    list(policy.infer(job.observation, job.options))
+    run = {
+        "infer": lambda _, asked: policy.infer(asked.observation, asked.options),
+        "prompts": prompts.compare,
+        "what_matters": sensitivity.what_matters,
+    }
+    for kind, request in example_cache.clicks(setup, job):
+        list(run[kind](policies, request))
+
+    seconds, stop = compiled_models()
+    given = (name,), {name: job.observation}, job.options
+    useful = [prompt for _, prompt in prompts.useful_prompts(job.observation, TABLETOP)]
+    list(prompts.compare(policies, prompts.PromptsRequest(*given, tuple(useful))))
+    groups = ("camera", "state")  # the prompts are those of the comparison
+    request = sensitivity.SensitivityRequest(*given, groups=groups)
+    list(sensitivity.what_matters(policies, request))
+    for prompt in useful:  # up to the first step or token, behind which nothing new runs
+        events = policy.infer(dataclasses.replace(job.observation, prompt=prompt), job.options)
+        next(event for event in events if isinstance(event, Step | TokenEvent))
+    stop()
+    assert not seconds
 
 
 @pytest.mark.parametrize("name", bench_full_size.TEXT)

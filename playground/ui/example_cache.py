@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from playground import codec
-from playground.analysis.prompts import PromptsRequest
-from playground.serving.events import Done, Event, Job, Queued
+from playground.analysis.prompts import PromptsRequest, useful_prompts
+from playground.analysis.sensitivity import SensitivityRequest
+from playground.serving.events import Done, Event, Job, Queued, Request
 from playground.serving.queue import Busy, Stream
 from playground.serving.worker import Down, Worker
 from playground.trace import Options, Trace
@@ -44,27 +45,30 @@ class ExampleCache:
             self._worker.metadata()
             for robot in self._setups.robots():
                 setup = self._setups.of(robot.name)
-                jobs = [asked_by(setup, example) for example in examples(robot)]
-                for job in itertools.chain(*jobs):
+                asked = [asked_by(setup, example) for example in examples(robot)]
+                for job in itertools.chain(*asked):
                     self._answer(setup, job)
-                for job in itertools.chain(*jobs[:1]):
-                    for name in job.policies:  # one by one: who comes meanwhile waits less
-                        self._compile_ahead(setup, dataclasses.replace(job, policies=(name,)))
+                small = self._small(setup, asked[0]) if asked else []
+                for job in small:
+                    self._answer(setup, measuring(job))
+                # First of all what stands first on the page, for each of them.
+                for requests in zip(*(clicks(setup, job) for job in small), strict=True):
+                    for kind, request in requests:
+                        self._compile_ahead(kind, request)
         except (Busy, Down):
             return
 
-    def _compile_ahead(self, setup: Setup, job: Job) -> None:
-        """What measures attention and compares prompts, for a small policy. job: a first example's,
-        of one policy, that was answered."""
-        (name,) = job.policies
-        trace = self._found.get(_key(setup, name, job))
-        if trace is None or not costs_little(trace):
-            return
-        self._answer(setup, measuring(job))
-        both = (job.observation.prompt, "")  # the first with several noises, the others with one
-        compared = PromptsRequest((name,), {name: job.observation}, job.options, both)
-        with contextlib.suppress(ValueError):  # of a worker that compares no prompts
-            aside(self._worker, lambda: self._worker.call("prompts", compared))
+    def _small(self, setup: Setup, jobs: Sequence[Job]) -> list[Job]:
+        """A job for each policy that is small, of jobs that were answered. One by one: who comes
+        meanwhile waits less."""
+        each = [dataclasses.replace(job, policies=(n,)) for job in jobs for n in job.policies]
+        traces = {n: self._found.get(_key(setup, n, job)) for job in each for n in job.policies}
+        little = {n for n, trace in traces.items() if trace is not None and costs_little(trace)}
+        return [job for job in each if little.issuperset(job.policies)]
+
+    def _compile_ahead(self, kind: str, request: Request) -> None:
+        with contextlib.suppress(ValueError):  # of a worker without this kind of job
+            aside(self._worker, lambda: self._worker.call(kind, request))
 
     def _answer(self, setup: Setup, job: Job) -> None:
         for event in aside(self._worker, lambda: self._worker.infer(job)):
@@ -101,6 +105,22 @@ def asked_by(setup: Setup, example: Example) -> list[Job]:
         prompt=example.prompt,
         state=example.state,
         options=Options(),
+    )
+
+
+def clicks(setup: Setup, job: Job) -> tuple[tuple[str, Request], ...]:
+    """What a visitor may ask for next, of which each runs programs of its own: (kind, request), in
+    the order in which it stands on the page. job: an example's, of one policy."""
+    prompts = tuple(prompt for _, prompt in useful_prompts(job.observation, setup.robot))
+    # A rewording that needs more places for text. A policy writes its state there, too, so that a
+    # prompt of a word more than the example's may need them.
+    longest = dataclasses.replace(job.observation, prompt=max(prompts, key=len))
+    given = job.policies, {job.policies[0]: job.observation}, job.options
+    return (
+        ("infer", dataclasses.replace(job, observation=longest)),
+        ("prompts", PromptsRequest(*given, prompts)),
+        # A masked camera does not run, or opens more places behind the prefix.
+        ("what_matters", SensitivityRequest(*given, groups=("camera",))),
     )
 
 
