@@ -457,7 +457,8 @@ def test_phone_in_the_dark_fits_and_every_control_has_a_name(visit):
         box = page.locator(part).bounding_box()
         assert box["y"] + box["height"] <= 844, part
     expect(page.locator("#glance .moves .path")).to_have_count(2)  # both policies' paths
-    for name, drawn in DRAWN.items():
+    others = {"Prompts": "#board", "Causes": "#causes", "Run it": "#at-the-table"}
+    for name, drawn in (DRAWN | others).items():
         found = page.get_by_role("tab", name=name)
         if not found.is_visible():
             page.get_by_role("button", name="More tabs").click()
@@ -466,6 +467,26 @@ def test_phone_in_the_dark_fits_and_every_control_has_a_name(visit):
         expect(page.locator(drawn).filter(visible=True).first).to_be_visible()
         until(lambda: page.evaluate("document.documentElement.scrollWidth") == 390)
         assert nameless(page) == []
+        assert out_of_reach(page) == []
+
+
+def out_of_reach(page):
+    """Controls on show that the Tab key does not come to, nor an arrow key from a neighbour, or
+    that do not show it."""
+    page.keyboard.press("Tab")  # from here on a focus is shown as the keyboard's
+    return page.evaluate(
+        """() => [...document.querySelectorAll("a[href], button, input, textarea, select, summary")]
+          .filter(e => e.checkVisibility({ visibilityProperty: true }) && !e.disabled)
+          .filter(e => e.type !== "file")
+          .filter(e => {
+            if (e.tabIndex < 0) return !e.closest("ol, ul")?.querySelector("[tabindex='0']");
+            e.focus();
+            const ring = [e, e.nextElementSibling, e.closest(".wrap")].filter(Boolean)
+              .some(part => getComputedStyle(part).outlineStyle !== "none");
+            return document.activeElement !== e || !(ring || e.closest("#prompt"));
+          })
+          .map(e => e.outerHTML.slice(0, 200))"""
+    )
 
 
 def nameless(page):
