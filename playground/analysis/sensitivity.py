@@ -23,7 +23,6 @@ from collections.abc import Generator, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.special
 
 from playground import codec
 from playground.analysis.measured import Measured
@@ -266,6 +265,8 @@ def interval(samples: np.ndarray) -> tuple[float, float] | None:
     """95 % interval for the mean of what `samples` [N] were drawn from, by Student's t, for values
     that cannot be below 0; None for a single sample or NaN. With N = 4 it is wide, as it must be;
     it takes the samples for independent and about normal."""
+    import scipy.special  # 0.1 s, which no start needs
+
     count = len(samples)
     if count < 2 or np.isnan(samples).any():
         return None
