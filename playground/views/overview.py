@@ -94,8 +94,10 @@ def sentence(trace: Trace, objects: Objects | None = None) -> str:
     most = int((spans / usual).argmax())
     dim = trace.info.actions[most]
     seconds = len(chunk) / trace.info.control_hz
+    # Some units are a sentence, "1 = 0.5 rad a step".
+    unit = f"({dim.unit})" if " " in dim.unit else dim.unit
     return theme.plain(
-        f"{dim.name} moves most: from {chunk[0, most]:.3g} to {chunk[-1, most]:.3g} {dim.unit} "
+        f"{dim.name} moves most: from {chunk[0, most]:.3g} to {chunk[-1, most]:.3g} {unit} "
         f"in {seconds:.1f} s."
     )
 

@@ -494,7 +494,7 @@ function refresh() {
   publish(null);
   rows = [];
   undrawn = null;
-  view.replaceChildren(waiting, make("p", { class: "hidden", role: "status" }, "The answers appear here."));
+  view.replaceChildren(waiting, make("p", { class: "waiting", role: "status" }, "The answers appear here: give a picture of each camera that is needed and a prompt, then Run."));
 }
 watch("value", refresh);
 refresh();
