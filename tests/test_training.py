@@ -23,6 +23,7 @@ from models.pi0_fast import Pi0Fast
 from models.tokenizer import state_bins
 from playground.robots import conversion
 from playground.robots.builtin import TABLETOP
+from playground.robots.robot import slot_modes
 from playground.tabletop import expert, kinematics
 from playground.tabletop.rollout import ask_expert, observe
 from playground.tabletop.scene import COLOURS, FIRST, SECOND, Table, nearer_arm, random_scene
@@ -597,8 +598,14 @@ def test_who_hears_which_cube_is_put_on_which_goes_to_the_one_named_first():
 
 def test_a_hidden_camera_is_one_that_the_observation_lacks():
     raw = observe(Table(first_chunks.held_out_scene(0), SECOND), "touch the red cube")
-    shown = first_chunks.without("left_wrist_0_rgb", raw)
-    assert list(shown.images) == ["base_0_rgb", "right_wrist_0_rgb"]
+    for family, mode in (("pi0", "masked"), ("pi0_fast", "black")):
+        for slot, _ in SECOND.cameras:
+            shown = first_chunks.without(slot, mode, raw)
+            modes = slot_modes(TABLETOP.slots(family), shown)
+            assert {name: given for name, given in modes.items() if given != "filled"} == {
+                slot: mode
+            }
+            assert slot not in shown.images
     assert not any(image.any() for image in first_chunks.blackened(raw).images.values())
 
 

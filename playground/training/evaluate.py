@@ -205,7 +205,7 @@ def hidden_cameras(asker: Asker, scenes: int, spec: TableSpec) -> dict:
     """What is lost without each camera; nothing for a table with one, which is black then."""
     found = {}
     for slot, _ in spec.cameras if len(spec.cameras) > 1 else ():
-        hidden = functools.partial(without, slot)
+        hidden = functools.partial(without, slot, "masked" if asker.flow else "black")
         answers = first_chunks(asker, scenes, known_words, spec, shown=hidden)
         flat = [a for scene in answers for a in scene]
         right = [a.nearest == a.task.colour for a in flat]

@@ -22,7 +22,7 @@ from playground.tabletop.scene import (
     random_scene,
 )
 from playground.tabletop.tasks import HELD_OUT_WORDINGS, VERBS, WORDINGS, Task, requests
-from playground.trace import RawObservation
+from playground.trace import RawObservation, SlotMode
 from playground.training.asker import Asker
 from playground.training.intervals import median, share
 
@@ -110,11 +110,10 @@ def blackened(raw: RawObservation) -> RawObservation:
     return dataclasses.replace(raw, images=images)
 
 
-def without(slot: str, raw: RawObservation) -> RawObservation:
-    """One camera hidden, as the policy's kind hides it: masked for pi0 and pi0.5, black for
-    pi0-FAST."""
+def without(slot: str, mode: SlotMode, raw: RawObservation) -> RawObservation:
+    """One camera hidden: masked, or black."""
     images = {name: image for name, image in raw.images.items() if name != slot}
-    return dataclasses.replace(raw, images=images)
+    return dataclasses.replace(raw, images=images, modes={**raw.modes, slot: mode})
 
 
 def held_out_scene(index: int):
