@@ -52,16 +52,13 @@ def decode_some(
     """Up to `size` more tokens of a chunk: (state, buffer and key after them, the tokens, how many
     of those [size] are written, whether more are to come).
 
-    With attention the last token of a chunk is fed as well, so that its row can be shown.
+    The last token of a chunk is fed as well, so that its row of attention can be shown.
     """
 
     def write(state, buffer, key):
         buffer, key, written = next_with_probabilities(state.logits, buffer, key, options)
-        if attention:
-            state, weights = model.decode_step(state, buffer.last)
-            return state, buffer, key, written._replace(attention=tuple(weights))
-        feed = lambda state: model.decode_step(state, buffer.last)[0]  # noqa: E731
-        return jax.lax.cond(buffer.unfinished, feed, lambda s: s, state), buffer, key, written
+        state, weights = model.decode_step(state, buffer.last)
+        return state, buffer, key, written._replace(attention=tuple(weights) if attention else ())
 
     def write_into(carry):
         state, buffer, key, written, count = carry
