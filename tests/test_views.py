@@ -6,6 +6,7 @@ import json
 import re
 
 import numpy as np
+import plotly.io
 import pytest
 import scipy.stats
 from hypothesis import given
@@ -99,6 +100,21 @@ def test_every_dimension_of_both_policies_is_drawn_as_it_is():
         assert line.yaxis == drawn[3 * d].yaxis  # same unit and rate: one axis
         np.testing.assert_allclose(line.customdata, np.arange(50) / 50)
     assert any("left waist" in text and "rad" in text for text in texts(figure))
+
+
+@pytest.mark.parametrize("how", [{}, {"normalised": True}, {"execute": 20}])
+def test_the_page_s_plot_is_the_figure(how):
+    """Without the look at each property, which the figure passes."""
+    both = [traces.pi0_trace(samples=2), traces.fast_trace(failure=FAILURE)]
+    drawn = plotly.io.from_json(actions.figure_json(both, **how))
+    expected = actions.figure(both, **how)
+    assert drawn.layout == expected.layout
+    for one, other in zip(drawn.data, expected.data, strict=True):
+        for values in ("x", "y", "customdata"):
+            single = [np.array(part[values], np.float32) for part in (one, other)]
+            np.testing.assert_array_equal(*single)
+            one[values] = other[values] = None
+        assert one == other
 
 
 def test_policies_share_an_axis_only_where_unit_and_rate_agree():

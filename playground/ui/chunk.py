@@ -6,6 +6,7 @@ import html
 from collections.abc import Mapping
 
 import gradio as gr
+from gradio.components.plot import PlotData
 
 from playground.run_file import FORMAT, of, to_json
 from playground.trace import Trace
@@ -94,8 +95,9 @@ def drawn(traces: Mapping[str, Trace], key: str | None, wanted: object, panel: P
     words = html.escape(actions.describe(found, **how))
     carried = {"file": results.run_name(traces), "format": FORMAT, "recipe": to_json(of(traces))}
     data = "".join(f" data-{name}='{html.escape(text)}'" for name, text in carried.items())
+    plot = PlotData(type="plotly", plot=actions.figure_json(found, **how))
     return {
-        panel.plot: gr.update(value=actions.figure(found, **how), visible=True),
+        panel.plot: gr.update(value=plot, visible=True),
         panel.words: f"<p class='unseen'{data}>{words}</p>",
         panel.wanted: gr.update(shown=[key, wanted.get("units"), wanted.get("execute")]),
     }

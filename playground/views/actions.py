@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
+import plotly.io
 
 from playground.tabletop import camera
 from playground.trace import Trace
@@ -74,20 +75,15 @@ def figure(
 
     Raises ValueError for no traces at all or `execute` outside 1..horizon.
     """
-    _check(traces, execute)
-    shown = panels(traces, normalised=normalised)
-    states = not normalised and any(_states(traces, panel) for panel in shown)
-    legend = _legend(traces, states, execute)
-    lines = [
-        line
-        for index, panel in enumerate(shown)
-        for line in _lines(traces, panel, _place(index, len(shown)), normalised)
-    ]
-    # As plain values, which Plotly checks once: drawn through its methods, property by property,
-    # the same figure takes ten times as long.
-    return go.Figure(
-        {"data": lines + legend, "layout": _layout(traces, shown, execute, entries=len(legend))}
-    )
+    return go.Figure(_drawing(traces, normalised, execute))
+
+
+def figure_json(
+    traces: Sequence[Trace], *, normalised: bool = False, execute: int | None = None
+) -> str:
+    """The same as JSON for Plotly in a browser, within a tenth of the time: nothing looks at each
+    property again. Raises ValueError as `figure` does."""
+    return plotly.io.to_json(_drawing(traces, normalised, execute), validate=False)
 
 
 def height(traces: Sequence[Trace]) -> int:
@@ -127,6 +123,22 @@ def describe(
 
 
 # --- parts --------------------------------------------------------------------------------------
+
+
+def _drawing(traces, normalised, execute):
+    """Data and layout as plain values, which Plotly checks once: drawn through its methods, the
+    same figure takes ten times as long."""
+    _check(traces, execute)
+    shown = panels(traces, normalised=normalised)
+    states = not normalised and any(_states(traces, panel) for panel in shown)
+    legend = _legend(traces, states, execute)
+    lines = [
+        line
+        for index, panel in enumerate(shown)
+        for line in _lines(traces, panel, _place(index, len(shown)), normalised)
+    ]
+    layout = _layout(traces, shown, execute, entries=len(legend))
+    return {"data": lines + legend, "layout": layout}
 
 
 def _check(traces, execute):
@@ -299,7 +311,7 @@ def _layout(traces, shown, execute, entries):
         },
         "hovermode": "x",
         "hoverlabel": {"font": {"size": 12}},
-        "template": "none",
+        "template": {},
         # Zoom holds as long as this does: the same axes in the same units.
         "uirevision": theme.plain("|".join(f"{panel.name} {panel.unit}" for panel in shown)),
     }

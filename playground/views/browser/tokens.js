@@ -152,11 +152,15 @@ class Tokens {
     this.readings();
   }
 
-  /** Keeps the current token in sight without moving the page. */
+  /** Keeps the current token in sight without moving the page. With the next frame, which lays the
+   * page out anyway. */
   follow(position) {
-    const chip = this.chips[Math.max(0, position - 1)];
-    if (!chip || this.rail.scrollHeight <= this.rail.clientHeight) return;
-    this.rail.scrollTop = chip.offsetTop - this.rail.offsetTop - this.rail.clientHeight / 2;
+    cancelAnimationFrame(this.following);
+    this.following = requestAnimationFrame(() => {
+      const chip = this.chips[Math.max(0, position - 1)];
+      if (!chip || this.rail.scrollHeight <= this.rail.clientHeight) return;
+      this.rail.scrollTop = chip.offsetTop - this.rail.offsetTop - this.rail.clientHeight / 2;
+    });
   }
 
   /** Whether the tokens up to the position decode to a chunk. */
