@@ -7,7 +7,7 @@ const kept = { pass: null, query: 0, layer: -1, head: -1, padding: true, shade: 
 class Attention {
   constructor(value) {
     this.value = value;
-    this.overlay = Uint8Array.from(atob(value.overlay), (letter) => letter.charCodeAt(0));
+    this.overlay = bytesOf(value.overlay);
     const [peak, mass, entropy] = [value.peak, value.mass, value.entropy].map(unpack);
     [this.peak, this.mass, this.entropy, this.axes] = [peak.values, mass.values, entropy.values, peak.shape];
     this.readouts = [];

@@ -72,9 +72,17 @@ function publish(run) {
   dispatchEvent(new CustomEvent("playground-run"));
 }
 
+/** What base64 holds. In a loop: a function called for each letter takes twenty times as long. */
+function bytesOf(text) {
+  const letters = atob(text);
+  const bytes = new Uint8Array(letters.length);
+  for (let i = 0; i < letters.length; i++) bytes[i] = letters.charCodeAt(i);
+  return bytes;
+}
+
 /** The float array of a field written by theme.packed, row-major, with its shape. */
 function unpack(field) {
-  const bytes = Uint8Array.from(atob(field.data), (letter) => letter.charCodeAt(0));
+  const bytes = bytesOf(field.data);
   if (field.low === null) return { shape: field.shape, values: new Float32Array(bytes.buffer) };
   const codes = new Uint16Array(bytes.buffer);
   const values = new Float32Array(codes.length);
