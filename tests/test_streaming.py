@@ -1,5 +1,6 @@
 """Updates of a generator, as Gradio's browser reads them: all messages first, edits in place."""
 
+import asyncio
 import copy
 import functools
 import types
@@ -9,7 +10,7 @@ import pytest
 from gradio_client.utils import apply_diff
 
 from playground.ui import streaming
-from tests.support.blocks import in_a_loop
+from tests.support.blocks import in_a_loop, in_a_thread
 
 SKIP = {"__type__": "update"}
 PRIVATE = {"api_visibility": "private"}
@@ -89,3 +90,26 @@ def test_what_grows_is_sent_as_what_is_new():
 
 def test_a_program_gets_the_last_answer_at_the_end():
     assert sent([[CARD], [READY]], api_visibility="public")[-1] == [READY]
+
+
+@pytest.mark.parametrize("given", [[None, "a"], ["many", "a"], [1, "c"], [99, "a"]])
+def test_a_value_that_no_field_holds_is_refused_without_a_traceback(given):
+    """In the log, where Gradio prints one of each error but those marked."""
+
+    def page():
+        with streaming.Blocks(analytics_enabled=False) as blocks:
+            inputs = [gr.Slider(0, 10), gr.Radio(["a", "b"])]
+            gr.Button().click(lambda *_: None, inputs, None)
+        return blocks
+
+    async def ask():
+        blocks = page()
+        (function,) = blocks.fns.values()
+        assert await blocks.preprocess_data(function, [1, "a"], None) == [1, "a"]
+        with pytest.raises(gr.Error) as refused:
+            await blocks.preprocess_data(function, given, None)
+        return refused.value
+
+    error = in_a_thread(lambda: asyncio.run(ask()))
+    assert not error.print_exception
+    assert len(error.message) > 20

@@ -1,4 +1,4 @@
-"""How the page's generators reach the browser.
+"""How the page's inputs come in, and how its generators reach the browser.
 
 Gradio (6.31) sends of each yield what differs from the one before, and its browser applies that in
 place, to objects which it has not shown yet if two messages come close together. A component that
@@ -8,10 +8,28 @@ when the generator ends, perhaps over what a person has changed meanwhile.
 
 import gradio as gr
 from gradio import utils
+from gradio.exceptions import ComponentProcessingError
+
+_UNREADABLE = (
+    "A value came that its field cannot hold: text or nothing for a number, or a choice that is "
+    "not offered. The page's own fields, or /gradio_api/info, say what each takes."
+)
 
 
 class Blocks(gr.Blocks):
-    """A page whose generators' yields all arrive, each once."""
+    """A page whose generators' yields all arrive, each once, and whose log has no traceback of
+    what a caller got wrong."""
+
+    async def preprocess_data(self, block_fn, inputs, state, explicit_call: bool = False):
+        """What the components make of a call's inputs. Raises gr.Error, which the log leaves out,
+        for those that a component does not take."""
+        try:
+            return await super().preprocess_data(block_fn, inputs, state, explicit_call)
+        except gr.Error as error:
+            error.print_exception = False
+            raise
+        except ComponentProcessingError as error:
+            raise gr.Error(_UNREADABLE, print_exception=False) from error
 
     def handle_streaming_diffs(
         self,
