@@ -288,7 +288,6 @@ def test_folders_chosen_on_the_page(goldens, described, texts, browser, address,
         if name != "mine":  # which is shown: choosing it again would change nothing to wait for
             page.get_by_role("combobox", name="Robot").click()
             page.get_by_role("option", name=robot, exact=True).click()
-            # Part by part: what is put in before the last has come would be taken out again.
             expect(page.get_by_label("Prompt")).to_have_value("")
             expect(page.locator("[id^=picture-] img")).to_have_count(0)
         expect(page.locator(".card")).to_contain_text(f"{name} · ")

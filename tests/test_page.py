@@ -114,8 +114,12 @@ def test_another_robot_brings_its_slots_and_one_failure_leaves_the_other_s_answe
         tab(page, "Actions and denoising")
         until(lambda: len(drawn_lines(page, "pi0")) == 8)
         page.get_by_label("Prompt").fill("go on")
+        page.get_by_role("combobox", name="Robot").focus()  # only to pass by
+        page.keyboard.press("Tab")
         run(page)
         answered(page)
+        expect(page.get_by_label("Prompt")).to_have_value("go on")
+        expect(page.locator("#picture-1 img")).to_be_visible()
         tab(page, "Details")
         seen = page.locator(".cameras-seen")
         expect(seen.nth(0).locator("code")).to_have_text(["base_0_rgb", "left_wrist_0_rgb"])

@@ -57,7 +57,7 @@ class States:
     """What the page keeps of a visitor.
 
     key        of the last run's results
-    framed     whether the page knows the policies that are loaded
+    framed     the robot that the page was set for, once the policies are loaded
     """
 
     key: gr.State
@@ -66,7 +66,7 @@ class States:
 
 def states() -> States:
     """To be called inside the Blocks."""
-    return States(key=gr.State(None), framed=gr.State(False))
+    return States(key=gr.State(None), framed=gr.State(None))
 
 
 def run_of(request: gr.Request) -> str:
@@ -104,7 +104,7 @@ class Handlers:
         frame = self._frame(setup, found.policies, found.temperature)
         shown = self.form.state.value["values"]
         frame[self.form.state] = gr.update(judged=judged(setup, shown))
-        updates = merged(frame, found.updates) | {self.state.framed: True}
+        updates = merged(frame, found.updates)
         return updates | (self._first_answer(setup) if found.robot is None else {})
 
     def _linked(self, browser, found: visits.Restored) -> visits.Restored:
@@ -138,7 +138,7 @@ class Handlers:
         """From the first look at the page until the policies are loaded. A run that waits for them
         says itself what it waits for."""
         if framed:
-            yield {self.state.framed: True}
+            yield {self.state.framed: framed}
             await self._wait_for_turn(run_of(request))
             return
         visitor = run_of(request)
@@ -158,7 +158,7 @@ class Handlers:
         updates[self.form.state] = gr.update(judged=judged(setup, state["values"]))
         if self.runs.begun(visitor):
             del updates[self.strip]
-        yield updates | {self.state.framed: True}
+        yield updates
         await self._wait_for_turn(visitor)
 
     async def _wait_for_turn(self, visitor: str) -> None:
@@ -184,12 +184,16 @@ class Handlers:
         updates = observation.refreshed(setup, self.setups.robots(), self.form)
         updates |= observation.effects(setup, chosen, temperature, self.form)
         updates |= tabs.refreshed(setup, self.shown)
-        return updates | {self.strip: Progress(setup).payload()}
+        return updates | {self.strip: Progress(setup).payload(), self.state.framed: setup.robot.name}
 
     # --- the observation ------------------------------------------------------------------------
 
-    def choose_robot(self, robot, temperature):
-        """Another robot, another observation; the last result belonged to the former."""
+    def choose_robot(self, robot, temperature, framed):
+        """Another robot, another observation; the last result belonged to the former. Gradio's
+        Dropdown (6.31) reports each choice twice, and once more when it is left: whatever was put
+        in meanwhile would be lost."""
+        if robot == framed:
+            return {self.state.framed: gr.skip()}
         setup = self.setups.of(robot)
         example = next(iter(examples(setup.robot)), None)
         values = observation.filled(setup, example, self.form)

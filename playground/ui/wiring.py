@@ -64,7 +64,10 @@ def wire(
     chunk.wire(shown.chunk, handlers.plot, state.key)
     cleared = [*frame, state.key, *shown.drawn]
     form.robot.input(
-        handlers.choose_robot, [form.robot, form.temperature], cleared, **appearance.PRIVATE
+        handlers.choose_robot,
+        [form.robot, form.temperature, state.framed],
+        cleared,
+        **appearance.PRIVATE,
     )
     _wire_prompt(handlers, answer)
     _wire_examples_and_scenes(handlers, answer)
