@@ -11,6 +11,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -271,7 +272,7 @@ class Policy:
         options: Options | None = None,
         tokens: Mapping[str, jax.Array] | None = None,
         kept: "Kept | None" = None,
-    ):
+    ) -> Any:
         """The prefix of one row, a `Prefix` or a `DecodeState`: from the last few or run now.
 
         columns: of text
@@ -283,7 +284,8 @@ class Policy:
         key = self._prefix_key(prepared, columns, options, False)
         if (known := kept.prefixes.get(key)) is None:
             tokens = self.image_tokens(prepared, kept) if tokens is None else tokens
-            known = self._prefill(prepared, columns, options, tokens, False)
+            cut = self._cuts(prepared, options, columns)
+            known = self._prefill(prepared, columns, options, tokens, cut, False)
             kept.prefixes.put(key, known)
         return known[0]
 
@@ -342,22 +344,21 @@ class Policy:
     def _prefix(self, prepared, columns, options, tokens, timer, reused):
         """The prefix and its attention, announced and timed: from the last few, or run now."""
         key = self._prefix_key(prepared, columns, options, options.attention)
-        if (known := self.kept.prefixes.get(key)) is None:
-            shapes = (tuple(tokens), columns, self.room(prepared, options))
-            program = ("prefix", *shapes, options.attention, not options.cuts)
-            yield (phase := self._phase("prefix", program))
-            with timer(phase.phase):
-                known = self._prefill(prepared, columns, options, tokens, options.attention)
-                known = jax.block_until_ready(known)
-                self.kept.prefixes.put(key, known)
-        else:
+        if (known := self.kept.prefixes.get(key)) is not None:
             reused.append("prefix")
+            return known
+        cut = self._cuts(prepared, options, columns)  # refused, if at all, before anything is said
+        shapes = (tuple(tokens), columns, self.room(prepared, options))
+        yield (phase := self._phase("prefix", ("prefix", *shapes, options.attention, cut is None)))
+        with timer(phase.phase):
+            known = self._prefill(prepared, columns, options, tokens, cut, options.attention)
+            self.kept.prefixes.put(key, jax.block_until_ready(known))
         return known
 
-    def _prefill(self, prepared, columns, options, tokens, attention: bool):
+    def _prefill(self, prepared, columns, options, tokens, cut: Cuts | None, attention: bool):
         """The prefix of one row, and its attention or ()."""
-        cut, size = self._cuts(prepared, options, columns), self._cache_size(prepared, options)
         given = (self.observation(prepared, columns), tokens, cut)
+        size = self._cache_size(prepared, options)
         if attention:
             return self.programs.prefill_attention(*given, **size)
         return self.programs.prefill(*given, **size), ()

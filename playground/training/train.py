@@ -253,7 +253,7 @@ def train(name: str, schedule: Schedule, folder: Path, data: Path, start_from: P
         json.dumps(dataclasses.asdict(schedule) | device, indent=1) + "\n"
     )
 
-    gc.freeze()  # collections would go through all modules again and again, 4 % of the time
+    gc.freeze()  # collections would go through all modules again and again
     # A polite stop (SIGTERM) saves first.
     stopped = Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())

@@ -111,14 +111,16 @@ def asked_by(setup: Setup, example: Example) -> list[Job]:
 def clicks(setup: Setup, job: Job) -> tuple[tuple[str, Request], ...]:
     """What a visitor may ask for next, of which each runs programs of its own: (kind, request), in
     the order in which it stands on the page. job: an example's, of one policy."""
-    prompts = tuple(prompt for _, prompt in useful_prompts(job.observation, setup.robot))
+    observation = job.observation
     # A rewording that needs more places for text. A policy writes its state there, too, so that a
     # prompt of a word more than the example's may need them.
-    longest = dataclasses.replace(job.observation, prompt=max(prompts, key=len))
-    given = job.policies, {job.policies[0]: job.observation}, job.options
+    prompts = (prompt for _, prompt in useful_prompts(observation, setup.robot))
+    longest = dataclasses.replace(observation, prompt=max(prompts, key=len))
+    given = job.policies, {job.policies[0]: observation}, job.options
     return (
         ("infer", dataclasses.replace(job, observation=longest)),
-        ("prompts", PromptsRequest(*given, prompts)),
+        # The first is measured with several seeds; the others of a kind run the same programs.
+        ("prompts", PromptsRequest(*given, (observation.prompt, "", longest.prompt))),
         # A masked camera does not run, or opens more places behind the prefix.
         ("what_matters", SensitivityRequest(*given, groups=("camera",))),
     )

@@ -184,7 +184,10 @@ class Handlers:
         updates = observation.refreshed(setup, self.setups.robots(), self.form)
         updates |= observation.effects(setup, chosen, temperature, self.form)
         updates |= tabs.refreshed(setup, self.shown)
-        return updates | {self.strip: Progress(setup).payload(), self.state.framed: setup.robot.name}
+        return updates | {
+            self.strip: Progress(setup).payload(),
+            self.state.framed: setup.robot.name,
+        }
 
     # --- the observation ------------------------------------------------------------------------
 
