@@ -59,7 +59,7 @@ function milliseconds(value) {
 
 /** A table of the robots; a click shows one. */
 function table(value) {
-  const head = ["", "robot", "answered by", "requests", "a second", "latency, median", "95 %", "a control step lasts"];
+  const head = ["robot", "answered by", "requests", "a second", "latency, median", "95 %", "a control step lasts"];
   const rows = value.robots.map((robot) => {
     const pick = make("input", { type: "radio", name: "robot-watched", checked: robot.connection === value.watching, "aria-label": `Show ${robot.robot} ${robot.connection}` });
     pick.addEventListener("change", () => watchRobot(robot.connection));
@@ -72,7 +72,7 @@ function table(value) {
     "table",
     {},
     make("caption", { class: "hidden" }, "Robots that are connected"),
-    make("thead", {}, make("tr", {}, ...head.map((text) => make("th", { scope: "col" }, text)))),
+    make("thead", {}, make("tr", {}, make("th", { scope: "col" }, make("span", { class: "hidden" }, "shown")), ...head.map((text) => make("th", { scope: "col" }, text)))),
     make("tbody", {}, ...rows.flat().filter(Boolean)),
   );
 }
