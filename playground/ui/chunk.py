@@ -49,7 +49,9 @@ def build() -> Panel:
         png.click(None, js=appearance.script("save_picture.js"))
     with gr.Column(elem_id="chunk-place"):
         words = gr.HTML(_WAITING, apply_default_css=False, elem_id="actions-words")
-        plot = gr.Plot(show_label=False, elem_id="actions-plot", visible=False)
+        # Visible from the start: Gradio (6.31) mounts what becomes visible only later, and may lose
+        # what comes meanwhile. Without a plot page.css hides it.
+        plot = gr.Plot(show_label=False, elem_id="actions-plot")
     start = {"open": False, "units": ROBOT_UNITS, "execute": 0}
     wanted = gr.HTML(start, shown=None, **_WANTED, elem_id="actions-wanted")
     return Panel(units, execute, plot, words, wanted)
@@ -85,7 +87,7 @@ def drawn(traces: Mapping[str, Trace], key: str | None, wanted: object, panel: P
     execute = execute if type(execute) is int else 0
     if not traces:
         return {
-            panel.plot: gr.update(value=None, visible=False),
+            panel.plot: None,
             panel.words: _WAITING,
             panel.wanted: gr.update(shown=None),
         }
@@ -97,7 +99,7 @@ def drawn(traces: Mapping[str, Trace], key: str | None, wanted: object, panel: P
     data = "".join(f" data-{name}='{html.escape(text)}'" for name, text in carried.items())
     plot = PlotData(type="plotly", plot=actions.figure_json(found, **how))
     return {
-        panel.plot: gr.update(value=plot, visible=True),
+        panel.plot: plot,
         panel.words: f"<p class='unseen'{data}>{words}</p>",
         panel.wanted: gr.update(shown=[key, wanted.get("units"), wanted.get("execute")]),
     }
