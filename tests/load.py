@@ -59,6 +59,7 @@ from playground.serving.worker import Worker
 from playground.ui.examples import examples
 from playground.ui.request import MAX_PICTURE
 from tests.support import attack
+from tests.support.table import in_all
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "assets" / "examples" / "tabletop-red.png"
@@ -267,7 +268,7 @@ class Visitor:
             until(begun)
 
     def send(self, prompt: str, seed: int, options: dict, name: str = "infer") -> None:
-        given = {"prompt": prompt, "images": {"base_0_rgb": self._picture}, "seed": seed}
+        given = {"prompt": prompt, "images": in_all(self._picture), "seed": seed}
         given = self._parameters[name] | given | {"max_tokens": 48} | options
         (endpoint,) = (d for d in self._config["dependencies"] if d["api_name"] == name)
         self._join(endpoint, list(given.values()))

@@ -36,6 +36,7 @@ from playground.ui import observation, prompt_bar, visits
 from playground.ui.examples import EXAMPLES
 from playground.ui.setup import Setups
 from tests.support.blocks import built
+from tests.support.table import in_all
 from tests.support.visitor import answers, until
 from tests.test_recipe import RUN, ZIP
 from tests.test_transforms import encoded, huge_png, photo
@@ -88,7 +89,7 @@ PICTURES = {
 def test_what_is_no_picture_is_refused_with_a_reason(client, tmp_path, name):
     data, message = PICTURES[name]
     (tmp_path / name).write_bytes(data)
-    images = {"base_0_rgb": handle_file(tmp_path / name)}
+    images = in_all(handle_file(tmp_path / name))
     with pytest.raises(AppError, match=message):
         client.predict("touch the red cube", images, api_name="/infer")
 
@@ -100,7 +101,7 @@ def test_what_is_no_picture_is_refused_with_a_reason(client, tmp_path, name):
 )
 def test_odd_pictures_are_answered(client, tmp_path, picture):
     picture.save(tmp_path / "odd.png")
-    images = {"base_0_rgb": handle_file(tmp_path / "odd.png")}
+    images = in_all(handle_file(tmp_path / "odd.png"))
     answers = client.predict("", images, policies=["pi0_tabletop"], api_name="/infer")
     assert np.isfinite(answers["pi0_tabletop"]["actions"]).all()
 
@@ -122,7 +123,7 @@ PROMPTS = {
 def test_odd_prompts_are_answered(client, name):
     """By both policies, and what of them was cut off is said."""
     how = {"num_steps": 1, "max_tokens": 8, "constrained": False}
-    answers = client.predict(PROMPTS[name], {"base_0_rgb": RED}, **how, api_name="/infer")
+    answers = client.predict(PROMPTS[name], in_all(RED), **how, api_name="/infer")
     assert len(answers) == 2
     for answer in answers.values():
         assert "failure" not in answer
@@ -335,14 +336,14 @@ WRONG_TYPES = {
 def test_a_value_of_the_wrong_type_is_refused_by_name(client, endpoint, name):
     """With what came and what was expected, before the queue."""
     value, message = WRONG_TYPES[endpoint, name]
-    given = {} if endpoint == "norm_stats" else {"prompt": "go", "images": {"base_0_rgb": RED}}
+    given = {} if endpoint == "norm_stats" else {"prompt": "go", "images": in_all(RED)}
     with pytest.raises(AppError, match=message):
         client.predict(**(given | {name: value}), api_name=f"/{endpoint}")
 
 
 def test_a_whole_number_may_be_written_with_a_point(client):
     """As JavaScript does not tell the two apart."""
-    given = ("", {"base_0_rgb": RED}, None, ["pi0_tabletop"])
+    given = ("", in_all(RED), None, ["pi0_tabletop"])
     pointed = client.predict(*given, num_steps=2.0, seed=7.0, api_name="/infer")
     plain = client.predict(*given, num_steps=2, seed=7, api_name="/infer")
     assert pointed["pi0_tabletop"]["actions"] == plain["pi0_tabletop"]["actions"]

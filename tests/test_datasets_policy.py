@@ -78,11 +78,16 @@ def test_the_bundled_dataset_is_small_and_is_what_the_command_makes(bundled, tmp
     np.testing.assert_allclose(episode.values["observation.state"], made.states, atol=1e-5)
     assert set(episode.tasks) == {"touch the red cube"}
     small = episode.picture(CAMERA, 20).reshape(56, 4, 56, 4, 3).mean(axis=(1, 3))
-    assert np.abs(small - made.images[20]).mean() < 5
+    assert np.abs(small - made.images[CAMERA][20]).mean() < 5
+    # With a second camera, whose pictures are smaller and another's negatives.
+    seen = {**made.images, "observation.images.side": 255 - made.images[CAMERA][:, 8:-8, 8:-8]}
+    made = dataclasses.replace(made, images=seen)
     record.write(tmp_path / "again", [made, made])
-    again = open_dataset(str(tmp_path / "again"))
-    np.testing.assert_array_equal(again.episode(1).values["action"], made.actions)
-    assert np.abs(again.episode(1).picture(CAMERA, 20) - small).mean() < 8
+    again = open_dataset(str(tmp_path / "again")).episode(1)
+    np.testing.assert_array_equal(again.values["action"], made.actions)
+    assert np.abs(again.picture(CAMERA, 20) - small).mean() < 8
+    side = again.picture("observation.images.side", 20)
+    assert np.abs(side - (255 - small[8:-8, 8:-8])).mean() < 8
 
 
 # --- what fits ----------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from models.config import PI0, PI0_FAST, PI05
 from playground.checkpoints import catalog, load
 from playground.checkpoints.device import device_for
 from playground.trace import Options, RawObservation
+from tests.support.table import in_all
 
 host, accelerator = jax.devices()
 for name in catalog.BUNDLED_PAIR:
@@ -35,7 +36,7 @@ def asked(device, name):
     assert policy.device == device
     picture = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
     state = np.array(policy.robot.resting_state)
-    raw = RawObservation("tabletop", {"base_0_rgb": picture}, {}, "lift", state)
+    raw = RawObservation("tabletop", in_all(picture), {}, "lift", state)
     *_, done = policy.infer(raw, Options(2, max_tokens=4, attention=True, constrained=True))
     kept = jax.tree.leaves([*policy.kept.image_tokens.values(), *policy.kept.prefixes.values()])
     assert kept and all(array.devices() == {device} for array in kept)

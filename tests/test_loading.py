@@ -25,6 +25,7 @@ from playground.ui import example_cache
 from playground.ui.examples import examples
 from playground.ui.setup import Setups
 from tests.conftest import ROOT
+from tests.support.table import in_all
 from tests.test_ui import Loaded
 
 
@@ -80,7 +81,7 @@ def test_a_warm_up_compiles_all_that_a_default_run_needs(name, monkeypatch):
     written.clear()
     state = np.array(policy.robot.resting_state)
     picture = np.zeros((224, 224, 3), np.uint8)
-    observation = RawObservation("tabletop", {"base_0_rgb": picture}, {}, "", state)
+    observation = RawObservation("tabletop", in_all(picture), {}, "", state)
 
     def heard(event, *_, **__):
         compiled.append("backend_compile" in event)

@@ -11,11 +11,12 @@ from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 
 from tests.support.blocks import in_a_thread
+from tests.support.table import in_all
 from tests.support.visitor import PI0, ROOT
 
 EXAMPLE = ROOT / "assets/examples/tabletop-red.png"
 PICTURE = "data:image/png;base64," + base64.b64encode(EXAMPLE.read_bytes()).decode()
-OBSERVATION = {"images": {"base_0_rgb": PICTURE}, "policies": [PI0], "num_steps": 10}
+OBSERVATION = {"images": in_all(PICTURE), "policies": [PI0], "num_steps": 10}
 ENDPOINTS = {
     *("infer", "denoise", "attention_mask", "attention", "what_matters", "causal_trace"),
     *("knockout", "occlusion", "norm_stats"),
@@ -68,7 +69,7 @@ def test_an_agent_gives_a_picture_and_prompts_and_gets_numbers_and_sentences(ask
     assert red["actions"] != blue["actions"]
     assert "attend" in mask["summary"]
     # What a program gets that uploads the same picture.
-    given = {**OBSERVATION, "images": {"base_0_rgb": handle_file(str(EXAMPLE))}}
+    given = {**OBSERVATION, "images": in_all(handle_file(str(EXAMPLE)))}
     program = Client(app, verbose=False)
     uploaded = program.predict(**given, prompt=prompts[0], api_name="/infer")[PI0]
     assert red["actions"] == uploaded["actions"]
@@ -77,8 +78,8 @@ def test_an_agent_gives_a_picture_and_prompts_and_gets_numbers_and_sentences(ask
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("infer", {"images": {"base_0_rgb": "http://127.0.0.1/x.png"}}, "give an uploaded picture"),
-        ("infer", {"images": {"base_0_rgb": PICTURE[:-5] + "!"}}, "no base64"),
+        ("infer", {"images": in_all("http://127.0.0.1/x.png")}, "give an uploaded picture"),
+        ("infer", {"images": in_all(PICTURE[:-5] + "!")}, "no base64"),
         ("infer", {"images": {"base_0_rgb": "data:image/png;base64,AAAA"}}, "base_0_rgb"),
         ("infer", {"images": {"left": PICTURE}}, "there are ['base_0_rgb'"),
         ("infer", {"colour": "red"}, "colour"),

@@ -23,6 +23,7 @@ from playground.trace import Options, RawObservation, load
 from playground.ui.examples import examples
 from playground.views import attention, matters
 from playground.views.actions import figure
+from tests.support.table import by_slot, in_all
 from tests.support.visitor import (
     CARDS,
     FAST,
@@ -141,7 +142,7 @@ def test_both_answers_equal_the_policies_called_from_python(visit, policies, pho
     run(page)
     answered(page)
 
-    observation = RawObservation("tabletop", {"base_0_rgb": load_image(photo)}, {}, prompt, state)
+    observation = RawObservation("tabletop", in_all(load_image(photo)), {}, prompt, state)
     flow = trace_of(policies[PI0], observation)
     fast = trace_of(policies[FAST], observation)
     lines = drawn_lines(page, "pi0")
@@ -380,7 +381,7 @@ def test_what_matters_is_what_python_measures(visit, policies):
 def first_example():
     """What the page starts with."""
     example = examples(TABLETOP)[0]
-    images = {"base_0_rgb": example.images["table"]}
+    images = by_slot(example.images)
     return RawObservation("tabletop", images, {}, example.prompt, np.array(example.state))
 
 

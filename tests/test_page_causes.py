@@ -10,6 +10,7 @@ from playground.analysis import connections
 from playground.robots.builtin import TABLETOP
 from playground.trace import Cut, Options, RawObservation
 from playground.ui.examples import examples
+from tests.support.table import by_slot
 from tests.support.visitor import PI0
 
 
@@ -27,7 +28,7 @@ def test_a_block_is_cut_and_mended(visit, policies):
     mask.click(position={"x": 0.1 * size["width"], "y": 0.9 * size["height"]})
     expect(cuts).to_have_text(["actions → base 0 ×"])
     example = examples(TABLETOP)[0]
-    images = {"base_0_rgb": example.images["table"]}
+    images = by_slot(example.images)
     raw = RawObservation(TABLETOP.name, images, {}, example.prompt, example.state)
     options = Options(cuts=(Cut("actions", "base_0_rgb"),))
     change = connections.knockout(policies[PI0], raw, options).change

@@ -13,6 +13,7 @@ from playground.tabletop.scene import random_scene
 from playground.trace import Options, RawObservation
 from playground.ui.examples import examples
 from playground.views import overview, theme
+from tests.support.table import by_slot
 from tests.support.visitor import FAST, PI0, answered, run, trace_of
 
 pytestmark = pytest.mark.browser
@@ -37,7 +38,7 @@ FOCUSED = """() => [document.activeElement].map(
 
 def observation(prompt):
     example = examples(TABLETOP)[0]
-    images = {"base_0_rgb": example.images["table"]}
+    images = by_slot(example.images)
     return RawObservation("tabletop", images, {}, prompt, np.array(example.state))
 
 

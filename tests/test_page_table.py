@@ -15,6 +15,7 @@ from playground.trace import Options, RawObservation, load
 from playground.ui import example_cache, scenes
 from playground.ui.examples import examples
 from playground.views import paths
+from tests.support.table import by_slot
 from tests.support.visitor import (
     CARDS,
     FAST,
@@ -50,7 +51,7 @@ def expected(trace, chunk):
 def observation_of(seed, prompt):
     drawn = scenes.draw(seed)
     state = np.array(drawn.state)
-    return RawObservation("tabletop", {"base_0_rgb": drawn.image}, {}, prompt, state)
+    return RawObservation("tabletop", drawn.images, {}, prompt, state)
 
 
 def scene_of(page):
@@ -87,7 +88,7 @@ def test_a_new_scene_runs_and_its_paths_are_kinematics(visit, policies):
     answered(other)
     shown = other.locator("#picture-0 img").get_attribute("src")
     np.testing.assert_array_equal(
-        load_image(other.request.get(shown).body()), scenes.draw(int(seed)).image
+        load_image(other.request.get(shown).body()), scenes.draw(int(seed)).images["base_0_rgb"]
     )
 
 
@@ -130,7 +131,7 @@ def test_an_example_answers_from_the_cache_as_it_would_anew(visit, policies):
     expect(page.locator(CARDS[PI0])).to_contain_text(example_cache.REUSED)
     assert scene_of(page) == str(example.scene)
     state = np.array(example.state)
-    images = {"base_0_rgb": example.images["table"]}
+    images = by_slot(example.images)
     trace = trace_of(policies[PI0], RawObservation("tabletop", images, {}, example.prompt, state))
     found = drawn(page, "[data-family=pi0]")
     np.testing.assert_allclose(found, expected(trace, trace.actions[0]), atol=0.06)
@@ -142,7 +143,7 @@ def test_an_example_answers_from_the_cache_as_it_would_anew(visit, policies):
 def test_every_example_is_the_scene_it_says():
     for example in examples(TABLETOP):
         scene = scenes.draw(example.scene)
-        np.testing.assert_array_equal(example.images["table"], scene.image)
+        np.testing.assert_array_equal(example.images["table"], scene.images["base_0_rgb"])
         np.testing.assert_allclose(example.state, scene.state)
 
 

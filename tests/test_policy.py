@@ -29,6 +29,7 @@ from playground.trace import ALLOWED, PADDING, Options, RawObservation, Stats, t
 from playground.ui.examples import examples
 from tests import test_analysis as small
 from tests.support.golden_models import CONFIGS, case, close, same
+from tests.support.table import by_slot, in_all
 
 QUICK = Options(num_steps=2, max_tokens=4)
 
@@ -366,9 +367,7 @@ def test_constrained_decoding_keeps_a_chunk_decodable_however_wild_the_draw(bund
     """Step by step and as a whole, at a temperature at which free decoding fails."""
     (example, *_) = examples(TABLETOP)
     state = np.array(example.state)
-    raw = RawObservation(
-        "tabletop", {"base_0_rgb": example.images["table"]}, {}, "touch the red cube", state
-    )
+    raw = RawObservation("tabletop", by_slot(example.images), {}, "touch the red cube", state)
     for seed in range(3):
         wild = Options(temperature=3.0, seed=seed, max_tokens=512, constrained=True)
         got, _ = run(bundled_fast, raw, wild)
@@ -388,9 +387,7 @@ def test_constrained_decoding_changes_nothing_that_decodes(bundled_fast):
     """And says so where it does: of the examples, and of pictures of noise."""
     raws = [observe(bundled_fast, seed) for seed in range(6)]
     raws += [
-        RawObservation(
-            "tabletop", {"base_0_rgb": e.images["table"]}, {}, e.prompt, np.array(e.state)
-        )
+        RawObservation("tabletop", by_slot(e.images), {}, e.prompt, np.array(e.state))
         for e in examples(TABLETOP)
     ]
     same, mended = 0, 0
@@ -558,9 +555,23 @@ def test_a_picture_that_the_tables_camera_did_not_take_is_told(flow):
     table, state = example.images["table"], np.array(example.state)
     photo = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
     for image, on_table in ((table, True), (photo, False)):
-        raw = RawObservation("tabletop", {"base_0_rgb": image}, {}, "touch the red cube", state)
+        raw = RawObservation("tabletop", in_all(image), {}, "touch the red cube", state)
         assert flow.prepare(raw).on_table is on_table
         assert (camera.FOREIGN in flow.prepare(raw).warnings) != on_table
+    # Of a gripper's camera nothing is expected; what fills a slot without one is a stranger's.
+    slots = tuple(
+        dataclasses.replace(slot, camera="wrist") if slot.name == "left_wrist_0_rgb" else slot
+        for slot in TABLETOP.flow_slots
+    )
+    gripper = load.untrained("pi0_tabletop")
+    gripper.robot = dataclasses.replace(TABLETOP, flow_slots=slots)
+    gripper.info = dataclasses.replace(gripper.info, slots=slots)
+    given = {**by_slot(example.images), "left_wrist_0_rgb": photo}
+    seen = RawObservation("tabletop", given, {}, "touch the red cube", state)
+    assert gripper.prepare(seen).on_table is True
+    for slot in ("base_0_rgb", "right_wrist_0_rgb"):
+        strange = dataclasses.replace(seen, images={**given, slot: photo})
+        assert gripper.prepare(strange).on_table is False
     # The camera of the table, blanked, stays where it is.
     blank = RawObservation("tabletop", {}, {"base_0_rgb": "black"}, "touch the red cube", state)
     assert flow.prepare(blank).on_table is True

@@ -16,6 +16,7 @@ from playground.robots.builtin import TABLETOP
 from playground.robots.transforms import load_image
 from playground.trace import PADDING, Options, RawObservation, load
 from tests.support import traces
+from tests.support.table import in_all
 from tests.support.visitor import FAST, PI0, ROOT, until
 from tests.support.visitor import answers as responds
 
@@ -36,11 +37,11 @@ def client(app):
 @pytest.fixture(scope="module")
 def observation(photo):
     state = np.array(TABLETOP.resting_state)
-    return RawObservation("tabletop", {"base_0_rgb": load_image(photo)}, {}, PROMPT, state)
+    return RawObservation("tabletop", in_all(load_image(photo)), {}, PROMPT, state)
 
 
 def asked(client, photo, api_name, **more):
-    images = {"base_0_rgb": handle_file(photo)}
+    images = in_all(handle_file(photo))
     return client.predict(prompt=PROMPT, images=images, api_name=api_name, **more)
 
 
@@ -80,11 +81,11 @@ def test_programs_get_what_python_computes(app, client, policies, photo, observa
 
 
 def test_what_cannot_be_asked_is_said(client, photo):
-    picture = {"base_0_rgb": handle_file(photo)}
+    picture = in_all(handle_file(photo))
     for images, more, message in (
         ({"left_eye": handle_file(photo)}, {}, "no camera slots"),
-        ({"base_0_rgb": "/etc/passwd"}, {}, "give an uploaded picture"),
-        ({"base_0_rgb": {"path": "/etc/passwd"}}, {}, "403"),
+        (in_all("/etc/passwd"), {}, "give an uploaded picture"),
+        (in_all({"path": "/etc/passwd"}), {}, "403"),
         (picture, {"policies": ["other"]}, "no loaded policy is called other"),
         (picture, {"state": [0.0]}, "14 values"),
     ):
@@ -185,7 +186,7 @@ def test_a_program_that_cancels_frees_the_worker(app, client, photo):
 
     until(lambda: not status()["running"])
     done, long = status()["completed"], {"num_steps": 100, "num_samples": 32}
-    images = {"base_0_rgb": handle_file(photo)}
+    images = in_all(handle_file(photo))
     job = client.submit(PROMPT, images, policies=[PI0], **long, api_name="/infer")
     until(lambda: status()["running"] and job.status().progress_data)
     job.cancel()

@@ -20,8 +20,18 @@ def row(seed):
 def test_a_number_is_a_scene_and_none_a_fresh_one():
     assert scenes.number(12.0) == 12
     assert len({scenes.number(None) for _ in range(8)}) > 1
-    np.testing.assert_array_equal(scenes.draw(5).image, scenes.draw(5).image)
+    for one, again in zip(*(scenes.draw(5).images.values() for _ in range(2)), strict=True):
+        np.testing.assert_array_equal(one, again)
     assert scenes.draw(5).state != scenes.draw(6).state
+
+
+def test_each_picture_of_a_scene_goes_to_its_own_slot():
+    """Whatever their order; a slot whose camera the table lacks is empty."""
+    wrist, base = np.zeros((2, 2, 3), np.uint8), np.ones((2, 2, 3), np.uint8)
+    drawn = scenes.Drawn({"left_wrist_0_rgb": wrist, "base_0_rgb": base}, (0.0,) * 14)
+    setup = setup_of(TABLETOP, "pi0", "pi0_fast")
+    assert [camera.title for camera in setup.cameras][:2] == ["base_0_rgb", "left_wrist_0_rgb"]
+    assert [id(seen) for seen in drawn.pictures(setup)] == [id(base), id(wrist), id(None)]
 
 
 @pytest.mark.parametrize("wrong", [-1, 1_000_000, 0.5, "4", True, [1]])
@@ -32,7 +42,10 @@ def test_what_is_no_scene_is_refused(wrong):
 
 def test_a_picture_tells_its_scene_or_that_it_is_none_of_the_tables(tmp_path):
     row(None)
-    pictures = {"drawn": scenes.draw(77).image, "photo": np.zeros((40, 60, 3), np.uint8)}
+    pictures = {
+        "drawn": scenes.draw(77).images["base_0_rgb"],
+        "photo": np.zeros((40, 60, 3), np.uint8),
+    }
     pictures |= {example.name: example.images["table"] for example in examples(TABLETOP)}
     expected = {"drawn": 77} | {example.name: example.scene for example in examples(TABLETOP)}
     for name, picture in pictures.items():

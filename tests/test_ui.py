@@ -35,9 +35,11 @@ from playground.ui.results import Results
 from playground.ui.runs import Runs
 from playground.ui.setup import Setups, judged
 from tests.support.blocks import built
+from tests.support.table import CAMERAS, by_slot, in_all
 from tests.support.traces import fast_trace, pi0_trace, policy_info
 
 GREY = np.full((4, 6, 3), 128, np.uint8)
+ALL = dict.fromkeys(range(len(CAMERAS)), GREY)  # by place, of the simulated table
 
 
 class Loaded:
@@ -94,9 +96,9 @@ def jobs(setup, pictures, modes=None, *, prompt="go", state=None, policies=None)
 
 
 def test_policies_with_equal_slots_share_a_job():
-    (job,) = jobs(setup_of(TABLETOP, "pi0", "pi0_fast"), {0: GREY})
+    (job,) = jobs(setup_of(TABLETOP, "pi0", "pi0_fast"), ALL)
     assert job.policies == ("pi0", "pi0_fast")
-    assert list(job.observation.images) == ["base_0_rgb"]
+    assert list(job.observation.images) == list(CAMERAS)
     assert job.observation.modes == {}
 
 
@@ -208,7 +210,7 @@ def test_slot_that_is_masked_or_black_carries_no_picture():
     ("change", "message"),
     [
         ({"pictures": {}}, "base_0_rgb needs a picture"),
-        ({"modes": {1: "filled"}}, "left_wrist_0_rgb needs a picture"),
+        ({"pictures": {0: GREY}, "modes": {1: "filled"}}, "left_wrist_0_rgb needs a picture"),
         ({"modes": {1: "<b>"}}, "filled, masked or black"),
         ({"policies": []}, "choose at least one policy"),
         ({"policies": ["other"]}, "no loaded policy is called other"),
@@ -224,7 +226,7 @@ def test_slot_that_is_masked_or_black_carries_no_picture():
 def test_what_cannot_be_run_is_refused_before_the_queue(change, message):
     setup = setup_of(TABLETOP, "pi0")
     with pytest.raises(ValueError, match=message):
-        jobs(setup, **{"pictures": {0: GREY}, **change})
+        jobs(setup, **{"pictures": ALL, **change})
 
 
 def test_unknown_robot_is_refused():
@@ -276,7 +278,8 @@ def test_every_example_can_be_run():
     here = examples(TABLETOP)
     assert len(here) >= 3
     for example in here:
-        (job,) = jobs(setup, {0: example.images["table"]}, state=example.state)
+        seen = dict(enumerate(by_slot(example.images).values()))
+        (job,) = jobs(setup, seen, state=example.state)
         assert job.observation.images["base_0_rgb"].shape == (224, 224, 3)
         assert example.prompt
 
@@ -535,7 +538,7 @@ def test_who_has_too_much_waiting_is_turned_away_before_a_picture_is_read(monkey
     )
     file = {"path": "x.png", "meta": {"_type": "gradio.FileData"}}
     with pytest.raises(gr.Error, match="try again in 3 s"):
-        called("go", {"base_0_rgb": file})
+        called("go", in_all(file))
     assert read == []
 
 
@@ -591,7 +594,7 @@ def test_results_are_counted_as_what_they_cost():
     asked = [
         Job(
             (name,),
-            RawObservation("tabletop", {"base_0_rgb": given}, {}, "go", np.zeros(14)),
+            RawObservation("tabletop", in_all(given), {}, "go", np.zeros(14)),
             Options(),
         )
         for name, given in (("pi0", picture), ("fast", picture.copy()))

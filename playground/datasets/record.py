@@ -18,14 +18,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from playground.robots.builtin import TABLETOP
+from playground.robots.builtin import TABLE_CAMERA, TABLETOP
 from playground.robots.norm_stats import RunningStats
-from playground.tabletop.render import render
+from playground.robots.robot import NO_CAMERA
+from playground.tabletop.render import render_cameras
 from playground.tabletop.rollout import ask_expert
 from playground.tabletop.scene import CONTROL_HZ, IMAGE_SIZE, Table, random_scene
 from playground.tabletop.tasks import Referee, Task, parse
 
-CAMERA = "observation.images.table"
+# By camera slot, the feature that holds its pictures.
+CAMERAS = {
+    slot.name: f"observation.images.{slot.camera}"
+    for slot in TABLETOP.flow_slots
+    if slot.camera != NO_CAMERA
+}
+CAMERA = f"observation.images.{TABLE_CAMERA}"
 PROMPTS = ("touch the red cube", "pick up the blue cube", "pick up the green cube")
 SEED = 9_000_011  # far from the scenes of training and of evaluation
 # LeRobot's own settings: a key frame every 2 frames lets any frame be shown at once.
@@ -37,10 +44,11 @@ _EPISODES = "meta/episodes/chunk-000/file-000.parquet"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Recording:
-    """n frames of one task. images uint8 [n, size, size, 3]; states, actions float32 [n, 14]."""
+    """n frames of one task. images: by feature, uint8 [n, size, size, 3]; states, actions float32
+    [n, 14]."""
 
     task: str
-    images: np.ndarray
+    images: dict[str, np.ndarray]
     states: np.ndarray
     actions: np.ndarray
 
@@ -50,10 +58,10 @@ def perform(task: Task, seed: int, size: int = IMAGE_SIZE) -> Recording:
     Raises ValueError if it fails."""
     table = Table(random_scene(seed))
     referee, outcome = Referee(table, task), None
-    images, states, actions = [], [], []
+    looks, states, actions = [], [], []
     while outcome is None:
         for action in ask_expert(table, task):
-            images.append(render(table, size))
+            looks.append(render_cameras(table, size))
             states.append(table.state())
             actions.append(action)
             table.step(action)
@@ -62,26 +70,32 @@ def perform(task: Task, seed: int, size: int = IMAGE_SIZE) -> Recording:
     if not outcome.success:
         raise ValueError(f"the expert failed at scene {seed}: {outcome.reason}")
     numbers = (np.asarray(rows, np.float32) for rows in (states, actions))
-    return Recording(task.prompt, np.stack(images), *numbers)
+    images = {
+        feature: np.stack([look[slot] for look in looks]) for slot, feature in CAMERAS.items()
+    }
+    return Recording(task.prompt, images, *numbers)
 
 
 def write(folder: Path, recordings: Sequence[Recording], fps: int = CONTROL_HZ) -> None:
-    """A dataset with all episodes in one parquet file and one mp4."""
+    """A dataset with all episodes in one parquet file and one mp4 a camera."""
+    features = tuple(recordings[0].images)
     texts = sorted({recording.task for recording in recordings})
     lengths = [len(recording.states) for recording in recordings]
     starts = np.concatenate([[0], np.cumsum(lengths)])
-    for name in (_data_name(), _video_name(), _EPISODES):
+    for name in (_data_name(), *map(_video_name, features), _EPISODES):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
     with pq.ParquetWriter(folder / _data_name(), _SCHEMA) as writer:
         for number, recording in enumerate(recordings):
             task = texts.index(recording.task)
             writer.write_table(_rows(recording, number, int(starts[number]), task, fps))
-    _write_video(folder / _video_name(), recordings, fps)
+    for feature in features:
+        images = [recording.images[feature] for recording in recordings]
+        _write_video(folder / _video_name(feature), images, fps)
     pq.write_table(_episode_rows(recordings, starts, fps), folder / _EPISODES)
     tasks = pa.table({"task_index": range(len(texts)), "task": texts})
     pq.write_table(tasks, folder / "meta/tasks.parquet")
-    size = recordings[0].images.shape[1:]
-    _write_json(folder / "meta/info.json", _info(lengths, len(texts), size, fps))
+    sizes = {feature: images.shape[1:] for feature, images in recordings[0].images.items()}
+    _write_json(folder / "meta/info.json", _info(lengths, len(texts), sizes, fps))
     _write_json(folder / "meta/stats.json", _stats(recordings))
 
 
@@ -89,8 +103,8 @@ def _data_name() -> str:
     return _DATA.format(chunk_index=0, file_index=0)
 
 
-def _video_name() -> str:
-    return _VIDEO.format(video_key=CAMERA, chunk_index=0, file_index=0)
+def _video_name(feature: str) -> str:
+    return _VIDEO.format(video_key=feature, chunk_index=0, file_index=0)
 
 
 def _write_json(path: Path, tree: dict) -> None:
@@ -117,20 +131,28 @@ def _rows(recording: Recording, number: int, start: int, task: int, fps: int) ->
     return pa.table(columns, schema=_SCHEMA)
 
 
-def _write_video(path: Path, recordings: Sequence[Recording], fps: int) -> None:
+def _write_video(path: Path, episodes: Sequence[np.ndarray], fps: int) -> None:
     codec, options = _ENCODER
     with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
         stream = container.add_stream(codec, rate=fps, options=options)
-        stream.height, stream.width = recordings[0].images.shape[1:3]
+        stream.height, stream.width = episodes[0].shape[1:3]
         stream.pix_fmt, stream.time_base = "yuv420p", Fraction(1, fps)
-        for recording in recordings:
-            for image in recording.images:
+        for images in episodes:
+            for image in images:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
 
 
 def _episode_rows(recordings: Sequence[Recording], starts: np.ndarray, fps: int) -> pa.Table:
-    zeros, video = [0] * len(recordings), f"videos/{CAMERA}"
+    zeros = [0] * len(recordings)
+    videos = {}
+    for feature in recordings[0].images:
+        videos |= {
+            f"videos/{feature}/chunk_index": zeros,
+            f"videos/{feature}/file_index": zeros,
+            f"videos/{feature}/from_timestamp": (starts[:-1] / fps).tolist(),
+            f"videos/{feature}/to_timestamp": (starts[1:] / fps).tolist(),
+        }
     return pa.table(
         {
             "episode_index": list(range(len(recordings))),
@@ -140,21 +162,22 @@ def _episode_rows(recordings: Sequence[Recording], starts: np.ndarray, fps: int)
             "data/file_index": zeros,
             "dataset_from_index": starts[:-1].tolist(),
             "dataset_to_index": starts[1:].tolist(),
-            f"{video}/chunk_index": zeros,
-            f"{video}/file_index": zeros,
-            f"{video}/from_timestamp": (starts[:-1] / fps).tolist(),
-            f"{video}/to_timestamp": (starts[1:] / fps).tolist(),
+            **videos,
             "meta/episodes/chunk_index": zeros,
             "meta/episodes/file_index": zeros,
         }
     )
 
 
-def _info(lengths: list[int], tasks: int, size: tuple[int, ...], fps: int) -> dict:
+def _info(lengths: list[int], tasks: int, sizes: dict[str, tuple[int, ...]], fps: int) -> dict:
+    """sizes: by feature, of its pictures, [height, width, channels]."""
     names = [dimension.name.replace(" ", "_") for dimension in TABLETOP.state]
     vector = {"dtype": "float32", "shape": [len(names)], "names": names}
-    picture = {"dtype": "video", "shape": list(size), "names": ["height", "width", "channels"]}
-    picture["info"] = {"video.codec": "av1", "video.pix_fmt": "yuv420p", "video.fps": fps}
+    encoded = {"video.codec": "av1", "video.pix_fmt": "yuv420p", "video.fps": fps}
+    axes = {"names": ["height", "width", "channels"], "info": encoded}
+    pictures = {
+        feature: {"dtype": "video", "shape": list(size), **axes} for feature, size in sizes.items()
+    }
     plain = {name: {"dtype": "int64", "shape": [1], "names": None} for name in _COUNTS}
     return {
         "codebase_version": "v3.0",
@@ -170,7 +193,7 @@ def _info(lengths: list[int], tasks: int, size: tuple[int, ...], fps: int) -> di
         "features": {
             "observation.state": vector,
             "action": vector,
-            CAMERA: picture,
+            **pictures,
             "timestamp": {"dtype": "float32", "shape": [1], "names": None},
             **plain,
         },

@@ -32,7 +32,7 @@ from playground.policies.places import Places
 from playground.robots import builtin, conversion, transforms
 from playground.robots.conversion import ModelInput
 from playground.robots.ranges import far_states
-from playground.robots.robot import Robot
+from playground.robots.robot import NO_CAMERA, Robot
 from playground.robots.transforms import InputRules
 from playground.serving.events import Done, Event, Phase
 from playground.tabletop import camera
@@ -390,11 +390,20 @@ class Policy:
 
     def _on_table(self, given: ModelInput) -> bool | None:
         """Whether the table's camera took the pictures, as far as there are any: one that is
-        blanked stays where it is. None for the policy of another robot."""
+        blanked stays where it is, and what the robot's other cameras saw says nothing of it. None
+        for the policy of another robot."""
         if self.robot.name != builtin.TABLETOP.name:
             return None
-        filled = (image for slot, image in given.images.items() if given.modes[slot] == "filled")
-        return all(camera.shows_table(image) for image in filled)
+        others = {
+            slot.name
+            for slot in self.info.slots
+            if slot.camera not in (builtin.TABLE_CAMERA, NO_CAMERA)
+        }
+        return all(
+            camera.shows_table(image)
+            for slot, image in given.images.items()
+            if given.modes[slot] == "filled" and slot not in others
+        )
 
     def _warnings(self, raw: RawObservation, prompt: Prompt | FastPrompt) -> tuple[str, ...]:
         found = []

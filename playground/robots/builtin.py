@@ -151,16 +151,17 @@ LIBERO_OFFSETS = dataclasses.replace(LIBERO, offsets=(True,) * 6 + (False,))
 # policy believes it to be, and the values to learn (and FAST's coefficients) are small: a second
 # of motion instead of the whole workspace. Grippers stay absolute, as in openpi's ALOHA: open and
 # closed are two places, not a motion.
+TABLE_CAMERA = "table"
 TABLETOP = Robot(
     name="tabletop",
     title="Tabletop",
     flow_slots=(
-        Slot(PI0_SLOTS[0], "table", True, "masked"),
+        Slot(PI0_SLOTS[0], TABLE_CAMERA, True, "masked"),
         Slot(PI0_SLOTS[1], NO_CAMERA, False, "masked"),
         Slot(PI0_SLOTS[2], NO_CAMERA, False, "masked"),
     ),
     fast_slots=(
-        Slot(PI0_SLOTS[0], "table", True, "black"),
+        Slot(PI0_SLOTS[0], TABLE_CAMERA, True, "black"),
         Slot(PI0_SLOTS[1], NO_CAMERA, False, "black"),
         Slot(PI0_SLOTS[2], NO_CAMERA, False, "black"),
     ),

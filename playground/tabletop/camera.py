@@ -5,9 +5,12 @@ table have in common, a picture of the table has too.
 """
 
 import functools
+import json
 from pathlib import Path
 
 import numpy as np
+
+from playground.robots.builtin import TABLE_CAMERA, TABLETOP
 
 FOREIGN = (
     "This picture is not from the simulated table. The small bundled policies know nothing else: "
@@ -24,8 +27,11 @@ def _table() -> tuple[np.ndarray, np.ndarray]:
     """(colours float [cells, 3], which cells show the table alone) of the example pictures."""
     from PIL import Image
 
-    pictures = [_cells(np.asarray(Image.open(path))) for path in sorted(_EXAMPLES.glob("*.png"))]
-    cells = np.stack(pictures)
+    examples = [json.loads(path.read_text("utf-8")) for path in sorted(_EXAMPLES.glob("*.json"))]
+    files = [
+        _EXAMPLES / one["images"][TABLE_CAMERA] for one in examples if one["robot"] == TABLETOP.name
+    ]
+    cells = np.stack([_cells(np.asarray(Image.open(path))) for path in files])
     return np.median(cells, axis=0), (np.ptp(cells, axis=0) < _SAME).all(-1)
 
 

@@ -79,11 +79,11 @@ def render(table: Table, size: int = IMAGE_SIZE, camera: str = CAMERA) -> np.nda
     return np.ascontiguousarray(levels.T).reshape(size, size, 3)
 
 
-def render_cameras(table: Table) -> dict[str, np.ndarray]:
-    """By camera slot, what every camera of the table sees; the table's own at IMAGE_SIZE, which
+def render_cameras(table: Table, size: int = IMAGE_SIZE) -> dict[str, np.ndarray]:
+    """By camera slot, what every camera of the table sees; the table's own at `size`, which
     people look at, those on the grippers at the size that the policies are made for."""
     return {
-        slot: render(table, IMAGE_SIZE if camera == CAMERA else WRIST_SIZE, camera)
+        slot: render(table, size if camera == CAMERA else WRIST_SIZE, camera)
         for slot, camera in table.spec.cameras
     }
 

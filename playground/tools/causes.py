@@ -22,13 +22,13 @@ from playground.checkpoints import catalog
 from playground.checkpoints.load import open_policy
 from playground.policies.base import Policy
 from playground.tabletop.patches import cubes_in
-from playground.tabletop.render import render
+from playground.tabletop.render import render_cameras
+from playground.tabletop.rollout import CAMERA_SLOT
 from playground.tabletop.scene import COLOURS, Scene, Table, random_scene
 from playground.trace import Cut, Options, RawObservation
 from playground.training.intervals import share
 
 SCENES_SEED = 20_260  # demonstrations have small numbers
-_SLOT = "base_0_rgb"
 
 
 def settings() -> argparse.ArgumentParser:
@@ -86,11 +86,11 @@ def speed(policy: Policy) -> dict[str, Cost]:
     """What each analysis of one scene costs when its programs are compiled: of three calls the one
     that was quickest by the clock."""
     scene = random_scene(np.random.default_rng([SCENES_SEED, 0]))
-    images, state = {_SLOT: render(Table(scene))}, np.array(scene.state)
+    images, state = render_cameras(Table(scene)), np.array(scene.state)
     raw = RawObservation("tabletop", images, {}, "touch the red cube", state)
     cut = Options(cuts=(Cut("actions", "text"),))
     blue = "touch the blue cube"
-    cell = CellRequest(policy.info.name, raw, Options(), blue, group=_SLOT, layer=3)
+    cell = CellRequest(policy.info.name, raw, Options(), blue, group=CAMERA_SLOT, layer=3)
 
     def traced(patches: bool):
         patching.trace(policy, raw, blue, Options(), noises=4, patches=patches)
@@ -148,7 +148,7 @@ def observed(number: int) -> tuple[RawObservation, dict[str, str], Scene, tuple[
     rng = np.random.default_rng([SCENES_SEED, number])
     scene = random_scene(rng)
     one, other = rng.permutation(COLOURS)[:2]
-    images = {_SLOT: render(Table(scene))}
+    images = render_cameras(Table(scene))
     raw = RawObservation("tabletop", images, {}, f"touch the {one} cube", np.array(scene.state))
     swaps = {"colour": f"touch the {other} cube", "verb": f"pick up the {one} cube"}
     return raw, swaps, scene, (one, other)
@@ -177,7 +177,7 @@ def summary(report: CausalTrace, scene: Scene, colours: tuple) -> dict:
         slot, row, column, recovered = top
         found |= {"top patch": recovered, "slot": slot}
         inside = cubes_in(scene.cubes, row, column, len(report.patches[slot]))
-        shown = [colour in inside and slot == _SLOT for colour in colours]
+        shown = [colour in inside and slot == CAMERA_SLOT for colour in colours]
         found |= {"named": shown[0], "either": any(shown)}
     return found
 

@@ -14,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -38,9 +39,9 @@ def two_cameras(folder: Path) -> None:
     """One episode of FRAMES frames: a demonstration over and over, seen twice."""
     done = record.perform(Task("pick", "red", "pick up the {} cube"), record.SEED)
     times = -(-FRAMES // len(done.states))
-    images, states, actions = (
-        np.concatenate([values] * times)[:FRAMES]
-        for values in (done.images, done.states, done.actions)
+    images, states, actions = jax.tree.map(
+        lambda values: np.concatenate([values] * times)[:FRAMES],
+        (done.images, done.states, done.actions),
     )
     record.write(folder, [dataclasses.replace(done, images=images, states=states, actions=actions)])
     shutil.copytree(folder / "videos" / record.CAMERA, folder / "videos" / SIDE)

@@ -137,8 +137,7 @@ def _observation(link: Link, setup: Setup):
         if setup.robot.name != TABLETOP.name or not job.available():
             raise ValueError(f"scene {link.scene} cannot be drawn here")
         scene = scenes.draw(link.scene)
-        pictures = [scene.image] + [None] * (len(setup.cameras) - 1)
-        state, prompt = scene.state, ""
+        pictures, state, prompt = scene.pictures(setup), scene.state, ""
     else:
         pictures, state, prompt = [None] * len(setup.cameras), setup.robot.resting_state, ""
     return prompt if link.prompt is None else link.prompt, state, pictures

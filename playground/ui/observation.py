@@ -312,14 +312,15 @@ def given(picture: np.ndarray | str | None) -> dict:
 
 def placed(setup: Setup, seed: int, drawn: Drawn, form: Form) -> dict:
     """Updates that put a scene of the table in; the prompt stays."""
-    return {
+    updates = {
         form.scenes.seed: seed,
-        form.pictures[0]: given(drawn.image),
-        form.modes[0]: AS_TRAINED,
         form.state: gr.update(
             value=state_value(setup, drawn.state), judged=judged(setup, drawn.state)
         ),
     }
+    for index, seen in enumerate(drawn.pictures(setup)):
+        updates |= {form.pictures[index]: given(seen), form.modes[index]: AS_TRAINED}
+    return updates
 
 
 def effects(setup: Setup, chosen: Sequence[str], temperature: float, form: Form) -> dict:

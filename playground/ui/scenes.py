@@ -9,7 +9,7 @@ import threading
 import gradio as gr
 import numpy as np
 
-from playground.robots.builtin import TABLETOP
+from playground.robots.builtin import TABLE_CAMERA, TABLETOP
 from playground.tabletop import camera, job
 from playground.trace import Trace, image_digest
 from playground.ui import errors
@@ -26,22 +26,29 @@ _MISSING = f"New scenes and rollouts are off here. {job.MISSING}"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Drawn:
-    """image: what the table's camera sees, uint8 [size, size, 3]; state: of the arms, 14 values."""
+    """images: by camera slot, what the table's cameras see, uint8 [size, size, 3]; state: of the
+    arms, 14 values."""
 
-    image: np.ndarray
+    images: dict[str, np.ndarray]
     state: tuple[float, ...]
+
+    def pictures(self, setup: Setup) -> list[np.ndarray | None]:
+        """Of the setup's cameras, in their order; None for one that the table lacks."""
+        slots = [next(iter(camera.slots.values())) for camera in setup.cameras]
+        return [self.images.get(slot.name) for slot in slots]
 
 
 @functools.lru_cache(maxsize=64)
 def draw(seed: int) -> Drawn:
     """The scene of a number; the same for the same number. Any thread may call it."""
     with _LOCK:
-        from playground.tabletop.render import render
+        from playground.tabletop.render import render_cameras
+        from playground.tabletop.rollout import CAMERA_SLOT
         from playground.tabletop.scene import Table, random_scene
 
         scene = random_scene(seed)
-        drawn = Drawn(render(Table(scene)), scene.state)
-        know(drawn.image, seed)
+        drawn = Drawn(render_cameras(Table(scene)), scene.state)
+        know(drawn.images[CAMERA_SLOT], seed)
         return drawn
 
 
@@ -49,7 +56,7 @@ _known: collections.OrderedDict[str, int] = collections.OrderedDict()  # by the 
 
 
 def know(image: np.ndarray, seed: int) -> None:
-    """Remembers which scene a picture shows."""
+    """Remembers which scene a picture of the table's camera shows."""
     _known[image_digest(image)] = seed
     while len(_known) > _MOST_KNOWN:
         _known.popitem(last=False)
@@ -124,7 +131,7 @@ def build(setup: Setup, seed: int | None) -> Scenes:
     there = job.available()
     for example in examples(TABLETOP):
         if example.scene is not None:
-            know(next(iter(example.images.values())), example.scene)
+            know(example.images[TABLE_CAMERA], example.scene)
     with gr.Column(visible=setup.robot.name == TABLETOP.name, elem_classes="scene") as column:
         with gr.Row(elem_classes="scene-row"):
             new = gr.Button("New scene", size="sm", visible=there, elem_id="new-scene", min_width=0)

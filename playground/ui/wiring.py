@@ -177,7 +177,7 @@ def _wire_examples_and_scenes(handlers: Handlers, answer) -> None:
     chosen = form.examples.select(handlers.example, form.robot, filled, **appearance.PRIVATE)
     answer(chosen.then, fn=handlers.run_example)
     placed = {
-        "outputs": [table.seed, form.pictures[0], form.modes[0], form.state],
+        "outputs": [table.seed, *form.pictures, *form.modes, form.state],
         **appearance.PRIVATE,
     }
     answer(table.new.click(handlers.new_scene, form.robot, **placed).then)

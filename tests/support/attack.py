@@ -21,6 +21,8 @@ import httpx
 import numpy as np
 from PIL import Image
 
+from tests.support.table import in_all
+
 _TIMEOUT_S = 60.0
 _FROM = "203.0.113.7"
 _MARK = {"_type": "gradio.FileData"}
@@ -100,7 +102,7 @@ class Attacker:
 
     def _ask_of(self, picture: dict, **options) -> None:
         """Asks and does not wait for the answer."""
-        given = {"prompt": "touch the red cube", "images": {"base_0_rgb": picture}, **options}
+        given = {"prompt": "touch the red cube", "images": in_all(picture), **options}
         self._join(self._function("infer"), list((self._defaults | given).values()))
 
 
