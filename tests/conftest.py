@@ -37,7 +37,9 @@ def pytest_configure(config):
     programs = config.rootpath / ".pytest_cache" / "programs"
     programs.mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(programs))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    # Some thirty programs start here, which run the same: what compiles so quickly is kept, too.
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
