@@ -2,12 +2,14 @@
 
 import re
 
+import numpy as np
 import pytest
 
 from playground.robots.builtin import TABLETOP
 from playground.trace import Cut, Options
-from playground.ui import guide, links, observation, prompt_bar
+from playground.ui import guide, links, observation, prompt_bar, scenes
 from playground.ui.examples import examples
+from playground.ui.request import AS_TRAINED
 from playground.ui.setup import Setups
 from tests.support.blocks import built
 from tests.test_ui import Loaded, info_of
@@ -42,6 +44,16 @@ def test_a_link_sets_prompt_scene_policies_and_options(page):
     cuts = (Cut("actions", "text", (1, 3)), Cut("text", "images"))
     assert link.options == Options(num_steps=5, seed=7, constrained=False, guidance=1.5, cuts=cuts)
     assert found.updates[form.cuts] == {"values": ["actions>text:1,3", "text>images"]}
+
+
+def test_a_scene_fills_the_slots_whose_cameras_the_table_has(page):
+    setups, form = page
+    seen = {"left_wrist_0_rgb": np.zeros((2, 2, 3), np.uint8)}
+    updates = observation.placed(setups.of(), 7, scenes.Drawn(seen, (0.0,) * 14), form)
+    assert updates[form.pictures[1]]["value"] is seen["left_wrist_0_rgb"]
+    assert updates[form.modes[1]] == AS_TRAINED
+    others = {*form.pictures, *form.modes} - {form.pictures[1], form.modes[1]}
+    assert not others & updates.keys()
 
 
 def test_what_a_link_does_not_say_is_as_on_a_fresh_page(page):

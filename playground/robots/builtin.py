@@ -146,12 +146,13 @@ LIBERO = Robot(
 # steps already; adding it again gives LIBERO's steps, so the meaning stays.
 LIBERO_OFFSETS = dataclasses.replace(LIBERO, offsets=(True,) * 6 + (False,))
 
+TABLE_CAMERA = "table"
+
 # The bundled policies' own table: ALOHA's arms and numbers, one camera. Offsets, because then an
 # arm that rests is zero in every scene, a chunk starts where the arm is instead of where the
 # policy believes it to be, and the values to learn (and FAST's coefficients) are small: a second
 # of motion instead of the whole workspace. Grippers stay absolute, as in openpi's ALOHA: open and
 # closed are two places, not a motion.
-TABLE_CAMERA = "table"
 TABLETOP = Robot(
     name="tabletop",
     title="Tabletop",

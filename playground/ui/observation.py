@@ -311,7 +311,8 @@ def given(picture: np.ndarray | str | None) -> dict:
 
 
 def placed(setup: Setup, seed: int, drawn: Drawn, form: Form) -> dict:
-    """Updates that put a scene of the table in; the prompt stays."""
+    """Updates that put a scene of the table in; the prompt stays, and so do slots that none of its
+    cameras fills."""
     updates = {
         form.scenes.seed: seed,
         form.state: gr.update(
@@ -319,7 +320,8 @@ def placed(setup: Setup, seed: int, drawn: Drawn, form: Form) -> dict:
         ),
     }
     for index, seen in enumerate(drawn.pictures(setup)):
-        updates |= {form.pictures[index]: given(seen), form.modes[index]: AS_TRAINED}
+        if seen is not None:
+            updates |= {form.pictures[index]: given(seen), form.modes[index]: AS_TRAINED}
     return updates
 
 
