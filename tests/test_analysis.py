@@ -39,6 +39,7 @@ from playground.serving.worker import Worker
 from playground.trace import Options, RawObservation, Stats
 from playground.training.tokenizers import fit_action_tokenizer
 from playground.views import matters
+from tests.support.table import CAMERAS
 
 SLOTS = tuple(slot.name for slot in TABLETOP.flow_slots)
 VISION = VisionConfig(width=16, depth=1, mlp_dim=16, num_heads=2, patch_size=14, image_size=28)
@@ -80,9 +81,12 @@ EXTENT = 5 * DEVIATION
 
 
 def observe(prompt=RED, seed=0, **images):
-    picture = np.random.default_rng(seed).integers(0, 256, (28, 28, 3), np.uint8)
+    pictures = {
+        slot: np.random.default_rng([seed, number]).integers(0, 256, (28, 28, 3), np.uint8)
+        for number, slot in enumerate(CAMERAS)
+    }
     state = np.array(TABLETOP.resting_state) + np.linspace(-0.1, 0.1, 14)
-    return RawObservation("tabletop", {SLOTS[0]: picture, **images}, {}, prompt, state)
+    return RawObservation("tabletop", pictures | images, {}, prompt, state)
 
 
 def tokenizer():
@@ -264,10 +268,10 @@ def test_without_sight_a_black_camera_changes_nothing():
     raw = observe()
     found, _ = variants(raw, TABLETOP, None, groups=["camera"])
     _, changes = measure(flow(no_sight), raw, QUICK, found, noises=3)
-    assert {c.variant: c.percent == 0 for c in changes} == {
-        "base 0 black": True,
-        "base 0 masked": False,  # what is not there draws no attention
-    }
+    names = [slot.removesuffix("_rgb").replace("_", " ") for slot in CAMERAS]
+    # What is masked draws no attention.
+    expected = {f"{name} {mode}": mode == "black" for name in names for mode in ("black", "masked")}
+    assert {c.variant: c.percent == 0 for c in changes} == expected
     assert not any(c.same_input for c in changes)
     _, seen = measure(flow(), raw, QUICK, found, noises=3)
     assert min(change.percent for change in seen) > 0
@@ -480,6 +484,7 @@ def test_shuffling_and_garbling_give_up_where_nothing_can_differ():
 def test_camera_variants():
     raw = observe(**{SLOTS[1]: np.zeros((4, 4, 3), np.uint8)})
     raw.modes[SLOTS[2]] = "black"
+    raw.images.pop(SLOTS[2], None)
     found, _ = variants(raw, TABLETOP, None, groups=["camera"])
     assert [v.name for v in found] == [
         "base 0 black",
@@ -490,7 +495,7 @@ def test_camera_variants():
     assert found[3].changed.modes == {SLOTS[1]: "masked", SLOTS[2]: "black"}
     assert list(found[3].changed.images) == [SLOTS[0]]
     assert len(raw.images) == 2
-    bare = dataclasses.replace(raw, images={}, modes={SLOTS[0]: "black"})
+    bare = dataclasses.replace(raw, images={}, modes=dict.fromkeys(SLOTS, "black"))
     assert variants(bare, TABLETOP, None, groups=["camera"]) == (
         (),
         ("No camera holds a picture: there is none to take away.",),

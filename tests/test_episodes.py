@@ -38,6 +38,7 @@ from playground.ui.setup import Setups
 from playground.views import episode as episode_view
 from playground.views import seam as seam_view
 from playground.views import theme, worms
+from tests.support.table import CAMERAS, in_all
 from tests.support.visitor import FAST, PI0
 
 OPTIONS = Options(num_steps=4, seed=2)
@@ -295,7 +296,7 @@ def test_pictures_are_served_by_frame(recordings, client):
     there = open_dataset(BUNDLED).episode(1).picture("observation.images.table", 30)
     assert np.abs(picture - there).mean() < 3
     for place in (
-        f"{opened.key}/1/1/30",
+        f"{opened.key}/1/{len(CAMERAS)}/30",
         f"{opened.key}/1/0/999",
         f"{opened.key}/9/0/0",
         "x/1/0/0",
@@ -393,8 +394,9 @@ def test_what_names_leave_open_is_asked_once_and_kept(goldens, setup, recordings
     choice = Choice(cameras={})
     found = reading.fit(setup, unnamed, opened.episode(0), choice, False)
     assert not found.matches
-    # Once for both, and where to choose stands in it.
-    (reason,) = found.reasons
+    # Of each camera once for both, and where to choose stands in it.
+    assert len(found.reasons) == len(CAMERAS)
+    reason = found.reasons[0]
     both = " and ".join(info.title for info in setup.infos.values())
     assert reason.startswith(f"It does not fit {both}: A picture is needed in base_0_rgb (table)")
     assert reason.endswith(
@@ -406,6 +408,7 @@ def test_what_names_leave_open_is_asked_once_and_kept(goldens, setup, recordings
     chosen, anyway = reading.choice_of(setup, unnamed, ["", "action", False, True, *cameras])
     assert chosen == Choice(actions="action", cameras={"base_0_rgb": "observation.images.left"})
     assert anyway
+    chosen = chosen.model_copy(update={"cameras": in_all("observation.images.left")})
     assert set(reading.fit(setup, unnamed, opened.episode(0), chosen, False).matches) == {PI0, FAST}
     kept = json.loads(json.dumps(reading.remember(None, "mine", chosen)))
     assert reading.remembered(kept, "mine") == chosen
@@ -461,7 +464,8 @@ def test_reports_are_files_to_save(recordings, client):
 
 
 def test_own_statistics_are_held_against_the_norm_stats(goldens, setup, recordings):
-    question = question_on(setup, recordings.open(str(goldens / "datasets" / "v30_table")), 0)
+    seen = Choice(cameras=in_all("observation.images.table"))
+    question = question_on(setup, recordings.open(str(goldens / "datasets" / "v30_table")), 0, seen)
     page = stats.page(question)
     assert "all 3 episodes" in page
     assert "averages the quantiles of the episodes" in page

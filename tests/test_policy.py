@@ -21,15 +21,16 @@ from playground import codec, trace
 from playground.checkpoints import load
 from playground.policies import base, token_layout
 from playground.policies.base import CALL_DEADLINE_S, patience_s, sample_noise
-from playground.robots import conversion
+from playground.robots import builtin, conversion
 from playground.robots.builtin import ALOHA, TABLETOP
+from playground.robots.robot import NO_CAMERA
 from playground.serving.events import Done, Phase, Step, TokenEvent
 from playground.tabletop import camera
 from playground.trace import ALLOWED, PADDING, Options, RawObservation, Stats, token_ids
 from playground.ui.examples import examples
 from tests import test_analysis as small
 from tests.support.golden_models import CONFIGS, case, close, same
-from tests.support.table import by_slot, in_all
+from tests.support.table import CAMERAS, ONE_CAMERA, by_slot, in_all
 
 QUICK = Options(num_steps=2, max_tokens=4)
 
@@ -45,9 +46,12 @@ def fast():
 
 
 def observe(policy, seed=0, prompt="pick up the red cube", modes=None, nudge=0.0):
-    image = np.random.default_rng(seed).integers(0, 256, (90, 120, 3), np.uint8)
+    images = {
+        slot: np.random.default_rng([seed, number]).integers(0, 256, (90, 120, 3), np.uint8)
+        for number, slot in enumerate(CAMERAS)
+    }
     state = np.array(policy.robot.resting_state) + nudge
-    return RawObservation("tabletop", {"base_0_rgb": image}, modes or {}, prompt, state)
+    return RawObservation("tabletop", images, modes or {}, prompt, state)
 
 
 def run(policy, raw, options=QUICK):
@@ -70,7 +74,7 @@ def test_a_large_model_on_a_cpu_is_given_time(flow):
 
 def test_flow_trace_is_the_models_own_run(flow):
     """Against the model called directly, every camera in place and masked by its bit."""
-    raw = observe(flow)
+    raw = observe(flow, modes=ONE_CAMERA)
     got, events = run(flow, raw, dataclasses.replace(QUICK, num_samples=2, seed=5))
     size = flow.info.image_size
     images = {slot: got.images[slot] for slot in flow.config.image_slots}
@@ -147,7 +151,8 @@ def test_pictures_together_are_the_pictures_alone(flow, monkeypatch):
         slot: np.random.default_rng(i).integers(0, 256, (90, 120, 3), np.uint8)
         for i, slot in enumerate(flow.config.image_slots[:2])
     }
-    raw = dataclasses.replace(observe(flow), images=images)
+    modes = {flow.config.image_slots[2]: "masked"}
+    raw = dataclasses.replace(observe(flow), images=images, modes=modes)
     alone, _ = run(flow, raw)
     flow.kept.image_tokens.clear()
     flow.kept.prefixes.clear()
@@ -268,10 +273,11 @@ def test_text_padding_left_out_changes_no_number(flow, fast):
     prompt = flow.prepare(observe(flow)).prompt
     assert prompt.mask.sum() < 32 < len(prompt.tokens)
     (prefix, _) = next(reversed(flow.kept.prefixes.values()))
-    assert prefix.input_mask.shape == (1, 64 + len(prompt.tokens))  # the last run measured
+    seen = 64 * len(CAMERAS.keys() - modes.keys())
+    assert prefix.input_mask.shape == (1, seen + len(prompt.tokens))  # the last run measured
     run(flow, observe(flow, seed=6, prompt="touch the blue cube"))
     (prefix, _) = next(reversed(flow.kept.prefixes.values()))
-    assert prefix.input_mask.shape == (1, 64 + 32)
+    assert prefix.input_mask.shape == (1, 64 * len(CAMERAS) + 32)
 
 
 def test_a_sample_is_its_seed(flow):
@@ -559,20 +565,21 @@ def test_a_picture_that_the_tables_camera_did_not_take_is_told(flow):
         assert flow.prepare(raw).on_table is on_table
         assert (camera.FOREIGN in flow.prepare(raw).warnings) != on_table
     # Of a gripper's camera nothing is expected; what fills a slot without one is a stranger's.
+    cameras = zip(TABLETOP.flow_slots, (builtin.TABLE_CAMERA, "wrist", NO_CAMERA), strict=True)
     slots = tuple(
-        dataclasses.replace(slot, camera="wrist") if slot.name == "left_wrist_0_rgb" else slot
-        for slot in TABLETOP.flow_slots
+        dataclasses.replace(slot, camera=name, required=name != NO_CAMERA) for slot, name in cameras
     )
     gripper = load.untrained("pi0_tabletop")
     gripper.robot = dataclasses.replace(TABLETOP, flow_slots=slots)
     gripper.info = dataclasses.replace(gripper.info, slots=slots)
-    given = {**by_slot(example.images), "left_wrist_0_rgb": photo}
+    given = {"base_0_rgb": table, "left_wrist_0_rgb": photo}
     seen = RawObservation("tabletop", given, {}, "touch the red cube", state)
     assert gripper.prepare(seen).on_table is True
     for slot in ("base_0_rgb", "right_wrist_0_rgb"):
         strange = dataclasses.replace(seen, images={**given, slot: photo})
         assert gripper.prepare(strange).on_table is False
     # The camera of the table, blanked, stays where it is.
-    blank = RawObservation("tabletop", {}, {"base_0_rgb": "black"}, "touch the red cube", state)
+    modes = {"base_0_rgb": "black", **ONE_CAMERA}
+    blank = RawObservation("tabletop", {}, modes, "touch the red cube", state)
     assert flow.prepare(blank).on_table is True
     assert camera.FOREIGN not in flow.prepare(blank).warnings

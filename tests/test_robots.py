@@ -234,8 +234,8 @@ def test_a_state_is_normalised_in_the_model_s_convention(seed):
     ("family", "expected"), [("pi0", "masked"), ("pi05", "masked"), ("pi0_fast", "black")]
 )
 def test_a_missing_camera_differs_by_family(family, expected):
-    modes = slot_modes(TABLETOP.slots(family), raw(TABLETOP))
-    assert list(modes.values()) == ["filled", expected, expected]
+    modes = slot_modes(LIBERO.slots(family), raw(LIBERO))
+    assert list(modes.values()) == ["filled", "filled", expected]
 
 
 def test_modes_override_and_black_is_black():

@@ -180,7 +180,7 @@ def test_page_can_be_used_before_policies_are_loaded_where_slots_are_alike():
     assert setups.robots() == [TABLETOP, DROID]
     setup = setups.of("tabletop")
     assert setup.policies == ("one", "two")
-    (job,) = jobs(setup, {0: GREY})
+    (job,) = jobs(setup, ALL)
     assert job.policies == ("one", "two")
     with pytest.raises(ValueError, match="still being loaded"):
         jobs(setups.of("droid"), {0: GREY, 1: GREY})
