@@ -21,6 +21,7 @@ QUICK = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
     "--xla_cpu_use_fusion_emitters=false --xla_allow_excess_precision=false"
 )
+KEPT_FROM_S = 0.05
 
 
 def pytest_configure(config):
@@ -37,9 +38,9 @@ def pytest_configure(config):
     programs = config.rootpath / ".pytest_cache" / "programs"
     programs.mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(programs))
-    # Some thirty programs start here, which run the same: what compiles so quickly is kept, too.
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+    # Each page that is started here runs the same programs: what compiles quickly is kept, too.
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", str(KEPT_FROM_S))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", KEPT_FROM_S)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 

@@ -54,9 +54,9 @@ from PIL import Image
 import app
 from playground.checkpoints.catalog import BUNDLED_PAIR
 from playground.robots.builtin import TABLETOP
+from playground.robots.examples import examples
 from playground.serving import queue
 from playground.serving.worker import Worker
-from playground.ui.examples import examples
 from playground.ui.request import MAX_PICTURE
 from tests.support import attack
 from tests.support.table import in_all

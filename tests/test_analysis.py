@@ -39,7 +39,7 @@ from playground.serving.worker import Worker
 from playground.trace import Options, RawObservation, Stats
 from playground.training.tokenizers import fit_action_tokenizer
 from playground.views import matters
-from tests.support.table import CAMERAS
+from tests.support.table import CAMERAS, random_pictures
 
 SLOTS = tuple(slot.name for slot in TABLETOP.flow_slots)
 VISION = VisionConfig(width=16, depth=1, mlp_dim=16, num_heads=2, patch_size=14, image_size=28)
@@ -81,10 +81,7 @@ EXTENT = 5 * DEVIATION
 
 
 def observe(prompt=RED, seed=0, **images):
-    pictures = {
-        slot: np.random.default_rng([seed, number]).integers(0, 256, (28, 28, 3), np.uint8)
-        for number, slot in enumerate(CAMERAS)
-    }
+    pictures = random_pictures(seed, 28, 28)
     state = np.array(TABLETOP.resting_state) + np.linspace(-0.1, 0.1, 14)
     return RawObservation("tabletop", pictures | images, {}, prompt, state)
 

@@ -31,9 +31,9 @@ from PIL import Image
 from playground import run_file
 from playground.robots import transforms
 from playground.robots.builtin import TABLETOP
+from playground.robots.examples import EXAMPLES
 from playground.serving.events import Job
 from playground.ui import observation, prompt_bar, visits
-from playground.ui.examples import EXAMPLES
 from playground.ui.setup import Setups
 from tests.support.blocks import built
 from tests.support.table import in_all

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from playground.robots.builtin import TABLETOP
+from playground.robots.examples import examples
 from playground.trace import Cut, Options
 from playground.ui import guide, links, observation, prompt_bar, scenes
-from playground.ui.examples import examples
 from playground.ui.request import AS_TRAINED
 from playground.ui.setup import Setups
 from tests.support.blocks import built

@@ -17,12 +17,12 @@ from playground.analysis import prompts, sensitivity
 from playground.checkpoints import catalog, load, memory_plan
 from playground.policies.warm_up import CompiledAhead, grey_picture
 from playground.robots.builtin import TABLETOP
+from playground.robots.examples import examples
 from playground.serving.events import Phase, Step, TokenEvent
 from playground.tools import bench_full_size
 from playground.tools.bench_answers import policy_of
 from playground.trace import Options, RawObservation
 from playground.ui import example_cache
-from playground.ui.examples import examples
 from playground.ui.setup import Setups
 from tests.conftest import ROOT
 from tests.support.table import in_all

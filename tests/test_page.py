@@ -17,10 +17,10 @@ from playwright.sync_api import expect
 
 from playground.analysis import prompts, sensitivity
 from playground.robots.builtin import TABLETOP
+from playground.robots.examples import examples
 from playground.robots.norm_stats import normalise
 from playground.robots.transforms import load_image
 from playground.trace import Options, RawObservation, load
-from playground.ui.examples import examples
 from playground.views import attention, matters
 from playground.views.actions import figure
 from tests.support.table import by_slot, in_all

@@ -8,8 +8,8 @@ from playwright.sync_api import expect
 
 from playground.analysis import connections
 from playground.robots.builtin import TABLETOP
+from playground.robots.examples import examples
 from playground.trace import Cut, Options, RawObservation
-from playground.ui.examples import examples
 from tests.support.table import by_slot
 from tests.support.visitor import PI0
 

@@ -8,10 +8,10 @@ import pytest
 from playwright.sync_api import expect
 
 from playground.robots.builtin import TABLETOP
+from playground.robots.examples import examples
 from playground.tabletop import kinematics
 from playground.tabletop.scene import random_scene
 from playground.trace import Options, RawObservation
-from playground.ui.examples import examples
 from playground.views import overview, theme
 from tests.support.table import by_slot
 from tests.support.visitor import FAST, PI0, answered, run, trace_of

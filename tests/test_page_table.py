@@ -7,13 +7,13 @@ import pytest
 from playwright.sync_api import expect
 
 from playground.robots.builtin import TABLETOP
+from playground.robots.examples import examples
 from playground.robots.transforms import load_image
 from playground.tabletop import camera, kinematics
 from playground.tabletop.rollout import Episode
 from playground.tabletop.scene import Table, random_scene
 from playground.trace import Options, RawObservation, load
 from playground.ui import example_cache, scenes
-from playground.ui.examples import examples
 from playground.views import paths
 from tests.support.table import by_slot
 from tests.support.visitor import (

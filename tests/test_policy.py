@@ -23,14 +23,14 @@ from playground.policies import base, token_layout
 from playground.policies.base import CALL_DEADLINE_S, patience_s, sample_noise
 from playground.robots import builtin, conversion
 from playground.robots.builtin import ALOHA, TABLETOP
+from playground.robots.examples import examples
 from playground.robots.robot import NO_CAMERA
 from playground.serving.events import Done, Phase, Step, TokenEvent
 from playground.tabletop import camera
 from playground.trace import ALLOWED, PADDING, Options, RawObservation, Stats, token_ids
-from playground.ui.examples import examples
 from tests import test_analysis as small
 from tests.support.golden_models import CONFIGS, case, close, same
-from tests.support.table import CAMERAS, ONE_CAMERA, by_slot, in_all
+from tests.support.table import CAMERAS, ONE_CAMERA, by_slot, in_all, random_pictures
 
 QUICK = Options(num_steps=2, max_tokens=4)
 
@@ -46,12 +46,8 @@ def fast():
 
 
 def observe(policy, seed=0, prompt="pick up the red cube", modes=None, nudge=0.0):
-    images = {
-        slot: np.random.default_rng([seed, number]).integers(0, 256, (90, 120, 3), np.uint8)
-        for number, slot in enumerate(CAMERAS)
-    }
     state = np.array(policy.robot.resting_state) + nudge
-    return RawObservation("tabletop", images, modes or {}, prompt, state)
+    return RawObservation("tabletop", random_pictures(seed, 90, 120), modes or {}, prompt, state)
 
 
 def run(policy, raw, options=QUICK):

@@ -233,9 +233,10 @@ def test_a_state_is_normalised_in_the_model_s_convention(seed):
 @pytest.mark.parametrize(
     ("family", "expected"), [("pi0", "masked"), ("pi05", "masked"), ("pi0_fast", "black")]
 )
-def test_a_missing_camera_differs_by_family(family, expected):
-    modes = slot_modes(LIBERO.slots(family), raw(LIBERO))
-    assert list(modes.values()) == ["filled", "filled", expected]
+@pytest.mark.parametrize(("robot", "cameras"), [(LIBERO, 2), (TABLETOP, 1)])
+def test_a_missing_camera_differs_by_family(robot, cameras, family, expected):
+    modes = slot_modes(robot.slots(family), raw(robot))
+    assert list(modes.values()) == ["filled"] * cameras + [expected] * (3 - cameras)
 
 
 def test_modes_override_and_black_is_black():

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from playground.robots.builtin import TABLETOP
+from playground.robots.examples import examples
 from playground.tabletop import camera, job
 from playground.ui import scenes
-from playground.ui.examples import examples
 from tests.support.blocks import built
 from tests.test_ui import setup_of
 

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from playground.robots.builtin import TABLETOP
-from playground.robots.robot import NO_CAMERA
 from playground.serving.events import Done, Phase, Result
 from playground.tabletop import expert, kinematics
 from playground.tabletop import render as renderer
@@ -71,8 +70,8 @@ SPREAD = {"red": (-0.1, 0.45), "green": (0.0, 0.58), "blue": (0.12, 0.48)}
 
 def test_the_robot_on_the_page_has_the_cameras_of_the_table_there():
     shipped = [slot for slot, _ in Table(random_scene(0)).spec.cameras]
-    for slots in (TABLETOP.flow_slots, TABLETOP.fast_slots):
-        assert [slot.name for slot in slots if slot.camera != NO_CAMERA] == shipped
+    for family in ("pi0", "pi0_fast"):
+        assert list(TABLETOP.cameras(family)) == shipped
 
 
 def test_scenes_are_what_the_figures_assume():

@@ -500,17 +500,31 @@ def test_a_stopped_run_goes_on_to_the_same_weights_and_is_exported(looks, tmp_pa
             Stop.asked += 1
             return Stop.asked > 8
 
+    begun = ["python", "-m", "playground.training.train", "pi0", "--run", "my runs"]
+    graph_run.mkdir()
+    train.begin_with(graph_run, begun)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "Event", Stop)
         train.train("pi0", SCHEDULE, graph_run, data, None)
     assert train.checkpoints(graph_run).latest_step() == 5
+    train.begin_with(graph_run, begun)
+    train.begin_with(graph_run, [*begun, "--steps", "8"])
     train.train("pi0", SCHEDULE, graph_run, data, None)
     np.testing.assert_allclose(weights_of(graph_run), weights_of(tmp_path / "whole"), atol=1e-6)
 
     (graph_run / "log.csv").write_text("step,looks,seconds_a_step,loss\n8,30,0.1,1.5\n")
     train.draw(graph_run / "log.csv", graph_run / "curves.png", "pi0")
-    folder = tmp_path / "pi0_tabletop"
+    folder = tmp_path / "next" / "pi0_tabletop"
     export.export("pi0", folder, graph_run)
+    by = "python -m playground.training"
+    assert (folder / "README.md").read_text().split("```bash\n")[1].split("```")[
+        0
+    ].splitlines() == [
+        f"{by}.demonstrations --table first",
+        f"{by}.train pi0 --run 'my runs'",
+        f"{by}.train pi0 --run 'my runs' --steps 8  # from step 5",
+        f"{by}.export pi0 --run {graph_run} --folder {folder} --weights average",
+    ]
     names = set(load_file(folder / "model.safetensors"))
     assert names
     assert not any("grounding" in name for name in names)

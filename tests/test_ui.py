@@ -21,12 +21,12 @@ from PIL import Image
 from playground import codec
 from playground.robots import conversion
 from playground.robots.builtin import ALOHA, DROID, DROID_JOINT_POSITION, TABLETOP
+from playground.robots.examples import examples
 from playground.robots.norm_stats import normalise
 from playground.serving.events import Done, Failed, Finished, Job, Phase, Queued, Step, TokenEvent
 from playground.serving.queue import Busy
 from playground.trace import Computation, DecodedToken, Options, RawObservation, Slot, load
 from playground.ui import decoding, endpoint, example_cache, observation, prompt_bar, results
-from playground.ui.examples import examples
 from playground.ui.handlers import Handlers
 from playground.ui.progress import Progress
 from playground.ui.request import AS_TRAINED

@@ -235,7 +235,7 @@ def _as_lerobot_has_it(robot: Robot, cameras: Sequence[str]) -> Robot:
 def _misfits(described: LeRobotPolicy, family: Family, robot: Robot) -> list[str]:
     """Why a policy cannot be this robot's; [] if it can."""
     problems = []
-    filled = [slot.name for slot in robot.slots(family) if slot.camera != NO_CAMERA]
+    filled = list(robot.cameras(family))
     if not set(filled) <= set(described.cameras):
         problems.append(f"its cameras are {list(described.cameras)}, expected {filled} among them")
     for what, ours, theirs in (

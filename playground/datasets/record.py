@@ -18,21 +18,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from playground.robots.builtin import TABLE_CAMERA, TABLETOP
+from playground.robots.builtin import TABLETOP
 from playground.robots.norm_stats import RunningStats
-from playground.robots.robot import NO_CAMERA
 from playground.tabletop.render import render_cameras
 from playground.tabletop.rollout import ask_expert
 from playground.tabletop.scene import CONTROL_HZ, IMAGE_SIZE, Table, random_scene
 from playground.tabletop.tasks import Referee, Task, parse
 
 # By camera slot, the feature that holds its pictures.
-CAMERAS = {
-    slot.name: f"observation.images.{slot.camera}"
-    for slot in TABLETOP.flow_slots
-    if slot.camera != NO_CAMERA
-}
-CAMERA = f"observation.images.{TABLE_CAMERA}"
+CAMERAS = {slot: f"observation.images.{camera}" for slot, camera in TABLETOP.cameras("pi0").items()}
 PROMPTS = ("touch the red cube", "pick up the blue cube", "pick up the green cube")
 SEED = 9_000_011  # far from the scenes of training and of evaluation
 # LeRobot's own settings: a key frame every 2 frames lets any frame be shown at once.
@@ -44,8 +38,8 @@ _EPISODES = "meta/episodes/chunk-000/file-000.parquet"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Recording:
-    """n frames of one task. images: by feature, uint8 [n, size, size, 3]; states, actions float32
-    [n, 14]."""
+    """n frames of one task. images: by feature, uint8 [n, height, width, 3]; states, actions
+    float32 [n, 14]."""
 
     task: str
     images: dict[str, np.ndarray]
@@ -53,15 +47,14 @@ class Recording:
     actions: np.ndarray
 
 
-def perform(task: Task, seed: int, size: int = IMAGE_SIZE) -> Recording:
-    """The expert at a random scene until the referee is content; size: of the pictures, in pixels.
-    Raises ValueError if it fails."""
+def perform(task: Task, seed: int) -> Recording:
+    """The expert at a random scene until the referee is content. Raises ValueError if it fails."""
     table = Table(random_scene(seed))
     referee, outcome = Referee(table, task), None
     looks, states, actions = [], [], []
     while outcome is None:
         for action in ask_expert(table, task):
-            looks.append(render_cameras(table, size))
+            looks.append(render_cameras(table))
             states.append(table.state())
             actions.append(action)
             table.step(action)

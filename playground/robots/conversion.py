@@ -12,7 +12,7 @@ import numpy as np
 
 from playground.robots import norm_stats, transforms
 from playground.robots.norm_stats import Method
-from playground.robots.robot import NO_CAMERA, Robot, check_state, slot_modes
+from playground.robots.robot import Robot, check_state, slot_modes
 from playground.trace import Family, RawObservation, SlotMode, Stats
 
 
@@ -96,8 +96,8 @@ def from_openpi(
     raises KeyError, and where it would go on with a wrong picture.
     """
     flat = _flatten(observation)
-    slots = [slot for slot in robot.slots(family) if slot.camera != NO_CAMERA]
-    known = {slot.camera for slot in slots} | set(robot.unused_cameras)
+    cameras = robot.cameras(family)
+    known = {*cameras.values(), *robot.unused_cameras}
     prefix = robot.camera_key.format("")
     unknown = [
         key
@@ -108,8 +108,8 @@ def from_openpi(
         raise ValueError(f"{robot.title} has no cameras {unknown}; it has {sorted(known)}")
     if missing := [key for key in robot.state_keys if key not in flat]:
         raise ValueError(f"the observation lacks {missing}; it has {sorted(flat)}")
-    keys = {slot.name: robot.camera_key.format(slot.camera) for slot in slots}
-    for slot in slots:
+    keys = {slot: robot.camera_key.format(camera) for slot, camera in cameras.items()}
+    for slot in robot.slots(family):
         if slot.required and keys[slot.name] not in flat:
             raise ValueError(f"the observation lacks {keys[slot.name]!r}; it has {sorted(flat)}")
     prompt = flat.get("prompt", default_prompt)

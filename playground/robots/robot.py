@@ -50,6 +50,10 @@ class Robot:
     def slots(self, family: Family) -> tuple[Slot, ...]:
         return self.fast_slots if family == "pi0_fast" else self.flow_slots
 
+    def cameras(self, family: Family) -> dict[str, str]:
+        """By camera slot, the camera that fills it; without the slots that none fills."""
+        return {s.name: s.camera for s in self.slots(family) if s.camera != NO_CAMERA}
+
     def state_to_model(self, state: np.ndarray) -> np.ndarray:
         """State [..., S], robot to model convention, not yet normalised."""
         return aloha.state_to_pi(state) if self.adapt_to_pi else np.array(state)

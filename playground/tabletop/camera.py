@@ -5,18 +5,16 @@ table have in common, a picture of the table has too.
 """
 
 import functools
-import json
-from pathlib import Path
 
 import numpy as np
 
 from playground.robots.builtin import TABLE_CAMERA, TABLETOP
+from playground.robots.examples import examples
 
 FOREIGN = (
     "This picture is not from the simulated table. The small bundled policies know nothing else: "
     "the answer shows how the model works, not what it can do."
 )
-_EXAMPLES = Path(__file__).resolve().parents[2] / "assets" / "examples"
 _SIDE = 28  # cells a side that pictures are compared in
 _SAME = 6.0  # grey levels by which cells of the table alone may differ
 _KNOWN = 0.7  # of those cells, the share that arms and cubes leave free
@@ -25,13 +23,7 @@ _KNOWN = 0.7  # of those cells, the share that arms and cubes leave free
 @functools.cache
 def _table() -> tuple[np.ndarray, np.ndarray]:
     """(colours float [cells, 3], which cells show the table alone) of the example pictures."""
-    from PIL import Image
-
-    examples = [json.loads(path.read_text("utf-8")) for path in sorted(_EXAMPLES.glob("*.json"))]
-    files = [
-        _EXAMPLES / one["images"][TABLE_CAMERA] for one in examples if one["robot"] == TABLETOP.name
-    ]
-    cells = np.stack([_cells(np.asarray(Image.open(path))) for path in files])
+    cells = np.stack([_cells(example.images[TABLE_CAMERA]) for example in examples(TABLETOP)])
     return np.median(cells, axis=0), (np.ptp(cells, axis=0) < _SAME).all(-1)
 
 

@@ -18,9 +18,9 @@ import functools
 import mujoco
 import numpy as np
 
+from playground.robots.builtin import TABLE_CAMERA
 from playground.tabletop.kinematics import TABLE_VIEW, View
 from playground.tabletop.scene import (
-    CAMERA,
     IMAGE_SIZE,
     MAT,
     PLANES_GROUP,
@@ -58,13 +58,15 @@ class _Planes:
     cells: np.ndarray
 
 
-def render(table: Table, size: int = IMAGE_SIZE, camera: str = CAMERA) -> np.ndarray:
+def render(table: Table, size: int = IMAGE_SIZE, camera: str = TABLE_CAMERA) -> np.ndarray:
     """What a camera sees, uint8 [size, size, 3]. camera: the table's, or another of its spec's."""
     view, boxes = view_of(table, camera), _boxes(table)
     shadows = _shadows(boxes)
     rays = view.rotation @ _grid(size, view.fovy)
     planes = (
-        _planes_of_table_camera(size) if camera == CAMERA else planes_along(view.position, rays)
+        _planes_of_table_camera(size)
+        if camera == TABLE_CAMERA
+        else planes_along(view.position, rays)
     )
     occupied = _occupied(view, boxes, size)
     picture = _shade(table, view.position, rays, planes, occupied, shadows)
@@ -79,11 +81,11 @@ def render(table: Table, size: int = IMAGE_SIZE, camera: str = CAMERA) -> np.nda
     return np.ascontiguousarray(levels.T).reshape(size, size, 3)
 
 
-def render_cameras(table: Table, size: int = IMAGE_SIZE) -> dict[str, np.ndarray]:
-    """By camera slot, what every camera of the table sees; the table's own at `size`, which
-    people look at, those on the grippers at the size that the policies are made for."""
+def render_cameras(table: Table) -> dict[str, np.ndarray]:
+    """By camera slot, what every camera of the table sees; those on the grippers at the size that
+    the policies are made for, the table's own, which people look at, larger."""
     return {
-        slot: render(table, size if camera == CAMERA else WRIST_SIZE, camera)
+        slot: render(table, IMAGE_SIZE if camera == TABLE_CAMERA else WRIST_SIZE, camera)
         for slot, camera in table.spec.cameras
     }
 
@@ -93,7 +95,7 @@ def render_cameras(table: Table, size: int = IMAGE_SIZE) -> dict[str, np.ndarray
 
 def view_of(table: Table, camera: str) -> View:
     """Where a camera is now."""
-    if camera == CAMERA:
+    if camera == TABLE_CAMERA:
         return TABLE_VIEW
     index = table.model.camera(camera).id
     rotation = table.data.cam_xmat[index].reshape(3, 3)

@@ -17,7 +17,6 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from playground.robots.builtin import TABLETOP
-from playground.robots.robot import NO_CAMERA
 from playground.serving import robot_messages
 from playground.tabletop.outcome import Outcome
 from playground.tabletop.rollout import EXECUTE, Episode
@@ -75,7 +74,7 @@ def _connected(stack: contextlib.ExitStack, url: str, headers: Mapping[str, str]
 
 def message(observation: RawObservation) -> dict:
     """An observation of the table as openpi's clients send one of ALOHA."""
-    cameras = {slot.name: slot.camera for slot in TABLETOP.flow_slots if slot.camera != NO_CAMERA}
+    cameras = TABLETOP.cameras("pi0")
     return {
         "images": {cameras[s]: image for s, image in observation.images.items() if s in cameras},
         "state": observation.state.astype(np.float32),

@@ -20,6 +20,7 @@ from typing import Literal
 import mujoco
 import numpy as np
 
+from playground.robots.builtin import TABLE_CAMERA
 from playground.tabletop.kinematics import (
     ARMS,
     BASE,
@@ -51,7 +52,6 @@ _FINGER_CLOSED, _FINGER_OPEN = 0.01844, 0.058
 _FINGER_RANGE = (0.021, 0.057)
 
 IMAGE_SIZE, WRIST_SIZE = 224, 112
-CAMERA = "table"
 _OWN_ARM = Path(__file__).with_name("viperx.xml")
 
 RGBA = {"red": (0.86, 0.13, 0.12), "green": (0.13, 0.62, 0.24), "blue": (0.13, 0.33, 0.86)}
@@ -95,7 +95,7 @@ class TableSpec:
 FIRST = TableSpec(
     name="first",
     own_arms=False,
-    cameras=(("base_0_rgb", CAMERA),),
+    cameras=(("base_0_rgb", TABLE_CAMERA),),
     pitch=1.4,
     verbs=("touch", "pick"),
 )
@@ -103,7 +103,7 @@ SECOND = TableSpec(
     name="second",
     own_arms=True,
     cameras=(
-        ("base_0_rgb", CAMERA),
+        ("base_0_rgb", TABLE_CAMERA),
         ("left_wrist_0_rgb", "vx300s_left/wrist"),
         ("right_wrist_0_rgb", "vx300s_right/wrist"),
     ),
@@ -194,7 +194,7 @@ def _xml(meshes: Path | None) -> str:
     {assets}
     <worldbody>
       <light pos="-.35 .1 1.2" dir=".3 .35 -1" diffuse=".6 .6 .6" specular=".1 .1 .1"/>
-      <camera name="{CAMERA}" pos="0 0 1" fovy="{CAMERA_FOVY}"/>
+      <camera name="{TABLE_CAMERA}" pos="0 0 1" fovy="{CAMERA_FOVY}"/>
       {_slab("table", TABLE_TOP, 0.04)}
       {_slab("mat", MAT, MAT.height)}
       {left}{right}
@@ -240,7 +240,7 @@ def build_model(table: TableSpec = FIRST) -> mujoco.MjModel:
                 geom.contype, geom.conaffinity = 2, 0
     quat = np.zeros(4)
     mujoco.mju_mat2Quat(quat, camera_rotation().ravel())
-    camera = spec.camera(CAMERA)
+    camera = spec.camera(TABLE_CAMERA)
     camera.pos, camera.quat = CAMERA_POSITION, quat
     return spec.compile()
 

@@ -28,6 +28,7 @@ from playground.trace import Options
 
 POLICY = "pi0_tabletop"
 FRAMES, EVERY, TIMES = 300, 10, 40
+CAMERA = "observation.images.table"
 SIDE = "observation.images.side"  # the second camera; the same pictures
 ROWS_OF_AN_EPISODE = 300
 
@@ -44,15 +45,15 @@ def two_cameras(folder: Path) -> None:
         (done.images, done.states, done.actions),
     )
     record.write(folder, [dataclasses.replace(done, images=images, states=states, actions=actions)])
-    shutil.copytree(folder / "videos" / record.CAMERA, folder / "videos" / SIDE)
+    shutil.copytree(folder / "videos" / CAMERA, folder / "videos" / SIDE)
     info = json.loads((folder / "meta/info.json").read_text())
-    info["features"][SIDE] = info["features"][record.CAMERA]
+    info["features"][SIDE] = info["features"][CAMERA]
     (folder / "meta/info.json").write_text(json.dumps(info))
     (path,) = (folder / "meta/episodes").rglob("*.parquet")
     rows = pq.read_table(path)
     for name in rows.column_names:
-        if name.startswith(f"videos/{record.CAMERA}/"):
-            rows = rows.append_column(name.replace(record.CAMERA, SIDE), rows[name])
+        if name.startswith(f"videos/{CAMERA}/"):
+            rows = rows.append_column(name.replace(CAMERA, SIDE), rows[name])
     pq.write_table(rows, path)
 
 
@@ -180,7 +181,7 @@ def _policies() -> dict:
 
 
 def _choice() -> Choice:
-    return Choice(cameras={"base_0_rgb": record.CAMERA, "left_wrist_0_rgb": SIDE})
+    return Choice(cameras={"base_0_rgb": CAMERA, "left_wrist_0_rgb": SIDE})
 
 
 def _recorded(folder: Path) -> Recorded:

@@ -21,11 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
+from playground.robots.builtin import TABLE_CAMERA
 from playground.tabletop import expert
 from playground.tabletop.kinematics import project
 from playground.tabletop.render import render, view_of
 from playground.tabletop.scene import (
-    CAMERA,
     COLOURS,
     FIRST,
     TABLES,
@@ -84,7 +84,7 @@ def look(table: Table) -> tuple[np.ndarray, ...]:
     for _, camera in table.spec.cameras:
         image = render(table, IMAGE_SIZE, camera)
         # A person is shown the table's own picture in twice the size.
-        images.append(_soften(image) if camera == CAMERA else image)
+        images.append(_soften(image) if camera == TABLE_CAMERA else image)
         pixels.append(project(cubes, IMAGE_SIZE, view_of(table, camera)))
     return np.stack(images), np.stack(pixels), table.state(), cubes, holders
 

@@ -189,7 +189,7 @@ def evaluate(folder: Path, scenes: int, episodes: int) -> dict:
     return {
         "policy": folder.name,
         "revision": revision(folder),
-        "command": f"python -m playground.training.evaluate assets/{folder.name}"
+        "command": f"python -m playground.training.evaluate {folder.as_posix()}"
         f" --scenes {scenes} --episodes {episodes}",
         "scenes": scenes,
         "pairs": scenes * len(COLOURS) * len(VERBS),

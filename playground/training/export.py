@@ -9,6 +9,7 @@ import csv
 import json
 import shutil
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 from flax import nnx
@@ -27,6 +28,7 @@ from playground.training.train import (
     SCHEDULES,
     Trainer,
     checkpoints,
+    commands_of,
     is_fast,
     optimiser,
     restore,
@@ -34,9 +36,6 @@ from playground.training.train import (
     trainee_of,
 )
 
-# Which policy's exported sight and language each of these begins with.
-_START_FROM = {"pi0_fast": "pi0", "pi05_second": "pi0_second", "pi0_fast_second": "pi0_second"}
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
 MOST_BYTES = 9_500_000
 
 _CARD = """---
@@ -55,14 +54,17 @@ its answer shows how such a model works, not what it can do.
   (`config.json`).
 - Input: {input}; 14 joint values in
   ALOHA's order; a prompt. Output: 50 steps of 14 joint targets at 50 Hz.{constrained}
-- Trained: {steps:,} steps on {looks:,} looks ({requests} requests each), on
+- Trained: {steps} steps on {looks:,} looks ({requests} requests each), on
   {device}. The curves are in `curves.png`, the numbers in `log.csv`, the schedule in
   `training.json`.{note}
 - Measured on scenes and wordings that training never saw: `evaluation.json`, where present, by
-  `python -m playground.training.evaluate assets/{name}`.
+  `python -m playground.training.evaluate {folder}`.
 
-Repeat it: `python -m playground.training.demonstrations --table {table}`, `python -m
-playground.training.train {command}`, `python -m playground.training.export {policy}`.{credit}
+Made by:
+
+```bash
+{commands}
+```{credit}
 """
 
 _CREDIT = """
@@ -123,7 +125,13 @@ def export(name: str, folder: Path, run: Path, weights: str = "average", note: s
     }
     (folder / "training.json").write_text(json.dumps(training, indent=1) + "\n")
     count = sum(leaf.size for _, leaf in nnx.to_flat_state(nnx.state(policy, nnx.Param)))
-    (folder / "README.md").write_text(_card(name, folder.name, count, training, note))
+    commands = [
+        f"python -m playground.training.demonstrations --table {table.name}",
+        *commands_of(run),
+        f"python -m playground.training.export {name} --run {run.as_posix()}"
+        f" --folder {folder.as_posix()} --weights {weights}",
+    ]
+    (folder / "README.md").write_text(_card(name, folder, count, training, commands, note))
     record_digests(folder)
     for path in folder.rglob("*"):
         if path.is_file() and path.stat().st_size > MOST_BYTES:
@@ -131,7 +139,14 @@ def export(name: str, folder: Path, run: Path, weights: str = "average", note: s
     print(f"wrote {folder}: {steps} steps, {count:,} parameters")
 
 
-def _card(name: str, title: str, parameters: int, training: dict, note: str) -> str:
+def _card(
+    name: str,
+    folder: Path,
+    parameters: int,
+    training: dict,
+    commands: Sequence[str],
+    note: str,
+) -> str:
     config, table, fast = CONFIGS[name], table_of(name), is_fast(name)
     size, sight = config.vision.image_size, [slot for slot, _ in table.cameras]
     missing = [slot for slot in config.image_slots if slot not in sight]
@@ -140,11 +155,12 @@ def _card(name: str, title: str, parameters: int, training: dict, note: str) -> 
     if missing:
         inputs += f" ({' '.join(f'`{slot}`' for slot in missing)} {how})"
     verbs = [f'"{_VERBS[verb]}"' for verb in table.verbs]
-    start = f" --start-from assets/{_START_FROM[name]}_tabletop" if name in _START_FROM else ""
+    steps, planned = training["steps"], training["schedule"]["steps"]
+    whole = f"{steps:,}" if steps == planned else f"{steps:,} of a schedule's {planned:,}"
     return _CARD.format(
-        name=title,
-        policy=name,
-        command=name + start,
+        name=folder.name,
+        folder=folder.as_posix(),
+        commands="\n".join(commands),
         note=f"\n- {textwrap.fill(note, 98, subsequent_indent='  ')}" if note else "",
         title=TITLES[family_of(config)],
         parameters=parameters,
@@ -153,10 +169,9 @@ def _card(name: str, title: str, parameters: int, training: dict, note: str) -> 
         requests=len(requests_of(table)),
         input=inputs,
         constrained=_CONSTRAINED if fast else "",
-        steps=training["steps"],
+        steps=whole,
         looks=training["looks"],
         device=training["schedule"].get("device", "CPU"),
-        table=table.name,
         credit="" if table.own_arms else _CREDIT,
     )
 
@@ -177,7 +192,7 @@ def settings() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = settings().parse_args()
-    folder = args.folder or ASSETS / f"{args.policy}_tabletop"
+    folder = args.folder or Path("assets", f"{args.policy}_tabletop")
     export(args.policy, folder, args.run or RUNS / args.policy, args.weights, args.note)
 
 

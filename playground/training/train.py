@@ -10,8 +10,11 @@ import dataclasses
 import functools
 import gc
 import json
+import shlex
 import signal
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -278,6 +281,22 @@ def train(name: str, schedule: Schedule, folder: Path, data: Path, start_from: P
             return
 
 
+def begin_with(folder: Path, command: Sequence[str]) -> None:
+    """Notes that the run begins with a command, or goes on with another one."""
+    file, line = folder / "commands.txt", shlex.join(command)
+    known = commands_of(folder)
+    if not known or known[-1].partition("  #")[0] != line:
+        step = checkpoints(folder).latest_step() or 0
+        with file.open("a", encoding="utf-8") as log:
+            log.write(f"{line}  # from step {step:,}\n" if step else f"{line}\n")
+
+
+def commands_of(folder: Path) -> list[str]:
+    """The commands that a run was trained by, one after the other, as a shell takes them."""
+    file = folder / "commands.txt"
+    return file.read_text("utf-8").splitlines() if file.exists() else []
+
+
 def log_row(folder: Path, step: int, seconds: float, recent: list[dict], looks: int) -> None:
     # While sight is trained alone the other figures do not exist: NaN, empty in a plot.
     means = {
@@ -327,7 +346,10 @@ def main() -> None:
     asked = {key: getattr(args, key) for key in ("steps", "peak", "images", "prompts")}
     schedule = asked_for(SCHEDULES[args.policy], {key: n for key, n in asked.items() if n})
     data = args.demonstrations or demonstrations.folder_of(table_of(args.policy))
-    train(args.policy, schedule, args.run or RUNS / args.policy, data, args.start_from)
+    run = args.run or RUNS / args.policy
+    run.mkdir(parents=True, exist_ok=True)
+    begin_with(run, ["python", "-m", "playground.training.train", *sys.argv[1:]])
+    train(args.policy, schedule, run, data, args.start_from)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from playground import codec
 from playground.analysis.prompts import PromptsRequest, useful_prompts
 from playground.analysis.sensitivity import SensitivityRequest
+from playground.robots.examples import Example, examples
 from playground.serving.events import Done, Event, Job, Queued, Request
 from playground.serving.queue import Busy, Stream
 from playground.serving.worker import Down, Worker
 from playground.trace import Options, Trace
-from playground.ui.examples import Example, examples
 from playground.ui.request import AS_TRAINED, jobs
 from playground.ui.setup import Setup, Setups
 from playground.views.attention import costs_little

@@ -11,6 +11,7 @@ import time
 
 import gradio as gr
 
+from playground.robots.examples import examples
 from playground.serving.events import Done
 from playground.serving.worker import Down, Worker
 from playground.ui import (
@@ -35,7 +36,6 @@ from playground.ui import (
 )
 from playground.ui.episodes import section as episodes
 from playground.ui.example_cache import ExampleCache, asked_by, measuring
-from playground.ui.examples import examples
 from playground.ui.guard import visitors
 from playground.ui.observation import Form
 from playground.ui.progress import Progress

@@ -9,10 +9,10 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from playground import cuts
 from playground.robots.builtin import TABLETOP
+from playground.robots.examples import examples
 from playground.tabletop import job
 from playground.trace import Options
 from playground.ui import observation, scenes
-from playground.ui.examples import examples
 from playground.ui.observation import DECODING, Form
 from playground.ui.request import AS_TRAINED, MAX_PROMPT
 from playground.ui.setup import Setup, Setups

@@ -9,10 +9,10 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
+from playground.robots.examples import Example, examples
 from playground.robots.robot import Robot
 from playground.trace import Options
 from playground.ui import appearance, cuts, prompt_bar, scenes
-from playground.ui.examples import Example, examples
 from playground.ui.prompt_bar import Bar
 from playground.ui.request import AS_TRAINED, RunRequest, picture
 from playground.ui.scenes import Drawn, Scenes

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 import gradio as gr
 from fastapi import FastAPI
 
+from playground.robots.examples import examples
 from playground.robots.robot import Robot
 from playground.run_file import MAX_FILE
 from playground.serving import queue
@@ -25,7 +26,6 @@ from playground.ui import (
     wiring,
 )
 from playground.ui.episodes.store import Recordings
-from playground.ui.examples import examples
 from playground.ui.guard import connections, door, shares
 from playground.ui.guard.hosts import Hosts
 from playground.ui.handlers import Handlers

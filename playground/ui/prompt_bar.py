@@ -6,10 +6,10 @@ from collections.abc import Mapping
 import gradio as gr
 
 from playground.analysis.variants import EXAMPLE_TASKS, MEANINGS
+from playground.robots.examples import Example, examples
 from playground.robots.robot import Robot
 from playground.trace import Trace
 from playground.ui import appearance, cuts
-from playground.ui.examples import Example, examples
 from playground.ui.request import MAX_PROMPT
 from playground.ui.setup import Setup
 

@@ -8,10 +8,10 @@ import gradio as gr
 import numpy as np
 
 from playground import run_file
+from playground.robots.examples import examples
 from playground.run_file import Opened
 from playground.trace import Trace, image_digest
 from playground.ui import appearance, decoding, errors, observation, results
-from playground.ui.examples import examples
 from playground.ui.observation import Form
 from playground.ui.request import AS_TRAINED
 from playground.ui.setup import Camera, Setup

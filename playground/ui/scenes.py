@@ -10,10 +10,10 @@ import gradio as gr
 import numpy as np
 
 from playground.robots.builtin import TABLE_CAMERA, TABLETOP
+from playground.robots.examples import examples
 from playground.tabletop import camera, job
 from playground.trace import Trace, image_digest
 from playground.ui import errors
-from playground.ui.examples import examples
 from playground.ui.request import picture
 from playground.ui.setup import Setup
 

@@ -1,13 +1,22 @@
 """Observations at the simulated table, through as many cameras as the bundled policies have."""
 
+import numpy as np
+
 from playground.robots.builtin import TABLETOP
-from playground.robots.robot import NO_CAMERA
 
 # By camera slot, the robot's own name of the camera.
-CAMERAS = {slot.name: slot.camera for slot in TABLETOP.flow_slots if slot.camera != NO_CAMERA}
+CAMERAS = TABLETOP.cameras("pi0")
 
 # The modes of a run that sees through the table's camera alone.
 ONE_CAMERA = {"left_wrist_0_rgb": "masked", "right_wrist_0_rgb": "masked"}
+
+
+def random_pictures(seed, height, width):
+    """By camera slot, uint8 [height, width, 3] of noise, another one in each."""
+    return {
+        slot: np.random.default_rng([seed, number]).integers(0, 256, (height, width, 3), np.uint8)
+        for number, slot in enumerate(CAMERAS)
+    }
 
 
 def in_all(picture):
