@@ -95,6 +95,10 @@ def test_another_robot_brings_its_slots_and_one_failure_leaves_the_other_s_answe
         page.get_by_role("combobox", name="Robot").click()
         page.get_by_role("option", name="DROID").click()
         expect(page.locator("#overview .answer")).to_have_count(0)
+        # No example will answer: words stand where a frame of its answer would.
+        expect(page.locator("#overview .skeleton")).to_be_hidden()
+        assert page.locator("#overview .waiting").bounding_box()["height"] > 40
+        expect(page.locator("#glance")).to_be_hidden()
         open_state(page)
         expect(page.locator(".state input")).to_have_count(8)
         page.locator("#absent button").click()
@@ -113,6 +117,7 @@ def test_another_robot_brings_its_slots_and_one_failure_leaves_the_other_s_answe
         answered(page, PI0)
         expect(page.locator(CARDS[FAST])).to_contain_text("not <b>today</b>")
         tab(page, "Actions and denoising")
+        expect(page.locator("#glance")).to_be_visible()
         until(lambda: len(drawn_lines(page, "pi0")) == 8)
         page.get_by_label("Prompt").fill("go on")
         page.get_by_role("combobox", name="Robot").focus()  # only to pass by

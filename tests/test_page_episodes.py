@@ -44,6 +44,7 @@ def drawn(page, dimension):
 def test_an_episode_is_opened_scrubbed_evaluated_and_joined(visit, policies):
     page = visit()
     tab(page, "Run it")
+    expect(page.locator("#on-episodes")).to_be_hidden()
     page.get_by_label("On recorded episodes").check()
     expect(page.locator("#at-the-table")).not_to_be_visible()
     page.get_by_role("button", name="Open the bundled episodes").click()

@@ -2,6 +2,7 @@
 
 function refresh() {
   view.classList.add("examples");
+  view.closest(".body").toggleAttribute("data-no-examples", !(props.value || []).length);
   view.replaceChildren(
     ...(props.value || []).map((example, index) => {
       const button = make(
