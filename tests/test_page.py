@@ -23,7 +23,7 @@ from playground.robots.transforms import load_image
 from playground.trace import Options, RawObservation, load
 from playground.views import attention, matters
 from playground.views.actions import figure
-from tests.support.table import by_slot, in_all
+from tests.support.table import CAMERAS, by_slot, in_all
 from tests.support.visitor import (
     CARDS,
     FAST,
@@ -137,7 +137,8 @@ def test_both_answers_equal_the_policies_called_from_python(visit, policies, pho
     page = visit()
     prompt = "put the gripper on the red cube"
     state = np.array(TABLETOP.resting_state)
-    give(page, photo)
+    for slot in range(len(CAMERAS)):
+        give(page, photo, slot)
     page.get_by_label("Prompt").fill(prompt)
     open_state(page)
     for i, value in enumerate(state):

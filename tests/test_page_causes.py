@@ -10,7 +10,7 @@ from playground.analysis import connections
 from playground.robots.builtin import TABLETOP
 from playground.robots.examples import examples
 from playground.trace import Cut, Options, RawObservation
-from tests.support.table import by_slot
+from tests.support.table import CAMERAS, by_slot
 from tests.support.visitor import PI0
 
 
@@ -56,7 +56,7 @@ def test_causes_are_traced_and_saved_and_the_prompt_is_weighed(visit, tmp_path):
     rows = list(csv.DictReader((tmp_path / "causes.csv").read_text().splitlines()))
     found = {(row["place"], row["layer"], row["patch"]): float(row["recovered"]) for row in rows}
     assert found["everything", "all layers", ""] == pytest.approx(1, abs=1e-3)
-    assert sum(patch != "" for *_, patch in found) == 64
+    assert sum(patch != "" for *_, patch in found) == 64 * len(CAMERAS)
     weight = page.locator("#guidance input[type=number]")
     weight.fill("2")
     weight.press("Tab")
