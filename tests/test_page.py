@@ -181,7 +181,7 @@ def test_both_answers_equal_the_policies_called_from_python(visit, policies, pho
     tab(page, "Actions and denoising")
     expect(page.locator(".rail .token")).to_have_count(len(fast.tokens))
     tab(page, "Attention")
-    expect(page.locator("#compare")).to_contain_text("which are black")
+    expect(page.locator("#compare")).to_contain_text("the state is written in the text")
     tab(page, "Details")
     expect(page.locator("pre.text").nth(1)).to_be_visible()
     texts = page.locator(".view[data-family] pre.text").all_inner_texts()
