@@ -17,6 +17,7 @@ from playground.checkpoints import load
 from playground.tools import bench_full_size, bench_models, floors, optimizations
 from tests.conftest import ROOT
 from tests.support.golden_models import CONFIGS
+from tests.support.table import CAMERAS
 
 TOKENS = 5
 SEEN = {family: (True, True, family == "pi0_fast") for family in CONFIGS}
@@ -152,8 +153,9 @@ def test_a_start_is_measured_in_a_process_of_its_own(tmp_path):
 def test_the_page_s_policies_tell_what_they_kept():
     figures = bench_models.bench_policy(load.untrained("pi0_tabletop"), repeats=1)
     notes = {figure.what: figure.note for figure in figures}
+    pictures = ", ".join(f"image embedding of {slot}" for slot in CAMERAS)
     assert notes["answer, new picture"] == ""
-    assert notes["answer, new prompt"] == "kept: image embedding of base_0_rgb"
-    assert notes["answer, nothing new"] == "kept: image embedding of base_0_rgb, prefix"
+    assert notes["answer, new prompt"] == f"kept: {pictures}"
+    assert notes["answer, nothing new"] == f"kept: {pictures}, prefix"
     assert {"stage vision", "stage prefix", "stage denoise"} <= set(notes)
     assert dataclasses.astuple(figures[0])[0].endswith("(untrained weights)")

@@ -10,6 +10,7 @@ from playground.datasets.lerobot import BUNDLED, open_dataset
 from playground.datasets.matching import match
 from playground.robots.builtin import TABLETOP
 from playground.trace import Options
+from tests.support.table import CAMERAS
 from tests.support.visitor import LIMIT_MS, PI0, tab
 
 pytestmark = pytest.mark.browser
@@ -25,9 +26,9 @@ def scrub(page, frame):
 
 
 def settled(page, frame):
-    expect(page.locator("#recorded .recorded-camera img")).to_have_attribute(
-        "data-frame", str(frame)
-    )
+    pictures = page.locator("#recorded .recorded-camera img")
+    for camera in range(len(CAMERAS)):
+        expect(pictures.nth(camera)).to_have_attribute("data-frame", str(frame))
     expect(page.locator("#recorded .recorded-plots:not(.stale)")).to_be_visible()
     for policy in (0, 1):
         line = page.locator(f"#recorded .chunk-{policy}").first

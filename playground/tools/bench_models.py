@@ -291,9 +291,12 @@ def fast_calls(model: Pi0Fast, observation: Observation) -> dict[str, Callable[[
 
 
 def observe(info: PolicyInfo, rng: np.random.Generator) -> RawObservation:
-    """A picture that was not seen before, and the resting state."""
-    pixels = rng.integers(0, 256, (224, 224, 3), np.uint8)
-    images = {slot.name: pixels for slot in info.slots if slot.required}
+    """Pictures that were not seen before, one for each camera, and the resting state."""
+    images = {
+        slot.name: rng.integers(0, 256, (224, 224, 3), np.uint8)
+        for slot in info.slots
+        if slot.required
+    }
     return RawObservation(info.robot, images, {}, PROMPT, np.array(TABLETOP.resting_state))
 
 
