@@ -116,6 +116,16 @@ def test_a_word_that_stood_for_eight_things_is_gone():
         assert not re.search(r"(?i)\bto" + r"ld\b", path.read_text()), path
 
 
+WHOLE = r"(?<![\w#-])(?:html|\.?body|main|\.gradio-container|\.contain|\.left|\.right)(?![\w-])"
+
+
+def test_no_rule_of_style_looks_through_the_whole_page():
+    """What such a rule costs is in gate.css; a script marks the page instead."""
+    for path in ROOT.glob("playground/**/*.css"):
+        rules = re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.DOTALL)
+        assert not re.findall(WHOLE + r"[^\s,{]*:has\(", rules), path
+
+
 # Python's own, and Gradio's queue; and the runs of a trace, whose inside a test takes apart.
 REACHED = {"_exit", "_run", "_queue"}
 TAKEN_APART = ROOT / "tests" / "test_causal.py"
