@@ -23,6 +23,7 @@ from playground.robots.transforms import load_image
 from playground.trace import Options, RawObservation, load
 from playground.views import attention, matters
 from playground.views.actions import figure
+from playground.views.mask import compare
 from tests.support.table import CAMERAS, by_slot, in_all
 from tests.support.visitor import (
     CARDS,
@@ -181,7 +182,7 @@ def test_both_answers_equal_the_policies_called_from_python(visit, policies, pho
     tab(page, "Actions and denoising")
     expect(page.locator(".rail .token")).to_have_count(len(fast.tokens))
     tab(page, "Attention")
-    expect(page.locator("#compare")).to_contain_text("the state is written in the text")
+    expect(page.locator("#compare li")).to_have_text(compare(flow, fast))
     tab(page, "Details")
     expect(page.locator("pre.text").nth(1)).to_be_visible()
     texts = page.locator(".view[data-family] pre.text").all_inner_texts()

@@ -477,6 +477,12 @@ def write_shard(looks, folder):
     return folder
 
 
+def commands_on(card):
+    """The lines of the card's block of commands."""
+    lines = card.read_text().splitlines()
+    return lines[lines.index("```bash") + 1 : lines.index("```")]
+
+
 def weights_of(run):
     graph, params = nnx.split(train.trainee_of("pi0", SCHEDULE.seed))
     like = train.Trainer(SCHEDULE, graph, train.optimiser(SCHEDULE)).begin(params)
@@ -488,7 +494,7 @@ def weights_of(run):
 @pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_weights_and_is_exported(looks, tmp_path, tiny):
     data = write_shard(looks, tmp_path / "data")
-    train.train("pi0", SCHEDULE, tmp_path / "whole", data, None)
+    train.train("pi0", SCHEDULE, tmp_path / "whole", data)
     # The schedule stays eight steps long; only the work stops after five.
     graph_run = tmp_path / "halves"
 
@@ -501,15 +507,11 @@ def test_a_stopped_run_goes_on_to_the_same_weights_and_is_exported(looks, tmp_pa
             return Stop.asked > 8
 
     begun = ["python", "-m", "playground.training.train", "pi0", "--run", "my runs"]
-    graph_run.mkdir()
-    train.begin_with(graph_run, begun)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "Event", Stop)
-        train.train("pi0", SCHEDULE, graph_run, data, None)
+        train.train("pi0", SCHEDULE, graph_run, data, command=begun)
     assert train.checkpoints(graph_run).latest_step() == 5
-    train.begin_with(graph_run, begun)
-    train.begin_with(graph_run, [*begun, "--steps", "8"])
-    train.train("pi0", SCHEDULE, graph_run, data, None)
+    train.train("pi0", SCHEDULE, graph_run, data, command=[*begun, "--steps", "8"])
     np.testing.assert_allclose(weights_of(graph_run), weights_of(tmp_path / "whole"), atol=1e-6)
 
     (graph_run / "log.csv").write_text("step,looks,seconds_a_step,loss\n8,30,0.1,1.5\n")
@@ -517,10 +519,8 @@ def test_a_stopped_run_goes_on_to_the_same_weights_and_is_exported(looks, tmp_pa
     folder = tmp_path / "next" / "pi0_tabletop"
     export.export("pi0", folder, graph_run)
     by = "python -m playground.training"
-    assert (folder / "README.md").read_text().split("```bash\n")[1].split("```")[
-        0
-    ].splitlines() == [
-        f"{by}.demonstrations --table first",
+    assert commands_on(folder / "README.md") == [
+        f"# what made {data} was not noted",
         f"{by}.train pi0 --run 'my runs'",
         f"{by}.train pi0 --run 'my runs' --steps 8  # from step 5",
         f"{by}.export pi0 --run {graph_run} --folder {folder} --weights average",

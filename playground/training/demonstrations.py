@@ -34,6 +34,7 @@ from playground.tabletop.scene import (
     random_scene,
 )
 from playground.tabletop.tasks import placement, requests
+from playground.training import commands
 
 RUNS = Path("runs")
 IMAGE_SIZE = 112
@@ -232,6 +233,7 @@ def main() -> None:
     args = settings().parse_args()
     folder = args.folder or folder_of(TABLES[args.table])
     folder.mkdir(parents=True, exist_ok=True)
+    commands.note(folder, commands.this_command())
     todo = [
         (folder, args.seed, shard, TABLES[args.table])
         for shard in range(args.shards)

@@ -20,6 +20,7 @@ from playground.checkpoints.catalog import TITLES, family_of
 from playground.robots.builtin import TABLETOP
 from playground.robots.norm_stats import read_norm_stats
 from playground.tabletop.scene import FIRST
+from playground.training import commands
 from playground.training.batches import method_of
 from playground.training.demonstrations import requests_of
 from playground.training.train import (
@@ -28,7 +29,6 @@ from playground.training.train import (
     SCHEDULES,
     Trainer,
     checkpoints,
-    commands_of,
     is_fast,
     optimiser,
     restore,
@@ -38,51 +38,22 @@ from playground.training.train import (
 
 MOST_BYTES = 9_500_000
 
-_CARD = """---
+_HEAD = """---
 license: apache-2.0
 library_name: pi0-playground
 pipeline_tag: robotics
 ---
 # {name}: a small bundled policy
-
-{title} at {parameters:,} parameters, trained from nothing by this project's own command on
-demonstrations it makes at a simulated table: two ALOHA arms, three coloured cubes, {cameras},
-{verbs} in several wordings. It knows only this table. On any other picture
-its answer shows how such a model works, not what it can do.
-
-- Model code: the same `models/` that runs the published checkpoints; only sizes differ
-  (`config.json`).
-- Input: {input}; 14 joint values in
-  ALOHA's order; a prompt. Output: 50 steps of 14 joint targets at 50 Hz.{constrained}
-- Trained: {steps} steps on {looks:,} looks ({requests} requests each), on
-  {device}. The curves are in `curves.png`, the numbers in `log.csv`, the schedule in
-  `training.json`.{note}
-- Measured on scenes and wordings that training never saw: `evaluation.json`, where present, by
-  `python -m playground.training.evaluate {folder}`.
-
-Made by:
-
-```bash
-{commands}
-```{credit}
 """
-
-_CREDIT = """
-
-The robot's model is read from the gym-aloha package (Apache-2.0), which is not part of these
-weights."""
-
+_CREDIT = """The robot's model is read from the gym-aloha package (Apache-2.0), which is not part of
+these weights."""
 _VERBS = {
     "touch": "touch",
     "pick": "pick up",
     "put_on": "put one cube on another",
     "put_next": "put one cube next to another",
 }
-
-_CONSTRAINED = """
-- Its decoding is constrained: at each token only those are considered that keep the chunk
-  decodable, all 700 coefficients, no more. Free decoding, as openpi's, is an option;
-  `evaluation.json` has both."""
+_COUNTS = ("no camera", "one camera", "two cameras", "three cameras")
 
 
 def export(name: str, folder: Path, run: Path, weights: str = "average", note: str = "") -> None:
@@ -125,13 +96,13 @@ def export(name: str, folder: Path, run: Path, weights: str = "average", note: s
     }
     (folder / "training.json").write_text(json.dumps(training, indent=1) + "\n")
     count = sum(leaf.size for _, leaf in nnx.to_flat_state(nnx.state(policy, nnx.Param)))
-    commands = [
-        f"python -m playground.training.demonstrations --table {table.name}",
-        *commands_of(run),
-        f"python -m playground.training.export {name} --run {run.as_posix()}"
-        f" --folder {folder.as_posix()} --weights {weights}",
+    last = f"python -m playground.training.export {name} --run {run.as_posix()}"
+    made_by = [
+        *_made_by(Path(training["schedule"].get("demonstrations", ""))),
+        *_made_by(run),
+        f"{last} --folder {folder.as_posix()} --weights {weights}",
     ]
-    (folder / "README.md").write_text(_card(name, folder, count, training, commands, note))
+    (folder / "README.md").write_text(_card(name, folder, count, training, made_by, note))
     record_digests(folder)
     for path in folder.rglob("*"):
         if path.is_file() and path.stat().st_size > MOST_BYTES:
@@ -139,13 +110,13 @@ def export(name: str, folder: Path, run: Path, weights: str = "average", note: s
     print(f"wrote {folder}: {steps} steps, {count:,} parameters")
 
 
+def _made_by(folder: Path) -> list[str]:
+    """The commands noted in a folder, or that there are none."""
+    return commands.noted(folder) or [f"# what made {folder.as_posix()} was not noted"]
+
+
 def _card(
-    name: str,
-    folder: Path,
-    parameters: int,
-    training: dict,
-    commands: Sequence[str],
-    note: str,
+    name: str, folder: Path, parameters: int, training: dict, made_by: Sequence[str], note: str
 ) -> str:
     config, table, fast = CONFIGS[name], table_of(name), is_fast(name)
     size, sight = config.vision.image_size, [slot for slot, _ in table.cameras]
@@ -155,24 +126,49 @@ def _card(
     if missing:
         inputs += f" ({' '.join(f'`{slot}`' for slot in missing)} {how})"
     verbs = [f'"{_VERBS[verb]}"' for verb in table.verbs]
-    steps, planned = training["steps"], training["schedule"]["steps"]
-    whole = f"{steps:,}" if steps == planned else f"{steps:,} of a schedule's {planned:,}"
-    return _CARD.format(
-        name=folder.name,
-        folder=folder.as_posix(),
-        commands="\n".join(commands),
-        note=f"\n- {textwrap.fill(note, 98, subsequent_indent='  ')}" if note else "",
-        title=TITLES[family_of(config)],
-        parameters=parameters,
-        cameras="one camera" if len(sight) == 1 else f"{len(sight)} cameras",
-        verbs=f"{', '.join(verbs[:-1])} and {verbs[-1]}",
-        requests=len(requests_of(table)),
-        input=inputs,
-        constrained=_CONSTRAINED if fast else "",
-        steps=whole,
-        looks=training["looks"],
-        device=training["schedule"].get("device", "CPU"),
-        credit="" if table.own_arms else _CREDIT,
+    steps, schedule = training["steps"], training["schedule"]
+    planned = "" if steps == schedule["steps"] else f" of a schedule's {schedule['steps']:,}"
+    device = schedule.get("device", "cpu").replace("cpu", "a CPU")
+    points = [
+        "Model code: the same `models/` that runs the published checkpoints; only sizes differ "
+        "(`config.json`).",
+        f"Input: {inputs}; 14 joint values in ALOHA's order; a prompt. Output: 50 steps of 14 "
+        "joint targets at 50 Hz.",
+        "Its decoding is constrained: at each token only those are considered that keep the chunk "
+        "decodable, all 700 coefficients, no more. Free decoding, as openpi's, is an option; "
+        "`evaluation.json` has both."
+        if fast
+        else "",
+        f"Trained: {steps:,}{planned} steps on {training['looks']:,} looks "
+        f"({len(requests_of(table))} requests each), on {device}. The curves are in `curves.png`, "
+        "the numbers in `log.csv`, the schedule in `training.json`.",
+        note,
+        "Measured on scenes and wordings that training never saw: `evaluation.json`, where "
+        f"present, by `python -m playground.training.evaluate {folder.as_posix()}`.",
+    ]
+    return "\n".join(
+        [
+            _HEAD.format(name=folder.name),
+            _filled(
+                f"{TITLES[family_of(config)]} at {parameters:,} parameters, trained from nothing "
+                "by this project's own command on demonstrations it makes at a simulated table: "
+                f"two ALOHA arms, three coloured cubes, {_COUNTS[len(sight)]}, "
+                f"{', '.join(verbs[:-1])} and {verbs[-1]} in several wordings. It knows only this "
+                "table. On any other picture its answer shows how such a model works, not what it "
+                "can do.\n"
+            ),
+            *(_filled(f"- {point}", "  ") for point in points if point),
+            "\nMade by:\n\n```bash",
+            *made_by,
+            "```" if table.own_arms else f"```\n\n{_filled(_CREDIT)}",
+            "",
+        ]
+    )
+
+
+def _filled(text: str, indent: str = "") -> str:
+    return textwrap.fill(
+        text, 100, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
 
 

@@ -5,7 +5,7 @@
 #   playground/training/on_device.sh POLICY STEPS OUT
 #
 # POLICY: pi0_second, pi05_second or pi0_fast_second. STEPS: length of the schedule. OUT: where the
-# exported folder and POLICY.tar.gz go.
+# exported folder and POLICY.tar.gz go; the card names it.
 # Settings from the environment:
 #   SHARDS      of demonstrations (120)
 #   IMAGES      looks in a step (64); PROMPTS requests of each (4)

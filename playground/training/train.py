@@ -10,9 +10,7 @@ import dataclasses
 import functools
 import gc
 import json
-import shlex
 import signal
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +38,7 @@ from models.fast_tokenizer import FastActionTokenizer
 from models.tokenizer import NUM_SEG
 from playground.robots.norm_stats import read_norm_stats, write_norm_stats
 from playground.tabletop.scene import FIRST, SECOND, TableSpec
-from playground.training import batches, demonstrations, losses
+from playground.training import batches, commands, demonstrations, losses
 from playground.training.curves import draw
 
 RUNS = Path("runs")
@@ -231,9 +229,16 @@ def prepare(name: str, looks: demonstrations.Looks, folder: Path) -> dict:
     return read_norm_stats(path)
 
 
-def train(name: str, schedule: Schedule, folder: Path, data: Path, start_from: Path | None) -> None:
+def train(
+    name: str,
+    schedule: Schedule,
+    folder: Path,
+    data: Path,
+    start_from: Path | None = None,
+    command: Sequence[str] = (),
+) -> None:
     """Trains until the schedule's last step; prints and logs every 50 steps, saves every few
-    minutes."""
+    minutes. `command` is noted in the folder as what the run goes on by."""
     looks = demonstrations.load(data)
     stats = prepare(name, looks, folder)
     batcher = batches.Batcher(
@@ -251,9 +256,11 @@ def train(name: str, schedule: Schedule, folder: Path, data: Path, start_from: P
     count = sum(leaf.size for leaf in jax.tree.leaves(state["params"]["policy"]))
     first = int(state["step"])
     print(f"{name}: {count:,} parameters, {len(looks):,} looks, from step {first}", flush=True)
-    device = {"device": jax.devices()[0].device_kind}
+    if command:
+        commands.note(folder, command, first)
+    where = {"device": jax.devices()[0].device_kind, "demonstrations": data.as_posix()}
     (folder / "schedule.json").write_text(
-        json.dumps(dataclasses.asdict(schedule) | device, indent=1) + "\n"
+        json.dumps(dataclasses.asdict(schedule) | where, indent=1) + "\n"
     )
 
     gc.freeze()  # collections would go through all modules again and again
@@ -279,22 +286,6 @@ def train(name: str, schedule: Schedule, folder: Path, data: Path, start_from: P
         if stopped.is_set():
             print(f"stopped after step {step + 1}; the same command goes on", flush=True)
             return
-
-
-def begin_with(folder: Path, command: Sequence[str]) -> None:
-    """Notes that the run begins with a command, or goes on with another one."""
-    file, line = folder / "commands.txt", shlex.join(command)
-    known = commands_of(folder)
-    if not known or known[-1].partition("  #")[0] != line:
-        step = checkpoints(folder).latest_step() or 0
-        with file.open("a", encoding="utf-8") as log:
-            log.write(f"{line}  # from step {step:,}\n" if step else f"{line}\n")
-
-
-def commands_of(folder: Path) -> list[str]:
-    """The commands that a run was trained by, one after the other, as a shell takes them."""
-    file = folder / "commands.txt"
-    return file.read_text("utf-8").splitlines() if file.exists() else []
 
 
 def log_row(folder: Path, step: int, seconds: float, recent: list[dict], looks: int) -> None:
@@ -347,9 +338,7 @@ def main() -> None:
     schedule = asked_for(SCHEDULES[args.policy], {key: n for key, n in asked.items() if n})
     data = args.demonstrations or demonstrations.folder_of(table_of(args.policy))
     run = args.run or RUNS / args.policy
-    run.mkdir(parents=True, exist_ok=True)
-    begin_with(run, ["python", "-m", "playground.training.train", *sys.argv[1:]])
-    train(args.policy, schedule, run, data, args.start_from)
+    train(args.policy, schedule, run, data, args.start_from, commands.this_command())
 
 
 if __name__ == "__main__":
