@@ -113,6 +113,23 @@ def test_no_demonstrations_says_what_to_run(tmp_path):
         demonstrations.load(tmp_path)
 
 
+def test_looks_at_a_table_that_a_cube_has_left_are_not_trained_on(looks, tmp_path):
+    cubes = looks.cubes.copy()
+    cubes[1, 2] = 0.41, 0.5, 0.02  # knocked aside
+    cubes[2, 0, 2] = -170  # fallen
+    cubes[4, 1, 1] = 0.74  # out of reach
+    folder = write_shard(dataclasses.replace(looks, cubes=cubes), tmp_path / "data")
+    loaded = demonstrations.load(folder)
+    kept = np.setdiff1d(np.arange(len(looks)), [1, 2, 4])
+    for field in dataclasses.fields(looks):
+        np.testing.assert_array_equal(
+            getattr(loaded, field.name),
+            (cubes if field.name == "cubes" else getattr(looks, field.name))[kept],
+        )
+    # Wherever a scene begins, and wherever a cube is carried, is in reach.
+    assert demonstrations.in_reach(looks.cubes).all()
+
+
 def test_what_two_cubes_are_named_in_is_labelled_by_the_expert_at_the_table():
     table = Table(random_scene(11), SECOND)
     *now, holders = demonstrations.look(table)

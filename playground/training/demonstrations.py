@@ -44,6 +44,10 @@ STARTS, EPISODES = 40, 40
 _BELIEF_SPREAD, _BELIEF_WRONG = np.array([0.018, 0.018, 0.006]), 0.7
 _LOST_SPREAD, LOST_FROM = np.array([0.06, 0.06, 0.03]), 80
 _CHANGE_OF_MIND = 0.15
+# Where a cube may be (m): at most this far to a side, between these two ahead, and on the table.
+# One that was knocked away or fell would be reached for with all that a joint can turn: a chunk 20
+# to 40 standard deviations off, which outweighs a whole step's other rows.
+_ASIDE, _AHEAD, _LOWEST = 0.3, (0.3, 0.7), 0.01
 _MOST_LOOKS = {"touch": 4, "pick": 8, "put_on": 12, "put_next": 12}
 
 
@@ -177,19 +181,21 @@ def _episode(rng: np.random.Generator, spread: np.ndarray, spec: TableSpec) -> l
 
 
 def load(folder: Path) -> Looks:
-    """Every finished shard, in order. Raises ValueError when there is none, or when they do not
-    hold what is kept of a look today."""
+    """The looks of every finished shard, in order, but for those at a table from which a cube is
+    gone (see `in_reach`). Raises ValueError when there is none, or when they do not hold what is
+    kept of a look today."""
     files = sorted(Path(folder).glob("shard_*.npz"))
     if not files:
         raise ValueError(
             f"no demonstrations in {folder}: run python -m playground.training.demonstrations"
         )
     names = [field.name for field in dataclasses.fields(Looks)]
-    counts, whole = [_count(file, names) for file in files], {}
-    for file, end in zip(files, np.cumsum(counts).tolist(), strict=True):
+    usable, whole = [_usable(file, names) for file in files], {}
+    counts = [int(rows.sum()) for rows in usable]
+    for file, rows, end in zip(files, usable, np.cumsum(counts).tolist(), strict=True):
         with np.load(file, allow_pickle=False) as arrays:
             for name in names:
-                part = arrays[name]
+                part = arrays[name][rows]
                 # The pictures fill most of the memory: they are there once.
                 if name not in whole:
                     whole[name] = np.empty((sum(counts), *part.shape[1:]), part.dtype)
@@ -197,15 +203,22 @@ def load(folder: Path) -> Looks:
     return Looks(**whole)
 
 
-def _count(file: Path, names: list[str]) -> int:
-    """How many looks a shard holds."""
+def in_reach(cubes: np.ndarray) -> np.ndarray:
+    """Whether all cubes, by their centres [n, 3, 3], are where arms may have to go: bool [n]."""
+    aside, ahead, height = np.moveaxis(cubes, -1, 0)
+    near = (np.abs(aside) <= _ASIDE) & (ahead >= _AHEAD[0]) & (ahead <= _AHEAD[1])
+    return (near & (height >= _LOWEST)).all(-1)
+
+
+def _usable(file: Path, names: list[str]) -> np.ndarray:
+    """Which looks of a shard training takes, bool [n]."""
     with np.load(file, allow_pickle=False) as arrays:
         if missing := set(names) - set(arrays.files):
             raise ValueError(
                 f"{file} lacks {', '.join(sorted(missing))}: an older version made it. Remove "
                 "the folder and make the demonstrations again"
             )
-        return len(arrays["starts"])
+        return in_reach(arrays["cubes"])
 
 
 def _write_shard(job: tuple[Path, int, int, TableSpec]) -> int:

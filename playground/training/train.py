@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import orbax.checkpoint as ocp
 from flax import nnx
 
@@ -106,14 +107,32 @@ def table_of(name: str) -> TableSpec:
 
 
 def optimiser(schedule: Schedule) -> optax.GradientTransformation:
-    """AdamW under a cosine schedule with warm-up, gradients clipped by their global norm."""
+    """Muon (Jordan 2024) for the matrices of the layers, with steps of AdamW's usual size (Liu et
+    al. 2025, arXiv:2502.16982), and AdamW for all else, under a cosine schedule with warm-up;
+    gradients clipped by their global norm."""
     warmup = min(schedule.warmup, schedule.steps // 2)
     rate = optax.warmup_cosine_decay_schedule(
         0.0, schedule.peak, warmup, schedule.steps, schedule.peak * schedule.final
     )
     return optax.chain(
         optax.clip_by_global_norm(schedule.clip),
-        optax.adamw(rate, b2=0.99, weight_decay=schedule.decay),
+        optax.contrib.muon(
+            rate,
+            consistent_rms=0.2,
+            weight_decay=schedule.decay,
+            adam_b2=0.99,
+            adam_weight_decay=schedule.decay,
+            muon_weight_dimension_numbers=_layers_matrices,
+        ),
+    )
+
+
+def _layers_matrices(params: optax.Params) -> optax.Params:
+    """Which arrays Muon updates: those of the blocks that a vector is multiplied by."""
+    matrix = optax.contrib.MuonDimensionNumbers()
+    return jax.tree.map_with_path(
+        lambda path, x: matrix if "blocks" in jax.tree_util.keystr(path) and x.ndim == 2 else None,
+        params,
     )
 
 
