@@ -536,6 +536,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights_and_is_exported(looks, tmp_pa
     folder = tmp_path / "next" / "pi0_tabletop"
     export.export("pi0", folder, graph_run)
     by = "python -m playground.training"
+    assert "\n\n- Model code" in (folder / "README.md").read_text()  # a list, not more text
     assert commands_on(folder / "README.md") == [
         f"# what made {data} was not noted",
         f"{by}.train pi0 --run 'my runs'",

@@ -155,8 +155,9 @@ def _card(
                 f"two ALOHA arms, three coloured cubes, {_COUNTS[len(sight)]}, "
                 f"{', '.join(verbs[:-1])} and {verbs[-1]} in several wordings. It knows only this "
                 "table. On any other picture its answer shows how such a model works, not what it "
-                "can do.\n"
+                "can do."
             ),
+            "",
             *(_filled(f"- {point}", "  ") for point in points if point),
             "\nMade by:\n\n```bash",
             *made_by,

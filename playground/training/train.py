@@ -95,8 +95,8 @@ _FAST = Schedule(steps=12_000, sight=0, eased=0.8, images=8, prompts=2, draws=1,
 SCHEDULES = {
     "pi0": _FLOW,
     "pi0_fast": _FAST,
-    "pi0_second": dataclasses.replace(_FLOW, steps=10_000, sight=1_600),
-    "pi05_second": dataclasses.replace(_FLOW, steps=6_000, sight=0),
+    "pi0_second": dataclasses.replace(_FLOW, steps=8_000, sight=1_000),
+    "pi05_second": dataclasses.replace(_FLOW, steps=5_000, sight=0),
     "pi0_fast_second": _FAST,
 }
 
