@@ -205,6 +205,21 @@ def test_a_picture_gets_different_requests_and_each_prompt_names_its_cube(looks,
         np.testing.assert_array_equal(getattr(batch, field.name), getattr(again, field.name))
 
 
+def test_a_look_at_a_held_cube_is_asked_to_go_on_with_it(looks, stats):
+    holders = np.full_like(looks.holders, -1)
+    holders[:, 1] = np.arange(len(looks)) % 2 - 1  # the second cube, by a hand, in every other look
+    held = dataclasses.replace(looks, holders=holders)
+    source = batches.Batcher(held, FIRST, TINY["pi0"], stats, None, seed=0)
+    firsts = []
+    for step in range(8):
+        batch = source.batch(step, 6, 3)
+        for image, named in zip(batch.images, batch.named.reshape(6, 3), strict=True):
+            (row,) = np.flatnonzero((looks.images[:, 0] == image).all((1, 2, 3)))[:1]
+            firsts.append((bool(row % 2), int(named[0])))
+    assert {named for odd, named in firsts if odd} == {1}
+    assert {named for odd, named in firsts if not odd} == {0, 1, 2}
+
+
 def test_no_training_prompt_is_cut(looks, stats, fast_folder):
     for name in TINY:
         source = batcher(looks, stats, name, fast_folder)

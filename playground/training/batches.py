@@ -204,9 +204,8 @@ class Batcher:
         looked = np.concatenate(
             [rng.choice(self._starts, starts), rng.choice(self._later, images - starts)]
         )
-        count = len(self._requests)
-        asked = np.concatenate([rng.permutation(count)[:prompts] for _ in range(images)])
-        rows, asked = np.repeat(looked, prompts), self._requests[asked]
+        asked = np.concatenate([self._asked(row, prompts, rng) for row in looked])
+        rows = np.repeat(looked, prompts)
         states = self._looks.states[rows]
         chunks = demonstrations.labels(self._looks, rows, asked, self._table)
         actions = normalise(model_actions(chunks, states), self._stats["actions"], self._method)
@@ -235,6 +234,16 @@ class Batcher:
             numbers=self._numbers(tokens, loss_mask, states.shape[1]),
             alike=self._alike,
         )
+
+    def _asked(self, row: int, prompts: int, rng: np.random.Generator) -> np.ndarray:
+        """Different requests of a look, int [prompts, 3]. The first names a cube that a hand holds
+        if there is one: to carry on is hard, and by chance alone it is asked for in few rows."""
+        requests = rng.permutation(self._requests)
+        held = np.flatnonzero(self._looks.holders[row] >= 0)
+        if len(held):
+            first = np.flatnonzero(np.isin(requests[:, 1], held))[0]
+            requests[[0, first]] = requests[[first, 0]]
+        return requests[:prompts]
 
     def _words(self, request: np.ndarray, rng: np.random.Generator) -> str:
         verb, cube, other = request
