@@ -3,7 +3,11 @@
 import csv
 import dataclasses
 import json
+import shlex
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +34,7 @@ from playground.tabletop.scene import COLOURS, FIRST, SECOND, Table, nearer_arm,
 from playground.tabletop.tasks import VERBS, WORDINGS, Task, requests
 from playground.training import (
     batches,
+    commands,
     demonstrations,
     export,
     first_chunks,
@@ -40,6 +45,7 @@ from playground.training import (
 )
 from playground.training.asker import Asker
 
+ROOT = Path(__file__).parents[1]
 TINY_VISION = dataclasses.replace(PI0_TABLETOP.vision, width=32, depth=1, mlp_dim=32, num_heads=2)
 TINY_EXPERT = dataclasses.replace(
     PI0_TABLETOP.language, width=32, depth=2, mlp_dim=32, num_heads=2, head_dim=16
@@ -106,6 +112,13 @@ def test_a_shard_repeats_and_holds_starts_and_later_looks(looks, monkeypatch):
     assert (first.cubes != other.cubes).any()
     assert looks.starts.sum() == 6
     assert (~looks.starts).sum() > 4
+
+
+def test_a_folder_tells_the_command_that_made_it(tmp_path):
+    asked = ["--folder", str(tmp_path), "--shards", "0", "--workers", "1"]
+    module = "playground.training.demonstrations"
+    subprocess.run([sys.executable, "-m", module, *asked], check=True, cwd=ROOT)
+    assert commands.noted(tmp_path) == [shlex.join(["python", "-m", module, *asked])]
 
 
 def test_no_demonstrations_says_what_to_run(tmp_path):

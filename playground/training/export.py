@@ -98,7 +98,7 @@ def export(name: str, folder: Path, run: Path, weights: str = "average", note: s
     count = sum(leaf.size for _, leaf in nnx.to_flat_state(nnx.state(policy, nnx.Param)))
     last = f"python -m playground.training.export {name} --run {run.as_posix()}"
     made_by = [
-        *_made_by(Path(training["schedule"].get("demonstrations", ""))),
+        *_made_by(Path(training["schedule"].get("demonstrations", "its demonstrations"))),
         *_made_by(run),
         f"{last} --folder {folder.as_posix()} --weights {weights}",
     ]
