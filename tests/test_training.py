@@ -30,7 +30,15 @@ from playground.robots.builtin import TABLETOP
 from playground.robots.robot import slot_modes
 from playground.tabletop import expert, kinematics
 from playground.tabletop.rollout import ask_expert, observe
-from playground.tabletop.scene import COLOURS, FIRST, SECOND, Table, nearer_arm, random_scene
+from playground.tabletop.scene import (
+    COLOURS,
+    FIRST,
+    SECOND,
+    TABLES,
+    Table,
+    nearer_arm,
+    random_scene,
+)
 from playground.tabletop.tasks import VERBS, WORDINGS, Task, requests
 from playground.training import (
     batches,
@@ -99,6 +107,14 @@ def batcher(looks, stats, name, fast_folder=None):
     return batches.Batcher(looks, FIRST, TINY[name], stats, fast_folder, seed=0)
 
 
+def rows_of(batch, looks) -> list[int]:
+    """Which looks a batch is of, found by their pictures."""
+    return [
+        int(np.flatnonzero((looks.images[:, 0] == image).all((1, 2, 3)))[0])
+        for image in batch.images
+    ]
+
+
 # --- demonstrations and batches -----------------------------------------------------------------
 
 
@@ -118,7 +134,9 @@ def test_a_folder_tells_the_command_that_made_it(tmp_path):
     asked = ["--folder", str(tmp_path), "--shards", "0", "--workers", "1"]
     module = "playground.training.demonstrations"
     subprocess.run([sys.executable, "-m", module, *asked], check=True, cwd=ROOT)
-    assert commands.noted(tmp_path) == [shlex.join(["python", "-m", module, *asked])]
+    command = ["python", "-m", module, *asked]
+    commands.note(tmp_path, command)  # as when it goes on after a stop
+    assert commands.noted(tmp_path) == [shlex.join(command)]
 
 
 def test_no_demonstrations_says_what_to_run(tmp_path):
@@ -139,8 +157,19 @@ def test_looks_at_a_table_that_a_cube_has_left_are_not_trained_on(looks, tmp_pat
             getattr(loaded, field.name),
             (cubes if field.name == "cubes" else getattr(looks, field.name))[kept],
         )
-    # Wherever a scene begins, and wherever a cube is carried, is in reach.
-    assert demonstrations.in_reach(looks.cubes).all()
+
+
+@pytest.mark.parametrize("spec", TABLES.values(), ids=lambda spec: spec.name)
+def test_wherever_a_cube_is_carried_is_in_reach(spec):
+    rng, every = np.random.default_rng(7), requests(tuple(v for v in spec.verbs if v != "touch"))
+    for number in range(12):
+        table = Table(random_scene(rng), spec)
+        verb, colour, other = every[rng.integers(len(every))]
+        for _ in range(3):
+            for action in ask_expert(table, Task(verb, colour, "{} {}", other)):
+                table.step(action)
+                cubes = np.stack([table.cube(each) for each in COLOURS])
+                assert demonstrations.in_reach(cubes[None]).all(), (number, verb)
 
 
 def test_what_two_cubes_are_named_in_is_labelled_by_the_expert_at_the_table():
@@ -187,11 +216,7 @@ def test_the_grippers_pictures_show_the_cubes_where_the_batch_says(second_looks)
 
 def test_normalised_chunks_go_back_to_the_experts_joint_targets(looks, stats):
     batch = batcher(looks, stats, "pi0").batch(0, 4, 6)
-    rows = [
-        int(np.flatnonzero((looks.images[:, 0] == image).all((1, 2, 3)))[0])
-        for image in batch.images
-    ]
-    for i, row in enumerate(np.repeat(rows, 6)):
+    for i, row in enumerate(np.repeat(rows_of(batch, looks), 6)):
         state = looks.states[row]
         chunk = conversion.from_model(
             TABLETOP, batch.actions[i].astype(np.float64), state, stats["actions"], "z-score"
@@ -226,9 +251,8 @@ def test_a_look_at_a_held_cube_is_asked_to_go_on_with_it(looks, stats):
     firsts = []
     for step in range(8):
         batch = source.batch(step, 6, 3)
-        for image, named in zip(batch.images, batch.named.reshape(6, 3), strict=True):
-            (row,) = np.flatnonzero((looks.images[:, 0] == image).all((1, 2, 3)))[:1]
-            firsts.append((bool(row % 2), int(named[0])))
+        for row, named in zip(rows_of(batch, looks), batch.named[::3].tolist(), strict=True):
+            firsts.append((row % 2 == 1, named))
     assert {named for odd, named in firsts if odd} == {1}
     assert {named for odd, named in firsts if not odd} == {0, 1, 2}
 
@@ -456,6 +480,34 @@ def test_a_few_steps_on_one_batch_lower_every_part_of_the_loss(name, looks, stat
     # The average follows, but is not the last step.
     leaf = lambda tree: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])  # noqa: E731
     assert np.abs(leaf(state["ema"]) - leaf(state["params"])).max() > 0
+
+
+def test_the_layers_matrices_are_updated_by_muon_and_all_else_by_adamw():
+    """Muon's update of a matrix has singular values that are all about the same, whatever the
+    gradient's are; AdamW's has, after two equal gradients, the same size everywhere."""
+    schedule = dataclasses.replace(SCHEDULE, decay=0.0, clip=1e9)
+    _, params = nnx.split(losses.Trainee(TINY["pi0"], rngs=nnx.Rngs(0)))
+    rng = np.random.default_rng(3)
+    gradients = jax.tree.map(
+        lambda x: jnp.asarray(rng.lognormal(0, 2, x.shape) * rng.choice([-1, 1], x.shape)), params
+    )
+    tx = train.optimiser(schedule)
+    state = tx.init(params)
+    for _ in range(2):  # the first has a rate of zero
+        updates, state = tx.update(gradients, state, params)
+    by_muon = []
+    for path, update in nnx.to_flat_state(updates):
+        update = np.asarray(update[...])
+        if np.ptp(np.abs(update)) > 1e-3 * np.abs(update).max():
+            by_muon.append([part for part in path if part != "kernel"][-1])
+            values = np.linalg.svd(update, compute_uv=False)
+            assert values.mean() ** 2 > 0.9 * np.mean(values**2), path
+            # Steps of AdamW's usual size: a root mean square of 0.2 times the rate.
+            rms = np.sqrt(np.mean(update**2)) / (schedule.peak / schedule.warmup)
+            assert 0.1 < rms < 0.3, path
+    gemmas = ["query", "key", "value", "out", "gate", "up", "down"]
+    visions = ["query", "key", "value", "out", "mlp_in", "mlp_out"]
+    assert sorted(by_muon) == sorted(4 * gemmas + visions)  # two experts of two layers each
 
 
 def test_what_another_policy_learned_is_taken_over(tmp_path, monkeypatch):

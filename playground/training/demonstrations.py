@@ -29,6 +29,7 @@ from playground.tabletop.scene import (
     COLOURS,
     FIRST,
     TABLES,
+    WORKSPACE,
     Table,
     TableSpec,
     random_scene,
@@ -44,10 +45,10 @@ STARTS, EPISODES = 40, 40
 _BELIEF_SPREAD, _BELIEF_WRONG = np.array([0.018, 0.018, 0.006]), 0.7
 _LOST_SPREAD, LOST_FROM = np.array([0.06, 0.06, 0.03]), 80
 _CHANGE_OF_MIND = 0.15
-# Where a cube may be (m): at most this far to a side, between these two ahead, and on the table.
-# One that was knocked away or fell would be reached for with all that a joint can turn: a chunk 20
-# to 40 standard deviations off, which outweighs a whole step's other rows.
-_ASIDE, _AHEAD, _LOWEST = 0.3, (0.3, 0.7), 0.01
+# Where a cube may be (m): at most this far beyond where scenes begin, to the sides and ahead, and
+# neither fallen nor pressed into the table. One that was knocked away or fell would be reached for
+# with all that a joint can turn, and such a chunk outweighs a whole step's other rows.
+_BEYOND, _LOWEST = np.array([0.14, 0.08]), 0.01
 _MOST_LOOKS = {"touch": 4, "pick": 8, "put_on": 12, "put_next": 12}
 
 
@@ -205,8 +206,9 @@ def load(folder: Path) -> Looks:
 
 def in_reach(cubes: np.ndarray) -> np.ndarray:
     """Whether all cubes, by their centres [n, 3, 3], are where arms may have to go: bool [n]."""
-    aside, ahead, height = np.moveaxis(cubes, -1, 0)
-    near = (np.abs(aside) <= _ASIDE) & (ahead >= _AHEAD[0]) & (ahead <= _AHEAD[1])
+    low, high = np.array(WORKSPACE).T
+    where, height = cubes[..., :2], cubes[..., 2]
+    near = ((where >= low - _BEYOND) & (where <= high + _BEYOND)).all(-1)
     return (near & (height >= _LOWEST)).all(-1)
 
 
