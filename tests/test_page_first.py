@@ -158,6 +158,12 @@ def test_a_prompt_is_answered_while_it_is_typed_and_at_a_click(visit, policies):
     field.press("Enter")
     expect(said).to_contain_text("the blue cube")
 
+    field.fill("put the red block on the blue block")
+    page.get_by_role("button", name="red ↔ blue: Run “put the blue block on the red block”").click()
+    expect(field).to_have_value("put the blue block on the red block")
+    repeated = "Run “put the red block on the red block”"
+    expect(page.get_by_role("button", name=repeated)).to_have_count(0)
+
 
 def test_a_link_reopens_what_is_shown(visit, policies):
     """Copied on one page, opened by another visitor: the same bits, in the same tab."""

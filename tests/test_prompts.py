@@ -81,6 +81,12 @@ def test_the_useful_set_rewords_with_the_robots_words():
     assert labels["“blue” → “green”"] == "Pick up the green cube"
     assert labels["“Pick up” → “touch”"] == "touch the blue cube"
     assert {"empty", "shuffled", "garbled", "without “blue”"} <= set(labels)
+    two = dict(rewordings("put the red cube on the Blue cube", TABLETOP.name))
+    assert two == {
+        "paraphrase": "put the red block on the Blue block",
+        "“red” → “green”": "put the green cube on the Blue cube",
+        "“red” ↔ “Blue”": "put the Blue cube on the red cube",
+    }
     assert rewordings("fold the towel", "aloha") == [("paraphrase", "please fold the towel")]
     assert rewordings("", "tabletop") == []
 

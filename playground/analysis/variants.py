@@ -190,37 +190,44 @@ def _prompts(raw, other_tasks, alternatives, rng) -> Iterator[Variant | str]:
 
 
 def rewordings(prompt: str, robot: str) -> list[tuple[str, str]]:
-    """(name, prompt) of a paraphrase, and of the prompt with one word that means something else;
-    from what MEANINGS has for the robot of that name, else only a polite paraphrase."""
+    """(name, prompt) of a paraphrase, of the prompt with one word that means something else, and
+    with two words in each other's place; from what MEANINGS has for the robot of that name, else
+    only a polite paraphrase."""
     paraphrase, others = prompt, []
     for kind in MEANINGS.get(robot, ()):
-        if (found := _first_of(kind, prompt)) is None:
+        if not (said := _said(kind, prompt)):
             continue
-        (start, stop), own = found
-        said = prompt[start:stop]
-        if alike := [word for word in own if word != said.lower()]:
-            paraphrase = _replaced(paraphrase, said, alike[0])
+        first, *more = said
+        if alike := [word for word in said[first] if word != first.lower()]:
+            paraphrase = _replaced(paraphrase, {first: alike[0]})
+        unsaid = [group for group in kind if group not in said.values()]
         others += [
-            (f"“{said}” → “{group[0]}”", _replaced(prompt, said, group[0]))
-            for group in kind
-            if group != own
+            (f"“{first}” → “{group[0]}”", _replaced(prompt, {first: group[0]})) for group in unsaid
         ]
+        for second in more[:1]:
+            swapped = _replaced(prompt, {first: second, second: first})
+            others.append((f"“{first}” ↔ “{second}”", swapped))
     if paraphrase == prompt and prompt:
         paraphrase = f"please {prompt}"
     return [("paraphrase", paraphrase), *others] if prompt else []
 
 
-def _replaced(prompt: str, word: str, other: str) -> str:
-    return re.sub(rf"\b{word}\b", other, prompt, count=1)
+def _replaced(prompt: str, words: dict[str, str]) -> str:
+    """Each of these words by another, wherever it stands."""
+    either = "|".join(map(re.escape, words))
+    return re.sub(rf"\b({either})\b", lambda found: words[found[0]], prompt)
 
 
-def _first_of(kind, prompt: str):
-    """([start, stop), group) of the first word of a kind in a prompt; None without any."""
-    words = sorted(((word, group) for group in kind for word in group), key=lambda w: -len(w[0]))
-    for word, group in words:
-        if found := re.search(rf"\b{word}\b", prompt, re.IGNORECASE):
-            return found.span(), group
-    return None
+def _said(kind: Sequence[Sequence[str]], prompt: str) -> dict[str, Sequence[str]]:
+    """The words of a kind in a prompt, as they are written and in their order, one for each group;
+    and the groups."""
+    found = {}
+    for group in kind:
+        for word in sorted(group, key=len, reverse=True):
+            if here := re.search(rf"\b{word}\b", prompt, re.IGNORECASE):
+                found[here.start()] = here[0], group
+                break
+    return dict(found[place] for place in sorted(found))
 
 
 def _example_tasks(raw: RawObservation) -> tuple[str, ...]:

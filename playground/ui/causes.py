@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 
 import gradio as gr
 import numpy as np
@@ -15,7 +14,7 @@ from playground.analysis.causal import (
     CellRequest,
     top_patch,
 )
-from playground.analysis.variants import slot_label
+from playground.analysis.variants import rewordings, slot_label
 from playground.codec import encode
 from playground.serving.worker import Worker
 from playground.trace import FlowTrace, RawObservation
@@ -178,16 +177,11 @@ def path_of(request: gr.Request) -> str:
 
 
 def nearest(prompt: str, setup: Setup) -> str:
-    """The prompt with one word of a kind exchanged, or another task; "" where none is known."""
-    words = prompt_bar.words(setup.robot)
-    for group in words["swaps"]:
-        for place, one in enumerate(group):
-            swapped = re.sub(
-                rf"\b{re.escape(one)}\b", group[(place + 1) % len(group)], prompt, count=1
-            )
-            if swapped != prompt:
-                return swapped
-    return next((task for task in words["tasks"] if task.strip() != prompt.strip()), "")
+    """The prompt with one word that means something else, or another task; "" where none is
+    known."""
+    _, *others = rewordings(prompt, setup.robot.name) or [("", "")]
+    texts = (*(text for _, text in others), *prompt_bar.words(setup.robot)["tasks"])
+    return next((text for text in texts if text.strip() != prompt.strip()), "")
 
 
 def _observed(asked, setups: Setups) -> dict[str, RawObservation]:

@@ -1,7 +1,7 @@
 """The prompt on top of the page: Run and Stop beside it, rewordings and the live switch below."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import gradio as gr
 
@@ -21,7 +21,7 @@ _REWORDINGS = appearance.component("rewordings.js")
 @dataclasses.dataclass(frozen=True, slots=True)
 class Bar:
     """rewordings: value {prompt, chosen}: what stands in the field, and what was clicked. Its
-    property `words` is {swaps, tasks}: groups of words that stand for each other, and other
+    property `words` is {kinds, tasks}: kinds of words, each groups that mean the same, and other
     prompts; `slow` says why the page does not answer while one types, "" where it does; `waiting`
     says that others were in line when it was last asked to. cuts: as `cuts.build` makes it."""
 
@@ -66,13 +66,11 @@ def placeholder(setup: Setup) -> str:
     return f"what the robot shall do{unless}"
 
 
-def words(robot: Robot) -> dict[str, list]:
+def words(robot: Robot) -> dict[str, Sequence]:
     """What rewordings of a prompt are made from."""
     tasks = [example.prompt for example in examples(robot)]
     tasks += EXAMPLE_TASKS.get(robot.name, ())
-    kinds = MEANINGS.get(robot.name, ())
-    swaps = [[word for group in kind for word in group] for kind in kinds]
-    return {"swaps": swaps, "tasks": list(dict.fromkeys(tasks))}
+    return {"kinds": MEANINGS.get(robot.name, ()), "tasks": list(dict.fromkeys(tasks))}
 
 
 def slow(traces: Mapping[str, Trace]) -> str:

@@ -39,16 +39,25 @@ function tell() {
   input.classList.toggle("paused", Boolean(slow));
 }
 
-/** The prompt with the first word of a group in it put in another's place; null without any. */
-function swapped(prompt, group, other) {
-  for (const word of [...group].sort((a, b) => b.length - a.length)) {
-    const found = new RegExp(`(^|[^a-z])${word}(?![a-z])`, "i").exec(prompt);
-    if (!found) continue;
-    if (word === other) return null;
-    const at = found.index + found[1].length;
-    return prompt.slice(0, at) + other + prompt.slice(at + word.length);
-  }
-  return null;
+/** The words of a kind that stand in the prompt, in their order, one for each group of words that
+ *  mean the same: [{at, word, group}]. */
+function said(prompt, kind) {
+  const found = [];
+  for (const group of kind)
+    for (const word of [...group].sort((a, b) => b.length - a.length)) {
+      const match = new RegExp(`(^|[^a-z])${word}(?![a-z])`, "i").exec(prompt);
+      if (!match) continue;
+      const at = match.index + match[1].length;
+      found.push({ at, word: prompt.slice(at, at + word.length), group });
+      break;
+    }
+  return found.sort((a, b) => a.at - b.at);
+}
+
+/** The prompt with another word at each of these places, the last place first. */
+function replaced(prompt, ...places) {
+  for (const [{ at, word }, other] of places) prompt = prompt.slice(0, at) + other + prompt.slice(at + word.length);
+  return prompt;
 }
 
 /** The words in another order, the same one every time. */
@@ -66,12 +75,15 @@ function rewordings(words, prompt) {
   const put = (label, text) => {
     if (text !== null && text !== prompt && !found.has(text)) found.set(text, label);
   };
-  for (const group of words.swaps)
-    for (const other of group) {
-      const text = swapped(prompt, group, other);
-      if (text !== null) put(other, text);
-    }
-  for (const task of words.tasks) if (!words.swaps.length || !prompt.trim()) put(task, task);
+  for (const kind of words.kinds) {
+    const [first, second] = said(prompt, kind);
+    if (!first) continue;
+    for (const group of kind)
+      for (const other of group)
+        if (other !== first.word.toLowerCase() && group !== second?.group) put(other, replaced(prompt, [first, other]));
+    if (second) put(`${first.word} ↔ ${second.word}`, replaced(prompt, [second, first.word], [first, second.word]));
+  }
+  for (const task of words.tasks) if (!words.kinds.length || !prompt.trim()) put(task, task);
   put("shuffled", shuffled(prompt));
   put("empty", "");
   return [...found].map(([text, label]) => [label, text]);
