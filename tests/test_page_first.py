@@ -161,6 +161,8 @@ def test_a_prompt_is_answered_while_it_is_typed_and_at_a_click(visit, policies):
     field.fill("put the red block on the blue block")
     page.get_by_role("button", name="red ↔ blue: Run “put the blue block on the red block”").click()
     expect(field).to_have_value("put the blue block on the red block")
+    reworded = "cube: Run “put the blue cube on the red cube”"
+    expect(page.get_by_role("button", name=reworded)).to_be_visible()
     repeated = "Run “put the red block on the red block”"
     expect(page.get_by_role("button", name=repeated)).to_have_count(0)
 

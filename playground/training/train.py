@@ -108,8 +108,8 @@ def table_of(name: str) -> TableSpec:
 
 def optimiser(schedule: Schedule) -> optax.GradientTransformation:
     """Muon (Jordan 2024) for the matrices of the layers, with steps of AdamW's usual size (Liu et
-    al. 2025, arXiv:2502.16982), and AdamW for all else, under a cosine schedule with warm-up;
-    gradients clipped by their global norm."""
+    al. 2025, arXiv:2502.16982), and AdamW with Nesterov's momentum (Dozat 2016) for all else, under
+    a cosine schedule with warm-up; gradients clipped by their global norm."""
     warmup = min(schedule.warmup, schedule.steps // 2)
     rate = optax.warmup_cosine_decay_schedule(
         0.0, schedule.peak, warmup, schedule.steps, schedule.peak * schedule.final

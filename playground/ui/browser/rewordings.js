@@ -39,26 +39,24 @@ function tell() {
   input.classList.toggle("paused", Boolean(slow));
 }
 
-/** The words of a kind that stand in the prompt, in their order, one for each group of words that
- *  mean the same: [{at, word, group}]. */
+const find = (words) => new RegExp(`(?<![a-z])(${words.join("|")})(?![a-z])`, "gi");
+
+/** The words of a kind that stand in the prompt, as they are written and in their order, one for
+ *  each group of words that mean the same; and the groups: [{at, word, group}]. */
 function said(prompt, kind) {
   const found = [];
   for (const group of kind)
     for (const word of [...group].sort((a, b) => b.length - a.length)) {
-      const match = new RegExp(`(^|[^a-z])${word}(?![a-z])`, "i").exec(prompt);
+      const match = find([word]).exec(prompt);
       if (!match) continue;
-      const at = match.index + match[1].length;
-      found.push({ at, word: prompt.slice(at, at + word.length), group });
+      found.push({ at: match.index, word: match[0], group });
       break;
     }
   return found.sort((a, b) => a.at - b.at);
 }
 
-/** The prompt with another word at each of these places, the last place first. */
-function replaced(prompt, ...places) {
-  for (const [{ at, word }, other] of places) prompt = prompt.slice(0, at) + other + prompt.slice(at + word.length);
-  return prompt;
-}
+/** The prompt with each of these words by another, wherever it stands. */
+const replaced = (prompt, words) => prompt.replace(find(Object.keys(words)), (word) => words[word] ?? word);
 
 /** The words in another order, the same one every time. */
 function shuffled(prompt) {
@@ -76,12 +74,12 @@ function rewordings(words, prompt) {
     if (text !== null && text !== prompt && !found.has(text)) found.set(text, label);
   };
   for (const kind of words.kinds) {
-    const [first, second] = said(prompt, kind);
+    const [first, ...more] = said(prompt, kind);
     if (!first) continue;
-    for (const group of kind)
-      for (const other of group)
-        if (other !== first.word.toLowerCase() && group !== second?.group) put(other, replaced(prompt, [first, other]));
-    if (second) put(`${first.word} ↔ ${second.word}`, replaced(prompt, [second, first.word], [first, second.word]));
+    for (const group of kind.filter((group) => !more.some((one) => one.group === group)))
+      for (const other of group) if (other !== first.word.toLowerCase()) put(other, replaced(prompt, { [first.word]: other }));
+    for (const { word } of more.slice(0, 1))
+      put(`${first.word} ↔ ${word}`, replaced(prompt, { [first.word]: word, [word]: first.word }));
   }
   for (const task of words.tasks) if (!words.kinds.length || !prompt.trim()) put(task, task);
   put("shuffled", shuffled(prompt));
