@@ -161,12 +161,12 @@ PI0_FAST = Pi0FastConfig(
 # The bundled policies of the simulated table: the same models, small enough to be learned on a CPU
 # in hours. 112 pixels a side are 64 tokens; the vocabulary is playground/training/tokenizers.py's.
 _TABLETOP_VISION = VisionConfig(
-    width=128, depth=3, mlp_dim=384, num_heads=4, patch_size=14, image_size=112
+    width=128, depth=4, mlp_dim=384, num_heads=4, patch_size=14, image_size=112
 )
 _TABLETOP_LANGUAGE = ExpertConfig(
-    width=128, depth=4, mlp_dim=256, num_heads=4, num_kv_heads=1, head_dim=32
+    width=128, depth=4, mlp_dim=384, num_heads=4, num_kv_heads=1, head_dim=32
 )
-_TABLETOP_ACTION = dataclasses.replace(_TABLETOP_LANGUAGE, mlp_dim=192)
+_TABLETOP_ACTION = dataclasses.replace(_TABLETOP_LANGUAGE, mlp_dim=256)
 TABLETOP_VOCAB = 2432
 PI0_TABLETOP = Pi0Config(
     vision=_TABLETOP_VISION,
@@ -180,26 +180,16 @@ PI0_TABLETOP = Pi0Config(
     dtype="float32",
     image_slots=PI0_SLOTS,
 )
+PI05_TABLETOP = dataclasses.replace(PI0_TABLETOP, pi05=True, max_token_len=128)
 PI0_FAST_TABLETOP = Pi0FastConfig(
     vision=_TABLETOP_VISION,
     language=_TABLETOP_LANGUAGE,
     vocab_size=TABLETOP_VOCAB,
     action_dim=14,
     action_horizon=50,
-    max_token_len=180,
+    max_token_len=208,
     dtype="float32",
     image_slots=PI0_SLOTS,
-)
-# Those of the table's second generation: three pictures, longer prompts, and pi0.5 as a third.
-_SECOND_VISION = dataclasses.replace(_TABLETOP_VISION, depth=4)
-_SECOND_LANGUAGE = dataclasses.replace(_TABLETOP_LANGUAGE, mlp_dim=384)
-_SECOND_ACTION = dataclasses.replace(_SECOND_LANGUAGE, mlp_dim=256)
-PI0_SECOND_TABLETOP = dataclasses.replace(
-    PI0_TABLETOP, vision=_SECOND_VISION, language=_SECOND_LANGUAGE, action_expert=_SECOND_ACTION
-)
-PI05_SECOND_TABLETOP = dataclasses.replace(PI0_SECOND_TABLETOP, pi05=True, max_token_len=128)
-PI0_FAST_SECOND_TABLETOP = dataclasses.replace(
-    PI0_FAST_TABLETOP, vision=_SECOND_VISION, language=_SECOND_LANGUAGE, max_token_len=208
 )
 
 

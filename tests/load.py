@@ -52,7 +52,7 @@ import httpx
 from PIL import Image
 
 import app
-from playground.checkpoints.catalog import BUNDLED_PAIR
+from playground.checkpoints.catalog import BUNDLED
 from playground.robots.builtin import TABLETOP
 from playground.robots.examples import examples
 from playground.serving import queue
@@ -103,7 +103,7 @@ def load(policies):
 
 def serve(port: int, places: int, replicas: int) -> None:
     """replicas: engines on a Ray cluster of its own; 0 is one process."""
-    asked = {"policies": list(BUNDLED_PAIR)}
+    asked = {"policies": list(BUNDLED[:2])}
     how = {"kinds": app.KINDS, "queue_size": places}
     with contextlib.ExitStack() as held:
         if replicas:
@@ -113,7 +113,7 @@ def serve(port: int, places: int, replicas: int) -> None:
             how |= {"start": cluster.start, "replicas": (replicas, replicas)}
         worker = Worker("tests.load:load", asked, **how)
         arguments = app.settings().parse_args(["--host", "127.0.0.1", "--port", str(port)])
-        app.serve(worker, dict.fromkeys(BUNDLED_PAIR, TABLETOP), arguments)
+        app.serve(worker, dict.fromkeys(BUNDLED[:2], TABLETOP), arguments)
 
 
 class Page:
@@ -416,7 +416,7 @@ def references(page: Page, questions: int) -> list[dict]:
     """The answer to every question, asked alone: no two are equal."""
     alone = page.visitor()
     found = [actions(alone.ask(PROMPTS[seed], seed)) for seed in range(questions)]
-    texts = [json.dumps(answer[BUNDLED_PAIR[0]]) for answer in found]
+    texts = [json.dumps(answer[BUNDLED[0]]) for answer in found]
     assert len(set(texts)) == questions, "questions with equal answers tell nothing apart"
     return found
 
@@ -524,7 +524,7 @@ def level(page: Page, newcomers: int) -> Level:
     sizes = [memory_mb(page.process.pid)]
     for number in range(1, newcomers + 1):
         with contextlib.closing(Visitor(page)) as own:
-            own.ask(PROMPTS[0], number, policies=list(BUNDLED_PAIR[:1]), num_steps=1)
+            own.ask(PROMPTS[0], number, policies=list(BUNDLED[:1]), num_steps=1)
         if number % (newcomers // 4) == 0:
             sizes.append(memory_mb(page.process.pid))
     return Level(newcomers, tuple(sizes))
@@ -543,10 +543,10 @@ def large(page: Page, answers: int, attention: bool = False) -> Large:
     """Each to a visitor of its own; every second one does not read it. attention: of few steps,
     with measured attention, instead of 32 samples of 100 steps."""
     sizes = [memory_mb(page.process.pid)]
-    how = {"policies": list(BUNDLED_PAIR[:1]), "num_steps": 100, "num_samples": 32}
+    how = {"policies": list(BUNDLED[:1]), "num_steps": 100, "num_samples": 32}
     name = "denoise"
     if attention:
-        how, name = {"policies": list(BUNDLED_PAIR[:1]), "num_steps": 40}, "attention"
+        how, name = {"policies": list(BUNDLED[:1]), "num_steps": 40}, "attention"
     for number in range(1, answers + 1):
         with contextlib.closing(Visitor(page)) as own:
             before = page.answered()
@@ -592,7 +592,7 @@ class Faults:
 
     def exception(self) -> Fault:
         answer = self._page.visitor().ask(BREAK)
-        message = answer[BUNDLED_PAIR[0]]["failure"]
+        message = answer[BUNDLED[0]]["failure"]
         (job,) = re.findall(r"quote job (\w{16})\b", message)
         log = [line for line in self._page.events("failed") if line["job"] == job]
         private = SECRET in str(answer) or "Traceback" in str(answer) or str(ROOT) in str(answer)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import app
-from playground.checkpoints import resolve
+from playground.checkpoints import catalog, resolve
 from playground.ui import program
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,7 +50,7 @@ def test_a_space_s_address_is_taken(monkeypatch):
 
 
 def test_what_is_opened_by_default_and_by_name():
-    assert robots_by_name([]) == dict.fromkeys(["pi0_tabletop", "pi0_fast_tabletop"], "tabletop")
+    assert robots_by_name([]) == dict.fromkeys(catalog.BUNDLED, "tabletop")
     droid = ["pi0_droid", "pi0_fast_droid"]
     assert robots_by_name(droid) == dict.fromkeys(droid, "droid")
 

@@ -121,7 +121,7 @@ def test_a_part_ends_at_its_limit(tmp_path):
 
 def test_full_size_needs_the_models_packages_alone():
     """Nothing of the page, of images or of the simulated table."""
-    more = {"gradio", "plotly", "PIL", "pydantic", "mujoco", "gym_aloha", "google_crc32c"}
+    more = {"gradio", "plotly", "PIL", "pydantic", "mujoco", "google_crc32c"}
     script = (
         "import sys; from playground.tools import bench, bench_full_size; "
         f"sys.exit(' '.join({more} & set(sys.modules)) or 0)"

@@ -9,7 +9,7 @@ import pytest
 
 import app
 from playground.checkpoints import download, resolve
-from playground.checkpoints.catalog import BUNDLED_PAIR, DEFAULT_PAIR
+from playground.checkpoints.catalog import BUNDLED, DEFAULT_PAIR
 from playground.checkpoints.entry import Entry
 from playground.checkpoints.resolve import PAIR_NEEDS_GB, Request, requests, resolve_all
 from playground.serving import worker
@@ -140,24 +140,24 @@ def machine(monkeypatch, tmp_path, caplog):
         monkeypatch.setattr(resolve, "gpu_memory_gb", lambda: memory)
         monkeypatch.setattr(resolve.importlib.metadata, "entry_points", lambda group: plugins)
         monkeypatch.setattr(resolve.download, "reachable", lambda addresses: network)
-        return resolve.default_pair(), caplog.text
+        return resolve.default_policies(), caplog.text
 
     return machine
 
 
-def test_default_pair(machine, monkeypatch):
+def test_default_policies(machine, monkeypatch):
     assert machine(141.0) == (DEFAULT_PAIR, "")
-    assert machine(None) == (BUNDLED_PAIR, "")
+    assert machine(None) == (BUNDLED, "")
     for about, words in (
         ({"memory": PAIR_NEEDS_GB - 1}, "it has 15 GB"),
         ({"memory": 141.0, "plugins": ()}, 'pip install "jax'),
         ({"memory": 141.0, "network": False}, "gs://openpi-assets/checkpoints/pi0_droid"),
     ):
         pair, said = machine(**about)
-        assert pair == BUNDLED_PAIR
+        assert pair == BUNDLED
         assert words in said
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    assert machine(141.0)[0] == BUNDLED_PAIR
+    assert machine(141.0)[0] == BUNDLED
 
 
 def test_files_that_are_here_need_no_network(machine):
@@ -171,7 +171,7 @@ def test_files_that_are_here_need_no_network(machine):
         ("gs://big_vision/paligemma_tokenizer.model", ("",)),
     ):
         pair, said = machine(141.0, network=False)
-        assert pair == BUNDLED_PAIR
+        assert pair == BUNDLED
         assert address in said
         for part in parts:
             path = download.local_path(address) / part

@@ -312,9 +312,10 @@ def test_episodes_are_chosen():
 
 
 def test_a_guided_chunk_keeps_to_the_old_one(bundled, policy, fit):
-    """In the robot's units, though the model counts from the new state."""
+    """In the robot's units, though the model counts from the new state. Between these frames the
+    policy changes its mind by itself; elsewhere its chunks continue each other."""
     episode = bundled.episode(1)
-    old, new = (fit.observation(episode, frame, TABLETOP) for frame in (0, 25))
+    old, new = (fit.observation(episode, frame, TABLETOP) for frame in (20, 45))
     options = Options(num_steps=10, seed=1)
     (before, _), (plain, _) = policy.chunks([old, new], options)
     previous = np.concatenate([before[25:], np.repeat(before[-1:], 25, axis=0)])

@@ -24,7 +24,7 @@ from playground.trace import Options, RawObservation
 from tests.support.table import in_all
 
 host, accelerator = jax.devices()
-for name in catalog.BUNDLED_PAIR:
+for name in catalog.BUNDLED:
     assert device_for(catalog.named(name).config, accelerator) == host
 for config in (PI0, PI05, PI0_FAST):
     assert device_for(config, accelerator) == accelerator

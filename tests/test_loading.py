@@ -55,7 +55,7 @@ def test_names_nobody_has_are_answered_with_near_ones():
         load.open_policy("pi0_drod")
 
 
-@pytest.mark.parametrize("name", catalog.BUNDLED_PAIR)
+@pytest.mark.parametrize("name", catalog.BUNDLED)
 def test_the_page_s_policies_open_and_are_labelled(name):
     """Trained where assets has weights, random otherwise, and never without a label."""
     policy = load.open_policy(name)
@@ -64,7 +64,7 @@ def test_the_page_s_policies_open_and_are_labelled(name):
     assert policy.info.notice
 
 
-@pytest.mark.parametrize("name", catalog.BUNDLED_PAIR)
+@pytest.mark.parametrize("name", catalog.BUNDLED)
 def test_a_warm_up_compiles_all_that_a_default_run_needs(name, monkeypatch):
     """And of pi0-FAST writes no more than it takes."""
     policy, written, compiled = load.open_policy(name), [], []
@@ -107,7 +107,7 @@ def compiled_models():
     return seconds, lambda: jax.monitoring.unregister_event_duration_listener(heard)
 
 
-@pytest.mark.parametrize("name", catalog.BUNDLED_PAIR)
+@pytest.mark.parametrize("name", catalog.BUNDLED)
 def test_what_runs_while_the_page_is_idle_leaves_no_click_to_compile(name):
     """Of the default comparison, of cameras and state measured, and of any prompt compared."""
     policy = load.open_policy(name)
@@ -184,9 +184,12 @@ def test_compiling_ahead_ends_with_the_loading_and_hides_no_error(caplog):
 
 
 def test_policies_of_one_title_are_called_by_their_names():
-    pi0, other, fast = (load.untrained(name) for name in ("pi0_a", "pi0_b", "pi0_fast"))
+    names = ("pi0_tabletop", "pi0_tabletop", "pi0_fast_tabletop")
+    pi0, other, fast = (load.untrained(name) for name in names)
+    other.info = dataclasses.replace(other.info, name="mine")
     load.tell_apart([pi0, other, fast])
-    assert [policy.info.title for policy in (pi0, other, fast)] == ["pi0_a", "pi0_b", "pi0-FAST"]
+    titles = [policy.info.title for policy in (pi0, other, fast)]
+    assert titles == ["pi0_tabletop", "mine", "pi0-FAST"]
 
 
 @pytest.mark.parametrize("config", [PI0_TABLETOP, PI0_FAST_TABLETOP], ids=["pi0", "fast"])
@@ -330,7 +333,7 @@ def test_a_shelf_holds_what_was_used_last_and_frees_the_rest(monkeypatch):
     warmed = []
     monkeypatch.setattr(load, "warm_up", lambda policy: warmed.append(policy.info.name))
     before = held_bytes()
-    pi0, fast = catalog.BUNDLED_PAIR
+    pi0, fast, _ = catalog.BUNDLED
     phases, shelf = finish(load.shelf([pi0, fast], most=1))
     assert tuple(shelf) == (pi0,)
     assert [phase.policy for phase in phases] == [pi0, pi0]

@@ -168,7 +168,7 @@ def test_stats_of_more_dimensions_than_the_robot_has(goldens, tmp_path):
     assert check(info, builtin.LIBERO).remarks == notes
 
 
-@pytest.mark.parametrize("name", catalog.BUNDLED_PAIR)
+@pytest.mark.parametrize("name", catalog.BUNDLED)
 def test_the_bundled_policies(name, policies):
     """What the page shows of them: at rest nothing of the state is far out."""
     policy = policies[name]

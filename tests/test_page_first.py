@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 
+from playground.analysis.variants import rewordings
 from playground.robots.builtin import TABLETOP
 from playground.robots.examples import examples
 from playground.tabletop import kinematics
@@ -165,6 +166,12 @@ def test_a_prompt_is_answered_while_it_is_typed_and_at_a_click(visit, policies):
     expect(page.get_by_role("button", name=reworded)).to_be_visible()
     repeated = "Run “put the red block on the red block”"
     expect(page.get_by_role("button", name=repeated)).to_have_count(0)
+    # What the tab Prompts compares is made in Python, and is among them.
+    buttons = page.locator(".rewordings button").all()
+    offered = {button.get_attribute("title") for button in buttons}
+    made = rewordings("put the blue block on the red block", TABLETOP.name)
+    assert len(made) == 4
+    assert {text for _, text in made} <= offered
 
 
 def test_a_link_reopens_what_is_shown(visit, policies):

@@ -13,6 +13,7 @@ from playground import trace
 from playground.serving import robot_traffic
 from playground.tabletop import robot as simulated
 from playground.trace import image_digest
+from tests.support.table import by_slot
 from tests.support.visitor import PI0, answered, save_link, started, tab
 
 POLICY = ("--checkpoint", PI0)
@@ -57,7 +58,7 @@ def test_a_robot_is_watched_and_frozen_into_the_page(app, visit, robots_port):
     expect(rows).to_have_count(1)
     expect(rows).to_contain_text("tabletop")
     expect(page.locator(".robot-shown")).to_contain_text(f"Request {len(asked) - 1},")
-    expect(page.locator(".robot-shown .seen img")).to_have_count(1)
+    expect(page.locator(".robot-shown .seen img")).to_have_count(3)
     expect(page.locator(".robot-shown .panel")).to_have_count(14)
     link = page.get_by_role("link", name="Save the episode").get_attribute("href")
     server.close()
@@ -67,7 +68,9 @@ def test_a_robot_is_watched_and_frozen_into_the_page(app, visit, robots_port):
     expect(page.locator("#prompt textarea")).to_have_value("touch the red cube")
     with urllib.request.urlopen(f"{app}/{save_link(page, PI0).get_attribute('href')}") as file:
         run = trace.load(io.BytesIO(file.read()))
-    assert run.inputs.image_sha256 == {"base_0_rgb": image_digest(message["images"]["table"])}
+    assert run.inputs.image_sha256 == {
+        slot: image_digest(picture) for slot, picture in by_slot(message["images"]).items()
+    }
     np.testing.assert_array_equal(np.float32(run.inputs.state), message["state"])
     assert run.options.seed == len(asked) - 1
     # One compiled loop for the robot, step by step for the page.

@@ -86,6 +86,7 @@ def test_the_useful_set_rewords_with_the_robots_words():
         "paraphrase": "put the red block on the Blue block",
         "“red” → “green”": "put the green cube on the Blue cube",
         "“red” ↔ “Blue”": "put the Blue cube on the red cube",
+        "“on” → “next to”": "put the red cube next to the Blue cube",
     }
     assert rewordings("fold the towel", "aloha") == [("paraphrase", "please fold the towel")]
     assert rewordings("", "tabletop") == []

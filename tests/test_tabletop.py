@@ -1,6 +1,7 @@
 """The simulated table: geometry against mujoco, the expert in the closed loop, the pictures."""
 
 import dataclasses
+import json
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from playground.checkpoints.catalog import ASSETS
 from playground.robots.builtin import TABLETOP
 from playground.robots.examples import EXAMPLES
 from playground.serving.events import Done, Phase, Result
@@ -20,16 +22,16 @@ from playground.tabletop import render as renderer
 from playground.tabletop.examples import draw
 from playground.tabletop.job import RolloutRequest
 from playground.tabletop.job import rollout as rollout_job
+from playground.tabletop.measured import success
 from playground.tabletop.outcome import Outcome
 from playground.tabletop.render import render, render_cameras
 from playground.tabletop.rollout import UNJUDGED_S, ask_expert, observe, rollout
 from playground.tabletop.scene import (
+    CAMERAS,
     COLOURS,
-    FIRST,
     HOME,
     MIN_APART,
     RGBA,
-    SECOND,
     WORKSPACE,
     Scene,
     Table,
@@ -39,7 +41,8 @@ from playground.tabletop.scene import (
 )
 from playground.tabletop.tasks import (
     HELD_OUT_WORDINGS,
-    PUT_VERBS,
+    TWO_CUBES,
+    VERBS,
     WORDINGS,
     Referee,
     Task,
@@ -52,7 +55,6 @@ from tests.support import traces
 
 ARMS = kinematics.ARMS
 SIZE = 112
-both_tables = pytest.mark.parametrize("spec", [FIRST, SECOND], ids=lambda spec: spec.name)
 
 
 def part(state: np.ndarray, arm: str) -> np.ndarray:
@@ -68,9 +70,8 @@ SPREAD = {"red": (-0.1, 0.45), "green": (0.0, 0.58), "blue": (0.12, 0.48)}
 
 
 def test_the_robot_on_the_page_has_the_cameras_of_the_table_there():
-    shipped = [slot for slot, _ in Table(random_scene(0)).spec.cameras]
     for family in ("pi0", "pi0_fast"):
-        assert list(TABLETOP.cameras(family)) == shipped
+        assert list(TABLETOP.cameras(family)) == list(CAMERAS)
 
 
 def test_scenes_are_what_the_figures_assume():
@@ -93,25 +94,23 @@ def test_a_seed_is_a_scene():
     assert random_scene(5) != random_scene(6)
 
 
-@both_tables
 @settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_forward_kinematics_is_mujocos(spec, seed):
+def test_forward_kinematics_is_mujocos(seed):
     rng = np.random.default_rng(seed)
     state = HOME + rng.uniform(-0.7, 0.7, 14)
-    table = Table(scene_with(SPREAD), spec)
+    table = Table(scene_with(SPREAD))
     table.set_state(state)
     for arm in ARMS:
         ours = kinematics.tip_positions(arm, part(state, arm)[:6])
         np.testing.assert_allclose(ours, table.tip(arm), atol=5e-6)
 
 
-@both_tables
 @settings(max_examples=60)
 @given(x=st.floats(-0.16, 0.16), y=st.floats(0.38, 0.62), z=st.floats(0.01, 0.15))
-def test_the_nearer_arm_reaches_all_over_the_workspace_within_its_limits(spec, x, y, z):
-    model, arm, goal = build_model(spec), nearer_arm(x), np.array([x, y, z])
-    joints = kinematics.solve(arm, goal, spec.pitch)
+def test_the_nearer_arm_reaches_all_over_the_workspace_within_its_limits(x, y, z):
+    model, arm, goal = build_model(), nearer_arm(x), np.array([x, y, z])
+    joints = kinematics.solve(arm, goal, expert.PITCH)
     np.testing.assert_allclose(kinematics.tip_positions(arm, joints), goal, atol=1e-9)
     for name, value in zip(
         ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate"),
@@ -122,19 +121,38 @@ def test_the_nearer_arm_reaches_all_over_the_workspace_within_its_limits(spec, x
         assert low <= value <= high, name
 
 
-def test_our_own_arms_move_as_far_as_the_published_ones():
-    ours, published = build_model(SECOND), build_model(FIRST)
-    for index in range(published.njnt):
-        joint = published.joint(index)
-        np.testing.assert_allclose(ours.joint(joint.name).range, joint.range, err_msg=joint.name)
-    for body in range(published.nbody):
-        name, mass = published.body(body).name, published.body_mass[body]
-        if "prop" not in name and "focus" not in name:
-            assert ours.body(_own_body(name)).mass == pytest.approx(mass, abs=1e-6), name
+# Of one arm, by Trossen Robotics (interbotix_ros_manipulators, vx300s.urdf.xacro): limits in rad,
+# of the fingers in m, and masses in kg.
+LIMITS = {
+    "waist": (-3.14158, 3.14158),
+    "shoulder": (-1.85005, 1.25664),
+    "elbow": (-1.76278, 1.6057),
+    "forearm_roll": (-3.14158, 3.14158),
+    "wrist_angle": (-1.8675, 2.23402),
+    "wrist_rotate": (-3.14158, 3.14158),
+    "left_finger": (0.021, 0.057),
+    "right_finger": (-0.057, -0.021),
+}
+MASSES = {
+    "shoulder_link": 0.798614,
+    "upper_arm_link": 0.792592,
+    "upper_forearm_link": 0.322228,
+    "lower_forearm_link": 0.414823,
+    "wrist_link": 0.115395,
+    "gripper_link": 0.251652,
+    "left_finger_link": 0.034796,
+    "right_finger_link": 0.034796,
+}
 
 
-def _own_body(name: str) -> str:
-    return f"{name}/base" if name in ("vx300s_left", "vx300s_right") else name
+@pytest.mark.parametrize("arm", ARMS)
+def test_the_arms_are_the_published_ones(arm):
+    model = build_model()
+    for name, limits in LIMITS.items():
+        found = model.joint(f"vx300s_{arm}/{name}").range
+        np.testing.assert_allclose(found, limits, err_msg=name)
+    for name, mass in MASSES.items():
+        assert model.body(f"vx300s_{arm}/{name}").mass == pytest.approx(mass, abs=1e-6), name
 
 
 def test_out_of_reach_is_the_nearest_pose_not_nan():
@@ -197,13 +215,10 @@ def test_the_shipped_policies_table_looks_as_when_they_were_trained(tmp_path):
             np.testing.assert_array_equal(Image.open(path), Image.open(shown[name]))
 
 
-CAMERAS = [(spec, camera) for spec in (FIRST, SECOND) for _, camera in spec.cameras]
-
-
-@pytest.mark.parametrize(("spec", "camera"), CAMERAS, ids=lambda it: getattr(it, "name", it))
-def test_where_no_ray_was_cast_there_is_nothing_to_see(spec, camera, monkeypatch):
+@pytest.mark.parametrize("camera", CAMERAS.values())
+def test_where_no_ray_was_cast_there_is_nothing_to_see(camera, monkeypatch):
     for seed in range(4):
-        table = Table(random_scene(seed), spec)
+        table = Table(random_scene(seed))
         for action in ask_expert(table, Task("pick", COLOURS[seed % 3], "{}"))[: 14 * seed]:
             table.step(action)
         image = render(table, 64, camera)
@@ -227,7 +242,7 @@ def test_the_planes_are_where_mujoco_has_them():
 @pytest.mark.parametrize("arm", ARMS)
 def test_a_gripper_sees_what_lies_between_its_fingers(arm):
     place = (-0.1 if arm == "left" else 0.1, 0.48)
-    table = Table(scene_with({"red": place, "green": (0.0, 0.6), "blue": (0.0, 0.4)}), SECOND)
+    table = Table(scene_with({"red": place, "green": (0.0, 0.6), "blue": (0.0, 0.4)}))
     state = HOME.copy()
     start = 7 * ARMS.index(arm)
     state[start : start + 6] = kinematics.solve(arm, np.array([*place, 0.04]), expert.PITCH)
@@ -258,9 +273,8 @@ def test_rendering_needs_no_graphics_library():
     assert done.returncode == 0, done.stderr
 
 
-@both_tables
-def test_state_is_what_was_commanded_once_the_arms_have_settled(spec):
-    table = Table(scene_with(SPREAD), spec)
+def test_state_is_what_was_commanded_once_the_arms_have_settled():
+    table = Table(scene_with(SPREAD))
     target = HOME.copy()
     target[[0, 1, 6, 9, 13]] = (0.2, -0.8, 0.9, 1.1, 0.2)
     for _ in range(100):
@@ -268,13 +282,11 @@ def test_state_is_what_was_commanded_once_the_arms_have_settled(spec):
     np.testing.assert_allclose(table.state(), target, atol=0.01)
 
 
-@pytest.mark.parametrize(
-    ("spec", "verb"), [(spec, verb) for spec in (FIRST, SECOND) for verb in spec.verbs]
-)
-def test_the_expert_succeeds_in_the_closed_loop(spec, verb):
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_expert_succeeds_in_the_closed_loop(verb):
     for seed in range(6):
-        table = Table(random_scene(1000 + seed), spec)
-        other = COLOURS[(seed + 1 + seed // 3) % 3] if verb in PUT_VERBS else ""
+        table = Table(random_scene(1000 + seed))
+        other = COLOURS[(seed + 1 + seed // 3) % 3] if verb in TWO_CUBES else ""
         task = Task(verb, COLOURS[seed % 3], WORDINGS[verb][0], other)
         steps = 0
         referee = Referee(table, task)
@@ -449,24 +461,22 @@ def test_what_a_policy_is_shown_fits_its_robot():
     from playground.robots.robot import slot_modes
 
     raw = observe(Table(scene_with(SPREAD)), "pick up the red cube")
-    modes = slot_modes(TABLETOP.slots("pi0"), raw)
-    assert list(modes.values()) == ["filled", "masked", "masked"]
-    second = observe(Table(scene_with(SPREAD), SECOND), "pick up the red cube")
-    assert list(slot_modes(TABLETOP.slots("pi0"), second).values()) == ["filled"] * 3
+    for family in ("pi0", "pi0_fast"):
+        modes = slot_modes(TABLETOP.slots(family), raw)
+        assert list(modes.values()) == ["filled"] * 3
     assert raw.state.shape == (len(TABLETOP.state),)
     np.testing.assert_allclose(TABLETOP.resting_state, HOME)
 
 
 def test_held_out_words_are_held_out_and_prompts_read_back():
-    for verb, colour, other in requests(SECOND.verbs):
+    for verb, colour, other in requests():
         assert not set(WORDINGS[verb]) & set(HELD_OUT_WORDINGS[verb])
         for wording in (*WORDINGS[verb], *HELD_OUT_WORDINGS[verb]):
             task = Task(verb, colour, wording, other)
-            assert parse(task.prompt, SECOND.verbs) == task
-    assert parse("make me a sandwich", SECOND.verbs) is None
-    assert parse("put the red cube on the blue cube") is None  # nobody asks it of the first table
-    assert parse("put the red cube on the red cube", SECOND.verbs) is None
-    assert len(requests(SECOND.verbs)) == 2 * 3 + 2 * 6
+            assert parse(task.prompt) == task
+    assert parse("make me a sandwich") is None
+    assert parse("put the red cube on the red cube") is None
+    assert len(requests()) == 2 * 3 + 2 * 6
 
 
 # --- the worker's job ---------------------------------------------------------------------------
@@ -516,6 +526,31 @@ def test_a_rollouts_frames_say_what_happened():
     np.testing.assert_allclose(first[0].chunk, expert_chunk(policy.asked[0]), rtol=1e-6)
     assert [frame.executed for frame in first] == [0, 5, 10, 15, 20]
     assert len(policy.asked) == frames[-1].look
+
+
+@pytest.mark.parametrize(
+    ("prompt", "figure", "done"),
+    [
+        ("touch the red cube", "touch", "touched the named cube first"),
+        ("Grab the green block.", "pick up", "picked up the named cube"),
+        ("put the red cube on the blue cube", "put on", "put the named cube on the other cube"),
+        ("put the red cube beside the blue cube", "put next to", "put the named cube next to"),
+    ],
+)
+def test_with_the_outcome_it_is_told_how_often_the_policy_succeeds(prompt, figure, done):
+    """As published; of other weights and tasks nothing was measured."""
+    evaluation = json.loads((ASSETS / "pi0_tabletop" / "evaluation.json").read_text())
+    outcomes = evaluation["figures"][f"closed loop {figure}"]["outcomes"]
+    (right,) = [count for reason, count in outcomes.items() if reason.startswith(done)]
+    policy = Answers(lambda observation: None)
+    policy.info = dataclasses.replace(
+        policy.info, name="pi0_tabletop", revision=evaluation["revision"]
+    )
+    *before, last = results(policy, prompt=prompt, execute=50)
+    assert f" in {right} of {sum(outcomes.values())} episodes." in last.measured
+    assert {frame.measured for frame in before} == {""}
+    assert success(policy.info, "fold the towel") == ""
+    assert success(dataclasses.replace(policy.info, revision="other"), prompt) == ""
 
 
 def test_a_chunk_that_does_not_decode_moves_nothing_and_is_told():

@@ -28,18 +28,10 @@ from models.tokenizer import state_bins
 from playground.robots import conversion
 from playground.robots.builtin import TABLETOP
 from playground.robots.robot import slot_modes
-from playground.tabletop import expert, kinematics
+from playground.tabletop import kinematics
 from playground.tabletop.rollout import ask_expert, observe
-from playground.tabletop.scene import (
-    COLOURS,
-    FIRST,
-    SECOND,
-    TABLES,
-    Table,
-    nearer_arm,
-    random_scene,
-)
-from playground.tabletop.tasks import VERBS, WORDINGS, Task, requests
+from playground.tabletop.scene import CAMERAS, COLOURS, Table, nearer_arm, random_scene
+from playground.tabletop.tasks import ONE_CUBE, VERBS, WORDINGS, Task, requests
 from playground.training import (
     batches,
     commands,
@@ -73,27 +65,18 @@ def looks() -> demonstrations.Looks:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demonstrations, "STARTS", 4)
         patch.setattr(demonstrations, "EPISODES", 2)
-        return demonstrations.make_shard(seed=0, shard=3, table=FIRST)
-
-
-@pytest.fixture(scope="module")
-def second_looks() -> demonstrations.Looks:
-    """The same of the second table."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demonstrations, "STARTS", 4)
-        patch.setattr(demonstrations, "EPISODES", 1)
-        return demonstrations.make_shard(seed=0, shard=1, table=SECOND)
+        return demonstrations.make_shard(seed=0, shard=3)
 
 
 @pytest.fixture(scope="module")
 def stats(looks):
-    return batches.norm_stats(looks, FIRST)
+    return batches.norm_stats(looks)
 
 
 @pytest.fixture(scope="module")
 def fast_folder(looks, stats, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokens") / "fast"
-    batches.fit_fast(looks, stats, folder, FIRST, limit=200)
+    batches.fit_fast(looks, stats, folder, limit=200)
     return folder
 
 
@@ -104,7 +87,7 @@ def tiny(monkeypatch):
 
 
 def batcher(looks, stats, name, fast_folder=None):
-    return batches.Batcher(looks, FIRST, TINY[name], stats, fast_folder, seed=0)
+    return batches.Batcher(looks, TINY[name], stats, fast_folder, seed=0)
 
 
 def rows_of(batch, looks) -> list[int]:
@@ -121,10 +104,10 @@ def rows_of(batch, looks) -> list[int]:
 def test_a_shard_repeats_and_holds_starts_and_later_looks(looks, monkeypatch):
     monkeypatch.setattr(demonstrations, "STARTS", 1)
     monkeypatch.setattr(demonstrations, "EPISODES", 0)
-    first, again = (demonstrations.make_shard(0, 3, FIRST) for _ in range(2))
+    first, again = (demonstrations.make_shard(0, 3) for _ in range(2))
     np.testing.assert_array_equal(first.images, again.images)
     np.testing.assert_array_equal(first.images[0], looks.images[0])
-    other = demonstrations.make_shard(0, 4, FIRST)
+    other = demonstrations.make_shard(0, 4)
     assert (first.cubes != other.cubes).any()
     assert looks.starts.sum() == 6
     assert (~looks.starts).sum() > 4
@@ -159,11 +142,10 @@ def test_looks_at_a_table_that_a_cube_has_left_are_not_trained_on(looks, tmp_pat
         )
 
 
-@pytest.mark.parametrize("spec", TABLES.values(), ids=lambda spec: spec.name)
-def test_wherever_a_cube_is_carried_is_in_reach(spec):
-    rng, every = np.random.default_rng(7), requests(tuple(v for v in spec.verbs if v != "touch"))
+def test_wherever_a_cube_is_carried_is_in_reach():
+    rng, every = np.random.default_rng(7), requests(tuple(v for v in VERBS if v != "touch"))
     for number in range(12):
-        table, highest = Table(random_scene(rng), spec), 0.0
+        table, highest = Table(random_scene(rng)), 0.0
         verb, colour, other = every[rng.integers(len(every))]
         for _ in range(4):
             for action in ask_expert(table, Task(verb, colour, "{} {}", other)):
@@ -175,22 +157,22 @@ def test_wherever_a_cube_is_carried_is_in_reach(spec):
 
 
 def test_what_two_cubes_are_named_in_is_labelled_by_the_expert_at_the_table():
-    table = Table(random_scene(11), SECOND)
+    table = Table(random_scene(11))
     *now, holders = demonstrations.look(table)
     images, pixels, state, cubes = (np.asarray(part)[None] for part in now)
     one = demonstrations.Looks(images, pixels, state, cubes, holders[None], np.array([True]))
-    asked = demonstrations.requests_of(SECOND)
+    asked = demonstrations.requests_asked()
     assert len(asked) == 18
-    found = demonstrations.labels(one, np.zeros(18, int), asked, SECOND)
+    found = demonstrations.labels(one, np.zeros(18, int), asked)
     for chunk, (verb, cube, other) in zip(found, asked, strict=True):
         named = COLOURS[other] if other >= 0 else ""
-        task = Task(SECOND.verbs[verb], COLOURS[cube], "{} {}", named)
+        task = Task(VERBS[verb], COLOURS[cube], "{} {}", named)
         np.testing.assert_allclose(chunk, ask_expert(table, task), atol=1e-9)
 
 
-def test_the_grippers_pictures_show_the_cubes_where_the_batch_says(second_looks):
-    stats = batches.norm_stats(second_looks, SECOND)
-    source = batches.Batcher(second_looks, SECOND, TINY["pi0"], stats, None, seed=0)
+def test_the_grippers_pictures_show_the_cubes_where_the_batch_says(looks):
+    stats = batches.norm_stats(looks)
+    source = batches.Batcher(looks, TINY["pi0"], stats, None, seed=0)
     batch = source.batch(0, 8, 18)
     assert batch.wrist_images.shape == (8, 2, 112, 112, 3)
     patch, hits, shown = TINY_VISION.patch_size, 0, 0
@@ -217,30 +199,31 @@ def test_the_grippers_pictures_show_the_cubes_where_the_batch_says(second_looks)
 
 
 def test_normalised_chunks_go_back_to_the_experts_joint_targets(looks, stats):
-    batch = batcher(looks, stats, "pi0").batch(0, 4, 6)
-    for i, row in enumerate(np.repeat(rows_of(batch, looks), 6)):
+    every = demonstrations.requests_asked()
+    batch = batcher(looks, stats, "pi0").batch(0, 4, len(every))
+    for i, row in enumerate(np.repeat(rows_of(batch, looks), len(every))):
         state = looks.states[row]
         chunk = conversion.from_model(
             TABLETOP, batch.actions[i].astype(np.float64), state, stats["actions"], "z-score"
         )
-        wanted = [
-            expert.chunk(state, looks.cubes[row, c], looks.holders[row, c], np.array(pick))
-            for c, pick in ((batch.named[i], False), (batch.named[i], True))
-        ]
+        asked = every[(every[:, 1] == batch.named[i]) & (every[:, 2] == batch.others[i])]
+        assert len(asked) == 2  # touch or pick up, put on or next to
+        wanted = demonstrations.labels(looks, np.full(2, row), asked)
         assert min(np.abs(chunk - w).max() for w in wanted) < 1e-4
 
 
 def test_a_picture_gets_different_requests_and_each_prompt_names_its_cube(looks, stats):
     source = batcher(looks, stats, "pi0")
-    batch = source.batch(5, 3, 6)
+    batch = source.batch(5, 3, 18)
     for image in range(3):
-        rows = slice(6 * image, 6 * image + 6)
-        assert sorted(batch.named[rows]) == [0, 0, 1, 1, 2, 2]
-    for tokens, mask, named in zip(batch.tokens, batch.token_mask, batch.named, strict=True):
+        rows = slice(18 * image, 18 * image + 18)
+        assert sorted(batch.named[rows]) == [0] * 6 + [1] * 6 + [2] * 6
+        assert sorted(batch.others[rows]) == [-1] * 6 + [0] * 4 + [1] * 4 + [2] * 4
+    named = zip(batch.tokens, batch.token_mask, batch.named, batch.others, strict=True)
+    for tokens, mask, *cubes in named:
         text = source.text.decode(tokens[mask].tolist())
-        assert COLOURS[named] in text
-        assert not any(c in text for i, c in enumerate(COLOURS) if i != named)
-    again = source.batch(5, 3, 6)
+        assert {i for i, c in enumerate(COLOURS) if c in text} == set(cubes) - {-1}
+    again = source.batch(5, 3, 18)
     for field in dataclasses.fields(batch):
         np.testing.assert_array_equal(getattr(batch, field.name), getattr(again, field.name))
 
@@ -249,7 +232,7 @@ def test_a_look_at_a_held_cube_is_asked_to_go_on_with_it(looks, stats):
     holders = np.full_like(looks.holders, -1)
     holders[:, 1] = np.arange(len(looks)) % 2 - 1  # the second cube, by a hand, in every other look
     held = dataclasses.replace(looks, holders=holders)
-    source = batches.Batcher(held, FIRST, TINY["pi0"], stats, None, seed=0)
+    source = batches.Batcher(held, TINY["pi0"], stats, None, seed=0)
     firsts = []
     for step in range(8):
         batch = source.batch(step, 6, 3)
@@ -263,10 +246,10 @@ def test_no_training_prompt_is_cut(looks, stats, fast_folder):
     for name in TINY:
         source = batcher(looks, stats, name, fast_folder)
         for step in range(6):
-            masks = source.batch(step, 4, 6).token_mask
+            masks = source.batch(step, 4, 18).token_mask
             most = batches.FAST_TEXT if name == "pi0_fast" else batches.PI0_TEXT
             assert masks.sum(axis=1).max() < most, name
-    longest = max(len(w.format("green").split()) for v in VERBS for w in WORDINGS[v])
+    longest = max(len(w.format("green", "green").split()) for v in VERBS for w in WORDINGS[v])
     assert longest < batches.PI0_TEXT
 
 
@@ -353,12 +336,12 @@ def test_flow_loss_is_the_models_own(looks, stats):
     np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_every_camera_is_learned_from_in_its_own_slot(second_looks):
+def test_every_camera_is_learned_from_in_its_own_slot(looks):
     """pi0.5 over three pictures; what is minimised of it is the model's own loss."""
     config = dataclasses.replace(TINY["pi0"], pi05=True)
     trainee = losses.Trainee(config, rngs=nnx.Rngs(0))
-    stats = batches.norm_stats(second_looks, SECOND)
-    batch = batches.Batcher(second_looks, SECOND, config, stats, None, seed=0).batch(0, 2, 2)
+    stats = batches.norm_stats(looks)
+    batch = batches.Batcher(looks, config, stats, None, seed=0).batch(0, 2, 2)
     key, policy = jax.random.key(3), trainee.policy
     _, figures = compiled(trainee, losses.loss, ("draws",))(batch, key, draws=1)
 
@@ -441,30 +424,6 @@ def test_at_first_neighbours_pass_for_the_token(looks, stats, fast_folder):
 
 
 @pytest.mark.slow
-def test_text_stands_at_the_same_places_without_the_black_cameras(looks, stats, fast_folder):
-    batch = batcher(looks, stats, "pi0_fast", fast_folder).batch(0, 1, 1)
-    policy = losses.Trainee(TINY["pi0_fast"], rngs=nnx.Rngs(0)).policy
-    full = observation_of(policy, batch, 1)
-    tokens = {slot: policy.embed_images(image) for slot, image in full.images.items()}
-    decoder, places = policy.gemma, []
-
-    class Watched(type(decoder)):
-        def __call__(self, pair, positions, mask):
-            places.append(np.asarray(positions)[0])
-            return super().__call__(pair, positions, mask)
-
-    decoder.__class__ = Watched
-    losses.fast_loss(policy, full, tokens)
-    table = policy.config.image_slots[0]
-    only = dataclasses.replace(full, image_masks={table: full.image_masks[table]})
-    losses.fast_loss(policy, only, {table: tokens[table]})
-    first, text = TINY_VISION.num_tokens, batch.tokens.shape[1] - 1
-    np.testing.assert_array_equal(places[0][-text:], places[1][-text:])
-    np.testing.assert_array_equal(places[0][:first], places[1][:first])
-    assert len(places[1]) == first + text
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_a_few_steps_on_one_batch_lower_every_part_of_the_loss(name, looks, stats, fast_folder):
     schedule = dataclasses.replace(SCHEDULE, steps=60, warmup=5, peak=5e-3)
@@ -489,7 +448,7 @@ def test_the_layers_matrices_are_updated_by_muon_and_all_else_by_adamw():
     gradient's are; AdamW's, after two equal gradients, is of one size everywhere."""
     schedule = dataclasses.replace(SCHEDULE, decay=0.0, clip=1e9)
     shallow = dataclasses.replace(TINY_EXPERT, depth=1)
-    config = dataclasses.replace(TINY["pi0_fast"], language=shallow)
+    config = dataclasses.replace(TINY["pi0"], language=shallow, action_expert=shallow, pi05=True)
     _, params = nnx.split(losses.Trainee(config, rngs=nnx.Rngs(0)))
     rng = np.random.default_rng(3)
     gradients = jax.tree.map(
@@ -510,9 +469,11 @@ def test_the_layers_matrices_are_updated_by_muon_and_all_else_by_adamw():
             assert values.mean() ** 2 > 0.9 * np.mean(values**2), path
             # Steps of AdamW's usual size: a root mean square of 0.2 times the rate.
             assert 0.1 < np.sqrt(np.mean(update**2)) < 0.3, path
-    gemmas = ["query", "key", "value", "out", "gate", "up", "down"]
-    visions = ["query", "key", "value", "out", "mlp_in", "mlp_out"]
-    assert sorted(by_muon) == sorted(gemmas + visions)
+    gemma = ["query", "key", "value", "out", "gate", "up", "down"]
+    vision = ["query", "key", "value", "out", "mlp_in", "mlp_out"]
+    # Of the action expert's two adaptive norms, too: a vector of the time is multiplied by them.
+    adaptive = ["modulation"] * 2
+    assert sorted(by_muon) == sorted(2 * gemma + vision + adaptive)
 
 
 def test_what_another_policy_learned_is_taken_over(tmp_path, monkeypatch):
@@ -669,10 +630,10 @@ def test_intervals_of_shares_are_wilsons(hits, n):
     np.testing.assert_allclose([found["low"], found["high"]], [known.low, known.high], atol=1e-4)
 
 
-def answers(chunk_of, spec=FIRST, verbs=VERBS) -> list[list[first_chunks.Answer]]:
+def answers(chunk_of, verbs=ONE_CUBE) -> list[list[first_chunks.Answer]]:
     found = []
     for index in range(40):
-        table = Table(first_chunks.held_out_scene(index), spec)
+        table = Table(first_chunks.held_out_scene(index))
         state = table.state()
         tasks = [Task(verb, c, WORDINGS[verb][0], other) for verb, c, other in requests(verbs)]
         found.append([first_chunks.answer(table, t, state, chunk_of(table, t)) for t in tasks])
@@ -699,7 +660,7 @@ def test_the_expert_gets_full_marks_and_deafness_shows():
 
 
 def test_who_hears_which_cube_is_put_on_which_goes_to_the_one_named_first():
-    asked = {"spec": SECOND, "verbs": ("put_on",)}
+    asked = {"verbs": ("put_on",)}
     heard = first_chunks.roles_swapped(answers(ask_expert, **asked))
     assert (heard["value"], heard["n"]) == (1.0, 40 * 3)
     # One who hears which two, but not in which order.
@@ -714,9 +675,9 @@ def test_who_hears_which_cube_is_put_on_which_goes_to_the_one_named_first():
 
 
 def test_a_hidden_camera_is_one_that_the_observation_lacks():
-    raw = observe(Table(first_chunks.held_out_scene(0), SECOND), "touch the red cube")
+    raw = observe(Table(first_chunks.held_out_scene(0)), "touch the red cube")
     for family, mode in (("pi0", "masked"), ("pi0_fast", "black")):
-        for slot, _ in SECOND.cameras:
+        for slot in CAMERAS:
             shown = first_chunks.without(slot, mode, raw)
             modes = slot_modes(TABLETOP.slots(family), shown)
             assert {name: given for name, given in modes.items() if given != "filled"} == {
@@ -736,7 +697,7 @@ def test_a_chunk_that_does_not_decode_counts_against_the_policy():
     cm = 100 * np.linalg.norm(rest - found.expert_tip)
     assert found.error_cm == pytest.approx(cm, rel=1e-6)
     assert 5 < cm < 50
-    tasks = [Task(verb, c, "{}") for verb in VERBS for c in COLOURS]
+    tasks = [Task(verb, c, "{}") for verb in ONE_CUBE for c in COLOURS]
     scene = [first_chunks.answer(table, t, table.state(), None) for t in tasks]
     marks = first_chunks.figures([scene], [scene], flow=False)
     assert marks["named cube nearest"]["value"] == 0.0

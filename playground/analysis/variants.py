@@ -32,7 +32,13 @@ EXAMPLE_TASKS = {
         "put both the alphabet soup and the tomato sauce in the basket",
         "open the middle drawer of the cabinet",
     ),
-    "tabletop": ("touch the blue cube", "pick up the green cube", "touch the red cube"),
+    "tabletop": (
+        "touch the blue cube",
+        "pick up the green cube",
+        "put the red cube on the blue cube",
+        "put the green cube next to the red cube",
+        "touch the red cube",
+    ),
 }
 _DEFAULT_TASKS = 2
 # By robot, the words of its tasks: kinds of words, and in each, groups that mean the same.
@@ -40,6 +46,7 @@ MEANINGS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
     "tabletop": (
         (("red",), ("green",), ("blue",)),
         (("touch", "tap"), ("pick up", "lift", "grab")),
+        (("on",), ("next to", "beside")),
         (("cube", "block"),),
     )
 }

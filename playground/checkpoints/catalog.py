@@ -11,7 +11,7 @@ from pathlib import Path
 
 from models.checkpoints.digests import CONFIG, read_bundled
 from models.checkpoints.lora import GEMMA_2B_LORA, GEMMA_300M_LORA, Adapters
-from models.config import PI0_FAST_TABLETOP, PI0_TABLETOP, from_dict
+from models.config import PI0_FAST_TABLETOP, PI0_TABLETOP, PI05_TABLETOP, Config, from_dict
 from playground.checkpoints.entry import TITLES, Entry, family_of, sizes
 from playground.robots import builtin
 from playground.robots.robot import Robot
@@ -209,9 +209,14 @@ NOT_OFFERED = {
 
 # --- by name ------------------------------------------------------------------------------------
 
-# The same robot and horizon; the second pair needs no download and no GPU.
+# The same robot and horizon; the bundled ones need no download and no GPU.
 DEFAULT_PAIR = ("pi0_droid", "pi0_fast_droid")
-BUNDLED_PAIR = ("pi0_tabletop", "pi0_fast_tabletop")
+_CONFIGS: dict[str, Config] = {
+    "pi0_tabletop": PI0_TABLETOP,
+    "pi0_fast_tabletop": PI0_FAST_TABLETOP,
+    "pi05_tabletop": PI05_TABLETOP,
+}
+BUNDLED = tuple(_CONFIGS)
 
 
 def entries(assets: Path = ASSETS) -> dict[str, Entry]:
@@ -223,7 +228,7 @@ def entries(assets: Path = ASSETS) -> dict[str, Entry]:
 def named(name: str, assets: Path = ASSETS) -> Entry:
     """The entry of that name; raises ValueError that offers the nearest ones."""
     known = entries(assets)
-    if name in BUNDLED_PAIR and name not in known:
+    if name in BUNDLED and name not in known:
         return untrained(name)
     if name in known:
         return known[name]
@@ -250,16 +255,16 @@ def base_model(name: str) -> str:
 
 
 def untrained(name: str) -> Entry:
-    """One of BUNDLED_PAIR without weights: they are drawn at random when it is loaded."""
-    fast = "fast" in name
-    config = PI0_FAST_TABLETOP if fast else PI0_TABLETOP
+    """One of BUNDLED without weights: they are drawn at random when it is loaded."""
+    config = _CONFIGS[name]
+    family = family_of(config)
     return Entry(
         name=name,
-        title=TITLES[family_of(config)],
+        title=TITLES[family],
         config=config,
         robot=builtin.TABLETOP,
-        normalisation="quantile" if fast else "z-score",
-        state_in_prompt=fast,
+        normalisation="z-score" if family == "pi0" else "quantile",
+        state_in_prompt=family != "pi0",
         asset_id="",
         kind="untrained",
     )

@@ -16,7 +16,7 @@ from playground.checkpoints import download, schema
 from playground.checkpoints.catalog import (
     BASES,
     BUCKET,
-    BUNDLED_PAIR,
+    BUNDLED,
     DEFAULT_PAIR,
     HUB,
     base_model,
@@ -65,7 +65,7 @@ def requests(
         )
     return [
         Request(word, **settings) if word in folders else Request(word)
-        for word in checkpoints or default_pair()
+        for word in checkpoints or default_policies()
     ]
 
 
@@ -144,7 +144,7 @@ def _from_the_hub(address: str, request: Request) -> Entry:
 def _is_folder(word: str) -> bool:
     """A name of the catalogue is that; a folder called the same is `./name`. A checkpoint's own
     config.json stands for its folder, and is refused there (`recognise`)."""
-    if word in (*BUNDLED_PAIR, *entries()):
+    if word in (*BUNDLED, *entries()):
         return False
     return not word.endswith(".json") or Path(word).name == CONFIG
 
@@ -169,15 +169,15 @@ def _address(word: str) -> str:
 # --- what nobody asked for ----------------------------------------------------------------------
 
 
-def default_pair() -> tuple[str, str]:
+def default_policies() -> tuple[str, ...]:
     """openpi's pair where JAX can use a GPU large enough and the files are here or can be got;
-    else the bundled pair. Says in the log why it is not the first, if there is a GPU."""
+    else the bundled policies. Says in the log why it is not the first, if there is a GPU."""
     memory = gpu_memory_gb()
     if memory is None:
-        return BUNDLED_PAIR
+        return BUNDLED
     pair = " and ".join(DEFAULT_PAIR)
     if os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
-        return BUNDLED_PAIR
+        return BUNDLED
     if not importlib.metadata.entry_points(group="jax_plugins"):
         why = 'JAX cannot use it: pip install "jax[cuda12]"'
     elif memory < PAIR_NEEDS_GB:
@@ -189,7 +189,7 @@ def default_pair() -> tuple[str, str]:
     else:
         return DEFAULT_PAIR
     _logger.warning("There is a GPU, but %s; opening the small bundled policies.", why)
-    return BUNDLED_PAIR
+    return BUNDLED
 
 
 def takes_a_gpu() -> bool:

@@ -158,13 +158,13 @@ TABLETOP = Robot(
     title="Tabletop",
     flow_slots=(
         Slot(PI0_SLOTS[0], TABLE_CAMERA, True, "masked"),
-        Slot(PI0_SLOTS[1], NO_CAMERA, False, "masked"),
-        Slot(PI0_SLOTS[2], NO_CAMERA, False, "masked"),
+        Slot(PI0_SLOTS[1], "left_wrist", True, "masked"),
+        Slot(PI0_SLOTS[2], "right_wrist", True, "masked"),
     ),
     fast_slots=(
         Slot(PI0_SLOTS[0], TABLE_CAMERA, True, "black"),
-        Slot(PI0_SLOTS[1], NO_CAMERA, False, "black"),
-        Slot(PI0_SLOTS[2], NO_CAMERA, False, "black"),
+        Slot(PI0_SLOTS[1], "left_wrist", True, "black"),
+        Slot(PI0_SLOTS[2], "right_wrist", True, "black"),
     ),
     camera_key="images/{}",
     state_keys=("state",),

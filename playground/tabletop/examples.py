@@ -20,6 +20,7 @@ SCENES = {
     "tabletop-blue": ("touch the blue cube", 11),
     "tabletop-green": ("lift the green block", 23),
     "tabletop-red": ("pick up the red cube", 4),
+    "tabletop-two": ("put the red cube on the blue cube", 8),
 }
 
 

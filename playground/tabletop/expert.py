@@ -11,7 +11,7 @@ from playground.tabletop.kinematics import ARMS, solve, tip_positions
 from playground.tabletop.scene import CUBE, HOME
 
 HORIZON = 50
-PITCH = 1.4
+PITCH = 1.2
 # A reach of this length takes _REACH_STEPS; shorter ones less, with the square root.
 _REACH, _REACH_STEPS, _LEAST_STEPS = 0.28, 40.0, 4.0
 _HOVER = 0.12
@@ -56,14 +56,12 @@ def _travel(start: np.ndarray, goal: np.ndarray, over: np.ndarray, reach: np.nda
     return np.concatenate([path, height[..., None]], axis=-1)
 
 
-def _follow(
-    arm: str, joints: np.ndarray, path: np.ndarray, fading: np.ndarray, pitch: float
-) -> np.ndarray:
+def _follow(arm: str, joints: np.ndarray, path: np.ndarray, fading: np.ndarray) -> np.ndarray:
     """Joint targets [..., HORIZON, 6] along a path of the fingertips. What the joints [..., 6]
     differ from the planned posture now fades out in `fading` [..., 1] steps."""
-    odd = joints - solve(arm, tip_positions(arm, joints), pitch)
+    odd = joints - solve(arm, tip_positions(arm, joints), PITCH)
     fade = 1 - ease(np.arange(1, HORIZON + 1) / fading)[..., None]
-    return solve(arm, path, pitch) + odd[..., None, :] * fade
+    return solve(arm, path, PITCH) + odd[..., None, :] * fade
 
 
 def _serve(
@@ -72,7 +70,6 @@ def _serve(
     cube: np.ndarray,
     held: np.ndarray,
     pick: np.ndarray,
-    pitch: float,
 ) -> np.ndarray:
     """The serving arm touches or picks: state [..., 7], cube [..., 3] to [..., HORIZON, 7]."""
     steps = np.arange(1, HORIZON + 1)
@@ -92,7 +89,7 @@ def _serve(
     lifting = np.where(held[..., None], 0.0, closing + _CLOSE_STEPS)
     lift = ease((steps - lifting) / _LIFT_STEPS) * np.where(pick, 1.0, 0.0)[..., None]
     path[..., 2] += (_LIFT - goal[..., 2:]) * lift
-    targets = _follow(arm, joints, path, np.maximum(reach, _OPEN_STEPS), pitch)
+    targets = _follow(arm, joints, path, np.maximum(reach, _OPEN_STEPS))
 
     opened = np.clip((distance - 0.012) / 0.02, 0, 1) * (1 - opening)
     closed = ease((steps - closing) / _CLOSE_STEPS)
@@ -102,9 +99,7 @@ def _serve(
     return np.concatenate([targets, gripper[..., None]], axis=-1)
 
 
-def _carry(
-    arm: str, state: np.ndarray, cube: np.ndarray, place: np.ndarray, pitch: float
-) -> np.ndarray:
+def _carry(arm: str, state: np.ndarray, cube: np.ndarray, place: np.ndarray) -> np.ndarray:
     """The arm that holds the cube brings it to its place [..., 3], lets go and rises."""
     steps = np.arange(1, HORIZON + 1)
     joints, opening = state[..., :6], state[..., 6:]
@@ -118,15 +113,13 @@ def _carry(
     over = low + np.clip((aside - 0.01) / 0.05, 0, 1) * (carried - low)
     path = _travel(start, goal, over, reach)
     path[..., 2] += _CLEAR * ease((steps - reach - _RELEASE_STEPS) / _CLEAR_STEPS)
-    targets = _follow(arm, joints, path, np.maximum(reach, _OPEN_STEPS), pitch)
+    targets = _follow(arm, joints, path, np.maximum(reach, _OPEN_STEPS))
     closed = opening * (1 - ease(steps / _CLOSE_STEPS))
     gripper = closed + (_RELEASED - closed) * ease((steps - reach) / _RELEASE_STEPS)
     return np.concatenate([targets, gripper[..., None]], axis=-1)
 
 
-def _leave(
-    arm: str, state: np.ndarray, cube: np.ndarray, home: np.ndarray, pitch: float
-) -> np.ndarray:
+def _leave(arm: str, state: np.ndarray, cube: np.ndarray, home: np.ndarray) -> np.ndarray:
     """Once the cube stands where it should, a hand that is still near it opens and rises, then
     goes home."""
     steps = np.arange(1, HORIZON + 1)
@@ -139,7 +132,7 @@ def _leave(
     risen = rising + np.where(rise > 0, _CLEAR_STEPS, 0.0)
     path = np.repeat(start[..., None, :], HORIZON, axis=-2)
     path[..., 2] += rise * ease((steps - rising) / _CLEAR_STEPS)
-    up = _follow(arm, joints, path, np.full_like(rise, np.inf), pitch)
+    up = _follow(arm, joints, path, np.full_like(rise, np.inf))
     far = np.abs(state - home)[..., :6].max(-1)[..., None]
     share = ease((steps - risen) / _duration(far, 0.8))
     targets = up + (home[:6] - up) * share[..., None]
@@ -155,7 +148,6 @@ def chunk(
     pick: np.ndarray,
     place: np.ndarray | None = None,
     placed: np.ndarray | None = None,
-    pitch: float = PITCH,
 ) -> np.ndarray:
     """The next HORIZON joint targets, float64 [..., HORIZON, 14].
 
@@ -165,7 +157,6 @@ def chunk(
     pick: bool [...], pick up rather than touch
     place: [..., 3], where the cube's centre is to be put; NaN (or None) for touch and pick
     placed: bool [...], whether it is there already; needed where there is a place
-    pitch: how far below the horizontal the hand points, in rad
     """
     state, cube = np.asarray(state, np.float64), np.asarray(cube, np.float64)
     holder, pick = np.asarray(holder), np.asarray(pick)
@@ -178,15 +169,15 @@ def chunk(
     for i, arm in enumerate(ARMS):
         part, home = state[..., 7 * i : 7 * i + 7], HOME[7 * i : 7 * i + 7]
         held = holder == i
-        serve = _serve(arm, part, cube, held, pick, pitch)
+        serve = _serve(arm, part, cube, held, pick)
         retreat = _retreat(part, home)
         if putting is not None:
             goal, arrived, put = putting
             to = np.where(put[..., None], goal, cube)
-            carry = _carry(arm, part, cube, to, pitch)
+            carry = _carry(arm, part, cube, to)
             serve = np.where((put & held)[..., None, None], carry, serve)
             done = put & arrived & (holder < 0)
-            leave = _leave(arm, part, cube, home, pitch)
+            leave = _leave(arm, part, cube, home)
             serve = np.where(done[..., None, None], leave, serve)
             retreat = np.where(done[..., None, None], leave, retreat)
         parts.append(np.where((server == i)[..., None, None], serve, retreat))

@@ -16,14 +16,12 @@ from playground.trace import Options, Trace
 
 _PREPARE_S = 120.0  # compiling the scene, on however slow a machine
 EVERY = 5  # control steps from frame to frame: ten pictures a second of the table's time
-MISSING = (
-    "The simulated table needs the packages mujoco and gym-aloha: pip install -r requirements.txt"
-)
+MISSING = "The simulated table needs the package mujoco: pip install -r requirements.txt"
 
 
 def available() -> bool:
     """Whether the simulator is installed."""
-    return all(importlib.util.find_spec(name) for name in ("mujoco", "gym_aloha"))
+    return importlib.util.find_spec("mujoco") is not None
 
 
 @codec.register
@@ -53,6 +51,7 @@ class RolloutFrame:
     failure: why there is no chunk, else ""
     state: float64 [14], at the look
     outcome: None while it goes on
+    measured: with the outcome, how often the policy does such a task (`measured.success`)
     """
 
     image: np.ndarray
@@ -63,6 +62,7 @@ class RolloutFrame:
     failure: str
     state: np.ndarray
     outcome: Outcome | None
+    measured: str = ""
 
 
 def rollout(policies: Mapping[str, Policy], request: RolloutRequest) -> Generator[Phase | Result]:
@@ -73,6 +73,7 @@ def rollout(policies: Mapping[str, Policy], request: RolloutRequest) -> Generato
     yield Phase(name, "setting the table", _PREPARE_S)
     if not available():
         raise ValueError(MISSING)
+    from playground.tabletop.measured import success
     from playground.tabletop.rollout import ROBOT, Episode
     from playground.tabletop.scene import Table, random_scene
 
@@ -103,5 +104,6 @@ def rollout(policies: Mapping[str, Policy], request: RolloutRequest) -> Generato
                     failure=trace.decode_failure or "",
                     state=observation.state,
                     outcome=frame.outcome,
+                    measured=success(policy.info, request.prompt) if frame.outcome else "",
                 )
             )

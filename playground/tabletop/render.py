@@ -21,6 +21,7 @@ import numpy as np
 from playground.robots.builtin import TABLE_CAMERA
 from playground.tabletop.kinematics import TABLE_VIEW, View
 from playground.tabletop.scene import (
+    CAMERAS,
     IMAGE_SIZE,
     MAT,
     PLANES_GROUP,
@@ -59,7 +60,7 @@ class _Planes:
 
 
 def render(table: Table, size: int = IMAGE_SIZE, camera: str = TABLE_CAMERA) -> np.ndarray:
-    """What a camera sees, uint8 [size, size, 3]. camera: the table's, or another of its spec's."""
+    """What a camera sees, uint8 [size, size, 3]. camera: the table's, or another of CAMERAS."""
     view, boxes = view_of(table, camera), _boxes(table)
     shadows = _shadows(boxes)
     rays = view.rotation @ _grid(size, view.fovy)
@@ -86,7 +87,7 @@ def render_cameras(table: Table) -> dict[str, np.ndarray]:
     the policies are made for, the table's own, which people look at, larger."""
     return {
         slot: render(table, IMAGE_SIZE if camera == TABLE_CAMERA else WRIST_SIZE, camera)
-        for slot, camera in table.spec.cameras
+        for slot, camera in CAMERAS.items()
     }
 
 

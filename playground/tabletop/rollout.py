@@ -59,7 +59,7 @@ class Episode:
             )
         self.outcome: Outcome | None = None
         self._table, self._prompt, self._execute, self._every = table, prompt, execute, every
-        task = parse(prompt, table.spec.verbs)
+        task = parse(prompt)
         self._referee = None if task is None else Referee(table, task)
         self._steps = self._looks = 0
         self._image: np.ndarray | None = None
@@ -118,5 +118,4 @@ def ask_expert(table: Table, task: Task) -> np.ndarray:
         np.array(task.verb != "touch"),
         place,
         placed,
-        table.spec.pitch,
     )

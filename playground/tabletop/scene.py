@@ -1,11 +1,8 @@
 """The table: two ALOHA arms, three coloured cubes and its cameras, in mujoco.
 
-There are two generations of it. The arms of the first are the meshes of the `gym-aloha` package
-(Apache-2.0), read from where it is installed; the package's Python code is not imported. Those of
-the second are this project's own (`viperx.xml`), of the same lengths and limits, with a camera on
-each gripper. Policies were trained on the pictures of one generation and are shown no other.
-Lengths in metres, angles in radians; x runs to the right of the picture, y away from the viewer, z
-up, the table top at z = 0.
+The arms are this project's own (`viperx.xml`), of the published lengths and limits, with a camera
+on each gripper. Lengths in metres, angles in radians; x runs to the right of the picture, y away
+from the viewer, z up, the table top at z = 0.
 """
 
 # The names of mujoco come from a compiled module, which the type checker cannot read.
@@ -13,7 +10,6 @@ up, the table top at z = 0.
 
 import dataclasses
 import functools
-import importlib.util
 from pathlib import Path
 from typing import Literal
 
@@ -47,12 +43,18 @@ TIE = 0.02
 HOME = np.array([0.0, -0.95, 0.95, 0.0, 1.0, 0.0, 0.5] * 2)
 HOME_SPREAD = np.array([0.06, 0.05, 0.05, 0.04, 0.06, 0.05, 0.12] * 2)
 
-# ALOHA's linear map between a finger's slide (m) and the gripper's opening, from gym-aloha.
+# ALOHA's linear map between a finger's slide (m) and the gripper's opening, as in ALOHA's own code.
 _FINGER_CLOSED, _FINGER_OPEN = 0.01844, 0.058
 _FINGER_RANGE = (0.021, 0.057)
 
+# By camera slot of the models, the camera that fills it.
+CAMERAS = {
+    "base_0_rgb": TABLE_CAMERA,
+    "left_wrist_0_rgb": "vx300s_left/wrist",
+    "right_wrist_0_rgb": "vx300s_right/wrist",
+}
 IMAGE_SIZE, WRIST_SIZE = 224, 112
-_OWN_ARM = Path(__file__).with_name("viperx.xml")
+_ARM = Path(__file__).with_name("viperx.xml")
 
 RGBA = {"red": (0.86, 0.13, 0.12), "green": (0.13, 0.62, 0.24), "blue": (0.13, 0.33, 0.86)}
 
@@ -73,46 +75,6 @@ MAT = Plane(0.0004, (0.0, 0.50), (0.205, 0.165), (0.86, 0.84, 0.80))
 PLANES_GROUP = 1
 _JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
 _STIFFNESS = (800, 1600, 800, 200, 400, 100)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class TableSpec:
-    """A generation of the table: what there is, and what can be asked of it.
-
-    own_arms: the project's own arms rather than the meshes of gym-aloha
-    cameras: by camera slot of the models, the camera that fills it
-    pitch: how far below the horizontal the expert's hand points
-    verbs: the tasks it is made for (`playground.tabletop.tasks`)
-    """
-
-    name: str
-    own_arms: bool
-    cameras: tuple[tuple[str, str], ...]
-    pitch: float
-    verbs: tuple[Verb, ...]
-
-
-FIRST = TableSpec(
-    name="first",
-    own_arms=False,
-    cameras=(("base_0_rgb", TABLE_CAMERA),),
-    pitch=1.4,
-    verbs=("touch", "pick"),
-)
-SECOND = TableSpec(
-    name="second",
-    own_arms=True,
-    cameras=(
-        ("base_0_rgb", TABLE_CAMERA),
-        ("left_wrist_0_rgb", "vx300s_left/wrist"),
-        ("right_wrist_0_rgb", "vx300s_right/wrist"),
-    ),
-    pitch=1.2,
-    verbs=("touch", "pick", "put_on", "put_next"),
-)
-
-
-TABLES = {spec.name: spec for spec in (FIRST, SECOND)}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -149,20 +111,8 @@ def nearer_arm(x: float) -> str:
     return "left" if x < 0 else "right"
 
 
-def assets_folder() -> Path:
-    """gym-aloha's MJCF files and meshes. Raises ValueError where the package is missing."""
-    found = importlib.util.find_spec("gym_aloha")
-    if found is None or not found.submodule_search_locations:
-        raise ValueError(
-            "the simulated table needs the package gym-aloha, whose robot files it shows: "
-            "pip install -r requirements.txt"
-        )
-    return Path(found.submodule_search_locations[0]) / "assets"
-
-
-def _xml(meshes: Path | None) -> str:
-    """The scene: table, light, camera, cubes, actuators, and the arms of gym-aloha's `meshes`
-    folder where one is given."""
+def _xml() -> str:
+    """The scene without the arms: table, light, camera, cubes and actuators."""
     cubes = "".join(
         f"""<body name="{colour}" pos="{0.1 * i} .5 .02"><freejoint name="{colour}"/>
         <inertial pos="0 0 0" mass=".04" diaginertia="1.1e-5 1.1e-5 1.1e-5"/>
@@ -180,24 +130,17 @@ def _xml(meshes: Path | None) -> str:
         for arm in ARMS
         for side in ("left", "right")
     )
-    meshdir = "" if meshes is None else f'meshdir="{meshes}"'
-    files = ("vx300s_dependencies", "vx300s_left", "vx300s_right")
-    assets, left, right = (
-        "" if meshes is None else f'<include file="{meshes / file}.xml"/>' for file in files
-    )
     return f"""<mujoco model="tabletop">
-    <compiler {meshdir} angle="radian"/>
+    <compiler angle="radian"/>
     <option timestep="{1 / CONTROL_HZ / _SUBSTEPS}" integrator="implicitfast" cone="elliptic"
         impratio="10" noslip_iterations="0"/>
     <visual><map znear=".01"/><quality offsamples="4"/>
       <headlight ambient=".35 .35 .35" diffuse=".2 .2 .2" specular="0 0 0"/></visual>
-    {assets}
     <worldbody>
       <light pos="-.35 .1 1.2" dir=".3 .35 -1" diffuse=".6 .6 .6" specular=".1 .1 .1"/>
       <camera name="{TABLE_CAMERA}" pos="0 0 1" fovy="{CAMERA_FOVY}"/>
       {_slab("table", TABLE_TOP, 0.04)}
       {_slab("mat", MAT, MAT.height)}
-      {left}{right}
       {cubes}
     </worldbody>
     <actuator>{actuators}</actuator>
@@ -214,17 +157,13 @@ def _slab(name: str, plane: Plane, thickness: float) -> str:
 
 
 @functools.cache
-def build_model(table: TableSpec = FIRST) -> mujoco.MjModel:
+def build_model() -> mujoco.MjModel:
     """The compiled scene, shared by every table of this process."""
-    if table.own_arms:
-        spec = mujoco.MjSpec.from_string(_xml(None))
-        _attach_own_arms(spec)
-    else:
-        spec = mujoco.MjSpec.from_string(_xml(assets_folder()))
-        _paint_mesh_arms(spec)
+    spec = mujoco.MjSpec.from_string(_xml())
+    _attach_arms(spec)
     for joint in spec.joints:
-        # The package's joints carry up to 60 N m of dry friction, which its own position servos
-        # never overcome for the last centimetres; here the servos hold what is asked of them.
+        # As published they carry up to 60 N m of dry friction, which the position servos never
+        # overcome for the last centimetres; here the servos hold what is asked of them.
         if joint.type != mujoco.mjtJoint.mjJNT_FREE:
             joint.frictionloss = 0.5
             joint.armature = 0.02
@@ -245,19 +184,11 @@ def build_model(table: TableSpec = FIRST) -> mujoco.MjModel:
     return spec.compile()
 
 
-def _attach_own_arms(spec: mujoco.MjSpec) -> None:
+def _attach_arms(spec: mujoco.MjSpec) -> None:
     for arm in ARMS:
         half = FACING[arm] / 2
         frame = spec.worldbody.add_frame(pos=BASE[arm], quat=(np.cos(half), 0, 0, np.sin(half)))
-        spec.attach(mujoco.MjSpec.from_file(str(_OWN_ARM)), prefix=f"vx300s_{arm}/", frame=frame)
-
-
-def _paint_mesh_arms(spec: mujoco.MjSpec) -> None:
-    for geom in spec.geoms:
-        if "finger" in geom.name:
-            geom.rgba = (0.33, 0.35, 0.38, 1)
-        elif geom.name.startswith("vx300s"):
-            geom.rgba = (0.17, 0.18, 0.20, 1.0)
+        spec.attach(mujoco.MjSpec.from_file(str(_ARM)), prefix=f"vx300s_{arm}/", frame=frame)
 
 
 def _finger(opening):
@@ -269,9 +200,8 @@ class Table:
     """One simulated table. State and actions are ALOHA's 14 values: per arm six joint angles (rad)
     and the gripper's opening (0 closed, 1 open), the left arm first."""
 
-    def __init__(self, scene: Scene, spec: TableSpec = FIRST):
-        self.spec = spec
-        self.model = build_model(spec)
+    def __init__(self, scene: Scene):
+        self.model = build_model()
         self.data = mujoco.MjData(self.model)
         self._joints = {
             arm: [self.model.joint(f"vx300s_{arm}/{name}").qposadr[0] for name in _JOINTS]

@@ -8,9 +8,10 @@ import numpy as np
 from playground.tabletop.outcome import Outcome
 from playground.tabletop.scene import COLOURS, CONTROL_HZ, CUBE, Table, Verb
 
-# What is asked of the first table, and what needs a second cube to be named.
-VERBS: tuple[Verb, ...] = ("touch", "pick")
-PUT_VERBS: tuple[Verb, ...] = ("put_on", "put_next")
+# What names one cube, and what names a second one, too.
+ONE_CUBE: tuple[Verb, ...] = ("touch", "pick")
+TWO_CUBES: tuple[Verb, ...] = ("put_on", "put_next")
+VERBS = ONE_CUBE + TWO_CUBES
 
 # The words training uses, and words it never sees.
 WORDINGS = {
@@ -93,21 +94,21 @@ class Task:
         return self.wording.format(self.colour, self.other)
 
 
-def requests(verbs: Sequence[Verb]) -> tuple[tuple[Verb, str, str], ...]:
+def requests(verbs: Sequence[Verb] = VERBS) -> tuple[tuple[Verb, str, str], ...]:
     """All that can be asked: (verb, colour, other), the verbs in their order."""
     return tuple(
         (verb, colour, other)
         for verb in verbs
         for colour in COLOURS
-        for other in (COLOURS if verb in PUT_VERBS else ("",))
+        for other in (COLOURS if verb in TWO_CUBES else ("",))
         if other != colour
     )
 
 
-def parse(prompt: str, verbs: Sequence[Verb] = VERBS) -> Task | None:
+def parse(prompt: str) -> Task | None:
     """The task a prompt names, in known words or held-out ones; None if it names none of them."""
     words = " ".join(prompt.lower().replace(".", " ").split())
-    for verb, colour, other in requests(verbs):
+    for verb, colour, other in requests():
         for wording in (*WORDINGS[verb], *HELD_OUT_WORDINGS[verb]):
             task = Task(verb, colour, wording, other)
             if task.prompt == words:

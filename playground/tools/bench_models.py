@@ -40,7 +40,7 @@ from models.pi0 import Pi0, Pi0Programs
 from models.pi0_fast import Pi0Fast, Pi0FastPrograms
 from playground import process_memory
 from playground.checkpoints import memory_plan
-from playground.checkpoints.catalog import BUNDLED_PAIR
+from playground.checkpoints.catalog import BUNDLED
 from playground.checkpoints.load import open_policy
 from playground.policies.base import Policy, sample_noise
 from playground.robots.builtin import TABLETOP
@@ -418,7 +418,7 @@ def subjects(arguments: argparse.Namespace) -> dict[str, Subject]:
         cases = json.loads(arguments.mid.read_text())
         found = {name: mid_subject(name, case) for name, case in cases.items()}
     else:
-        found = {name: Subject(name) for name in BUNDLED_PAIR}
+        found = {name: Subject(name) for name in BUNDLED}
     if arguments.only and arguments.only not in found:
         raise ValueError(f"--only is {arguments.only!r}; expected one of {', '.join(found)}")
     return {arguments.only: found[arguments.only]} if arguments.only else found

@@ -17,8 +17,8 @@ from models.tokenizer import ACTION_MARKER, PaligemmaTokenizer
 from playground.robots.builtin import TABLETOP
 from playground.robots.norm_stats import Method, RunningStats, normalise
 from playground.robots.transforms import to_offsets
-from playground.tabletop.scene import COLOURS, TableSpec
-from playground.tabletop.tasks import WORDINGS
+from playground.tabletop.scene import COLOURS
+from playground.tabletop.tasks import VERBS, WORDINGS
 from playground.trace import Stats
 from playground.training import demonstrations, tokenizers
 from playground.training.demonstrations import Looks
@@ -53,7 +53,7 @@ class Batch:
     """One step's rows.
 
     images, wrist_images: uint8 [I, size, size, 3], the table's camera, and [I, W, size, size, 3],
-        those on the grippers (W is 0 at the first table)
+        those on the grippers
     patches, wrist_patches: int32 [I, 3] and [I, W, 3], the patch that holds each cube's centre; -1
         where it is out of a gripper's picture
     places: float32 [I, 3, 3], where the cubes are, in PLACE_UNITs
@@ -104,27 +104,25 @@ def model_actions(chunks: np.ndarray, states: np.ndarray) -> np.ndarray:
     return np.stack(flat).reshape(chunks.shape)
 
 
-def norm_stats(looks: Looks, table: TableSpec, limit: int = 4000) -> dict[str, Stats]:
+def norm_stats(looks: Looks, limit: int = 4000) -> dict[str, Stats]:
     """Stats of the states and of the offsets over all requests of up to `limit` looks."""
     rows = np.random.default_rng(0).permutation(len(looks))[:limit]
     running = {"state": RunningStats(), "actions": RunningStats()}
     for part in np.array_split(rows, max(1, len(rows) // 200)):
         running["state"].update(looks.states[part])
-        for request in demonstrations.requests_of(table):
+        for request in demonstrations.requests_asked():
             asked = np.tile(request, (len(part), 1))
-            chunks = demonstrations.labels(looks, part, asked, table)
+            chunks = demonstrations.labels(looks, part, asked)
             running["actions"].update(model_actions(chunks, looks.states[part]))
     return {name: stats.stats() for name, stats in running.items()}
 
 
-def fit_fast(
-    looks: Looks, stats: dict[str, Stats], folder: Path, table: TableSpec, limit: int = 3000
-) -> str:
+def fit_fast(looks: Looks, stats: dict[str, Stats], folder: Path, limit: int = 3000) -> str:
     """Fits FAST to these demonstrations; returns a line that says how well."""
     rng = np.random.default_rng(1)
     rows = rng.integers(len(looks), size=limit)
-    asked = rng.choice(demonstrations.requests_of(table), limit)
-    chunks = demonstrations.labels(looks, rows, asked, table)
+    asked = rng.choice(demonstrations.requests_asked(), limit)
+    chunks = demonstrations.labels(looks, rows, asked)
     chunks = normalise(model_actions(chunks, looks.states[rows]), stats["actions"], "quantile")
     chunks = np.clip(chunks, -FAST_FARTHEST, FAST_FARTHEST)
     return str(tokenizers.fit_fast(list(chunks), folder, FAST_ENTRIES, FAST_SCALE))
@@ -171,16 +169,15 @@ class Batcher:
     def __init__(
         self,
         looks: Looks,
-        table: TableSpec,
         config: Config,
         stats: dict[str, Stats],
         fast_folder: Path,
         seed: int,
     ):
-        """looks: of the `table`; stats and fast_folder: see `norm_stats` and `fit_fast`; seed: of
+        """stats and fast_folder: see `norm_stats` and `fit_fast`; seed: of
         what is drawn."""
         self._looks, self._config, self._stats, self._seed = looks, config, stats, seed
-        self._table, self._requests = table, demonstrations.requests_of(table)
+        self._requests = demonstrations.requests_asked()
         self._method: Method = method_of(config)
         self._starts = np.flatnonzero(looks.starts)
         self._later = np.flatnonzero(~looks.starts)
@@ -207,7 +204,7 @@ class Batcher:
         asked = np.concatenate([self._asked(row, prompts, rng) for row in looked])
         rows = np.repeat(looked, prompts)
         states = self._looks.states[rows]
-        chunks = demonstrations.labels(self._looks, rows, asked, self._table)
+        chunks = demonstrations.labels(self._looks, rows, asked)
         actions = normalise(model_actions(chunks, states), self._stats["actions"], self._method)
         if self.fast is not None:
             actions = np.clip(actions, -FAST_FARTHEST, FAST_FARTHEST)
@@ -247,7 +244,7 @@ class Batcher:
 
     def _words(self, request: np.ndarray, rng: np.random.Generator) -> str:
         verb, cube, other = request
-        wordings = WORDINGS[self._table.verbs[verb]]
+        wordings = WORDINGS[VERBS[verb]]
         return wordings[rng.integers(len(wordings))].format(COLOURS[cube], COLOURS[other])
 
     def _tokens(self, words, states, actions) -> tuple[np.ndarray, ...]:

@@ -26,18 +26,16 @@ from playground.tabletop import expert
 from playground.tabletop.kinematics import project
 from playground.tabletop.render import render, view_of
 from playground.tabletop.scene import (
+    CAMERAS,
     COLOURS,
-    FIRST,
-    TABLES,
     WORKSPACE,
     Table,
-    TableSpec,
     random_scene,
 )
-from playground.tabletop.tasks import placement, requests
+from playground.tabletop.tasks import VERBS, placement, requests
 from playground.training import commands
 
-RUNS = Path("runs")
+FOLDER = Path("runs/demonstrations")
 IMAGE_SIZE = 112
 STARTS, EPISODES = 40, 40
 # A believed cube is off by this much (m), in this share of the looks; from shard LOST_FROM on by
@@ -54,7 +52,7 @@ _MOST_LOOKS = {"touch": 4, "pick": 8, "put_on": 12, "put_next": 12}
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Looks:
-    """n looks at a table with C cameras, in the order of its spec.
+    """n looks at the table through its C cameras, in the order of CAMERAS.
 
     images: uint8 [n, C, size, size, 3]
     pixels: float32 [n, C, 3, 2], where (column, row) each picture has the cubes' centres, in sight
@@ -76,18 +74,13 @@ class Looks:
         return len(self.images)
 
 
-def folder_of(table: TableSpec) -> Path:
-    """Where a table's demonstrations are, unless somebody says otherwise."""
-    return RUNS / f"demonstrations_{table.name}"
-
-
 def look(table: Table) -> tuple[np.ndarray, ...]:
     """(images, pixels, state, cubes, holders) of a table now, as in Looks; the images as a policy's
     model gets them."""
     cubes = np.stack([table.cube(colour) for colour in COLOURS])
     holders = np.array([table.holder(colour) for colour in COLOURS])
     images, pixels = [], []
-    for _, camera in table.spec.cameras:
+    for camera in CAMERAS.values():
         image = render(table, IMAGE_SIZE, camera)
         # A person is shown the table's own picture in twice the size.
         images.append(_soften(image) if camera == TABLE_CAMERA else image)
@@ -106,52 +99,47 @@ def _soften(image: np.ndarray) -> np.ndarray:
     return (soft + 0.5).astype(np.uint8)
 
 
-def requests_of(table: TableSpec) -> np.ndarray:
-    """All that can be asked, int [R, 3]: verb (its number in the table's), cube and other cube
+def requests_asked() -> np.ndarray:
+    """All that can be asked, int [R, 3]: verb (its number in VERBS), cube and other cube
     (their numbers in COLOURS; -1 where no other is named)."""
     numbers = {"": -1} | {colour: number for number, colour in enumerate(COLOURS)}
     return np.array(
-        [
-            (table.verbs.index(verb), numbers[colour], numbers[other])
-            for verb, colour, other in requests(table.verbs)
-        ]
+        [(VERBS.index(verb), numbers[colour], numbers[other]) for verb, colour, other in requests()]
     )
 
 
-def labels(looks: Looks, rows: np.ndarray, asked: np.ndarray, table: TableSpec) -> np.ndarray:
+def labels(looks: Looks, rows: np.ndarray, asked: np.ndarray) -> np.ndarray:
     """The expert's chunks, float64 [B, horizon, 14], for looks `rows` [B] and requests `asked`
     [B, 3] (see `requests_of`)."""
-    return _chunks(looks.states[rows], looks.cubes[rows], looks.holders[rows], asked, table)
+    return _chunks(looks.states[rows], looks.cubes[rows], looks.holders[rows], asked)
 
 
 def _chunks(
-    states: np.ndarray, cubes: np.ndarray, holders: np.ndarray, asked: np.ndarray, table: TableSpec
+    states: np.ndarray, cubes: np.ndarray, holders: np.ndarray, asked: np.ndarray
 ) -> np.ndarray:
     verbs, cube, other = asked.T
     row, put = np.arange(len(asked)), other >= 0
-    pick = verbs != table.verbs.index("touch")
+    pick = verbs != VERBS.index("touch")
     place = placed = None
     if put.any():
-        on = verbs == table.verbs.index("put_on")
+        on = verbs == VERBS.index("put_on")
         # The three numbers sum to 3; where no other cube is named, any will do.
         other = np.where(put, other, (cube + 1) % 3)
         place, placed = placement(
             on, cubes[row, cube], cubes[row, other], cubes[row, 3 - cube - other]
         )
         place[~put] = np.nan
-    return expert.chunk(
-        states, cubes[row, cube], holders[row, cube], pick, place, placed, table.pitch
-    )
+    return expert.chunk(states, cubes[row, cube], holders[row, cube], pick, place, placed)
 
 
-def make_shard(seed: int, shard: int, table: TableSpec) -> Looks:
+def make_shard(seed: int, shard: int) -> Looks:
     """STARTS scenes and EPISODES disturbed episodes; the same for the same numbers."""
     rng = np.random.default_rng([seed, shard])
     found = []
     for _ in range(STARTS):
-        found.append((*look(Table(random_scene(rng), table)), True))
+        found.append((*look(Table(random_scene(rng))), True))
     for _ in range(EPISODES):
-        found += _episode(rng, _BELIEF_SPREAD if shard < LOST_FROM else _LOST_SPREAD, table)
+        found += _episode(rng, _BELIEF_SPREAD if shard < LOST_FROM else _LOST_SPREAD)
     images, pixels, states, cubes, holders, starts = map(np.stack, zip(*found, strict=True))
     return Looks(
         images=images,
@@ -163,11 +151,11 @@ def make_shard(seed: int, shard: int, table: TableSpec) -> Looks:
     )
 
 
-def _episode(rng: np.random.Generator, spread: np.ndarray, spec: TableSpec) -> list[tuple]:
-    table, every = Table(random_scene(rng), spec), requests_of(spec)
+def _episode(rng: np.random.Generator, spread: np.ndarray) -> list[tuple]:
+    table, every = Table(random_scene(rng)), requests_asked()
     asked = rng.choice(every)
     found = []
-    for index in range(_MOST_LOOKS[spec.verbs[asked[0]]]):
+    for index in range(_MOST_LOOKS[VERBS[asked[0]]]):
         now = look(table)
         found.append((*now, index == 0))
         if index and rng.random() < _CHANGE_OF_MIND:
@@ -175,7 +163,7 @@ def _episode(rng: np.random.Generator, spread: np.ndarray, spec: TableSpec) -> l
         _, _, state, cubes, holders = now
         if rng.random() < _BELIEF_WRONG:
             cubes = cubes + spread * rng.standard_normal(cubes.shape)
-        chunk = _chunks(state[None], cubes[None], holders[None], asked[None], spec)[0]
+        chunk = _chunks(state[None], cubes[None], holders[None], asked[None])[0]
         for action in chunk[: rng.integers(8, 51)]:
             table.step(action)
     return found
@@ -223,9 +211,9 @@ def _usable(file: Path, names: list[str]) -> np.ndarray:
         return in_reach(arrays["cubes"])
 
 
-def _write_shard(job: tuple[Path, int, int, TableSpec]) -> int:
-    folder, seed, shard, table = job
-    looks = make_shard(seed, shard, table)
+def _write_shard(job: tuple[Path, int, int]) -> int:
+    folder, seed, shard = job
+    looks = make_shard(seed, shard)
     part = folder / f"part_{shard:05}.npz"
     np.savez_compressed(
         part, **{field.name: getattr(looks, field.name) for field in dataclasses.fields(looks)}
@@ -236,8 +224,7 @@ def _write_shard(job: tuple[Path, int, int, TableSpec]) -> int:
 
 def settings() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Makes demonstrations; resumes where it stopped.")
-    parser.add_argument("--table", choices=TABLES, default=FIRST.name, help="which generation")
-    parser.add_argument("--folder", type=Path, help="default: runs/demonstrations_<table>")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="(%(default)s)")
     parser.add_argument("--shards", type=int, default=120, help=f"{STARTS} + {EPISODES} each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
@@ -246,13 +233,12 @@ def settings() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = settings().parse_args()
-    folder = args.folder or folder_of(TABLES[args.table])
-    folder.mkdir(parents=True, exist_ok=True)
-    commands.note(folder, commands.this_command())
+    args.folder.mkdir(parents=True, exist_ok=True)
+    commands.note(args.folder, commands.this_command())
     todo = [
-        (folder, args.seed, shard, TABLES[args.table])
+        (args.folder, args.seed, shard)
         for shard in range(args.shards)
-        if not (folder / f"shard_{shard:05}.npz").exists()
+        if not (args.folder / f"shard_{shard:05}.npz").exists()
     ]
     print(f"{args.shards - len(todo)} of {args.shards} shards are there", flush=True)
     start, looks = time.monotonic(), 0

@@ -19,10 +19,11 @@ from models.checkpoints.digests import record_digests
 from playground.checkpoints.catalog import TITLES, family_of
 from playground.robots.builtin import TABLETOP
 from playground.robots.norm_stats import read_norm_stats
-from playground.tabletop.scene import FIRST
+from playground.tabletop.scene import CAMERAS
+from playground.tabletop.tasks import VERBS
 from playground.training import commands
 from playground.training.batches import method_of
-from playground.training.demonstrations import requests_of
+from playground.training.demonstrations import requests_asked
 from playground.training.train import (
     CONFIGS,
     RUNS,
@@ -32,7 +33,6 @@ from playground.training.train import (
     is_fast,
     optimiser,
     restore,
-    table_of,
     trainee_of,
 )
 
@@ -45,8 +45,6 @@ pipeline_tag: robotics
 ---
 # {name}: a small bundled policy
 """
-_CREDIT = """The robot's model is read from the gym-aloha package (Apache-2.0), which is not part of
-these weights."""
 _VERBS = {
     "touch": "touch",
     "pick": "pick up",
@@ -62,7 +60,7 @@ def export(name: str, folder: Path, run: Path, weights: str = "average", note: s
     manager = checkpoints(run)
     if manager.latest_step() is None:
         raise ValueError(f"no checkpoint in {run}: run python -m playground.training.train {name}")
-    schedule, config, table = SCHEDULES[name], CONFIGS[name], table_of(name)
+    schedule, config = SCHEDULES[name], CONFIGS[name]
     graph, params = nnx.split(trainee_of(name, schedule.seed))
     state = restore(manager, Trainer(schedule, graph, optimiser(schedule)).begin(params))
     policy = nnx.merge(graph, state["ema" if weights == "average" else "params"]).policy
@@ -71,8 +69,6 @@ def export(name: str, folder: Path, run: Path, weights: str = "average", note: s
         "normalisation": method_of(config),
         "policy": name,
     }
-    if table is not FIRST:
-        metadata["table"] = table.name
     if is_fast(name):
         metadata["constrained"] = True
     if folder.exists():
@@ -118,14 +114,14 @@ def _made_by(folder: Path) -> list[str]:
 def _card(
     name: str, folder: Path, parameters: int, training: dict, made_by: Sequence[str], note: str
 ) -> str:
-    config, table, fast = CONFIGS[name], table_of(name), is_fast(name)
-    size, sight = config.vision.image_size, [slot for slot, _ in table.cameras]
+    config, fast = CONFIGS[name], is_fast(name)
+    size, sight = config.vision.image_size, list(CAMERAS)
     missing = [slot for slot in config.image_slots if slot not in sight]
     how = "black and attended to" if fast else "masked"
     inputs = f"{' '.join(f'`{slot}`' for slot in sight)} at {size} x {size}"
     if missing:
         inputs += f" ({' '.join(f'`{slot}`' for slot in missing)} {how})"
-    verbs = [f'"{_VERBS[verb]}"' for verb in table.verbs]
+    verbs = [f'"{_VERBS[verb]}"' for verb in VERBS]
     steps, schedule = training["steps"], training["schedule"]
     planned = "" if steps == schedule["steps"] else f" of a schedule's {schedule['steps']:,}"
     device = schedule.get("device", "cpu").replace("cpu", "a CPU")
@@ -140,7 +136,7 @@ def _card(
         if fast
         else "",
         f"Trained: {steps:,}{planned} steps on {training['looks']:,} looks "
-        f"({len(requests_of(table))} requests each), on {device}. The curves are in `curves.png`, "
+        f"({len(requests_asked())} requests each), on {device}. The curves are in `curves.png`, "
         "the numbers in `log.csv`, the schedule in `training.json`.",
         note,
         "Measured on scenes and wordings that training never saw: `evaluation.json`, where "
@@ -161,7 +157,7 @@ def _card(
             *(_filled(f"- {point}", "  ") for point in points if point),
             "\nMade by:\n\n```bash",
             *made_by,
-            "```" if table.own_arms else f"```\n\n{_filled(_CREDIT)}",
+            "```",
             "",
         ]
     )

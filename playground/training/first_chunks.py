@@ -13,15 +13,13 @@ from playground.tabletop import expert, kinematics
 from playground.tabletop.rollout import observe
 from playground.tabletop.scene import (
     COLOURS,
-    FIRST,
     TIE,
     Table,
-    TableSpec,
     Verb,
     nearer_arm,
     random_scene,
 )
-from playground.tabletop.tasks import HELD_OUT_WORDINGS, VERBS, WORDINGS, Task, requests
+from playground.tabletop.tasks import HELD_OUT_WORDINGS, ONE_CUBE, WORDINGS, Task, requests
 from playground.trace import RawObservation, SlotMode
 from playground.training.asker import Asker
 from playground.training.intervals import median, share
@@ -54,9 +52,7 @@ def answer(table: Table, task: Task, state: np.ndarray, chunk: np.ndarray | None
     """Judges one first chunk. One that does not decode moves nothing: the arms stay."""
     cube = table.cube(task.colour)
     server = nearer_arm(cube[0])
-    right = expert.chunk(
-        state, cube, np.array(-1), np.array(task.verb != "touch"), pitch=table.spec.pitch
-    )
+    right = expert.chunk(state, cube, np.array(-1), np.array(task.verb != "touch"))
     played = np.tile(state, (expert.HORIZON, 1)) if chunk is None else chunk
     arm = kinematics.moving_arm(state, played)
     tip = kinematics.tip_paths(played)[arm][-1]
@@ -79,9 +75,8 @@ def first_chunks(
     asker: Asker,
     scenes: int,
     wording: Callable[[str, int], str],
-    spec: TableSpec = FIRST,
     *,
-    verbs: Sequence[Verb] = VERBS,
+    verbs: Sequence[Verb] = ONE_CUBE,
     shown: Callable[[RawObservation], RawObservation] = lambda raw: raw,
 ) -> list[list[Answer]]:
     """By scene, the answers to every request of these verbs, in the order of `requests`.
@@ -92,7 +87,7 @@ def first_chunks(
     """
     found = []
     for index in range(scenes):
-        table = Table(held_out_scene(index), spec)
+        table = Table(held_out_scene(index))
         tasks = [Task(v, colour, wording(v, index), other) for v, colour, other in requests(verbs)]
         raw = shown(observe(table, ""))
         chunks = asker.chunks([dataclasses.replace(raw, prompt=t.prompt) for t in tasks], index)
@@ -138,7 +133,7 @@ def figures(scenes: list[list[Answer]], unknown: list[list[Answer]], flow: bool)
     swaps, verbs = [], []
     count = len(COLOURS)
     for scene in scenes:
-        for verb in range(len(VERBS)):
+        for verb in range(len(ONE_CUBE)):
             same_verb = scene[verb * count : (verb + 1) * count]
             for a in same_verb:
                 for b in same_verb:
@@ -180,7 +175,7 @@ def controls(scenes: list[list[Answer]], black: list[list[Answer]]) -> dict:
     rng = np.random.default_rng(1)
     permuted = []
     for scene in scenes:
-        for verb in range(len(VERBS)):
+        for verb in range(len(ONE_CUBE)):
             three = scene[verb * len(COLOURS) : (verb + 1) * len(COLOURS)]
             order = rng.permutation(len(COLOURS))
             permuted += [
@@ -199,7 +194,7 @@ def _blind_errors(answers: list[Answer]) -> list[float]:
     one place that minimises the mean distance (Weiszfeld), fitted on these very answers. It knows
     which arm serves, so a policy without sight can at best do as well."""
     errors = []
-    for verb in VERBS:
+    for verb in ONE_CUBE:
         for arm in kinematics.ARMS:
             tips = np.array(
                 [

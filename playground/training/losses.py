@@ -78,10 +78,9 @@ def loss(
     trainee: Trainee, batch: Batch, key: Array, draws: int, eased: bool = False
 ) -> tuple[Array, dict[str, Array]]:
     """The sum to minimise, and its parts with what they mean in centimetres and shares.
-    `eased` leaves pi0-FAST's black cameras out (128 of its 330 tokens, which carry nothing) and
-    takes tokens of nearly the same coefficients for nearly right."""
-    policy, with_black = trainee.policy, isinstance(trainee.policy, Pi0Fast) and not eased
-    image_tokens, tokens = _image_tokens(policy, batch, with_black)
+    `eased` takes pi0-FAST's tokens of nearly the same coefficients for nearly right."""
+    policy = trainee.policy
+    image_tokens, tokens = _image_tokens(policy, batch)
     observation = Observation(
         images={},
         image_masks={slot: jnp.ones(len(batch.named), bool) for slot in tokens},
@@ -106,28 +105,17 @@ def loss(
     return main + extra, {"policy": main, **figures}
 
 
-def _image_tokens(
-    policy: Pi0 | Pi0Fast, batch: Batch, with_black: bool
-) -> tuple[Array, dict[str, Array]]:
-    """(image tokens [I, C, T, D] of the cameras, the same by slot [B, T, D]). with_black: missing
-    cameras are black and attended to, as pi0-FAST runs; one more image serves the whole batch."""
-    count, size, rows = len(batch.images), batch.images.shape[1], len(batch.named)
+def _image_tokens(policy: Pi0 | Pi0Fast, batch: Batch) -> tuple[Array, dict[str, Array]]:
+    """(image tokens [I, C, T, D] of the cameras, the same by slot [B, T, D])."""
     images = _all_images(batch)
-    cameras, slots = images.shape[1], policy.config.image_slots
-    images = images.reshape(-1, size, size, 3)
-    missing = slots[cameras:] if with_black else ()
-    if missing:
-        images = jnp.concatenate([images, jnp.full((1, size, size, 3), -1.0)])
-    tokens = policy.embed_images(images)  # [I * C (+ 1), T, D]
-    shape = tokens.shape[1:]
-    filled = tokens[: count * cameras].reshape(count, cameras, *shape)
+    tokens = policy.embed_images(images.reshape(-1, *images.shape[2:]))  # [I * C, T, D]
+    tokens = tokens.reshape(*images.shape[:2], *tokens.shape[1:])
+    prompts = len(batch.named) // len(images)
     by_slot = {
-        slot: jnp.repeat(filled[:, camera], rows // count, axis=0)
-        for camera, slot in enumerate(slots[:cameras])
+        slot: jnp.repeat(tokens[:, camera], prompts, axis=0)
+        for camera, slot in enumerate(policy.config.image_slots)
     }
-    if missing:
-        by_slot |= dict.fromkeys(missing, jnp.broadcast_to(tokens[-1:], (rows, *shape)))
-    return filled, by_slot
+    return tokens, by_slot
 
 
 def _all_images(batch: Batch) -> Array:
@@ -168,9 +156,7 @@ def fast_loss(
     than openpi trains): (loss [B], outputs [B, P - 1, D], which of them are the prompt's words,
     bool [B, P - 1]).
 
-    Slots that the observation leaves out take no columns, and the text stands where it would stand
-    behind them. `alike` (see `batches.alike`) spreads what is wanted of an action token over its
-    neighbours.
+    `alike` (see `batches.alike`) spreads what is wanted of an action token over its neighbours.
     """
     outputs, _ = policy.forward(observation, image_tokens, as_decoded=True)
     length = observation.tokens.shape[1]
@@ -195,7 +181,7 @@ def fast_loss(
 def sight_loss(trainee: Trainee, batch: Batch) -> tuple[Array, dict[str, Array]]:
     """Where the cubes are, from SigLIP alone: what training begins with, for a fraction of the
     work of the whole."""
-    image_tokens, _ = _image_tokens(trainee.policy, batch, with_black=False)
+    image_tokens, _ = _image_tokens(trainee.policy, batch)
     patches, places, figures = _cubes(trainee.grounding, batch, image_tokens)
     return _GROUNDING_WEIGHT * patches + _PLACE_WEIGHT * places, figures
 

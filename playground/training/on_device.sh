@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Trains one policy of the second table in one go on a machine with many cores and an accelerator
+# Trains one bundled policy in one go on a machine with many cores and an accelerator
 # that is lent for minutes: demonstrations on all cores, training, export, one archive to take home.
 #
 #   playground/training/on_device.sh POLICY STEPS OUT
 #
-# POLICY: pi0_second, pi05_second or pi0_fast_second. STEPS: length of the schedule. OUT: where the
+# POLICY: pi0, pi05 or pi0_fast. STEPS: length of the schedule. OUT: where the
 # exported folder and POLICY.tar.gz go; the card names it.
 # Settings from the environment:
 #   SHARDS      of demonstrations (120)
@@ -26,7 +26,7 @@ fi
 export MUJOCO_GL=off PYTHONUNBUFFERED=1
 
 SECONDS=0
-OMP_NUM_THREADS=1 "$python" -m playground.training.demonstrations --table second \
+OMP_NUM_THREADS=1 "$python" -m playground.training.demonstrations \
   --shards "${SHARDS:-120}"
 echo "demonstrations: $SECONDS s"
 

@@ -28,17 +28,14 @@ from flax import nnx
 from models.checkpoints.bundled import load_bundled
 from models.compiled import options
 from models.config import (
-    PI0_FAST_SECOND_TABLETOP,
     PI0_FAST_TABLETOP,
-    PI0_SECOND_TABLETOP,
     PI0_TABLETOP,
-    PI05_SECOND_TABLETOP,
+    PI05_TABLETOP,
     Pi0FastConfig,
 )
 from models.fast_tokenizer import FastActionTokenizer
 from models.tokenizer import NUM_SEG
 from playground.robots.norm_stats import read_norm_stats, write_norm_stats
-from playground.tabletop.scene import FIRST, SECOND, TableSpec
 from playground.training import batches, commands, demonstrations, losses
 from playground.training.curves import draw
 
@@ -62,10 +59,8 @@ FIGURES = (
 )
 CONFIGS = {
     "pi0": PI0_TABLETOP,
+    "pi05": PI05_TABLETOP,
     "pi0_fast": PI0_FAST_TABLETOP,
-    "pi0_second": PI0_SECOND_TABLETOP,
-    "pi05_second": PI05_SECOND_TABLETOP,
-    "pi0_fast_second": PI0_FAST_SECOND_TABLETOP,
 }
 
 
@@ -90,20 +85,12 @@ class Schedule:
     seed: int = 0
 
 
-_FLOW = Schedule(steps=8_200, sight=800, images=16, prompts=2, draws=2)
-_FAST = Schedule(steps=12_000, sight=0, eased=0.8, images=8, prompts=2, draws=1, peak=1e-3)
+_FLOW = Schedule(steps=8_000, sight=1_000, images=16, prompts=2, draws=2)
 SCHEDULES = {
     "pi0": _FLOW,
-    "pi0_fast": _FAST,
-    "pi0_second": dataclasses.replace(_FLOW, steps=8_000, sight=1_000),
-    "pi05_second": dataclasses.replace(_FLOW, steps=5_000, sight=0),
-    "pi0_fast_second": _FAST,
+    "pi05": dataclasses.replace(_FLOW, steps=5_000, sight=0),
+    "pi0_fast": Schedule(steps=12_000, sight=0, eased=0.8, images=8, prompts=2, draws=1, peak=1e-3),
 }
-
-
-def table_of(name: str) -> TableSpec:
-    """The table that a policy is trained for."""
-    return SECOND if name.endswith("_second") else FIRST
 
 
 def optimiser(schedule: Schedule) -> optax.GradientTransformation:
@@ -240,10 +227,9 @@ def prepare(name: str, looks: demonstrations.Looks, folder: Path) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "norm_stats.json"
     if not path.exists():
-        table = table_of(name)
-        stats = batches.norm_stats(looks, table)
+        stats = batches.norm_stats(looks)
         if is_fast(name):
-            print(batches.fit_fast(looks, stats, folder / "fast", table), flush=True)
+            print(batches.fit_fast(looks, stats, folder / "fast"), flush=True)
         write_norm_stats(path, stats)
     return read_norm_stats(path)
 
@@ -260,9 +246,7 @@ def train(
     minutes. `command` is noted in the folder as what the run goes on by."""
     looks = demonstrations.load(data)
     stats = prepare(name, looks, folder)
-    batcher = batches.Batcher(
-        looks, table_of(name), CONFIGS[name], stats, folder / "fast", schedule.seed
-    )
+    batcher = batches.Batcher(looks, CONFIGS[name], stats, folder / "fast", schedule.seed)
     graph, params = nnx.split(trainee_of(name, schedule.seed))
     trainer = Trainer(schedule, graph, optimiser(schedule))
     state, manager = trainer.begin(params), checkpoints(folder)
@@ -340,9 +324,7 @@ def settings() -> argparse.ArgumentParser:
     parser.add_argument("--peak", type=float, help="highest learning rate")
     parser.add_argument("--images", type=int, help="looks in a step")
     parser.add_argument("--prompts", type=int, help="requests of each look in a step")
-    parser.add_argument(
-        "--demonstrations", type=Path, help="default: runs/demonstrations_<table of the policy>"
-    )
+    parser.add_argument("--demonstrations", type=Path, help="default: runs/demonstrations")
     parser.add_argument("--run", type=Path, help="default: runs/<policy>")
     parser.add_argument(
         "--start-from", type=Path, help="an exported policy's folder, such as assets/pi0_tabletop"
@@ -355,7 +337,7 @@ def main() -> None:
     jax.config.update("jax_compilation_cache_dir", str(RUNS.resolve() / "compiled"))
     asked = {key: getattr(args, key) for key in ("steps", "peak", "images", "prompts")}
     schedule = asked_for(SCHEDULES[args.policy], {key: n for key, n in asked.items() if n})
-    data = args.demonstrations or demonstrations.folder_of(table_of(args.policy))
+    data = args.demonstrations or demonstrations.FOLDER
     run = args.run or RUNS / args.policy
     train(args.policy, schedule, run, data, args.start_from, commands.this_command())
 

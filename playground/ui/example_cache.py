@@ -99,7 +99,7 @@ def asked_by(setup: Setup, example: Example) -> list[Job]:
     modes = [AS_TRAINED] * len(setup.cameras)
     return jobs(
         setup,
-        policies=setup.policies,
+        policies=setup.chosen,
         pictures=pictures,
         modes=modes,
         prompt=example.prompt,
@@ -117,8 +117,11 @@ def clicks(setup: Setup, job: Job) -> tuple[tuple[str, Request], ...]:
     prompts = (prompt for _, prompt in useful_prompts(observation, setup.robot))
     longest = dataclasses.replace(observation, prompt=max(prompts, key=len))
     given = job.policies, {job.policies[0]: observation}, job.options
+    empty = dataclasses.replace(observation, prompt="")
     return (
         ("infer", dataclasses.replace(job, observation=longest)),
+        # Beside three pictures, no words at all take fewer places.
+        ("infer", dataclasses.replace(job, observation=empty)),
         # The first is measured with several seeds; the others of a kind run the same programs.
         ("prompts", PromptsRequest(*given, (observation.prompt, "", longest.prompt))),
         # A masked camera does not run, or opens more places behind the prefix.

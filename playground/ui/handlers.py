@@ -179,11 +179,11 @@ class Handlers:
         return {self.strip: notes.payload()}
 
     def _frame(self, setup: Setup, chosen=None, temperature: float = 0.0) -> dict:
-        """What follows from which policies there are and are chosen; None: all."""
-        chosen = setup.policies if chosen is None else chosen
+        """What follows from which policies there are and are chosen; None: as at first."""
+        chosen = setup.chosen if chosen is None else chosen
         updates = observation.refreshed(setup, self.setups.robots(), self.form)
         updates |= observation.effects(setup, chosen, temperature, self.form)
-        updates |= tabs.refreshed(setup, self.shown)
+        updates |= tabs.refreshed(setup, chosen, self.shown)
         return updates | {
             self.strip: Progress(setup).payload(),
             self.state.framed: setup.robot.name,
@@ -200,7 +200,7 @@ class Handlers:
         setup = self.setups.of(robot)
         example = next(iter(examples(setup.robot)), None)
         values = observation.filled(setup, example, self.form)
-        values[self.form.policies] = list(setup.policies)
+        values[self.form.policies] = list(setup.chosen)
         values[self.form.cuts] = cuts.value(())  # they may name slots of the former
         updates = merged(self._frame(setup, temperature=temperature), values)
         return updates | {self.state.key: None} | tabs.cleared(self.shown)
@@ -222,8 +222,9 @@ class Handlers:
         yield from self.run_example(request, key, measure, wanted, *inputs)
 
     def effects(self, robot, chosen, temperature):
+        """Of the policies that are chosen, and of the temperature."""
         updates = observation.effects(self.setups.of(robot), chosen, temperature, self.form)
-        return updates or {self.form.seed: gr.skip()}
+        return updates | tabs.chosen_columns(chosen, self.shown)
 
     def example(self, robot, event: gr.EventData):
         setup = self.setups.of(robot)

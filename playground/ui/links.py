@@ -117,7 +117,7 @@ def tab(link: Link, titles: Mapping[str, str]) -> str | None:
 
 def _policies(link: Link, setup: Setup) -> list[str]:
     if link.policies is None:
-        return list(setup.policies)
+        return list(setup.chosen)
     asked = link.policies.split(",")
     if unknown := sorted(set(asked) - set(setup.policies)):
         raise ValueError(f"no loaded policy is called {', '.join(unknown)}"[:200])

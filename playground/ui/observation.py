@@ -90,7 +90,7 @@ def build(setup: Setup, cameras: int, bar: Bar) -> Form:
     absent = gr.HTML(absent_slots(setup), **_ABSENT, elem_id="absent")
     notes = gr.HTML(robot_notes(setup), apply_default_css=False, elem_id="robot-notes")
     policies = gr.CheckboxGroup(
-        list(setup.policies), value=list(setup.policies), label="Policies", elem_id="policies"
+        list(setup.policies), value=list(setup.chosen), label="Policies", elem_id="policies"
     )
     with gr.Accordion("State", open=False, elem_id="state-of-robot"):
         state = gr.HTML(

@@ -12,7 +12,7 @@ from playground.views import theme
 # gr.HTML(value, **COMPONENT) with `Progress.payload()`.
 COMPONENT = appearance.component("strip.js")
 
-_CACHED = "From the cache: this example ran before, with equal inputs."
+_CACHED = "From the cache: this example ran before."
 
 # What `playground.checkpoints.load.load` says of a policy; shown to those who wait meanwhile.
 _LOADING = ("downloading", "loading", "compiling")

@@ -36,6 +36,11 @@ class Setup:
     cameras: tuple[Camera, ...]
     robots: dict[str, Robot]
 
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The policies that answer until a visitor chooses: two, side by side."""
+        return self.policies[:2]
+
 
 class Setups:
     """The setups of the policies, one a robot. `robots`: of every policy, by its name."""

@@ -67,10 +67,13 @@ class Shown:
     @property
     def by_policy(self) -> list:
         """What depends on which policies are there."""
-        columns = [column for found in self.columns.values() for column in found]
         film = [self.where, self.rollout.column, self.rollout.policy]
         players = [*self.players.values(), *self.rails.values()]
-        return [*columns, *players, self.chunk.execute, *film]
+        return [*self.every_column, *players, self.chunk.execute, *film]
+
+    @property
+    def every_column(self) -> list[gr.Column]:
+        return [column for found in self.columns.values() for column in found]
 
     @property
     def drawn(self) -> list:
@@ -90,7 +93,7 @@ def build(
         found = [{} for _ in parts]
         with gr.Row(elem_classes=["pair", kind]):
             for name in policies:
-                with gr.Column(min_width=300) as column:
+                with gr.Column(min_width=300, visible=name in setup.chosen) as column:
                     for views, (part, component) in zip(found, parts.items(), strict=True):
                         value = overview.reference(name, part) if part else None
                         views[name] = gr.HTML(value, **component)
@@ -180,12 +183,19 @@ def build(
 # --- updates ------------------------------------------------------------------------------------
 
 
-def refreshed(setup: Setup, shown: Shown) -> dict:
+def chosen_columns(chosen: Sequence[str], shown: Shown) -> dict:
+    """Policies that are not chosen have no columns."""
+    return {
+        column: gr.update(visible=name in chosen)
+        for name, columns in shown.columns.items()
+        for column in columns
+    }
+
+
+def refreshed(setup: Setup, chosen: Sequence[str], shown: Shown) -> dict:
     """Which policies have columns, and which of them denoise."""
-    updates = {}
-    for name, columns in shown.columns.items():
-        here = name in setup.policies
-        updates |= {column: gr.update(visible=here) for column in columns}
+    updates = chosen_columns(chosen, shown)
+    for name in shown.columns:
         if name in setup.infos:
             fast = setup.infos[name].family == "pi0_fast"
             updates[shown.players[name]] = gr.update(visible=not fast)

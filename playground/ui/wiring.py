@@ -159,7 +159,7 @@ def _wire_observation(handlers: Handlers) -> None:
         [form.policies.input, form.temperature.input],
         handlers.effects,
         [form.robot, form.policies, form.temperature],
-        form.options,
+        [*form.options, *handlers.shown.every_column],
         **appearance.PRIVATE,
     )
     for picture in form.pictures:

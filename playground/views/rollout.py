@@ -18,7 +18,7 @@ COMPONENT = theme.component("player.js", "camera.js", "rollout.js")
 _QUALITY = 80  # of JPEG: a hundred frames are some 600 KB
 _UNJUDGED = (
     "No verdict: the prompt names no task that the referee knows (touch or pick up the red, green "
-    "or blue cube)"
+    "or blue cube, or put it on or next to another)"
 )
 
 Verdict = Literal["", "success", "failure", "unjudged", "stopped", "broken"]
@@ -56,7 +56,8 @@ class Film:
             }
         )
         if frame.outcome is not None:
-            self.end(*_words(frame.outcome, frame.time_s))
+            verdict, say = _words(frame.outcome, frame.time_s)
+            self.end(verdict, f"{say} {frame.measured}".strip())
 
     def end(self, verdict: Verdict, say: str) -> None:
         """Whatever ended it, in words."""

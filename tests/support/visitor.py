@@ -172,11 +172,12 @@ def visit(app, browser):
 @pytest.fixture(scope="session")
 def policies():
     """The same policies in this process."""
+    from playground.checkpoints.catalog import BUNDLED
     from playground.checkpoints.load import open_policy
     from playground.serving.compile_cache import keep_compiled_programs
 
     keep_compiled_programs()
-    return {name: open_policy(name) for name in (PI0, FAST)}
+    return {name: open_policy(name) for name in BUNDLED}
 
 
 @pytest.fixture(scope="session")
