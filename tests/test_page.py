@@ -339,6 +339,24 @@ def test_measured_attention_is_that_of_the_run(visit, policies):
         )
 
 
+def test_policies_that_are_not_chosen_take_no_room(visit):
+    """Nor does an empty place for them, beside the masks of the two that are."""
+    page = visit()
+    tab(page, "Attention")
+    masks = page.locator(".right .view[data-family]").filter(has=page.get_by_text("rows: queries"))
+    shown = masks.locator("visible=true")
+    empty = page.get_by_text("Run a policy to see who may attend").locator("visible=true")
+    expect(shown).to_have_count(2)
+    expect(empty).to_have_count(0)
+    page.get_by_role("checkbox", name="pi0.5", exact=True).check()
+    expect(empty).to_have_count(1)
+    page.get_by_role("checkbox", name="pi0-FAST", exact=True).uncheck()
+    expect(shown).to_have_count(1)
+    run(page)
+    expect(shown).to_have_count(2)
+    expect(empty).to_have_count(0)
+
+
 def test_what_matters_is_what_python_measures(visit, policies):
     page = visit()
     page.get_by_role("checkbox", name="pi0-FAST").uncheck()
