@@ -128,23 +128,30 @@ def test_what_cannot_be_asked_is_said(policies, fields, message):
 
 
 def test_a_seam_is_two_questions_of_which_the_later_is_also_guided(policies):
-    policy, since, delay = policies[PI0], 24, 6
-    request = SeamRequest(PI0, recorded(), 49, since, delay, None, OPTIONS)
+    policy, since, delay = policies[PI0], 20, 6
+    request = SeamRequest(PI0, recorded(), 36, since, delay, None, OPTIONS)
     (found,) = results(job.seam(policies, request))
     dataset = open_dataset(BUNDLED)
     fit, episode = match(dataset.info, policy.info, TABLETOP), dataset.episode(1)
-    before, now = (fit.observation(episode, frame, TABLETOP) for frame in (25, 49))
+    before, now = (fit.observation(episode, frame, TABLETOP) for frame in (16, 36))
     later = Options(num_steps=4, seed=3)
     np.testing.assert_allclose(found.old, policy.chunk(before, OPTIONS)[0][0], atol=2e-5)
     np.testing.assert_allclose(found.plain, policy.chunk(now, later)[0][0], atol=2e-5)
-    np.testing.assert_array_equal(found.weights, prefix_weights(delay, 26, 50, "exp"))
+    np.testing.assert_array_equal(found.weights, prefix_weights(delay, 30, 50, "exp"))
     assert found.plain_ms > 0 < found.guided_ms
     # Step h of the new chunk is step since + h of the old one, whose end is held.
     planned = np.stack([found.old[min(since + h, 49)] for h in range(50)])
     want = policy.guided_chunk(now, later, planned, found.weights).actions
     np.testing.assert_allclose(found.guided, want, atol=2e-5)
     assert_steps(found, policy, now, later, since)
-    # Where it is held fully, it is the old chunk's plan, nearer than the plain one comes.
+
+
+def test_where_a_policy_changes_its_mind_the_guided_chunk_keeps_to_the_old_plan(policies):
+    """Where it is held fully, by half of what lies between the old plan and the plain chunk."""
+    since, delay = 24, 6
+    (found,) = results(
+        job.seam(policies, SeamRequest(PI0, recorded(), 49, since, delay, None, OPTIONS))
+    )
     plan = found.old[since : since + delay]
     apart = [np.abs(chunk[:delay] - plan).mean() for chunk in (found.guided, found.plain)]
     assert apart[0] < 0.5 * apart[1]
@@ -167,8 +174,7 @@ def test_a_delay_can_be_the_measured_one(policies, monkeypatch):
 def assert_steps(found, policy, now, later, since):
     """The Euler steps of the guided chunk, as the denoising player shows them: integrated by hand
     in units that are linear in the model's, they end at the chunk; the first estimate before its
-    correction is the plain run's own; and the last correction goes towards the old chunk (an early
-    one may go beyond it)."""
+    correction is the plain run's own; and the correction goes towards the old chunk."""
     times, steps = found.times, len(found.times) - 1
     np.testing.assert_allclose(times, 1 - np.arange(steps + 1) / steps, atol=1e-6)
     assert found.before.shape == found.after.shape == (steps, 50, 14)
@@ -181,7 +187,7 @@ def assert_steps(found, policy, now, later, since):
     np.testing.assert_allclose(x_t, found.guided, atol=2e-4)
     held = found.weights == 1
     plan = found.old[since:][: held.sum()]
-    apart = [np.abs(one[-1, held] - plan).mean() for one in (found.before, found.after)]
+    apart = [np.abs(one[:, held] - plan).mean() for one in (found.before, found.after)]
     assert apart[1] < apart[0]
 
 

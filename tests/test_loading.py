@@ -14,6 +14,7 @@ import pytest
 from models.checkpoints.assembly import model_of_shapes, random_model
 from models.config import PI0_FAST_TABLETOP, PI0_TABLETOP
 from playground.analysis import prompts, sensitivity
+from playground.assets import ASSETS
 from playground.checkpoints import catalog, load, memory_plan
 from playground.policies.warm_up import CompiledAhead, grey_picture
 from playground.robots.builtin import TABLETOP
@@ -59,7 +60,7 @@ def test_names_nobody_has_are_answered_with_near_ones():
 def test_the_page_s_policies_open_and_are_labelled(name):
     """Trained where assets has weights, random otherwise, and never without a label."""
     policy = load.open_policy(name)
-    trained = (catalog.ASSETS / name / "config.json").is_file()
+    trained = (ASSETS / name / "config.json").is_file()
     assert policy.info.badge == ("small bundled policy" if trained else "untrained weights")
     assert policy.info.notice
 

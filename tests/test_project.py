@@ -43,7 +43,7 @@ def tops(path: Path) -> set[str]:
 
 # Rooms of playground/ from the ground up: a file imports its own room and those of earlier lines.
 ROOMS = (
-    ("codec", "process_memory"),
+    ("assets", "codec", "process_memory"),
     ("spilled",),
     ("json_file", "trace"),
     ("robots", "cuts"),

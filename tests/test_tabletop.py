@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from playground.checkpoints.catalog import ASSETS
+from playground.assets import ASSETS
 from playground.robots.builtin import TABLETOP
 from playground.robots.examples import EXAMPLES
 from playground.serving.events import Done, Phase, Result
@@ -548,6 +548,7 @@ def test_with_the_outcome_it_is_told_how_often_the_policy_succeeds(prompt, figur
     )
     *before, last = results(policy, prompt=prompt, execute=50)
     assert f" in {right} of {sum(outcomes.values())} episodes." in last.measured
+    assert f" {evaluation['executed_steps']} steps of each chunk executed" in last.measured
     assert {frame.measured for frame in before} == {""}
     assert success(policy.info, "fold the towel") == ""
     assert success(dataclasses.replace(policy.info, revision="other"), prompt) == ""

@@ -12,6 +12,7 @@ from pathlib import Path
 from models.checkpoints.digests import CONFIG, read_bundled
 from models.checkpoints.lora import GEMMA_2B_LORA, GEMMA_300M_LORA, Adapters
 from models.config import PI0_FAST_TABLETOP, PI0_TABLETOP, PI05_TABLETOP, Config, from_dict
+from playground.assets import ASSETS
 from playground.checkpoints.entry import TITLES, Entry, family_of, sizes
 from playground.robots import builtin
 from playground.robots.robot import Robot
@@ -22,7 +23,6 @@ PALIGEMMA_TOKENIZER = "gs://big_vision/paligemma_tokenizer.model"
 FAST_TOKENIZER = "physical-intelligence/fast"  # on the Hugging Face hub
 GEMMA_TERMS = "Gemma Terms of Use (https://ai.google.dev/gemma/terms)"
 METHODS: tuple[Method, ...] = ("z-score", "quantile")  # openpi's
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
 TOKENIZER = ASSETS / "tokenizer" / "paligemma_small.model"  # the bundled policies'
 
 # --- openpi's configs ---------------------------------------------------------------------------

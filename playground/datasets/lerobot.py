@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from playground.assets import ASSETS
 from playground.datasets import episodes
 from playground.datasets.info import NAME, Feature, Info, read_info
 from playground.datasets.source import Folder, Hub, Source, is_repository
@@ -20,7 +21,6 @@ from playground.datasets.video import FrameError, Video
 from playground.robots.transforms import check_scans
 
 BUNDLED = "episodes_tabletop"
-_ASSETS = Path(__file__).resolve().parents[2] / "assets"
 _STATS = "meta/stats.json"
 _EPISODE_STATS = "meta/episodes_stats.jsonl"
 # Columns that every dataset has. Numbers of a robot must be finite; a reward may be missing.
@@ -41,7 +41,7 @@ def open_dataset(word: str, revision: str | None = None, *, public: bool = False
 def source_of(word: str, revision: str | None = None, *, public: bool = False) -> Source:
     """Where the files of that dataset come from; of it, nothing is read. As `open_dataset`."""
     if word == BUNDLED and revision is None:
-        return Folder(_ASSETS / BUNDLED)
+        return Folder(ASSETS / BUNDLED)
     if public:
         # Before any look at the disk: the answer must not tell which folders there are.
         if not is_repository(word):

@@ -2,14 +2,14 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
 import numpy as np
 
+from playground.assets import ASSETS
 from playground.robots import transforms
 from playground.robots.robot import Robot
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "assets" / "examples"
+EXAMPLES = ASSETS / "examples"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

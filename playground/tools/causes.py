@@ -178,7 +178,8 @@ def summary(report: CausalTrace, scene: Scene, colours: tuple) -> dict:
         found |= {"top patch": recovered, "slot": slot}
         inside = cubes_in(scene.cubes, row, column, len(report.patches[slot]))
         shown = [colour in inside and slot == CAMERA_SLOT for colour in colours]
-        found |= {"named": shown[0], "either": any(shown)}
+        found |= {"named": shown[0], "either": any(shown), "gripper's": slot != CAMERA_SLOT}
+        found["a tenth"] = recovered > 0.1
     return found
 
 
@@ -202,7 +203,7 @@ def table(found: dict[str, list[dict]]) -> str:
 def _mean(name: str):
     def cell(rows: list[dict]) -> str:
         values = [100 * row[name] for row in rows if row["distinguished"] and name in row]
-        return f"{np.mean(values):.0f} % (± {np.std(values):.0f})" if values else ""
+        return f"{round(np.mean(values))} % (± {round(np.std(values))})" if values else ""
 
     return cell
 
@@ -219,6 +220,13 @@ def _rate(name: str):
     return cell
 
 
+def _alone(rows: list[dict]) -> str:
+    groups = {"picture": "picture", "words": "changed words", "text": "shared text"}
+    apart = [row for row in rows if row[_APART]]
+    counts = {name: sum(row[group] > 0.9 for row in apart) for name, group in groups.items()}
+    return ", ".join(f"{name} ({count})" for name, count in counts.items())
+
+
 def _layers(rows: list[dict]) -> str:
     layers = [row["layer"] for row in rows if row[_APART]]
     counts = {layer: layers.count(layer) for layer in sorted(set(layers))}
@@ -232,8 +240,11 @@ _ROWS = {
     "by the changed words": _mean("changed words"),
     "by the text that both prompts share": _mean("shared text"),
     "by everything": _mean("everything"),
+    "over 90 % by one of the three alone (scenes)": _alone,
     "layer that carries most (scenes)": _layers,
     "best single patch": _mean("top patch"),
+    "best patch brings back over 10 %": _rate("a tenth"),
+    "best patch lies in a gripper's picture": _rate("gripper's"),
     "best patch is the table camera's and shows the prompt's cube": _rate("named"),
     "it shows either cube": _rate("either"),
 }

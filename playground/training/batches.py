@@ -174,8 +174,7 @@ class Batcher:
         fast_folder: Path,
         seed: int,
     ):
-        """stats and fast_folder: see `norm_stats` and `fit_fast`; seed: of
-        what is drawn."""
+        """stats and fast_folder: see `norm_stats` and `fit_fast`; seed: of what is drawn."""
         self._looks, self._config, self._stats, self._seed = looks, config, stats, seed
         self._requests = demonstrations.requests_asked()
         self._method: Method = method_of(config)

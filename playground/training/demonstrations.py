@@ -110,7 +110,7 @@ def requests_asked() -> np.ndarray:
 
 def labels(looks: Looks, rows: np.ndarray, asked: np.ndarray) -> np.ndarray:
     """The expert's chunks, float64 [B, horizon, 14], for looks `rows` [B] and requests `asked`
-    [B, 3] (see `requests_of`)."""
+    [B, 3] (see `requests_asked`)."""
     return _chunks(looks.states[rows], looks.cubes[rows], looks.holders[rows], asked)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from models.checkpoints.digests import read_bundled, record_digests, revision
+from playground.tabletop.measured import FIGURES
 from playground.tabletop.rollout import EXECUTE, Infer, rollout
 from playground.tabletop.scene import CAMERAS, COLOURS, Table, Verb
 from playground.tabletop.tasks import ONE_CUBE, VERBS, Task, requests
@@ -68,7 +69,6 @@ TARGETS = {
         "chunks that do not decode": 0.01,
     },
 }
-_LOOPS = {"touch": "touch", "pick": "pick up", "put_on": "put on", "put_next": "put next to"}
 
 # The figures' names in README's table.
 IN_FULL = {
@@ -161,7 +161,7 @@ def evaluate(folder: Path, scenes: int, episodes: int, execute: int) -> dict:
         }
     one = Asker(folder, rows=1)
     for verb in VERBS:
-        found[f"closed loop {_LOOPS[verb]}"] = closed_loop(one, verb, episodes, execute)
+        found[FIGURES[verb]] = closed_loop(one, verb, episodes, execute)
     return {
         "policy": folder.name,
         "revision": revision(folder),

@@ -22,10 +22,11 @@ import tokenizers as library
 from models.byte_alphabet import CHARACTER_OF_BYTE
 from models.fast_tokenizer import FIRST_SURROGATE, FastActionTokenizer, dct_coefficients
 from models.tokenizer import NUM_LOC, NUM_SEG
+from playground.assets import ASSETS
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets" / "tokenizer"
-MODEL = ASSETS / "paligemma_small.model"
-FAST = ASSETS / "fast"
+FOLDER = ASSETS / "tokenizer"
+MODEL = FOLDER / "paligemma_small.model"
+FAST = FOLDER / "fast"
 
 TEXT_VOCAB = 1280  # 4 special, 7 white space, 256 bytes and 1,013 learned pieces
 FAST_VOCAB = 1024  # every FAST id has a <loc> piece of its own
@@ -343,7 +344,7 @@ def fit_fast(
 
 
 def main() -> None:
-    ASSETS.mkdir(parents=True, exist_ok=True)
+    FOLDER.mkdir(parents=True, exist_ok=True)
     MODEL.write_bytes(train())
     print(f"wrote {MODEL}: {TEXT_VOCAB + NUM_LOC + NUM_SEG} pieces")
 
