@@ -70,13 +70,14 @@ function draw(card, open) {
       { title: "Details" },
       make("span", { class: "dot", "aria-hidden": "true" }),
       make("strong", {}, policy.title),
-      make("span", { class: "badge" }, policy.badge),
+      // A notice, which stands below the chips, says it already.
+      policy.notice ? null : make("span", { class: "badge" }, policy.badge),
       state(card),
     ),
     make(
       "div",
       { class: "inside" },
-      policy.notice ? make("p", { class: "notice" }, policy.notice) : null,
+      make("p", { class: "notice" }, make("span", { class: "badge" }, policy.badge), ` ${policy.notice}`),
       card.about ? make("p", { class: "about" }, card.about) : null,
       ...details(card),
       card.failure ? make("p", { class: "failure" }, card.failure) : null,
@@ -112,7 +113,7 @@ function refresh() {
   const { value } = props;
   if (!value) return;
   view.dataset.state = value.state;
-  if (sentence.textContent !== value.say) sentence.textContent = value.say;
+  if (sentence.textContent !== value.say) sentence.title = sentence.textContent = value.say;
   const names = value.policies.map((card) => card.name);
   for (const name of drawn.keys())
     if (!names.includes(name)) {
