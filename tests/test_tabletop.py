@@ -525,6 +525,8 @@ def test_a_rollouts_frames_say_what_happened():
     first = [frame for frame in frames if frame.look == 1]
     np.testing.assert_allclose(first[0].chunk, expert_chunk(policy.asked[0]), rtol=1e-6)
     assert [frame.executed for frame in first] == [0, 5, 10, 15, 20]
+    assert [set(frame.seen) for frame in first] == [set(policy.asked[0].images)] + 4 * [set()]
+    np.testing.assert_array_equal(first[0].seen["base_0_rgb"], policy.asked[0].images["base_0_rgb"])
     assert len(policy.asked) == frames[-1].look
 
 

@@ -50,6 +50,8 @@ class RolloutFrame:
     chunk: float32 [horizon, 14]; None where its tokens did not decode
     failure: why there is no chunk, else ""
     state: float64 [14], at the look
+    seen: with the first frame of a look, the pictures that the policy was given, by slot: uint8
+        [height, width, 3]
     outcome: None while it goes on
     measured: with the outcome, how often the policy does such a task (`measured.success`)
     """
@@ -61,6 +63,7 @@ class RolloutFrame:
     chunk: np.ndarray | None
     failure: str
     state: np.ndarray
+    seen: Mapping[str, np.ndarray]
     outcome: Outcome | None
     measured: str = ""
 
@@ -93,6 +96,7 @@ def rollout(policies: Mapping[str, Policy], request: RolloutRequest) -> Generato
         assert trace is not None, "a policy's last event is Done"
         options = dataclasses.replace(options, seed=(options.seed + 1) % 2**31)
         chunk = None if trace.actions is None else trace.actions[0]
+        seen = observation.images
         for frame in episode.act(chunk):
             yield Result(
                 RolloutFrame(
@@ -103,7 +107,9 @@ def rollout(policies: Mapping[str, Policy], request: RolloutRequest) -> Generato
                     chunk=chunk,
                     failure=trace.decode_failure or "",
                     state=observation.state,
+                    seen=seen,
                     outcome=frame.outcome,
                     measured=success(policy.info, request.prompt) if frame.outcome else "",
                 )
             )
+            seen = {}

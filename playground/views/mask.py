@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from playground import cuts
+from playground.analysis.variants import slot_label
 from playground.trace import ALLOWED, PADDING, Family, TokenBlock, Trace
 from playground.views import theme
 
@@ -73,8 +74,8 @@ def suffix_start(trace: Trace) -> int:
 
 
 def label(block: TokenBlock) -> str:
-    """A block's name as people say it: "left wrist 0" for "left_wrist_0_rgb"."""
-    return theme.plain(block.name).removesuffix("_rgb").replace("_", " ")
+    """A block's name as people say it."""
+    return slot_label(theme.plain(block.name))
 
 
 def relation(trace: Trace, query: TokenBlock, key: TokenBlock) -> str:

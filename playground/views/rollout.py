@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from playground.analysis.variants import slot_label
 from playground.tabletop import kinematics
 from playground.tabletop.job import RolloutFrame
 from playground.tabletop.outcome import Outcome
@@ -36,7 +37,7 @@ class Film:
         }
         self._frames: list[dict] = []
         self._looks: list[dict] = []
-        self._say, self._verdict = "", ""
+        self._say, self._verdict, self._measured = "", "", ""
 
     def take(self, frame: RolloutFrame) -> None:
         """Adds a frame; the last one brings the verdict."""
@@ -45,6 +46,10 @@ class Film:
                 {
                     "grippers": _grippers(frame.state, frame.chunk, len(frame.image)),
                     "failure": theme.plain(frame.failure),
+                    "seen": [
+                        {"label": slot_label(slot), "url": theme.picture(image, _QUALITY)["url"]}
+                        for slot, image in frame.seen.items()
+                    ],
                 }
             )
         self._frames.append(
@@ -56,8 +61,8 @@ class Film:
             }
         )
         if frame.outcome is not None:
-            verdict, say = _words(frame.outcome, frame.time_s)
-            self.end(verdict, f"{say} {frame.measured}".strip())
+            self._measured = frame.measured
+            self.end(*_words(frame.outcome, frame.time_s))
 
     def end(self, verdict: Verdict, say: str) -> None:
         """Whatever ended it, in words."""
@@ -69,14 +74,16 @@ class Film:
         return self._frames[-1]["time"] if self._frames else 0.0
 
     def payload(self) -> dict[str, object]:
-        """frames {url, time, look, executed}; looks, one a chunk: {grippers, failure}; verdict and
-        the words for it, "" as long as it goes on. The lists only grow."""
+        """frames {url, time, look, executed}; looks, one a chunk: {grippers, failure, seen};
+        verdict, the words for it and how often the policy does that, "" as long as it goes on. The
+        lists only grow."""
         return {
             **self._asked,
             "frames": list(self._frames),
             "looks": list(self._looks),
             "verdict": self._verdict,
             "say": self._say,
+            "measured": self._measured,
         }
 
 

@@ -55,7 +55,7 @@ function column(policy) {
         make("p", { class: "causes-headline" }, policy.headline),
         policy.effect ? make("p", { class: "notice" }, `The two chunks are ${policy.effect} apart. ${policy.done < policy.of ? `${policy.done} of ${policy.of} patches are measured: ${policy.plan}.` : ""}`) : null,
         make("p", { class: "causes-meaning" }, `Each number: the policy is asked to “${policy.counterfactual}”, but in this one place of the model it reads what “${policy.prompt}” has left there. 0 %: it does as it is asked. 100 %: it does “${policy.prompt}” after all, so the difference acts here.`),
-        ...policy.maps.map((found) => map(policy, found)),
+        make("div", { class: "causes-maps of-slots" }, ...policy.maps.map((found) => map(policy, found))),
         policy.rows.length ? grid(policy) : null,
         read(policy.read),
         ...policy.notes.map((note) => make("p", { class: "notice" }, note)),

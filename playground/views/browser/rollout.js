@@ -16,6 +16,7 @@ class Film {
       onmove: (position) => this.draw(position),
     });
     this.clock = make("p", { class: "clock number" });
+    this.seen = make("div", { class: "film-seen" });
     this.note = make("p", { class: "failure", role: "note" });
     this.verdict = make("p", { class: "verdict", role: "status" });
     this.what = make("p", { class: "notice" }, "Simulation of the table, scene ", make("span", { class: "number" }, String(value.scene)), ": “", make("bdi", {}, value.prompt), "”");
@@ -24,7 +25,7 @@ class Film {
       this.what,
       make("div", { class: "controls" }, this.player.node, this.clock),
       this.verdict,
-      this.camera.node,
+      make("div", { class: "film" }, this.camera.node, this.seen),
       this.note,
       make("p", { class: "notice" }, value.policy.notice),
     );
@@ -36,7 +37,7 @@ class Film {
     this.value = value;
     this.player.last = value.frames.length - 1;
     this.player.slider.max = this.player.last;
-    this.verdict.textContent = value.say;
+    this.verdict.replaceChildren(value.say, make("small", {}, value.measured && ` ${value.measured}`));
     this.verdict.hidden = !value.say;
     this.verdict.dataset.verdict = value.verdict;
     if (following && !this.player.playing) this.player.move(this.player.last);
@@ -49,11 +50,13 @@ class Film {
 
   draw(position) {
     const frame = this.value.frames[Math.floor(position)];
-    const { grippers, failure } = this.value.looks[frame.look - 1];
+    const { grippers, failure, seen } = this.value.looks[frame.look - 1];
     this.camera.picture.src = frame.url;
     if (frame.look !== this.look) {
       this.look = frame.look;
       this.camera.set(grippers);
+      const pictures = seen.map(({ label, url }) => make("figure", {}, make("img", { src: url, alt: "" }), make("figcaption", {}, label)));
+      this.seen.replaceChildren(make("p", {}, "What the policy saw for chunk ", make("span", { class: "number" }, String(frame.look))), ...pictures);
     }
     this.camera.draw(0, frame.executed);
     this.note.textContent = failure ? `Chunk ${frame.look} did not decode, the arms hold still: ${failure}` : "";
