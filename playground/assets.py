@@ -1,4 +1,4 @@
-"""Where the files lie that come with the project: bundled policies, episode and examples."""
+"""Where the files lie that come with the project: policies, tokenizer, episodes and examples."""
 
 from pathlib import Path
 

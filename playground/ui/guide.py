@@ -62,7 +62,7 @@ READING: dict[str, tuple[str, tuple[str, str]]] = {
         _PATCHING,
     ),
     "rollout": (
-        "The policy acts: it sees the picture, plans a chunk, executes some steps, and looks "
+        "The policy acts: it sees the pictures, plans a chunk, executes some steps, and looks "
         "again. A chunk that looks right may still miss: small errors add up, and only acting "
         "shows it. The verdict is the simulator's, by where the cubes end.",
         _SUCCESS,
