@@ -804,6 +804,30 @@ def test_large_arrays_go_through_the_worker_and_back(worker):
         assert same_bits(value["arrays"][name], array), name
 
 
+# Engines begin their streams as the cluster is left, one of them ended just before.
+LEAVES = """
+import contextlib, socket, threading
+from playground.serving.ray import Cluster
+with Cluster.join(replicas=2) as cluster:
+    links = [cluster.start(socket.socketpair()[0]) for _ in range(3)]
+    links[0].end()
+print([thread.name for thread in threading.enumerate()])
+import ray
+with contextlib.suppress(ray.exceptions.RayError):
+    ray.put("asked late")
+print(ray.is_initialized())
+"""
+
+
+@only_ray
+@pytest.mark.usefixtures("engines")
+def test_who_leaves_a_cluster_stays_out_of_it():
+    """Ray ends a process that is still in a cluster when the cluster ends."""
+    command = [sys.executable, "-c", LEAVES]
+    left = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=LIMIT_S)
+    assert left.stdout.splitlines() == ["['MainThread']", "False"]
+
+
 # --- real policies ------------------------------------------------------------------------------
 
 

@@ -22,6 +22,8 @@ import os
 import socket
 import threading
 import time
+import weakref
+from collections.abc import Iterator
 from typing import Any
 
 from playground.serving import logs
@@ -33,6 +35,7 @@ _PIECE = 1 << 20  # bytes of the stream at once
 _OBJECT_STORE = 512 << 20  # bytes on this machine; what passes is read at once
 _MEMORY = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 _FRACTION = 0.92  # of a GPU, as playground.checkpoints.memory_plan
+_LEAVE_S = 10.0  # for Ray to notice that an actor was killed
 
 
 class Cluster:
@@ -51,11 +54,14 @@ class Cluster:
         for group, method in methods.items():
             ray.method(concurrency_group=group)(method)
         self._actor = ray.remote(concurrency_groups=dict.fromkeys(methods, 1))(Replica)
+        self._started: weakref.WeakSet[Actor] = weakref.WeakSet()  # a thread keeps what streams
 
     @classmethod
     def join(cls, replicas: int, share: float = 1.0) -> "Cluster":
         """The cluster of RAY_ADDRESS, or one on this machine that ends with this program, with a
         core for each of so many replicas. Raises ConnectionError where there is none."""
+        # Else a thread that still asks Ray after `close` would join once more, for good.
+        os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
         import ray
 
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray reports to its makers
@@ -78,10 +84,17 @@ class Cluster:
     def start(self, wake: socket.socket) -> "Actor":
         """An engine, as `playground.serving.worker.Worker` starts them."""
         handle = self._actor.options(**self._resources).remote(self._environment)
-        return Actor(self._ray, handle, wake)
+        actor = Actor(self._ray, handle, wake)
+        self._started.add(actor)
+        return actor
 
     def close(self) -> None:
-        """Leaves the cluster; one on this machine ends."""
+        """Ends what was started and leaves the cluster; one on this machine ends."""
+        left, until = list(self._started), time.monotonic() + _LEAVE_S
+        for actor in left:
+            actor.end()
+        for actor in left:
+            actor.join(until - time.monotonic())
         self._ray.shutdown()
 
     def __enter__(self) -> "Cluster":
@@ -102,20 +115,26 @@ class Actor:
         self._reason = "it ended"
         ours, self._theirs = connection_pair()
         self._inbox = Inbox(ours, wake)
-        threading.Thread(target=self._pump, daemon=True).start()
+        stream = handle.events.remote()
+        self._thread = threading.Thread(target=self._pump, args=(stream,), daemon=True)
+        self._thread.start()
 
-    def _pump(self) -> None:
+    def _pump(self, stream: Iterator) -> None:
         """Brings what the engine says to our socket, until it has said all."""
         try:
-            for piece in self._handle.events.remote():
+            for piece in stream:
                 self._theirs.sendall(self._ray.get(piece))
                 self.begun = True
         except OSError:
             pass  # nobody reads any more
-        except self._ray.exceptions.RayError as error:
-            self._reason = f"Ray lost it: {str(error).splitlines()[0]}"
+        except Exception as error:  # Ray's own, and what it raises once the cluster is left
+            self._reason = f"Ray lost it: {(str(error) or type(error).__name__).splitlines()[0]}"
         finally:
             self._theirs.close()
+
+    def join(self, timeout: float) -> None:
+        """Waits until nothing more comes, for so many seconds at most."""
+        self._thread.join(max(timeout, 0.0))
 
     def send(self, frame: bytes) -> None:
         """What an engine that is gone does not hear, its stream's end tells."""
