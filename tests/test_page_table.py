@@ -172,7 +172,7 @@ def test_a_rollout_streams_frames_and_ends_as_the_referee_says(visit, policies):
     expect(film.locator(".verdict")).to_contain_text(f"{verdict} Measured on scenes")
     expect(film).to_contain_text("small bundled policy")
     expect(film).to_contain_text("Simulation of the table, scene 4")
-    expect(film.locator(".film-seen img")).to_have_count(3)
+    expect(film.locator(".film .cameras-seen img")).to_have_count(3)
 
     asked = []
     page.on("request", lambda request: asked.append(request.url))

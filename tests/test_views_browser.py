@@ -291,11 +291,11 @@ def test_a_rollout_scrubs_and_says_which_chunk_did_not_decode(page):
     note = film.locator(".failure")
     expect(note).to_have_text("Chunk 2 did not decode, the arms hold still: no action touch it")
     expect(film.locator(".camera .path")).to_have_count(0)
-    seen = film.locator(".film-seen")
-    expect(seen).to_have_text("What the policy saw for chunk 2left wrist 0")
+    seen = film.locator(".film > div").last
+    expect(seen).to_have_text("What the policy saw for chunk 2left_wrist_0_rgb")
     second = seen.locator("img").get_attribute("src")
     scrub(page, "rollout", 1)
-    expect(seen).to_have_text("What the policy saw for chunk 1left wrist 0")
+    expect(seen).to_have_text("What the policy saw for chunk 1left_wrist_0_rgb")
     assert seen.locator("img").get_attribute("src") != second
     expect(film.locator(".clock")).to_contain_text("0.1 s")
     expect(note).not_to_be_visible()

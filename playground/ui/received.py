@@ -7,7 +7,7 @@ from playground.ui import appearance
 from playground.views import theme
 
 # gr.HTML(value, **COMPONENT) with value None or `payload(trace)`.
-COMPONENT = appearance.component("received.js")
+COMPONENT = appearance.component("cameras.js", "received.js")
 
 
 def payload(trace: Trace) -> dict[str, object]:

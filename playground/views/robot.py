@@ -13,7 +13,7 @@ from playground.trace import PolicyInfo
 from playground.views import theme
 
 # gr.HTML(value, **COMPONENT) with value None or `payload(...)`.
-COMPONENT = theme.component("panels.js", "robot.js")
+COMPONENT = theme.component("cameras.js", "panels.js", "robot.js")
 
 _PAST = 4  # chunks before the one on show
 _SIZE = 224  # pixels a side, of pictures as they are shown

@@ -6,7 +6,6 @@ from typing import Literal
 
 import numpy as np
 
-from playground.analysis.variants import slot_label
 from playground.tabletop import kinematics
 from playground.tabletop.job import RolloutFrame
 from playground.tabletop.outcome import Outcome
@@ -14,7 +13,7 @@ from playground.trace import PolicyInfo
 from playground.views import paths, theme
 
 # gr.HTML(value, **COMPONENT) with value None or `Film.payload()`.
-COMPONENT = theme.component("player.js", "camera.js", "rollout.js")
+COMPONENT = theme.component("player.js", "camera.js", "cameras.js", "rollout.js")
 
 _QUALITY = 80  # of JPEG: a hundred frames are some 600 KB
 _UNJUDGED = (
@@ -47,7 +46,7 @@ class Film:
                     "grippers": _grippers(frame.state, frame.chunk, len(frame.image)),
                     "failure": theme.plain(frame.failure),
                     "seen": [
-                        {"label": slot_label(slot), "url": theme.picture(image, _QUALITY)["url"]}
+                        {"name": slot, "url": theme.picture(image, _QUALITY)["url"]}
                         for slot, image in frame.seen.items()
                     ],
                 }

@@ -1,14 +1,5 @@
 // What one model received: pictures after padding, the exact text, its tokens.
 
-function camera({ name, mode, url }) {
-  return make(
-    "figure",
-    { class: `seen ${mode}` },
-    make("img", { src: url, alt: `${name} as the model gets it` }),
-    make("figcaption", {}, make("code", {}, name), make("span", {}, mode)),
-  );
-}
-
 function token([id, text]) {
   return make("li", { title: `token ${id}` }, visible(text));
 }
@@ -18,7 +9,7 @@ begin("What the models receive appears here after a run.", (value) => {
   view.replaceChildren(
     heading(value.policy),
     make("h3", {}, "Pictures"),
-    make("div", { class: "cameras-seen" }, ...value.cameras.map(camera)),
+    camerasSeen(value.cameras, "as the model gets it"),
     make("p", { class: "notice" }, value.pictures),
     make("h3", {}, "Text"),
     make("pre", { class: "text", tabindex: 0 }, value.text.replace(/\n/g, "⏎\n")),

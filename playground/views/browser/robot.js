@@ -122,7 +122,7 @@ function shownRequest(shown) {
     make("p", { class: "words" }, "“", make("bdi", {}, shown.prompt), "”"),
     make("p", { class: "notice number" }, `Request ${shown.number}, ${shown.time_s.toFixed(1)} s after the start, answered in ${milliseconds(shown.latency_ms)}${seed}.`),
     shown.warnings.length ? make("ul", { class: "warnings", "aria-label": "Warnings" }, ...shown.warnings.map((text) => make("li", {}, text))) : null,
-    make("div", { class: "cameras-seen" }, ...shown.cameras.map(({ name, url }) => make("figure", { class: "seen" }, make("img", { src: url, alt: `Camera ${name} of the robot` }), make("figcaption", {}, make("code", {}, name))))),
+    camerasSeen(shown.cameras, "of the robot"),
     legend(lines),
     multiples(shown.dims, lines, Math.min(...lines.map((line) => line.start)), Math.max(...lengths) - 1),
   ];

@@ -16,7 +16,7 @@ class Film {
       onmove: (position) => this.draw(position),
     });
     this.clock = make("p", { class: "clock number" });
-    this.seen = make("div", { class: "film-seen" });
+    this.seen = make("div");
     this.note = make("p", { class: "failure", role: "note" });
     this.verdict = make("p", { class: "verdict", role: "status" });
     this.what = make("p", { class: "notice" }, "Simulation of the table, scene ", make("span", { class: "number" }, String(value.scene)), ": “", make("bdi", {}, value.prompt), "”");
@@ -37,7 +37,7 @@ class Film {
     this.value = value;
     this.player.last = value.frames.length - 1;
     this.player.slider.max = this.player.last;
-    this.verdict.replaceChildren(value.say, make("small", {}, value.measured && ` ${value.measured}`));
+    this.verdict.replaceChildren(value.say, ...(value.measured ? [make("small", {}, ` ${value.measured}`)] : []));
     this.verdict.hidden = !value.say;
     this.verdict.dataset.verdict = value.verdict;
     if (following && !this.player.playing) this.player.move(this.player.last);
@@ -55,8 +55,8 @@ class Film {
     if (frame.look !== this.look) {
       this.look = frame.look;
       this.camera.set(grippers);
-      const pictures = seen.map(({ label, url }) => make("figure", {}, make("img", { src: url, alt: "" }), make("figcaption", {}, label)));
-      this.seen.replaceChildren(make("p", {}, "What the policy saw for chunk ", make("span", { class: "number" }, String(frame.look))), ...pictures);
+      const which = make("span", { class: "number" }, String(frame.look));
+      this.seen.replaceChildren(make("p", { class: "notice" }, "What the policy saw for chunk ", which), camerasSeen(seen, `for chunk ${frame.look}`));
     }
     this.camera.draw(0, frame.executed);
     this.note.textContent = failure ? `Chunk ${frame.look} did not decode, the arms hold still: ${failure}` : "";
