@@ -93,6 +93,7 @@ SCHEDULES = {
 }
 
 
+@functools.cache  # one for equal schedules, so that their steps are one program
 def optimiser(schedule: Schedule) -> optax.GradientTransformation:
     """Muon (Jordan 2024) for the matrices of the layers, with steps of AdamW's usual size (Liu et
     al. 2025, arXiv:2502.16982), and AdamW with Nesterov's momentum (Dozat 2016) for all else, under
