@@ -181,10 +181,9 @@ PI0_TABLETOP = Pi0Config(
     image_slots=PI0_SLOTS,
 )
 PI05_TABLETOP = dataclasses.replace(PI0_TABLETOP, pi05=True, max_token_len=128)
-# It has no action expert: the layers that read the prompt write the actions, too.
 PI0_FAST_TABLETOP = Pi0FastConfig(
     vision=_TABLETOP_VISION,
-    language=dataclasses.replace(_TABLETOP_LANGUAGE, depth=6),
+    language=_TABLETOP_LANGUAGE,
     vocab_size=TABLETOP_VOCAB,
     action_dim=14,
     action_horizon=50,
