@@ -120,6 +120,19 @@ def test_first_screen_has_the_answer_and_one_scrubber_moves_all_of_it(visit, pol
     assert page.locator("#prompt").bounding_box()["y"] == top
 
 
+def test_at_the_last_token_the_estimate_is_the_chunk_where_nothing_moves_too(visit):
+    page = visit(ready=False, query=f"?prompt=touch+the+red+cube&scene=4&policies={FAST}")
+    final = page.locator("#overview .curve .final").first
+    expect(final).to_have_attribute("d", re.compile("L"))
+    drawn = page.evaluate("""[...document.querySelectorAll("#overview .curve")].map((curve) =>
+        [".estimate", ".final"].map((layer) => curve.querySelector(layer).getAttribute("d")))""")
+    points = r"[-\d.]+ ([-\d.]+)"
+    heights = np.array([[re.findall(points, d) for d in pair] for pair in drawn], float)
+    assert heights.shape == (14, 2, 50)
+    assert np.abs(heights[:, 0] - heights[:, 1]).max() < 1  # of 100
+    assert (np.ptp(heights, axis=(1, 2)) < 1).any()  # one does not move
+
+
 def test_the_first_answer_is_shown_before_the_second_is_there(visit):
     page = visit(script=EARLY)
     # A slow machine may show two updates that come close together as one.
