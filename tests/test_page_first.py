@@ -112,12 +112,25 @@ def test_first_screen_has_the_answer_and_one_scrubber_moves_all_of_it(visit, pol
     run(page)
     answered(page)
     assert page.evaluate("window.shift") < 0.05
-    before = page.locator("#prompt").bounding_box()
-    page.get_by_label("Prompt").fill("fold the towel")  # of its answer pi0-FAST warns
+    top = page.locator("#prompt").bounding_box()["y"]
+    page.get_by_label("Prompt").fill("touch the red cube " * 14)  # longer than pi0 reads
     run(page)
     answered(page)
-    expect(page.locator("#strip .warned")).to_be_visible()
-    assert page.locator("#prompt").bounding_box() == before
+    expect(page.locator("#strip .warned")).to_contain_text("cut off")
+    assert page.locator("#prompt").bounding_box()["y"] == top
+
+
+def test_at_the_last_token_the_estimate_is_the_chunk_where_nothing_moves_too(visit):
+    page = visit(ready=False, query=f"?prompt=touch+the+red+cube&scene=4&policies={FAST}")
+    final = page.locator("#overview .curve .final").first
+    expect(final).to_have_attribute("d", re.compile("L"))
+    drawn = page.evaluate("""[...document.querySelectorAll("#overview .curve")].map((curve) =>
+        [".estimate", ".final"].map((layer) => curve.querySelector(layer).getAttribute("d")))""")
+    points = r"[-\d.]+ ([-\d.]+)"
+    heights = np.array([[re.findall(points, d) for d in pair] for pair in drawn], float)
+    assert heights.shape == (14, 2, 50)
+    assert np.abs(heights[:, 0] - heights[:, 1]).max() < 1  # of 100
+    assert (np.ptp(heights, axis=(1, 2)) < 1).any()  # one does not move
 
 
 def test_the_first_answer_is_shown_before_the_second_is_there(visit):

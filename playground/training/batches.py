@@ -31,10 +31,9 @@ PLACE_MIDDLE, PLACE_UNIT = np.array([0.0, 0.5, 0.05]), np.array([0.16, 0.12, 0.0
 PI0_TEXT, PI05_TEXT, FAST_TEXT, TEXT_STEP = 16, 112, 192, 16
 # Before its postfix pi0-FAST reads at least this many tokens: 14 numbers, and words.
 FAST_PROMPT_LEAST = 48
-# FAST's rounding, coarser than the published 10, which a small model learned much more slowly. And
-# few merges: most tokens are then one coefficient, learned sooner than pairs and triples of them
-# (47 tokens a chunk).
-FAST_SCALE, FAST_ENTRIES = 7.0, 512
+# FAST's rounding, coarser than the published 10, which a small model learned much more slowly; so
+# many entries that a chunk takes some 65 tokens; and an arm's coefficients of a frequency a group.
+FAST_SCALE, FAST_ENTRIES, FAST_GROUP = 7.0, 1024, 7
 # FAST has tokens for coefficients as far as it was fitted; 0.3 % of the chunks begin so far out
 # (an arm thrown aside) that some would lie beyond. Of these the normalised offsets are cut here.
 FAST_FARTHEST = 2.0
@@ -125,7 +124,7 @@ def fit_fast(looks: Looks, stats: dict[str, Stats], folder: Path, limit: int = 3
     chunks = demonstrations.labels(looks, rows, asked)
     chunks = normalise(model_actions(chunks, looks.states[rows]), stats["actions"], "quantile")
     chunks = np.clip(chunks, -FAST_FARTHEST, FAST_FARTHEST)
-    return str(tokenizers.fit_fast(list(chunks), folder, FAST_ENTRIES, FAST_SCALE))
+    return str(tokenizers.fit_fast(list(chunks), folder, FAST_ENTRIES, FAST_SCALE, FAST_GROUP))
 
 
 def alike(fast: FastActionTokenizer) -> np.ndarray:

@@ -7,6 +7,7 @@ general English about robots, homes and kitchens, so that a prompt of one's own 
 `fit_fast` makes the matching FAST tokenizer from demonstrations.
 """
 
+import collections
 import dataclasses
 import io
 import itertools
@@ -252,57 +253,82 @@ def filled_up(model: bytes, vocab_size: int) -> bytes:
 
 
 def fit_action_tokenizer(
-    chunks: Iterable[np.ndarray], vocab_size: int = FAST_VOCAB, scale: float = 10
+    chunks: Iterable[np.ndarray],
+    vocab_size: int = FAST_VOCAB,
+    scale: float = 10,
+    group: int | None = None,
 ) -> FastActionTokenizer:
-    """A FAST tokenizer for chunks like these (float [H, D] each, normalised, of one D).
+    """A FAST tokenizer for chunks like these (float [H, D] each, normalised, of one shape).
 
-    Two choices differ from the published fit. Every byte that the range of coefficients needs is in
-    the vocabulary, and the range reaches half as far again as the data, so nothing in it is lost
-    (the published fit leaves holes where a value does not occur). And characters merge within a
-    frequency, zeros across any number of empty ones, instead of by the letters and digits that
-    their code points happen to be: a model that writes tokens must reach H x D coefficients
-    exactly, and so it counts frequencies, not hundreds of coefficients.
+    Two choices differ from the published fit. Every character that the range of coefficients needs
+    is in the vocabulary, and the range reaches half as far again as the data, so nothing in it is
+    lost (the published fit leaves holes where a value does not occur). And a token is one
+    coefficient, or a common group of a frequency's coefficients (`group` dimensions, such as an
+    arm's; None: all), or any number of frequencies with nothing but zeros: never two or three
+    coefficients. A model that writes tokens must reach H x D coefficients exactly, and so it counts
+    groups, and tokens in a group that it spells out.
 
-    Raises ValueError for chunks of several dimensions, too many coefficients, too few entries.
+    Raises ValueError for chunks of several shapes, too many coefficients, too few entries.
     """
     chunks = list(chunks)
-    dims = {np.shape(chunk)[-1] for chunk in chunks}
-    if len(dims) != 1:
+    shapes = {np.shape(chunk) for chunk in chunks}
+    if len(shapes) != 1:
         raise ValueError(
-            f"fitting FAST needs at least one chunk, all of one dimension; {sorted(dims)} came"
+            f"fitting FAST needs at least one chunk, all of one shape; {sorted(shapes)} came"
         )
-    (dim,) = dims
-    rows = [dct_coefficients(chunk, scale) for chunk in chunks]
-    low = min(3 * min(int(row.min()) for row in rows) // 2, -1)
-    high = max(3 * max(int(row.max()) for row in rows) // 2, 1)
+    ((horizon, dim),) = shapes
+    codes = np.stack([dct_coefficients(chunk, scale) for chunk in chunks])
+    low, high = min(3 * int(codes.min()) // 2, -1), max(3 * int(codes.max()) // 2, 1)
     if high - low >= FIRST_SURROGATE:
         raise ValueError(f"coefficients from {low} to {high} are too many: lower the scale")
-    used = {byte for code in range(high - low + 1) for byte in chr(code).encode()}
-    if vocab_size < len(used):
+    entries, merges = _characters(chr(code) for code in range(high - low + 1))
+    entries += [_spelled(chr(-low) * dim * count) for count in range(1, horizon + 1)]
+    if vocab_size < len(entries):
         raise ValueError(
-            f"vocab_size {vocab_size} is too small: coefficients from {low} to {high} need "
-            f"{len(used)} byte entries before any merge; raise it or lower the scale"
+            f"vocab_size {vocab_size} is too small: coefficients from {low} to {high} and "
+            f"{horizon} lengths of zeros need {len(entries)} entries; raise it or lower the scale"
         )
-    bpe = _byte_pairs(dim, zero=-low)
-    trainer = library.trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        min_frequency=2,
-        show_progress=False,
-        initial_alphabet=sorted(CHARACTER_OF_BYTE[byte] for byte in used),
-    )
-    bpe.train_from_iterator(("".join(map(chr, row - low)) for row in rows), trainer)
+    frequencies = codes.reshape(-1, dim)
+    groups = frequencies[frequencies.any(axis=1)].reshape(-1, group or dim)
+    common = collections.Counter(map(tuple, groups.tolist())).most_common()
+    common.sort(key=lambda found: (-found[1], found[0]))  # the same order every time
+    words = (_spelled("".join(chr(code - low) for code in word)) for word, _ in common)
+    entries += itertools.islice(words, vocab_size - len(entries))
+    bpe = _byte_pairs(entries, merges, dim, group or dim, zero=-low)
     return FastActionTokenizer(bpe, scale, low, dim)
 
 
-def _byte_pairs(dim: int, zero: int) -> library.Tokenizer:
-    """An untrained BPE that merges within a frequency of `dim` characters, and across frequencies
-    of nothing but the character `zero`."""
-    bpe = library.Tokenizer(library.models.BPE())
-    code = rf"\x{{{zero:X}}}"
-    frequencies = library.Regex(rf"(?:{code}{{{dim}}})+|[\s\S]{{{dim}}}")
+def _spelled(text: str) -> str:
+    """Text as the entries of a byte-level vocabulary spell it."""
+    return "".join(CHARACTER_OF_BYTE[byte] for byte in text.encode())
+
+
+def _characters(characters: Iterable[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """The entries for every byte of these characters and for each one of several bytes, and the
+    merges that lead there."""
+    spelled = [_spelled(character) for character in characters]
+    entries, merges = dict.fromkeys(sorted({byte for text in spelled for byte in text})), []
+    for text in spelled:
+        for end in range(2, len(text) + 1):
+            if text[:end] not in entries:
+                entries[text[:end]] = None
+                merges.append((text[: end - 1], text[end - 1]))
+    return list(entries), merges
+
+
+def _byte_pairs(
+    entries: Sequence[str], merges: list[tuple[str, str]], dim: int, group: int, zero: int
+) -> library.Tokenizer:
+    """A BPE of these entries: zeros (of the character `zero`) over whole frequencies of `dim`
+    characters and groups of `group` characters are one token each where there is an entry for
+    them, and spelled out by characters otherwise."""
+    vocabulary = {entry: i for i, entry in enumerate(entries)}
+    bpe = library.Tokenizer(library.models.BPE(vocabulary, merges, ignore_merges=True))
+    empty = rf"(?:\x{{{zero:X}}}{{{dim}}})+"
+    patterns = (rf"{empty}|[\s\S]{{{dim}}}", rf"\A{empty}\z|[\s\S]{{{group}}}")
     bpe.pre_tokenizer = library.pre_tokenizers.Sequence(
         [
-            library.pre_tokenizers.Split(frequencies, "isolated"),
+            *(library.pre_tokenizers.Split(library.Regex(p), "isolated") for p in patterns),
             library.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -325,10 +351,12 @@ def fit_fast(
     folder: Path = FAST,
     vocab_size: int = FAST_VOCAB,
     scale: float = 10,
+    group: int | None = None,
 ) -> FastFit:
     """Fits FAST on demonstrations and saves it. chunks: float [H, D] each, as the policy sees them:
-    robot convention to the model's, offsets, quantile-normalised, not padded."""
-    tokenizer = fit_action_tokenizer(chunks, vocab_size, scale)
+    robot convention to the model's, offsets, quantile-normalised, not padded; the rest as in
+    `fit_action_tokenizer`."""
+    tokenizer = fit_action_tokenizer(chunks, vocab_size, scale, group)
     tokenizer.save(folder)
     lengths, errors = [], []
     for chunk in itertools.islice(chunks, 2000):

@@ -89,7 +89,7 @@ _FLOW = Schedule(steps=8_000, sight=1_000, images=16, prompts=2, draws=2)
 SCHEDULES = {
     "pi0": _FLOW,
     "pi05": dataclasses.replace(_FLOW, steps=5_000, sight=0),
-    "pi0_fast": Schedule(steps=12_000, sight=0, eased=0.8, images=8, prompts=2, draws=1, peak=1e-3),
+    "pi0_fast": Schedule(steps=16_000, sight=0, eased=0.6, images=8, prompts=2, draws=1, peak=1e-3),
 }
 
 

@@ -36,7 +36,9 @@ function ranges(arrays, width) {
         if (values[i] > high) high = values[i];
       }
     if (low > high) return [0, 1];
-    const air = high > low ? 0.12 * (high - low) : 0.5;
+    // What differs by rounding alone does not move.
+    const still = high - low <= 1e-6 * Math.max(1, Math.abs(low), Math.abs(high));
+    const air = still ? 0.5 : 0.12 * (high - low);
     return [low - air, high + air];
   });
 }
