@@ -32,7 +32,7 @@ PI0_TEXT, PI05_TEXT, FAST_TEXT, TEXT_STEP = 16, 112, 192, 16
 # Before its postfix pi0-FAST reads at least this many tokens: 14 numbers, and words.
 FAST_PROMPT_LEAST = 48
 # FAST's rounding, coarser than the published 10, which a small model learned much more slowly; so
-# many entries that a chunk takes some 65 tokens; and an arm's coefficients of a frequency a group.
+# many entries that half of the chunks take 64 tokens or fewer; an arm's coefficients are a group.
 FAST_SCALE, FAST_ENTRIES, FAST_GROUP = 7.0, 1024, 7
 # FAST has tokens for coefficients as far as it was fitted; 0.3 % of the chunks begin so far out
 # (an arm thrown aside) that some would lie beyond. Of these the normalised offsets are cut here.
